@@ -1,0 +1,298 @@
+"""Labelled texts, from a YAML description: rows are read, cleaned, split and given class indices.
+
+    from ntps.data import load_dataset
+    train = load_dataset("trec6").select("train", limit=1000)  # a name in configs/datasets, or a YAML
+
+ntps/descriptions.py lists the keys of a description. Texts and labels are stripped of outer white space.
+"""
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntps.descriptions import config_folders, read_description, suggest
+from ntps.errors import UserError
+from ntps.readers import Row, read_files, read_hub, read_wheel
+
+SPLIT_SEED = 42
+READERS = {"package": read_wheel, "id": read_hub, "files": read_files}
+DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+FIELD = re.compile(r"\{([^{}]*)\}")
+Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts in order and their class indices, int64 of shape (n,)."""
+
+    name: str
+    texts: list[str]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Splits that share one list of classes, and where they come from (ready for JSON)."""
+
+    name: str
+    classes: list[str]
+    splits: dict[str, Split]
+    provenance: dict[str, Any]
+
+    def select(self, split: str, limit: int | None = None, seed: int = 42) -> Split:
+        """All rows in order, or the first `limit` of one permutation drawn from `seed`: so limits nest."""
+        if split not in self.splits:
+            raise UserError(f"{self.name}: there is no split {split!r}; {suggest(split, self.splits)}")
+        whole = self.splits[split]
+        if limit is None:
+            return whole
+        if limit <= 0:
+            raise UserError(f"{self.name}: limit {limit}: take at least one text, or leave it out for all")
+        chosen = np.random.default_rng(seed).permutation(len(whole.texts))[:limit]
+        return Split(split, [whole.texts[i] for i in chosen], whole.labels[chosen])
+
+
+def texts_hash(split: Split) -> str:
+    """SHA-256 over the texts and class indices in order."""
+    return hashlib.sha256(json.dumps([split.texts, split.labels.tolist()]).encode()).hexdigest()
+
+
+def dataset_names() -> list[str]:
+    """Names of the descriptions in configs/datasets."""
+    return sorted({path.stem for folder in config_folders("datasets") for path in folder.glob("*.yaml")})
+
+
+def dataset_name(name: str) -> str:
+    """DATASET of the output paths: a config name, or the stem of a YAML file."""
+    return _find(name).stem
+
+
+def load_dataset(name: str) -> Dataset:
+    """The data set of a config name or of a YAML file.
+
+    Raises UserError for an unknown name, a wrong description, files or columns that are missing or cannot be
+    read, a split without rows, and a single class.
+    """
+    where = _find(name)
+    source, spec = read_description(where)
+    found, facts = READERS[source](spec, where)
+    dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
+    rows = {split: _clean(part, spec, where, split, dropped) for split, part in found.items()}
+    if spec.get("deduplicate", source == "package"):
+        _deduplicate(rows, dropped)
+    rule = "as given"
+    if "test" not in rows:
+        rows["train"], rows["test"], rule = _make_test_split(rows["train"], spec, source, where)
+    elif rules := [key for key in ("group", "stratify") if key in spec]:
+        raise UserError(
+            f"{where}: {rules[0]}: says how to make a test split, but one is given; remove either"
+        )
+    counts = Counter(row["label"] for part in rows.values() for row in part)
+    rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
+    dropped["rare_class"] = sum(counts[label] for label in rare)
+    classes = _sort_classes(set(counts) - rare, facts.pop("class_order", []))
+    splits = {split: _encode(split, part, classes, where, dropped) for split, part in rows.items()}
+    if len(set(splits["train"].labels)) < 2:
+        only = classes[splits["train"].labels[0]]
+        raise UserError(f"{where}: label: all of train has the one class {only!r}; at least two are needed")
+    used = {key: value for key, value in spec.items() if value and key not in ("about", "megabytes", *facts)}
+    provenance = {
+        "name": where.stem,
+        "source": facts,
+        "description": used,
+        "split_rule": rule,
+        "dropped": dict(dropped),
+        "rows": {split: len(part.texts) for split, part in splits.items()},
+        "shared_with_train": _count_shared(splits, where),
+        "classes": classes,
+    }
+    return Dataset(where.stem, classes, splits, provenance)
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"there is no data set description {name}")
+        return Path(name)
+    for folder in config_folders("datasets"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise UserError(f"unknown data set {name!r}; {suggest(name, dataset_names())}; or give a YAML file")
+
+
+# ----------------------------------------------------------------------- from rows to texts and labels
+def _as_text(value: Any) -> str:
+    """A cell as text; choices, a list or a dict of lists with `text`, become "(0) first (1) second"."""
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if isinstance(value, list):
+        return " ".join(f"({i}) {_as_text(choice)}" for i, choice in enumerate(value))
+    return "" if value is None or value != value else str(value)
+
+
+def _fill(template: str, row: Row) -> str:
+    """The column of that name, or the template with each {column} filled in; empty if all of them are."""
+    if template in row or "{" not in template:
+        return _as_text(row.get(template))
+    filled = {name: _as_text(row.get(name)) for name in FIELD.findall(template)}
+    return FIELD.sub(lambda match: filled[match[1]], template) if any(filled.values()) else ""
+
+
+def _check_columns(rows: list[Row], spec: dict[str, Any], where: Path, split: str) -> None:
+    known = dict.fromkeys(name for row in rows for name in row)
+    wanted = [
+        (key, spec[key]) for key in ("text", "label", "group", "stratify") if isinstance(spec.get(key), str)
+    ]
+    wanted += [("where", column) for column in spec["where"]]
+    if isinstance(spec["text"], dict):
+        for column, choices in spec["text"].items():
+            wanted += [("text", column), *(("text", template) for template in choices.values())]
+    for key, template in wanted:
+        columns = [template] if template in known or "{" not in template else FIELD.findall(template)
+        for column in columns:
+            if column not in known:
+                raise UserError(
+                    f"{where}: {key}: split {split!r} has no column {column!r}; {suggest(column, known)}"
+                )
+
+
+def _clean(
+    rows: list[Row], spec: dict[str, Any], where: Path, split: str, dropped: Counter[str]
+) -> list[Clean]:
+    """Rows with a text and a label, as text; the others are counted in `dropped`."""
+    if not rows:
+        raise UserError(f"{where}: split {split!r} has no rows")
+    _check_columns(rows, spec, where, split)
+    extra = [key for key in ("group", "stratify") if key in spec]
+    cleaned = []
+    for row in rows:
+        if isinstance(row.get(spec["label"]), (list, dict)):
+            raise UserError(
+                f"{where}: label: {spec['label']} holds {row[spec['label']]!r}; a text has one label"
+            )
+        text, label = _text(row, spec), _label(_fill(spec["label"], row).strip(), spec)
+        wanted = all(_as_text(row.get(column)) in values for column, values in spec["where"].items())
+        if not wanted or label in spec["drop_labels"]:
+            dropped["unwanted"] += 1
+        elif not label:
+            dropped["unlabelled"] += 1
+        elif not text:
+            dropped["empty"] += 1
+        else:
+            cleaned.append(
+                {"text": text, "label": label} | {key: _fill(spec[key], row).strip() for key in extra}
+            )
+    return cleaned
+
+
+def _text(row: Row, spec: dict[str, Any]) -> str:
+    template = spec["text"]
+    if isinstance(template, dict):
+        ((column, choices),) = template.items()
+        template = choices.get(_as_text(row.get(column)))
+    text = _fill(template, row).strip() if template else ""
+    for pattern, replacement in spec["replace"].items():
+        text = re.sub(pattern, replacement, text)
+    return text.strip()
+
+
+def _label(label: str, spec: dict[str, Any]) -> str:
+    """The label's name, empty where there is none."""
+    if label and "label_pattern" in spec:
+        match = re.search(spec["label_pattern"], label)
+        label = match[1 if match.re.groups else 0] if match else ""
+    if label and "label_ranges" in spec:
+        try:
+            number = float(label)
+        except ValueError:
+            return ""
+        label = next((str(name) for low, high, name in spec["label_ranges"] if low <= number <= high), "")
+    return spec["label_names"].get(label, label)
+
+
+def _deduplicate(splits: dict[str, list[Clean]], dropped: Counter[str]) -> None:
+    """Keeps the first row of equal texts over all splits, train first: no other split then shares one."""
+    first: dict[str, str] = {}
+    for split in sorted(splits, key=lambda name: name != "train"):
+        kept = []
+        for row in splits[split]:
+            if row["text"] not in first:
+                first[row["text"]] = row["label"]
+                kept.append(row)
+            else:
+                dropped["duplicate"] += 1
+                dropped["conflicting_labels"] += first[row["text"]] != row["label"]
+        splits[split] = kept
+
+
+# ---------------------------------------------------------------------------------- splits and classes
+def _make_test_split(
+    rows: list[Clean], spec: dict[str, Any], source: str, where: Path
+) -> tuple[list[Clean], list[Clean], str]:
+    """Train rows, test rows (both in order) and the rule in words.
+
+    Wheels, and descriptions with `group` or `stratify`: a quarter, stratified, groups kept whole. Others:
+    30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+    n = len(rows)
+    strata = [row.get("stratify", row["label"]) for row in rows]
+    by = f"stratified on {spec.get('stratify', 'the label')}, seed {SPLIT_SEED}"
+    try:
+        if "group" in spec:
+            folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
+            test = next(folds.split(strata, strata, [row["group"].casefold() for row in rows]))[1]
+            rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
+        elif source == "package" or "stratify" in spec:
+            test = train_test_split(range(n), test_size=0.25, stratify=strata, random_state=SPLIT_SEED)[1]
+            rule = f"test is 25 % of the rows, {by}"
+        else:
+            test = np.random.default_rng(SPLIT_SEED).permutation(n)[: math.ceil(0.3 * n)]
+            rule = f"test is 30 % of the rows, shuffled with seed {SPLIT_SEED}, not stratified"
+    except ValueError as error:
+        raise UserError(
+            f"{where}: cannot make a test split of {n} rows: {error}; give one yourself"
+        ) from error
+    chosen = set(map(int, test))
+    return [rows[i] for i in range(n) if i not in chosen], [rows[i] for i in sorted(chosen)], rule
+
+
+def _sort_classes(labels: set[str], order: list[str]) -> list[str]:
+    """In the hub's order where it has one, as numbers if all are numbers, else as text."""
+    if order and labels <= set(order):
+        return [label for label in order if label in labels]
+    try:
+        return sorted(sorted(labels), key=float)
+    except ValueError:
+        return sorted(labels)
+
+
+def _encode(split: str, rows: list[Clean], classes: list[str], where: Path, dropped: Counter[str]) -> Split:
+    index = {label: i for i, label in enumerate(classes)}
+    rows = [row for row in rows if row["label"] in index]
+    if not rows:
+        lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none"
+        raise UserError(f"{where}: split {split!r} has no rows with a text and a label; left out: {lost}")
+    labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
+    return Split(split, [row["text"] for row in rows], labels)
+
+
+def _count_shared(splits: dict[str, Split], where: Path) -> dict[str, int]:
+    """Texts of each other split that are in train too; a warning where most are (hub files can be copies)."""
+    train = set(splits["train"].texts)
+    shared = {
+        name: sum(text in train for text in part.texts) for name, part in splits.items() if name != "train"
+    }
+    for name, count in shared.items():
+        if 2 * count > len(splits[name].texts):
+            print(f"warning: {where}: {count} texts of split {name!r} are in train too", file=sys.stderr)
+    return shared

@@ -1,0 +1,553 @@
+"""Descriptions of data sets: each source, each key, each fault a user can make, and the twelve real texts."""
+
+import hashlib
+import json
+import zipfile
+from collections import Counter
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntps.data import Dataset, Split, dataset_names, load_dataset, texts_hash
+from ntps.errors import UserError
+
+
+@pytest.fixture
+def describe(tmp_path):
+    """Writes mine.yaml with the keys given, and each file of `contents` beside it; loads it."""
+
+    def load(contents=None, **keys):
+        for name, content in (contents or {}).items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({"text": "text", "label": "label", **keys}, sort_keys=False))
+        return load_dataset(str(path))
+
+    return load
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A wheel in the cache with the files given: keys of a description that reads it."""
+    monkeypatch.setenv("NTPS_CACHE", str(tmp_path / "cache"))
+
+    def build(files):
+        folder = tmp_path / "cache/wheels/texty-1.0"
+        folder.mkdir(parents=True)
+        with zipfile.ZipFile(folder / "texty-1.0-py3-none-any.whl", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        sha256 = hashlib.sha256((folder / "texty-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+        return {"package": "texty", "version": "1.0", "sha256": sha256}
+
+    return build
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Writes splits as parquet files with their features into a folder; keys that read it as `id`."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+    def build(splits, features=None):
+        (tmp_path / "folder").mkdir()
+        for name, columns in splits.items():
+            table = datasets.Dataset.from_dict(columns, features=features)
+            table.to_parquet(str(tmp_path / "folder" / f"{name}.parquet"))
+        return {"id": "folder"}
+
+    return build
+
+
+def pairs(dataset, split):
+    part = dataset.splits[split]
+    return [(text, dataset.classes[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+
+
+TWO = {"train.csv": "text,label\ngood,1\nbad,0\nfine,1\n", "test.csv": "text,label\nawful,0\n"}
+FILES = {"train": "train.csv", "test": "test.csv"}
+
+
+# -------------------------------------------------------------------------------- the user's own files
+def test_csv_with_its_quirks(describe):
+    train = '\ufefftext,label\n"a ""quoted"", text\nof two lines",01\nNA,1\nnull,\n1.0,1\n  ,01\n é ,1 \n'
+    dataset = describe({"train.csv": train, "test.csv": "label,text\n2,None\n"}, files=FILES)
+    assert pairs(dataset, "train") == [
+        ('a "quoted", text\nof two lines', "01"),
+        ("NA", "1"),
+        ("1.0", "1"),
+        ("é", "1"),
+    ]
+    assert pairs(dataset, "test") == [("None", "2")]
+    assert dataset.classes == ["01", "1", "2"]
+    assert dataset.provenance["dropped"] == {
+        "empty": 1,
+        "duplicate": 0,
+        "conflicting_labels": 0,
+        "unlabelled": 1,
+        "unwanted": 0,
+        "rare_class": 0,
+    }
+    assert dataset.splits["train"].labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_three_formats_give_the_same(describe, tmp_path, kind):
+    rows = [{"text": "NA", "label": 10}, {"text": "two\nlines", "label": 9}, {"text": "null", "label": 10}]
+    if kind == "parquet":
+        pd.DataFrame(rows).astype({"label": "Int64"}).to_parquet(tmp_path / "train.parquet")
+    elif kind == "jsonl":
+        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    else:
+        pd.DataFrame(rows).to_csv(tmp_path / "train.csv", index=False)
+    dataset = (
+        describe(TWO, files={"train": f"train.{kind}", "test": f"train.{kind}"}) if kind != "csv" else None
+    )
+    dataset = dataset or describe(files={"train": "train.csv", "test": "train.csv"})
+    assert pairs(dataset, "train") == [("NA", "10"), ("two\nlines", "9"), ("null", "10")]
+    assert dataset.classes == ["9", "10"]  # as numbers
+
+
+def test_integers_with_missing_ones_stay_integers(describe, tmp_path):
+    table = pd.DataFrame({"text": ["a", "b", "c", "d"], "label": pd.array([1, None, 0, 1], dtype="Int64")})
+    table.to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "test.jsonl").write_text(
+        '{"text": "e", "label": 1}\n{"text": "f", "label": null}\n{"text": "g"}\n'
+    )
+    dataset = describe(files={"train": "train.parquet", "test": "test.jsonl"})
+    assert dataset.classes == ["0", "1"]
+    assert dataset.provenance["dropped"]["unlabelled"] == 3
+
+
+def test_negative_labels_of_the_users_own_are_labels(describe):
+    dataset = describe(
+        {"train.csv": "text,label\na,-1\nb,1\n"}, files={"train": "train.csv", "test": "train.csv"}
+    )
+    assert dataset.classes == ["-1", "1"]
+
+
+def test_template_of_columns(describe):
+    rows = [
+        {"q": "Why?", "c": ["so", "thus"], "y": "a"},
+        {"q": "{c}", "c": None, "y": "b"},
+        {"q": "", "c": [], "y": "b"},
+    ]
+    dataset = describe(
+        {"t.jsonl": "\n".join(map(json.dumps, rows))},
+        files={"train": "t.jsonl", "test": "t.jsonl"},
+        text="{q} = {c}",
+        label="y",
+    )
+    assert pairs(dataset, "train") == [("Why? = (0) so (1) thus", "a"), ("{c} =", "b")]
+    assert dataset.provenance["dropped"]["empty"] == 2  # one in each split
+
+
+def test_a_test_split_is_made_as_published(describe):
+    n = 41
+    table = "text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(n))
+    dataset = describe({"train.csv": table}, files={"train": "train.csv"})
+    expected = datasets.Dataset.from_dict({"i": range(n)}).train_test_split(
+        test_size=0.3, shuffle=True, seed=42
+    )
+    for split in ("train", "test"):
+        assert dataset.splits[split].texts == [f"text {i}" for i in sorted(expected[split]["i"])]
+    assert "30 %" in dataset.provenance["split_rule"]
+
+
+def test_deduplicate_leaves_no_text_of_train_in_test(describe, capsys):
+    contents = {"train.csv": "text,label\na,0\na,1\nb,1\nc,0\n", "test.csv": "text,label\nb,0\na,0\nd,1\n"}
+    kept = describe(contents, files=FILES)
+    assert kept.provenance["shared_with_train"] == {"test": 2}
+    assert "2 texts of split 'test' are in train too" in capsys.readouterr().err
+    dataset = describe(contents, files=FILES, deduplicate=True)
+    assert pairs(dataset, "train") == [("a", "0"), ("b", "1"), ("c", "0")]
+    assert pairs(dataset, "test") == [("d", "1")]
+    assert dataset.provenance["dropped"]["duplicate"] == 3
+    assert dataset.provenance["dropped"]["conflicting_labels"] == 2
+
+
+def test_provenance_is_json_and_follows_the_files(describe):
+    dataset = describe(TWO, files=FILES, about="a note")
+    provenance = json.loads(json.dumps(dataset.provenance))
+    assert provenance["source"]["sha256"]["test.csv"] == hashlib.sha256(TWO["test.csv"].encode()).hexdigest()
+    assert provenance["rows"] == {"train": 3, "test": 1}
+    assert provenance["description"] == {"text": "text", "label": "label"}
+    assert provenance["classes"] == ["0", "1"]
+    assert describe(TWO, files=FILES).provenance == provenance
+    other = describe(TWO | {"test.csv": "text,label\nawfully,0\n"}, files=FILES)
+    assert other.provenance != provenance
+    assert texts_hash(other.splits["test"]) != texts_hash(dataset.splits["test"])
+
+
+# -------------------------------------------------------------------------------------------- choosing
+def tiny(n):
+    return Dataset(
+        "tiny", ["a", "b"], {"train": Split("train", [f"t{i}" for i in range(n)], np.arange(n) % 2)}, {}
+    )
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 50), small=st.integers(1, 60), more=st.integers(0, 20), seed=st.integers(0, 5))
+def test_limits_nest(n, small, more, seed):
+    dataset = tiny(n)
+    first, second = dataset.select("train", small, seed), dataset.select("train", small + more, seed)
+    assert second.texts[: len(first.texts)] == first.texts
+    assert len(first.texts) == min(n, small) == len(set(first.texts))
+    assert all(int(text[1:]) % 2 == label for text, label in zip(second.texts, second.labels, strict=True))
+
+
+def test_select_without_limit_keeps_the_order():
+    assert tiny(9).select("train").texts == [f"t{i}" for i in range(9)]
+    assert tiny(30).select("train", 30, seed=1).texts != tiny(30).select("train", 30, seed=2).texts
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_limit_of_nothing(limit):
+    with pytest.raises(UserError, match=f"tiny: limit {limit}"):
+        tiny(3).select("train", limit)
+
+
+def test_unknown_split():
+    with pytest.raises(UserError, match="no split 'tran'; did you mean 'train'"):
+        tiny(3).select("tran")
+
+
+def test_hash_sees_text_label_and_order():
+    def digest(texts, labels):
+        return texts_hash(Split("train", texts, np.array(labels)))
+
+    base = digest(["a", "b"], [0, 1])
+    others = [digest(["b", "a"], [0, 1]), digest(["a", "b"], [1, 0]), digest(["ab", ""], [0, 1])]
+    assert base not in others and base == digest(["a", "b"], [0, 1])
+
+
+# ---------------------------------------------------------------------------------------------- wheels
+def test_wheel_of_lines_with_numeric_ranges(describe, wheel):
+    content = "id\trating\ttext\n" + "".join(
+        f"{i}\t{r}\ttext {i}\r\n" for i, r in enumerate([0.5, -0.5, 0, 1, -2] * 8)
+    )
+    dataset = describe(
+        **wheel({"data/a.txt": content.encode() + "9\t1\ttext\x85 caf\xe9\n".encode("latin-1")}),
+        file="data/*.txt",
+        reader="lines",
+        encoding="latin-1",
+        pattern=r"\d+\t(?P<rating>-?[\d.]+)\t(?P<text>.*)",
+        label="rating",
+        label_ranges=[[0.5, float("inf"), "pos"], [float("-inf"), -0.5, "neg"], [-1, 1, "neu"]],
+    )
+    counts = Counter(label for split in ("train", "test") for _, label in pairs(dataset, split))
+    assert counts == {"pos": 17, "neg": 16, "neu": 8}
+    assert "text\x85 café" in dataset.splits["train"].texts + dataset.splits["test"].texts
+    test = Counter(label for _, label in pairs(dataset, "test"))
+    assert len(dataset.splits["test"].texts) == 11 and test["neu"] == 2 and test["pos"] in (4, 5)
+
+
+def test_wheel_of_json_lines_with_choice_of_template_and_path_label(describe, wheel):
+    def rows(kind):
+        return "\n".join(json.dumps({"kind": "ab"[i % 2], "x": f"{kind} {i}", "y": "more"}) for i in range(8))
+
+    dataset = describe(
+        **wheel({f"d/{kind}.jsonl": rows(kind) for kind in ("cat", "dog", "other")}),
+        file="d/*.jsonl",
+        reader="jsonl",
+        text={"kind": {"a": "{x} {y}", "b": "x"}},
+        label="path",
+        label_pattern=r"([^/]+)\.jsonl$",
+        drop_labels=["other"],
+        replace={"^(cat|dog)": r"a \1", " +": "_"},
+        label_names={"dog": "hound"},
+    )
+    assert dataset.classes == ["cat", "hound"]
+    assert dataset.provenance["dropped"]["unwanted"] == 8
+    assert {"a_cat_0_more", "a_cat_1", "a_dog_7"} <= set(
+        dataset.splits["train"].texts + dataset.splits["test"].texts
+    )
+
+
+def test_wheel_of_xml_and_of_first_lines(describe, wheel):
+    def chapter(name):
+        codes = "".join(
+            f'<item type="code"><name>{name}{i}</name><text>{name} {i}</text></item>' for i in range(4)
+        )
+        return f'<item type="chapter"><name>{name}</name><text>{name}</text>{codes}</item>'
+
+    files = {"d/x.xml": f"\ufeff<all>{chapter('I')}{chapter('V')}</all>".encode()}
+    files |= {
+        f"d/{label}/{i}.txt": f"{label} {i}\nbody \xff".encode("latin-1") for label in "ab" for i in range(4)
+    }
+    keys = wheel(files)
+    dataset = describe(**keys, file="d/x.xml", reader="xml", where={"type": ["code"]}, label="top")
+    assert sorted(pairs(dataset, "train") + pairs(dataset, "test")) == [
+        (f"{name} {i}", name) for name in "IV" for i in range(4)
+    ]
+    dataset = describe(
+        **keys, file="d/*/*.txt", reader="first_line", text="first_line", label="path", label_pattern="d/(.)/"
+    )
+    assert sorted(pairs(dataset, "train") + pairs(dataset, "test")) == [
+        (f"{label} {i}", label) for label in "ab" for i in range(4)
+    ]
+
+
+def test_groups_stay_together_and_rare_classes_leave_the_split_alone(describe, wheel):
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "text": f"text {i}",
+            "q": " Q"[i % 2] + f"{i // 10}",
+            "coarse": c,
+            "fine": c + str(random.integers(3)),
+        }
+        for i, c in enumerate(random.choice(["a", "b"], 200))
+    ]
+    rows.append({"text": "one of its kind", "q": "q", "coarse": "a", "fine": "a9"})
+    keys = wheel({"d.jsonl": "\n".join(map(json.dumps, rows))}) | {"file": "d.jsonl", "reader": "jsonl"}
+    grouped = describe(**keys, label="coarse", group="q")
+    group = {row["text"]: row["q"].strip().casefold() for row in rows}
+    sides = [{group[text] for text in grouped.splits[split].texts} for split in ("train", "test")]
+    assert not sides[0] & sides[1] and len(grouped.splits["test"].texts) in range(40, 61)
+    coarse = describe(**keys, label="coarse")
+    fine = describe(**keys, label="{coarse}:{fine}", stratify="coarse", min_class_count=2)
+    assert fine.provenance["dropped"]["rare_class"] == 1 and "a:a9" not in fine.classes
+    for split in ("train", "test"):
+        assert [t for t in coarse.splits[split].texts if t != "one of its kind"] == fine.splits[split].texts
+
+
+def test_wheel_that_does_not_fit_the_description(describe, wheel):
+    keys = wheel({"d.jsonl": '{"text": "a", "label": 1}\n'})
+    with pytest.raises(UserError, match=r"mine.yaml: file: nothing in texty.* matches 'e\.jsonl'"):
+        describe(**keys, file="e.jsonl", reader="jsonl")
+    with pytest.raises(UserError, match="mine.yaml: reader: 'json' is unknown; did you mean 'jsonl'"):
+        describe(**keys, file="d.jsonl", reader="json")
+    with pytest.raises(UserError, match="mine.yaml: cannot make a test split of 1 rows"):
+        describe(**keys, file="d.jsonl", reader="jsonl")
+
+
+# -------------------------------------------------------------------------------------- the hub's kind
+def test_hub_class_names_in_their_order_and_rows_without_label(describe, hub):
+    names = datasets.ClassLabel(names=["zero", "one", "never", "a"])
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": names, "index": datasets.Value("int32")}
+    )
+    splits = {
+        "train": {"sentence": ["x ", "y\n", "z"], "label": [0, 1, None], "index": [0, 1, 2]},
+        "validation": {"sentence": ["v", "w"], "label": [3, 0], "index": [0, 1]},
+        "test": {"sentence": ["t"], "label": [-1], "index": [0]},
+    }
+    keys = hub(splits, features)
+    dataset = describe(**keys, text="sentence", splits={"train": "train", "test": "validation"})
+    assert dataset.classes == ["zero", "one", "a"]
+    assert pairs(dataset, "train") == [("x", "zero"), ("y", "one")]
+    assert pairs(dataset, "test") == [("v", "a"), ("w", "zero")]
+    assert set(dataset.provenance["source"]["sha256"]) == {f"{split}.parquet" for split in splits}
+    with pytest.raises(UserError, match=r"split 'test' has no rows.*2 unlabelled"):
+        describe(**keys, text="sentence")
+
+
+def test_hub_choices_as_a_dict_of_lists(describe, hub):
+    choices = [{"label": list("ABC"), "text": ["bank", "mall", "new york"]}] * 4
+    keys = hub(
+        {
+            "train": {
+                "question": ["Where?", "Who?", "Why?", "How?"],
+                "choices": choices,
+                "answerKey": list("ABA") + [""],
+            }
+        }
+    )
+    dataset = describe(
+        **keys, text="{question} {choices}", label="answerKey", label_names={"A": 0, "B": 1, "C": 2}
+    )
+    assert dataset.classes == ["0", "1"]
+    assert dataset.provenance["dropped"]["unlabelled"] == 1
+    assert "30 %" in dataset.provenance["split_rule"]
+    assert (
+        "Where? (0) bank (1) mall (2) new york"
+        in dataset.splits["train"].texts + dataset.splits["test"].texts
+    )
+
+
+def test_hub_folder_of_csv_with_gaps_in_its_labels(describe, hub, tmp_path):
+    keys = hub({})
+    (tmp_path / "folder/train.csv").write_text("text,label,other\na,0,1\nb,1,2\nc,-1,3\nd,,4\n")
+    (tmp_path / "folder/test.csv").write_text("text,label,other\ne,1,1\nf,0,1\n")
+    dataset = describe(**keys)
+    assert pairs(dataset, "train") == [("a", "0"), ("b", "1")]
+    assert pairs(dataset, "test") == [("e", "1"), ("f", "0")]
+    assert dataset.provenance["dropped"]["unlabelled"] == 2
+
+
+def test_hub_folder_without_train(describe, hub):
+    keys = hub({"test": {"text": ["a", "b"], "label": [0, 1]}})
+    with pytest.raises(UserError, match="mine.yaml: splits: say which of test is train"):
+        describe(**keys)
+
+
+def test_hub_id_config_and_commit_are_handed_on_and_recorded(describe, monkeypatch):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    table.info.download_checksums = {f"hf://datasets/owner/name@{commit}/train.parquet": {}}
+    asked = []
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return datasets.DatasetDict({"train": table, "test": table})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    dataset = describe(id="owner/name", config="split", revision="main")
+    assert asked == [(("owner/name", "split"), {"revision": "main"})]
+    assert dataset.provenance["source"] == {"id": "owner/name", "config": "split", "revision": commit}
+
+
+def test_hub_faults(describe, hub):
+    keys = hub({"train": {"text": ["a", "b"], "label": [0, 1]}})
+    with pytest.raises(UserError, match="mine.yaml: splits: .*has no train"):
+        describe(**keys, splits={"test": "train"})
+    with pytest.raises(UserError, match="mine.yaml: group: says how to make a test split"):
+        describe(**keys, splits={"train": "train", "test": "train"}, group="text")
+    with pytest.raises(UserError, match=r"mine.yaml: splits: folder has no split 'dev'; there are: train"):
+        describe(**keys, splits={"train": "train", "test": "dev"})
+    with pytest.raises(UserError, match=r"mine.yaml: id: cannot load 'folder'.*revision"):
+        describe(**keys, config="nonsense", splits={"train": "train"})
+
+
+# ---------------------------------------------------------------------------------------------- faults
+FAULTS = {
+    "unknown key": ({"labels": "label"}, "labels: not a key .*did you mean 'label'"),
+    "key of another source": ({"revision": "abc"}, "revision: not a key of a description with files"),
+    "wrong kind": ({"min_class_count": "20"}, "min_class_count: '20' is not int"),
+    "number as text": ({"label": 1}, "label: 1 is not str"),
+    "missing column": (
+        {"text": "txet"},
+        "text: split 'train' has no column 'txet'; did you mean 'text'.*label",
+    ),
+    "missing in template": ({"text": "{text} {title}"}, "text: split 'train' has no column 'title'"),
+    "missing label": ({"label": "y"}, "label: split 'train' has no column 'y'; there are: text, label"),
+    "missing where": ({"where": {"z": ["1"]}}, "where: split 'train' has no column 'z'"),
+    "no train": ({"files": {"test": "test.csv"}}, "files: .* has no train"),
+    "missing file": ({"files": {"train": "gone.csv"}}, "files: train: there is no file .*gone.csv"),
+    "other kind of file": ({"files": {"train": "train.xls"}}, "files: train: train.xls is none of .csv"),
+    "two sources": ({"id": "a/b"}, "exactly one of package, id, files is needed, found id and files"),
+    "regular expression": ({"label_pattern": "("}, "label_pattern: '\\(' is not a regular expression"),
+    "template": ({"text": {"a": "b"}}, "text: .* is not one column with its values"),
+    "ranges": ({"label_ranges": [[1, "a"]]}, "label_ranges: .* has a part that is not"),
+    "values": ({"where": {"label": "1"}}, "where: .* has a column without a list"),
+    "idle group": ({"group": "label"}, "group: says how to make a test split, but one is given"),
+    "too high a bar": ({"min_class_count": 9}, "split 'train' has no rows.*4 rare_class"),
+}
+
+
+@pytest.mark.parametrize(("keys", "message"), FAULTS.values(), ids=FAULTS)
+def test_faults_of_a_description(describe, keys, message):
+    with pytest.raises(UserError, match=f"mine.yaml: {message}"):
+        describe(TWO, **{"files": FILES, **keys})
+
+
+BAD_FILES = {
+    "no rows": ("t.csv", "text,label\n", "split 'train' has no rows"),
+    "empty": ("t.csv", "", "files: train: cannot read .*t.csv"),
+    "only white space": ("t.csv", 'text,label\n" ",1\n,0\n', "split 'train' has no rows.*4 empty"),
+    "one class": ("t.csv", "text,label\na,1\nb,1\n", "label: all of train has the one class '1'"),
+    "open quote": ("t.csv", 'text,label\n"a,1\nb,0\n', "files: train: cannot read .*t.csv"),
+    "too many fields": ("t.csv", "text,label\na,b,1\nc,0\n", "files: train: cannot read .*t.csv"),
+    "not utf-8": ("t.csv", b"text,label\ncaf\xe9,1\n", "files: train: cannot read .*t.csv.*utf-8"),
+    "not json": ("t.jsonl", '{"text": "a", "label": 1}\n{"text":', "files: train: .*line 2 is not JSON"),
+    "json list": ("t.json", "[1]", "files: train: .*line 1 is not an object"),
+    "not parquet": ("t.parquet", "hello", "files: train: cannot read .*t.parquet"),
+    "labels in lists": ("t.jsonl", '{"text": "a", "label": [1, 2]}', "label: label holds .* one label"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_files_that_cannot_be_used(describe, name, content, message):
+    with pytest.raises(UserError, match=f"mine.yaml: {message}"):
+        describe({name: content}, files={"train": name, "test": name})
+
+
+def test_short_rows_lose_their_label_only(describe):
+    dataset = describe({"t.csv": "text,label\na,1\nb\nc,0\n"}, files={"train": "t.csv", "test": "t.csv"})
+    assert pairs(dataset, "train") == [("a", "1"), ("c", "0")]
+
+
+def test_names_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"unknown data set 'trec5'; did you mean 'trec50'.*YAML"):
+        load_dataset("trec5")
+    with pytest.raises(UserError, match="no data set description .*gone.yaml"):
+        load_dataset(str(tmp_path / "gone.yaml"))
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- a\n- b", "", "text: \x00"])
+def test_yaml_that_cannot_be_read(tmp_path, content):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"bad\.yaml: "):
+        load_dataset(str(tmp_path / "bad.yaml"))
+
+
+# ------------------------------------------------------------------------------------ the twelve texts
+REAL = {  # rows without empty and duplicate texts, classes kept
+    "rotten_tomatoes_pypi": (10603, 2),
+    "sms_spam_pypi": (5160, 2),
+    "trec6": (5381, 6),
+    "trec50": (5381, 35),
+    "amazon3": (3697, 3),
+    "nyt3": (5119, 3),
+    "commonsense_pypi": (1221, 5),
+    "bias_type": (4217, 4),
+    "medmcqa": (9649, 20),
+    "privacyqa": (10923, 2),
+    "bbc_headline": (2096, 5),
+    "icd10": (12194, 22),
+}
+
+
+def test_every_description_is_in_the_list():
+    assert set(REAL) <= set(dataset_names())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", REAL)
+def test_real_texts_have_the_published_size(name):
+    dataset = load_dataset(name)
+    rows, dropped = dataset.provenance["rows"], dataset.provenance["dropped"]
+    assert (sum(rows.values()) + dropped["rare_class"], len(dataset.classes)) == REAL[name]
+    assert rows["test"] / sum(rows.values()) == pytest.approx(0.25, abs=0.003)
+    assert dataset.provenance["shared_with_train"] == {"test": 0}
+    for split in dataset.splits.values():
+        assert set(split.labels) == set(range(len(dataset.classes)))
+        assert all(text == text.strip() != "" for text in split.texts)
+    assert load_dataset(name).provenance == dataset.provenance
+
+
+@pytest.mark.real
+def test_trec_shares_one_split_and_privacyqa_no_question():
+    coarse, fine = load_dataset("trec6"), load_dataset("trec50")
+    assert fine.provenance["dropped"]["rare_class"] == 145
+    assert fine.provenance["dropped"]["conflicting_labels"] == 1
+    for split in ("train", "test"):
+        kind = dict(pairs(coarse, split))
+        assert all(label.startswith(kind[text] + ":") for text, label in pairs(fine, split))
+    questions = [
+        {text.split(" ? ")[0].casefold() for text in part.texts}
+        for part in load_dataset("privacyqa").splits.values()
+    ]
+    assert not questions[0] & questions[1]
+
+
+@pytest.mark.real
+def test_some_real_texts_read_as_they_should():
+    commonsense = load_dataset("commonsense_pypi")
+    assert all(f"({i}) " in text for text in commonsense.splits["train"].texts for i in range(5))
+    assert pairs(commonsense, "train")[0] == (
+        "A revolving door is convenient for two direction travel, but it also serves as a security measure "
+        "at a what? (0) bank (1) library (2) department store (3) mall (4) new york",
+        "A",
+    )
+    spam = load_dataset("sms_spam_pypi")
+    counts = Counter(label for split in spam.splits for _, label in pairs(spam, split))
+    assert counts == {"ham": 4518, "spam": 642}
+    diseases = load_dataset("icd10")
+    assert ("Cholera", "I") in pairs(diseases, "train") + pairs(diseases, "test")
