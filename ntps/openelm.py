@@ -1,0 +1,317 @@
+"""OpenELM as a native transformers model: configuration, base model and causal language model.
+
+The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json
+and safetensors by name. `register()` makes AutoConfig, AutoModel and AutoModelForCausalLM build it.
+
+Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x));
+no biases; heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary
+positions; tied head. Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """The multiple of `divisor` nearest to `value`, at least `divisor` and not below 0.9 `value`."""
+    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest
+
+
+def per_layer(multipliers: float | list[float], layers: int) -> list[float]:
+    """One multiplier a layer: one for all, as listed, or from two ends in equal steps (two decimals)."""
+    if not isinstance(multipliers, list):
+        return [multipliers] * layers
+    if len(multipliers) == layers:
+        return multipliers
+    if len(multipliers) != 2:
+        raise ValueError(f"expected 2 or {layers} multipliers, got {len(multipliers)}")
+    return [round(float(step), 2) for step in np.linspace(multipliers[0], multipliers[1], layers)]
+
+
+class OpenELMConfig(PreTrainedConfig):
+    """The hub's fields; heads follow from qkv_multipliers where num_query_heads, num_kv_heads are not listed.
+
+    Raises ValueError for variants that no released checkpoint uses (no gated feed-forward, untied head, ...).
+    """
+
+    model_type = "openelm"
+    attribute_map = {
+        "hidden_size": "model_dim",
+        "num_hidden_layers": "num_transformer_layers",
+        "max_position_embeddings": "max_context_length",
+    }
+
+    vocab_size: int = 32000
+    max_context_length: int = 2048
+    num_transformer_layers: int = 12
+    model_dim: int = 2048
+    head_dim: int = 128
+    qkv_multipliers: float | list[float] = 1.0
+    num_query_heads: list[int] | None = None
+    num_kv_heads: list[int] | None = None
+    num_gqa_groups: int = 1
+    ffn_multipliers: float | list[float] = 4.0
+    ffn_with_glu: bool = True
+    ffn_dim_divisor: int = 256
+    activation_fn_name: str = "swish"
+    normalization_layer_name: str = "rms_norm"
+    normalize_qk_projections: bool = True
+    share_input_output_layers: bool = True
+    rope_freq_constant: float = 10000
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        layers = self.num_transformer_layers
+        if self.num_query_heads is None:
+            unit = self.head_dim * self.num_gqa_groups
+            widths = [
+                make_divisible(self.model_dim * m, unit) for m in per_layer(self.qkv_multipliers, layers)
+            ]
+            self.num_query_heads = [width // self.head_dim for width in widths]
+        if self.num_kv_heads is None:
+            self.num_kv_heads = [heads // self.num_gqa_groups for heads in self.num_query_heads]
+        self.ffn_multipliers = per_layer(self.ffn_multipliers, layers)
+        built = {
+            "activation_fn_name": "swish",
+            "normalization_layer_name": "rms_norm",
+            "ffn_with_glu": True,
+            "normalize_qk_projections": True,
+            "share_input_output_layers": True,
+        }
+        for field, value in built.items():
+            if getattr(self, field) != value:
+                raise ValueError(
+                    f"OpenELM with {field}={getattr(self, field)!r} is not supported, only {value!r}"
+                )
+        for field in ("num_query_heads", "num_kv_heads"):
+            if len(getattr(self, field)) != layers:
+                raise ValueError(f"{field} lists {len(getattr(self, field))} layers of {layers}")
+        super().__post_init__(**kwargs)
+
+    def ffn_width(self, layer: int) -> int:
+        multiplier = per_layer(self.ffn_multipliers, self.num_transformer_layers)[layer]
+        return make_divisible(self.model_dim * multiplier, self.ffn_dim_divisor)
+
+
+class OpenELMRMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) in float32, cast back, then times the weight; over the last dimension."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        full = x.float()
+        return (full * torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+def rotary_angles(positions: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin, each (B or 1, 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over.
+
+    Computed at each call: a buffer would be left uninitialised by loading through the meta device.
+    """
+    even = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None].float() * base ** (-even / head_dim)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs (x_i, x_{i + d/2}) of x (B, heads, S, d) by their angles, in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    return (x.float() * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class OutputProjection(nn.Linear):
+    """A projection onto the residual stream: a class of its own because it starts smaller (_init_weights)."""
+
+
+class OpenELMAttention(nn.Module):
+    def __init__(self, config: OpenELMConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        assert config.num_query_heads is not None and config.num_kv_heads is not None  # __post_init__
+        self.query_heads, self.kv_heads = config.num_query_heads[layer], config.num_kv_heads[layer]
+        heads = self.query_heads + 2 * self.kv_heads
+        self.qkv_proj = nn.Linear(config.model_dim, heads * config.head_dim, bias=False)
+        self.q_norm = OpenELMRMSNorm(config.head_dim)
+        self.k_norm = OpenELMRMSNorm(config.head_dim)
+        self.out_proj = OutputProjection(self.query_heads * config.head_dim, config.model_dim, bias=False)
+
+    def forward(self, x, mask, cos, sin, cache: Cache | None):
+        batch, length, _ = x.shape
+        heads = self.qkv_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        query, key, value = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
+        query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer)  # (B, G, T, d)
+        groups = self.query_heads // self.kv_heads
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        # create_causal_mask gives None where a plain causal mask (for one new token: none at all) is right
+        causal = mask is None and length > 1
+        states = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return self.out_proj(states.transpose(1, 2).reshape(batch, length, -1))
+
+
+class OpenELMFeedForward(nn.Module):
+    def __init__(self, config: OpenELMConfig, layer: int):
+        super().__init__()
+        width = config.ffn_width(layer)
+        self.proj_1 = nn.Linear(config.model_dim, 2 * width, bias=False)
+        self.proj_2 = OutputProjection(width, config.model_dim, bias=False)
+
+    def forward(self, x):
+        gate, values = self.proj_1(x).chunk(2, dim=-1)
+        return self.proj_2(F.silu(gate) * values)
+
+
+class OpenELMBlock(GradientCheckpointingLayer):
+    def __init__(self, config: OpenELMConfig, layer: int):
+        super().__init__()
+        self.attn_norm = OpenELMRMSNorm(config.model_dim)
+        self.attn = OpenELMAttention(config, layer)
+        self.ffn_norm = OpenELMRMSNorm(config.model_dim)
+        self.ffn = OpenELMFeedForward(config, layer)
+
+    def forward(self, x, mask, cos, sin, past_key_values: Cache | None = None):
+        x = x + self.attn(self.attn_norm(x), mask, cos, sin, past_key_values)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class OpenELMPreTrainedModel(PreTrainedModel):
+    config_class = OpenELMConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["OpenELMBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": OpenELMBlock}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """std: Linear in^-1/2, Embedding dim^-1/2, a block's output projections (2 L dim)^-1/2; norms 1."""
+        if isinstance(module, OutputProjection):
+            init.normal_(
+                module.weight, std=(2 * module.out_features * self.config.num_transformer_layers) ** -0.5
+            )
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        elif isinstance(module, OpenELMRMSNorm):
+            init.ones_(module.weight)
+
+
+class OpenELMModel(OpenELMPreTrainedModel):
+    """Embeddings, blocks, final norm; hidden_states has L + 1 entries, the last after the final norm."""
+
+    def __init__(self, config: OpenELMConfig):
+        super().__init__(config)
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.model_dim)
+        self.layers = nn.ModuleList(OpenELMBlock(config, i) for i in range(config.num_transformer_layers))
+        self.norm = OpenELMRMSNorm(config.model_dim)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.token_embeddings
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.token_embeddings = embeddings  # type: ignore[assignment]
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """input_ids and attention_mask (B, S or T); a cache is filled where one is given, never made here."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        x = self.token_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
+        mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
+        cos, sin = rotary_angles(position_ids, self.config.head_dim, self.config.rope_freq_constant)
+        for block in self.layers:
+            x = block(x, mask, cos, sin, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+
+
+class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
+    """The base model with a head tied to the token embeddings: the checkpoint holds no lm_head."""
+
+    def __init__(self, config: OpenELMConfig):
+        super().__init__(config)
+        self.transformer = OpenELMModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.transformer.token_embeddings
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.transformer.token_embeddings = embeddings  # type: ignore[assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, S or logits_to_keep, vocabulary), and the mean next-token loss if labels are given."""
+        outputs = self.transformer(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs
+        )
+        states = (
+            outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
+        )
+        logits = F.linear(states, self.transformer.token_embeddings.weight)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+
+def register() -> None:
+    """Let the Auto classes build OpenELM; calling it again changes nothing."""
+    AutoConfig.register("openelm", OpenELMConfig, exist_ok=True)
+    AutoModel.register(OpenELMConfig, OpenELMModel, exist_ok=True)
+    AutoModelForCausalLM.register(OpenELMConfig, OpenELMForCausalLM, exist_ok=True)
