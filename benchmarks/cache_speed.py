@@ -1,0 +1,155 @@
+"""What the moments cost beside the forward pass, and against the textbook way, side by side in one run.
+
+    python benchmarks/cache_speed.py                      # SmolLM2-135M, a few minutes on two cores
+    python benchmarks/cache_speed.py --model FOLDER --texts 64
+
+Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading,
+no writing. Forward pass and cache loop alternate batch by batch, so that a machine's moods fall on both.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from ntps.caching import TOKENS_PER_BATCH
+from ntps.data import load_dataset
+from ntps.encoding import Corpus, Encoder, encode, pad, plan_batches, tokenize
+from ntps.model_files import source_folder
+from ntps.models import load_tokenizer, resolve_model
+from ntps.moments import Moments, one_hot, permuted_rows
+
+PERMUTATIONS = 20
+
+
+def mixed_texts(count: int) -> tuple[list[str], np.ndarray]:
+    """Real texts joined to lengths from a few to about 500 tokens, log-uniform, in random order."""
+    split = load_dataset("rotten_tomatoes_pypi").splits["train"]
+    draw = np.random.default_rng(0)
+    texts, place = [], 0
+    for words in np.exp(draw.uniform(np.log(3), np.log(420), count)).astype(int):
+        text: list[str] = []
+        while len(text) < words:
+            text += split.texts[place].split()
+            place = (place + 1) % len(split.texts)
+        texts.append(" ".join(text[:words]))
+    return texts, split.labels[:count]
+
+
+def short_texts(count: int) -> tuple[list[str], np.ndarray]:
+    """Questions of about a dozen tokens, in file order."""
+    split = load_dataset("trec6").splits["train"]
+    return split.texts[:count], split.labels[:count]
+
+
+def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int) -> dict[str, torch.Tensor]:
+    """The plain way: file order, batches of 32 padded to their longest, head included, all layers' states stacked,
+    L1 and L2 written out for every text."""
+    sums: dict[str, torch.Tensor] = {}
+    for start in range(0, len(ids), 32):
+        rows = range(start, min(start + 32, len(ids)))
+        padded = pad([ids[row] for row in rows])
+        mask = torch.zeros_like(padded)
+        for place, row in enumerate(rows):
+            mask[place, : len(ids[row])] = 1
+        output = model(input_ids=padded, attention_mask=mask, output_hidden_states=True)
+        states = torch.stack(output.hidden_states)  # (L, B, T, d)
+        for place, row in enumerate(rows):
+            n = len(ids[row])
+            X = states[:, place, :n].transpose(1, 2)  # (L, d, n)
+            y = one_hot(labels[row : row + 1], classes).float()
+            L1 = torch.ones(n, n - 1).triu()
+            L2 = torch.zeros(n, n - 1)
+            L2[1:] = torch.eye(n - 1)
+            mean = X.mean(2, keepdim=True)
+            for name, value in (
+                ("mean_second_moment", mean @ mean.transpose(1, 2)),
+                ("mean_label_moment", mean @ y),
+                ("prefix_second_moment", X @ L1 @ L1.T @ X.transpose(1, 2)),
+                ("prefix_next_moment", X @ L1 @ L2.T @ X.transpose(1, 2)),
+            ):
+                sums[name] = sums.get(name, 0) + value.double()
+    return sums
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """FLOP/s of a large float32 matrix product."""
+    a = torch.randn(size, size)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+@torch.inference_mode()
+def compare(name: str, model, tokenizer, texts: list[str], labels: np.ndarray, budget: int) -> None:
+    base = model.base_model
+    classes = int(labels.max()) + 1
+    ids, _ = tokenize(texts, tokenizer, 512)
+    corpus = Corpus(ids, labels, classes, permuted_rows(len(ids), PERMUTATIONS, 42))
+    encoder = Encoder(base)
+    batches = plan_batches(corpus.lengths, budget)
+    moments = Moments(encoder.layers, encoder.width, classes, PERMUTATIONS)
+    base(input_ids=pad([ids[0]]), use_cache=False)  # warm up
+    forward = ours = 0.0
+    for number, rows in enumerate(batches):
+        padded = pad([ids[row] for row in rows])
+        for turn in (0, 1):
+            start = time.perf_counter()
+            if turn == number % 2:
+                base(input_ids=padded, use_cache=False)
+                forward += time.perf_counter() - start
+            else:
+                list(encode(encoder, corpus, [rows], moments))
+                ours += time.perf_counter() - start
+    start = time.perf_counter()
+    sums = textbook(model, ids, labels, classes)
+    plain = time.perf_counter() - start
+    gap = max(
+        float(
+            (moments.average(key, layer) - value[layer] / len(ids)).norm()
+            / moments.average(key, layer).norm()
+        )
+        for key, value in sums.items()
+        for layer in range(len(encoder.layers))
+    )
+    lengths = corpus.lengths
+    padded_tokens = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    weights = sum(p.numel() for block in encoder.blocks for p in block.parameters())
+    rate = 2 * weights * padded_tokens / forward
+    print(
+        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}), {len(batches)} batches\n"
+        f"  forward pass alone      {forward:7.2f} s   {lengths.sum() / forward:6.0f} tokens/s   {rate / 1e9:.0f} GFLOP/s"
+        f" = {rate / matmul_rate():.2f} of a large matrix product\n"
+        f"  cache loop              {ours:7.2f} s   {ours / forward:.3f} x the forward pass\n"
+        f"  textbook way            {plain:7.2f} s   {plain / ours:.1f} x the cache loop\n"
+        f"  largest relative difference of a moment between the two: {gap:.1e}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--texts", type=int, default=160, help="mixed texts; five times as many short ones")
+    parser.add_argument("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH["cpu"])
+    flags = parser.parse_args()
+    spec = resolve_model(flags.model)
+    model = AutoModelForCausalLM.from_pretrained(source_folder(spec.source), dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(spec)
+    for name, texts in (
+        ("mixed lengths", mixed_texts(flags.texts)),
+        ("short texts", short_texts(5 * flags.texts)),
+    ):
+        compare(name, model, tokenizer, *texts, flags.tokens_per_batch)
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Moments: the per-layer sums over texts that every score is computed from, and how they add up.
+
+For text i with hidden states h_1..h_n (rows, n tokens, d wide) and target y_i (C numbers, one-hot for classes):
+
+    mean state    m_i = (1/n) sum_t h_t                      prefix sum    c_t = h_1 + .. + h_t,  t = 1..n-1
+    mean_second_moment   M  = E_i[m_i m_i^T]                 (d, d) symmetric
+    mean_label_moment    S  = E_i[m_i y_i^T]                 (d, C)
+    mean_state           mu = E_i[m_i]                       (d,)
+    prefix_second_moment P0 = E_i[sum_t c_t c_t^T]           (d, d) symmetric
+    prefix_next_moment   P1 = E_i[sum_t c_t h_{t+1}^T]       (d, d)
+    label_moment_permuted   = S with the targets shuffled    (R, d, C)
+
+E_i is the plain average over texts; nothing is centred; padding never counts. Source: arXiv 2505.17169.
+Sums are kept while texts are added and divided by the number of texts on reading, so shards of the data,
+partitions for error bars and resumed runs are one thing: sums that add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
+PREFIX = ("prefix_second_moment", "prefix_next_moment")
+SCAN = 32  # positions summed by one triangular product; longer prefixes carry the total over
+
+
+class Batch:
+    """What all layers share of one right-padded batch: lengths, prefix positions and targets.
+
+    lengths (B,) counts real tokens; targets (B, C) and permuted (B, R*C) are float64.
+    """
+
+    def __init__(self, lengths: Tensor, width: int, targets: Tensor, permuted: Tensor | None = None):
+        self.lengths = lengths
+        self.targets = targets
+        self.permuted = permuted
+        positions = torch.arange(width, device=lengths.device)
+        self.last = torch.arange(len(lengths), device=lengths.device) * width + lengths - 1
+        # flat positions 1..n-1 of every text: those that have a next token
+        self.prefix = (positions[None, :] < lengths[:, None] - 1).flatten().nonzero().squeeze(1)
+
+
+class Moments:
+    """Sums over texts, in float64, for a list of layers; `averages` divides them by the number of texts.
+
+    layers: indices in the convention of `hidden_states` (0 = token embeddings). width d, targets C,
+    permutations R. prefix=False leaves out the two token moments (a test split does not need them).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        width: int,
+        targets: int,
+        permutations: int = 0,
+        prefix: bool = True,
+        device: torch.device | str = "cpu",
+    ):
+        self.layers = list(layers)
+        self.text_count = 0
+        self.token_count = 0
+        self.class_counts = torch.zeros(targets, dtype=torch.float64)
+        self.label_second_moment = 0.0
+        count = len(self.layers)
+        shapes = {
+            "mean_second_moment": (count, width, width),
+            "mean_label_moment": (count, width, targets),
+            "mean_state": (count, width),
+            "label_moment_permuted": (count, width, permutations * targets),
+        }
+        if prefix:
+            shapes |= {name: (count, width, width) for name in PREFIX}
+        # mps has no float64: there the sums live on the CPU
+        self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+        self.sums = {k: torch.zeros(s, dtype=torch.float64, device=self.device) for k, s in shapes.items()}
+        self.permutations = permutations
+
+    @property
+    def prefix(self) -> bool:
+        return "prefix_next_moment" in self.sums
+
+    def count(self, batch: Batch) -> None:
+        """Count the texts of a batch: once a batch, before or after its layers."""
+        targets = batch.targets.cpu()
+        self.text_count += len(targets)
+        self.token_count += int(batch.lengths.sum())
+        self.class_counts += targets.sum(0)
+        self.label_second_moment += float((targets**2).sum())
+
+    def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
+        """Add one layer's states (B, T, d) of a right-padded batch; return the mean states (B, d).
+
+        `index` is the layer's place in `layers`. Token products run in float32, or in float64 for float64
+        states; mean-state products in float64, from mean states rounded as they are returned (and stored).
+        """
+        mean, prefix_sum = mean_states(states, batch)
+        wide = mean.to(self.device, torch.float64)
+        for columns, name in (
+            (batch.targets, "mean_label_moment"),
+            (batch.permuted, "label_moment_permuted"),
+        ):
+            if columns is not None and columns.shape[1]:
+                self.sums[name][index].addmm_(wide.T, columns)
+        self.sums["mean_state"][index] += wide.sum(0)
+        add_gram(self.sums["mean_second_moment"][index], wide)
+        if self.prefix and len(batch.prefix):
+            flat = states.to(prefix_sum.dtype).flatten(0, 1)
+            rows = prefix_sum.flatten(0, 1).index_select(0, batch.prefix)
+            self.sums["prefix_next_moment"][index] += (rows.T @ flat.index_select(0, batch.prefix + 1)).to(
+                self.device
+            )
+            add_gram(self.sums["prefix_second_moment"][index], rows)
+        return mean
+
+    def merge(self, other: Moments) -> Moments:
+        """Add another shard's sums to these, in place."""
+        if self.layers != other.layers or self.sums.keys() != other.sums.keys():
+            raise ValueError("moments of different layers or kinds do not add up")
+        for name, value in other.sums.items():
+            self.sums[name] += value.to(self.device)
+        self.text_count += other.text_count
+        self.token_count += other.token_count
+        self.class_counts += other.class_counts
+        self.label_second_moment += other.label_second_moment
+        return self
+
+    def average(self, name: str, index: int) -> Tensor:
+        """One moment of one layer, divided by the number of texts; the permuted one as (R, d, C)."""
+        if name == "label_moment_permuted":
+            draws = [self.permuted_average(draw, index) for draw in range(self.permutations)]
+            return torch.stack(draws) if draws else torch.zeros(0, *self.sums["mean_label_moment"].shape[1:])
+        value = self.sums[name][index] / max(self.text_count, 1)
+        if name in SYMMETRIC:  # only blocks on and above the diagonal are accumulated
+            value = value.triu()
+            value += value.triu(1).T
+        return value
+
+    def permuted_average(self, draw: int, index: int) -> Tensor:
+        """S (d, C) under one permutation of the labels."""
+        classes = len(self.class_counts)
+        columns = self.sums["label_moment_permuted"][index, :, draw * classes : (draw + 1) * classes]
+        return columns / max(self.text_count, 1)
+
+    def averages(self, index: int) -> dict[str, Tensor | float | int]:
+        """All moments of one layer by name, with the counts: the input of `ntps.subspaces` and `ntps.probes`."""
+        arrays: dict[str, Tensor | float | int] = {name: self.average(name, index) for name in self.sums}
+        return arrays | {
+            "class_counts": self.class_counts,
+            "label_second_moment": self.label_second_moment / max(self.text_count, 1),
+            "text_count": self.text_count,
+            "token_count": self.token_count,
+        }
+
+
+def add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows to `total` on and above the block diagonal: a quarter of the product is never computed."""
+    half = (rows.shape[1] + 1) // 2
+    total[:half] += (rows[:, :half].T @ rows).to(total.device)
+    if half < rows.shape[1]:
+        total[half:, half:] += (rows[:, half:].T @ rows[:, half:]).to(total.device)
+
+
+def mean_states(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean states (B, d) and prefix sums (B, T, d) of right-padded states (B, T, d), in float32 or better."""
+    prefix_sum = running_sum(states.to(torch.promote_types(states.dtype, torch.float32)))
+    mean = prefix_sum.flatten(0, 1).index_select(0, batch.last) / batch.lengths[:, None]
+    return mean, prefix_sum
+
+
+def running_sum(states: Tensor) -> Tensor:
+    """Cumulative sum over positions (B, T, d) as small triangular products: several times faster than a scan."""
+    batch, length, width = states.shape
+    step = min(SCAN, length)
+    blocks = -(-length // step)
+    if blocks * step > length:
+        states = torch.nn.functional.pad(states, (0, 0, 0, blocks * step - length))
+    triangle = torch.ones(step, step, dtype=states.dtype, device=states.device).tril()
+    sums = triangle @ states.reshape(batch * blocks, step, width)
+    sums = sums.view(batch, blocks, step, width)
+    if blocks > 1:
+        sums[:, 1:] += sums[:, :-1, -1].cumsum(1)[:, :, None]
+    return sums.view(batch, blocks * step, width)[:, :length]
+
+
+def one_hot(labels: np.ndarray, classes: int) -> Tensor:
+    """(n, C) float64 from class indices (n,)."""
+    return torch.nn.functional.one_hot(torch.as_tensor(np.asarray(labels)), classes).double()
+
+
+def from_arrays(
+    states: Tensor | np.ndarray | Iterable,
+    lengths: Sequence[int] | np.ndarray,
+    labels: np.ndarray | Sequence[int],
+    classes: int | None = None,
+    permutations: int = 0,
+    seed: int = 42,
+) -> Moments:
+    """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
+
+    A single layer may be given as (n, T, d). float64 states stay float64 throughout.
+    """
+    states = torch.as_tensor(states)
+    states = states[None] if states.ndim == 3 else states
+    labels = np.asarray(labels)
+    classes = int(labels.max()) + 1 if classes is None else classes
+    order = permuted_rows(len(labels), permutations, seed)
+    counts = torch.as_tensor(np.asarray(lengths))
+    padding = (torch.arange(states.shape[2]) >= counts[:, None])[..., None]
+    batch = Batch(
+        counts,
+        states.shape[2],
+        one_hot(labels, classes),
+        one_hot(labels[order].T, classes).flatten(1),
+    )
+    moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
+    moments.count(batch)
+    for index, layer in enumerate(states):
+        moments.add(index, layer.masked_fill(padding, 0), batch)
+    return moments
+
+
+def permuted_rows(count: int, permutations: int, seed: int) -> np.ndarray:
+    """(R, n) row orders for shuffled labels: the same for every model, layer, batch and shard."""
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(count) for _ in range(permutations)]
+    return np.stack(orders) if orders else np.zeros((0, count), dtype=np.int64)

@@ -1,0 +1,343 @@
+"""Files: safetensors with provenance in their header, written whole or not at all, and checked on reading."""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ntps.errors import UserError
+from ntps.moments import SYMMETRIC, Moments
+
+FORMAT = 1
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
+KINDS = {"F64": np.float64, "F32": np.float32, "I64": np.int64}
+VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
+
+
+# --- provenance and identity ---------------------------------------------------------------------------------------
+
+
+def provenance(kind: str, identity: Mapping, **record) -> dict:
+    """Provenance of an output. `identity` decides whether two files are the same thing; the rest is for the reader."""
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "format": f"ntps {kind} {FORMAT}",
+        "identity": json.loads(json.dumps(identity)),
+        "record": {"date": date, "versions": versions, **record},
+    }
+
+
+def digest(value) -> str:
+    """sha256 of a JSON-able value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
+    """Names of the fields in which two identities differ, with both values, shortened."""
+    lines = []
+    for key in sorted(found.keys() | wanted.keys()):
+        left, right = found.get(key), wanted.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key} is {short(left)} there, {short(right)} here")
+    return lines
+
+
+def short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def same_output(path: Path, kind: str, identity: Mapping, overwrite: bool = False) -> bool:
+    """True if `path` holds this very output, False if it is to be made; a different or broken file is refused."""
+    if overwrite or not path.exists():
+        return False
+    lines = differences(read_provenance(path, kind)["identity"], json.loads(json.dumps(identity)))
+    if lines:
+        raise UserError(
+            f"{path} holds another run: {'; '.join(lines[:4])}. Use another --output, or --overwrite."
+        )
+    return True
+
+
+# --- safetensors ---------------------------------------------------------------------------------------------------
+
+
+def header(layout: Layout, about: Mapping) -> tuple[bytes, list[str], int]:
+    """The head of a safetensors file, the order of its arrays, and the bytes that follow."""
+    entries: dict = {"__metadata__": {"ntps": json.dumps(about)}}
+    offset = 0
+    order = sorted(layout, key=lambda name: layout[name][0] == "F32")  # 8-byte types first keeps all aligned
+    for name in order:
+        size = layout_bytes({name: layout[name]})
+        kind, shape = layout[name]
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, order, offset
+
+
+def layout_bytes(layout: Layout) -> int:
+    return sum(
+        int(np.prod(shape, dtype=np.int64)) * np.dtype(KINDS[kind]).itemsize
+        for kind, shape in layout.values()
+    )
+
+
+def write_pieces(
+    path: Path, layout: Layout, about: Mapping, pieces: Callable[[str], Iterable[np.ndarray]]
+) -> None:
+    """Write a safetensors file atomically, each array from its pieces in order: no copy of a large array is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    head, order, size = header(layout, about)
+    with temporary.open("wb") as file:
+        file.write(head)
+        for name in order:
+            for piece in pieces(name):
+                file.write(np.ascontiguousarray(piece, dtype=KINDS[layout[name][0]]).data)
+        if file.tell() != len(head) + size:
+            raise ValueError(f"{path}: the pieces do not fill the layout")
+    replace(temporary, path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
+    """Write small or medium arrays at once."""
+    names = {np.dtype(value): key for key, value in KINDS.items()}
+    layout = {name: (names[value.dtype], value.shape) for name, value in arrays.items()}
+    write_pieces(path, layout, about, lambda name: [arrays[name]])
+
+
+def create(path: Path, layout: Layout, about: Mapping) -> None:
+    """Make a safetensors file of zeros, to be filled through `maps` and given its name by `replace`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head, _, size = header(layout, about)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + size)
+
+
+def maps(path: Path) -> dict[str, np.memmap]:
+    """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
+    with path.open("rb") as file:
+        start = struct.unpack("<Q", file.read(8))[0]
+        entries = json.loads(file.read(start))
+    entries.pop("__metadata__")
+    return {
+        name: np.memmap(
+            path, KINDS[entry["dtype"]], "r+", 8 + start + entry["data_offsets"][0], tuple(entry["shape"])
+        )
+        for name, entry in entries.items()
+    }
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """fsync and rename: after a kill there is the old file or the new one, never half of one."""
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for writing; what a killed process left there is removed."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            os.kill(int(stale.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            stale.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            pass  # another user's live process, or no file of ours
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def to_json(value: Mapping) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.write_text(text, encoding="utf-8")
+    replace(temporary, path)
+
+
+def read_provenance(path: Path, kind: str | None = None) -> dict:
+    """Provenance of one of our files (safetensors, or the JSON beside a table); UserError if it is not one."""
+    try:
+        if path.suffix == ".json":
+            about = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            with safe_open(path, "numpy") as file:
+                about = json.loads((file.metadata() or {}).get("ntps", "null"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): cut short or no file of ours. Delete it, or --overwrite."
+        ) from None
+    wanted = f"ntps {kind} {FORMAT}" if kind else "ntps "
+    if not isinstance(about, dict) or not str(about.get("format", "")).startswith(wanted):
+        name = about.get("format") if isinstance(about, dict) else None
+        raise UserError(
+            f"{path} is not a file of {wanted.strip()!r} (it says {name!r}). Delete it, or --overwrite."
+        )
+    return about
+
+
+def check_space(folder: Path, size: int) -> None:
+    """UserError if the disk of `folder` has less than `size` bytes free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another --output, or fewer --layers or --label_permutations."
+        )
+
+
+# --- moments -------------------------------------------------------------------------------------------------------
+
+
+def moments_layout(moments: Moments) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row."""
+    layers, width, targets = moments.sums["mean_label_moment"].shape
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {
+        name: ("F64", (layers, width * (width + 1) // 2) if name in SYMMETRIC else tuple(value.shape))
+        for name, value in moments.sums.items()
+    }
+    # (R, L, d, C)
+    layout["label_moment_permuted"] = ("F64", (moments.permutations, layers, width, targets))
+    return layout | {
+        "layers": ("I64", (layers,)),
+        "class_counts": ("F64", (targets,)),
+        "label_second_moment": ("F64", (1,)),
+        "text_count": ("I64", (1,)),
+        "token_count": ("I64", (1,)),
+    }
+
+
+def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
+    """Write moments as averages, layer by layer."""
+    small = {
+        "layers": np.array(moments.layers),
+        "class_counts": moments.class_counts.numpy(),
+        "label_second_moment": np.array(moments.label_second_moment / max(moments.text_count, 1)),
+        "text_count": np.array(moments.text_count),
+        "token_count": np.array(moments.token_count),
+    }
+    count = len(moments.layers)
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        if name in small:
+            yield small[name]
+        elif name == "label_moment_permuted":
+            for draw, index in product(range(moments.permutations), range(count)):
+                yield moments.permuted_average(draw, index).cpu().numpy()
+        else:
+            for index in range(count):
+                value = moments.average(name, index).cpu().numpy()
+                yield value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
+
+    write_pieces(path, moments_layout(moments), about, pieces)
+
+
+class MomentsFile:
+    """Moments on disk, read layer by layer; `about` is the provenance."""
+
+    def __init__(self, path: Path, kind: str = "moments"):
+        self.path = Path(path)
+        self.about = read_provenance(self.path, kind)
+        with safe_open(self.path, "numpy") as file:
+            self.names = set(file.keys())
+            self.prefix = "prefix_next_moment" in self.names
+            self.layers = file.get_tensor("layers").tolist()
+            self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
+            self.label_second_moment = float(file.get_tensor("label_second_moment")[0])
+            self.text_count = int(file.get_tensor("text_count")[0])
+            self.token_count = int(file.get_tensor("token_count")[0])
+            self.permutations, _, self.width, self.targets = file.get_slice(
+                "label_moment_permuted"
+            ).get_shape()
+
+    def averages(self, index: int, names: set[str] | None = None) -> dict[str, torch.Tensor | float | int]:
+        """All moments of the layer at place `index` by name, as `Moments.averages` gives them."""
+        result: dict[str, torch.Tensor | float | int] = {
+            "class_counts": self.class_counts,
+            "label_second_moment": self.label_second_moment,
+            "text_count": self.text_count,
+            "token_count": self.token_count,
+        }
+        with safe_open(self.path, "numpy") as file:
+            for name in self.names - {"layers", *result}:
+                part = file.get_slice(name)
+                if name in SYMMETRIC:
+                    value = unpack(part[index : index + 1][0], self.width)
+                elif name == "label_moment_permuted":
+                    value = (
+                        part[:, index : index + 1][:, 0]
+                        if self.permutations
+                        else np.zeros((0, self.width, self.targets))
+                    )
+                else:
+                    value = part[index : index + 1][0]
+                result[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return result
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor | float | int]]:
+        return (self.averages(index) for index in range(len(self.layers)))
+
+    def load(self, device: torch.device | str = "cpu") -> Moments:
+        """The sums, to go on adding to."""
+        moments = Moments(
+            self.layers,
+            self.width,
+            self.targets,
+            self.permutations,
+            "prefix_next_moment" in self.names,
+            device,
+        )
+        self.add_to(moments)
+        return moments
+
+    def add_to(self, moments: Moments) -> None:
+        """Add this file's sums to `moments`, one layer at a time: the one way that partial files are merged."""
+        for index in range(len(self.layers)):
+            averages = self.averages(index)
+            for name, total in moments.sums.items():
+                value = averages[name]
+                if name == "label_moment_permuted":
+                    value = value.permute(1, 0, 2).flatten(1)
+                total[index] += (value * self.text_count).to(total.device)
+        moments.text_count += self.text_count
+        moments.token_count += self.token_count
+        moments.class_counts += self.class_counts
+        moments.label_second_moment += self.label_second_moment * self.text_count
+
+
+def unpack(packed: np.ndarray, width: int) -> np.ndarray:
+    """The symmetric (d, d) matrix of an upper triangle packed row by row."""
+    full = np.zeros((width, width), packed.dtype)
+    full[np.tri(width, dtype=bool).T] = packed
+    return full + np.triu(full, 1).T

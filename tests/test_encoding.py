@@ -1,0 +1,169 @@
+"""Tokens, batches, hidden states as they appear, and one pass over texts."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import ntps
+from ntps.encoding import Corpus, Encoder, encode, find_blocks, pad, plan_batches, tokenize
+from ntps.errors import UserError
+from ntps.models import load_model, load_tokenizer, resolve_model
+from ntps.moments import Moments, from_arrays, permuted_rows
+from tests.tiny import tiny_model, tiny_texts
+
+CPU = torch.device("cpu")
+NAMES = ("mean_second_moment", "mean_label_moment", "mean_state", "prefix_second_moment", "prefix_next_moment")
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2", "openelm"])
+def model(request, tmp_path_factory):
+    folder = tiny_model(tmp_path_factory.mktemp(request.param), request.param)
+    return load_model(resolve_model(str(folder)), torch.float32, CPU)
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def llama(llama_folder):
+    spec = resolve_model(str(llama_folder))
+    return load_model(spec, torch.float32, CPU), load_tokenizer(spec)
+
+
+def random_ids(count=12, longest=40, seed=0):
+    draw = np.random.default_rng(seed)
+    return [draw.integers(3, 90, draw.integers(1, longest + 1)) for _ in range(count)]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 4096))
+def test_batches_hold_every_row_once_within_the_budget_longest_first(lengths, budget):
+    batches = plan_batches(lengths, budget)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    longest = [max(lengths[row] for row in rows) for rows in batches]
+    assert longest == sorted(longest, reverse=True)
+    assert all(len(rows) * top <= budget or len(rows) == 1 for rows, top in zip(batches, longest, strict=True))
+
+
+def test_every_layer_is_the_models_own_hidden_state(model):
+    ids = [np.arange(3, 15), np.arange(20, 32)]
+    caught = {}
+    encoder = Encoder(model)
+    encoder.run(pad(ids), lambda place, states: caught.update({place: states.clone()}))
+    with torch.no_grad():
+        expected = model(input_ids=pad(ids), output_hidden_states=True, use_cache=False).hidden_states
+    assert len(caught) == len(expected) == len(find_blocks(model)) + 1
+    for place, states in enumerate(expected):
+        assert torch.allclose(caught[place], states, atol=1e-5)
+
+
+def test_chosen_layers_are_the_same_states_and_higher_blocks_do_not_run(model):
+    ids = pad([np.arange(3, 15)])
+    every, some, ran = {}, {}, []
+    Encoder(model).run(ids, lambda place, states: every.update({place: states.clone()}))
+    encoder = Encoder(model, [2, 0])
+    for number, block in enumerate(encoder.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    encoder.run(ids, lambda place, states: some.update({place: states.clone()}))
+    assert ran == [0, 1]
+    assert torch.equal(some[0], every[0]) and torch.equal(some[1], every[2])
+
+
+def test_the_pass_equals_one_text_at_a_time(model):
+    ids, labels = random_ids(), np.arange(12) % 3
+    with torch.no_grad():
+        outputs = [
+            torch.stack(model(input_ids=torch.as_tensor(row)[None], output_hidden_states=True, use_cache=False).hidden_states)[:, 0]
+            for row in ids
+        ]
+    states = torch.nn.utils.rnn.pad_sequence([o.transpose(0, 1) for o in outputs], batch_first=True).permute(2, 0, 1, 3)
+    expected = from_arrays(states, [len(row) for row in ids], labels, 3, permutations=2)
+    corpus = Corpus(ids, labels, 3, permuted_rows(12, 2, 42))
+    kept = np.zeros((4, 12, 32), np.float32)
+    moments = Moments(range(4), 32, 3, 2)
+    list(encode(Encoder(model), corpus, plan_batches(corpus.lengths, 64), moments, lambda rows, means: kept.__setitem__((slice(None), rows), means)))
+    for layer in range(4):
+        for name in (*NAMES, "label_moment_permuted"):
+            a, b = moments.average(name, layer), expected.average(name, layer)
+            assert float((a - b).norm() / b.norm()) < 1e-6, name
+        means = torch.stack([o[layer].mean(0) for o in outputs])
+        assert np.allclose(kept[layer], means, atol=1e-5)
+    # what is stored is what was multiplied: moments from the stored states are exact
+    again = torch.as_tensor(kept[1]).double()
+    assert torch.allclose(again.T @ again / 12, moments.average("mean_second_moment", 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [1, 100, 10_000])
+def test_batch_size_and_text_order_change_nothing_that_counts(llama, budget):
+    model, _ = llama
+    ids, labels = random_ids(30), np.arange(30) % 2
+
+    def run(order, budget):
+        corpus = Corpus([ids[i] for i in order], labels[order], 2, permuted_rows(30, 0, 0))
+        moments = Moments(range(4), 32, 2)
+        list(encode(Encoder(model), corpus, plan_batches(corpus.lengths, budget), moments))
+        return moments
+
+    a, b = run(np.arange(30), 256), run(np.random.default_rng(1).permutation(30), budget)
+    for name in NAMES:
+        for layer in range(4):
+            gap = (a.average(name, layer) - b.average(name, layer)).norm() / a.average(name, layer).norm()
+            assert float(gap) < 1e-6
+
+
+def test_texts_are_cut_and_counted_and_special_tokens_stay(llama):
+    _, tokenizer = llama
+    texts, _ = tiny_texts(20, 2, 0)
+    whole = [tokenizer(text)["input_ids"] for text in texts]
+    ids, cut = tokenize(texts, tokenizer, 10)
+    assert cut == sum(len(row) > 10 for row in whole) > 0
+    assert [row.tolist() for row in ids] == [row[:10] for row in whole]
+    assert all(row[0] == tokenizer.bos_token_id for row in ids)
+
+
+def test_states_that_are_not_finite_name_text_and_layer(llama_folder):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+    ids = [np.array([5, 6, 7]), np.array([5, 91, 7, 8]), np.array([9])]
+    corpus = Corpus(ids, np.array([0, 1, 0]), 2, permuted_rows(3, 0, 0))
+    encoder = Encoder(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[91] = torch.nan
+    with pytest.raises(UserError, match="text 1, layer 0"):
+        list(encode(encoder, corpus, [np.arange(3)], Moments(range(4), 32, 2)))
+
+
+def test_a_model_that_looks_ahead_is_refused(llama_folder):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+
+    def peek(module, args, kwargs, output):
+        return output + 0.1 * output.mean(1, keepdim=True) if torch.is_tensor(output) else output
+
+    find_blocks(model)[0].register_forward_hook(peek, with_kwargs=True)
+    with pytest.raises(UserError, match="causal"):
+        Encoder(model)
+
+
+def test_layers_out_of_range_are_refused(llama):
+    with pytest.raises(UserError, match="layers 0 to 3"):
+        Encoder(llama[0], [4])
+
+
+def test_library_use_with_a_loaded_model(llama_folder):
+    texts, names = tiny_texts(40, 2, 0)
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    moments = ntps.moments_of_texts(model, tokenizer, texts, names, permutations=2)
+    assert moments.layers == [0, 1, 2, 3] and moments.text_count == 40
+    value = ntps.ntps(moments.averages(2), kv=8)
+    rows = ntps.layer_scores(moments.averages(2)).rows
+    fraction = next(r for r in rows if r["rule"] == "task_rank" and r["order"] == "descending" and r["kv"] == 8)
+    assert 0 < value < 1 and fraction["ntps"] == pytest.approx(float(value), abs=1e-9)
+    double = ntps.moments_of_texts(model.double(), tokenizer, texts, names)
+    gap = (double.average("prefix_next_moment", 2) - moments.average("prefix_next_moment", 2)).norm()
+    assert 1e-10 < float(gap / double.average("prefix_next_moment", 2).norm()) < 1e-5
+    with pytest.raises(UserError, match="40 texts and 1 labels"):
+        ntps.moments_of_texts(model, tokenizer, texts, names[:1])

@@ -1,0 +1,156 @@
+"""Moments against explicit matrices, the golden numbers and the properties that sums must have."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from ntps.moments import Moments, from_arrays, one_hot, permuted_rows, running_sum
+from ntps.subspaces import ntps
+
+NAMES = ("mean_second_moment", "mean_label_moment", "mean_state", "prefix_second_moment", "prefix_next_moment")
+
+
+def relative(a, b) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def explicit(states: torch.Tensor, lengths, labels, classes: int) -> dict[str, torch.Tensor]:
+    """The definitions with L1 and L2 written out; states (n, T, d) float64."""
+    n = len(states)
+    sums: dict[str, torch.Tensor] = {}
+    for X, count, label in zip(states, lengths, labels, strict=True):
+        X = X[:count].T.double()  # (d, n_i)
+        L1 = torch.ones(count, count - 1, dtype=torch.float64).triu()
+        L2 = torch.zeros(count, count - 1, dtype=torch.float64)
+        L2[1:] = torch.eye(count - 1)
+        m, y = X.mean(1), one_hot([label], classes)[0]
+        for name, value in (
+            ("mean_second_moment", torch.outer(m, m)),
+            ("mean_label_moment", torch.outer(m, y)),
+            ("mean_state", m),
+            ("prefix_second_moment", X @ L1 @ L1.T @ X.T),
+            ("prefix_next_moment", X @ L1 @ L2.T @ X.T),
+        ):
+            sums[name] = sums.get(name, 0) + value / n
+    return sums
+
+
+def ragged(n=9, longest=7, d=5, classes=3, seed=0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (n,), generator=draw)
+    lengths[0] = longest
+    states = torch.randn(n, longest, d, generator=draw, dtype=torch.float64).to(dtype)
+    return states, lengths, torch.randint(0, classes, (n,), generator=draw).numpy()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file("tests/golden/moments_tiny.safetensors")
+
+
+def test_golden_moments_and_scores(golden):
+    lengths = golden["attention_mask"].sum(1)
+    moments = from_arrays(golden["hidden_states"], lengths, golden["labels"].numpy())
+    for layer in range(2):
+        for name in NAMES:
+            if f"expected.{name}" in golden:
+                assert relative(moments.average(name, layer), golden[f"expected.{name}"][layer]) < 1e-6
+        curve = ntps(moments.averages(layer))  # ku = rank of the labels = 4
+        assert torch.allclose(curve, golden["expected.ntps_descending"][layer, 3], atol=1e-5)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 7, 33, 70])
+def test_float64_moments_equal_the_explicit_matrices(longest):
+    states, lengths, labels = ragged(longest=longest)
+    moments = from_arrays(states, lengths, labels, classes=3)
+    for name, value in explicit(states, lengths, labels, 3).items():
+        assert torch.allclose(moments.average(name, 0), value, rtol=1e-12, atol=1e-12), name
+    assert moments.token_count == int(lengths.sum()) and moments.text_count == len(labels)
+    assert moments.class_counts.tolist() == np.bincount(labels, minlength=3).tolist()
+
+
+def test_float64_states_stay_float64_and_float32_states_do_not_gain_digits():
+    states, lengths, labels = ragged(n=40, longest=20)
+    exact = from_arrays(states, lengths, labels, 3)
+    single = from_arrays(states.float(), lengths, labels, 3)
+    gaps = [relative(single.average(name, 0), exact.average(name, 0)) for name in NAMES]
+    assert all(1e-10 < gap < 1e-6 for gap in gaps)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 40))
+def test_shards_add_up_and_order_does_not_matter(seed, cut, longest):
+    states, lengths, labels = ragged(n=13, longest=longest, seed=seed, dtype=torch.float32)
+    whole = from_arrays(states, lengths, labels, 3)
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(seed))
+    states, lengths, labels = states[order], lengths[order], labels[order.numpy()]
+    parts = from_arrays(states[:cut], lengths[:cut], labels[:cut], 3).merge(
+        from_arrays(states[cut:], lengths[cut:], labels[cut:], 3)
+    )
+    for name in NAMES:
+        if whole.average(name, 0).any():
+            assert relative(parts.average(name, 0), whole.average(name, 0)) < 1e-6
+    assert parts.averages(0)["label_second_moment"] == pytest.approx(1.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 50), st.floats(-1e4, 1e4))
+def test_padding_length_and_content_do_not_matter(seed, extra, content):
+    states, lengths, labels = ragged(seed=seed, dtype=torch.float32)
+    whole = from_arrays(states, lengths, labels, 3)
+    padded = torch.nn.functional.pad(states, (0, 0, 0, extra))
+    padded[torch.arange(padded.shape[1])[None] >= lengths[:, None]] = content
+    other = from_arrays(padded, lengths, labels, 3)
+    for name in NAMES:
+        if whole.average(name, 0).any():
+            assert relative(other.average(name, 0), whole.average(name, 0)) < 1e-6
+
+
+def test_padding_may_hold_nan():
+    states, lengths, labels = ragged(longest=40)
+    clean = from_arrays(states, lengths, labels, 3)
+    states[torch.arange(40)[None] >= lengths[:, None]] = torch.nan
+    assert torch.equal(from_arrays(states, lengths, labels, 3).average("mean_state", 0), clean.average("mean_state", 0))
+    for name in NAMES:
+        assert torch.equal(from_arrays(states, lengths, labels, 3).average(name, 0), clean.average(name, 0))
+
+
+def test_permuting_classes_permutes_the_label_moment():
+    states, lengths, labels = ragged()
+    swap = np.array([2, 0, 1])
+    a = from_arrays(states, lengths, labels, 3).average("mean_label_moment", 0)
+    b = from_arrays(states, lengths, swap[labels], 3).average("mean_label_moment", 0)
+    assert torch.equal(a, b[:, swap])
+
+
+def test_permuted_label_moments_are_those_of_the_shuffled_labels():
+    states, lengths, labels = ragged()
+    moments = from_arrays(states, lengths, labels, 3, permutations=4, seed=7)
+    orders = permuted_rows(len(labels), 4, 7)
+    assert len({tuple(order) for order in orders}) == 4
+    for draw, order in enumerate(orders):
+        again = from_arrays(states, lengths, labels[order], 3).average("mean_label_moment", 0)
+        assert torch.allclose(moments.average("label_moment_permuted", 0)[draw], again, atol=1e-14)
+
+
+def test_one_token_texts_add_to_the_mean_moments_only():
+    states, _, labels = ragged(longest=4)
+    ones = from_arrays(states, np.ones(len(labels), dtype=int), labels, 3)
+    assert not ones.average("prefix_second_moment", 0).any() and not ones.average("prefix_next_moment", 0).any()
+    assert torch.allclose(ones.average("mean_state", 0), states[:, 0].mean(0))
+
+
+@pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 64, 100])
+def test_running_sum_is_a_cumulative_sum(length):
+    states = torch.randn(3, length, 4, dtype=torch.float64)
+    assert torch.allclose(running_sum(states), states.cumsum(1), atol=1e-12)
+
+
+def test_moments_of_other_layers_do_not_add_up():
+    with pytest.raises(ValueError, match="do not add up"):
+        Moments([0], 4, 2).merge(Moments([1], 4, 2))
+    with pytest.raises(ValueError, match="do not add up"):
+        Moments([0], 4, 2).merge(Moments([0], 4, 2, prefix=False))
