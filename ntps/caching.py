@@ -138,7 +138,7 @@ class Job:
     def _forget_progress(self) -> None:
         for path in (self.resume, self.states_partial):
             path.unlink(missing_ok=True)
-            for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+            for folder in list(path.parents)[:4]:  # DATASET, MODEL, moments or states, OUTPUT
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 

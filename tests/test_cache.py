@@ -1,0 +1,311 @@
+"""cache.py as its users call it: outputs, skipping, refusing, kills, partitions, bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import cache
+from ntps import caching, cli, storage
+from ntps.data import load_dataset
+from ntps.models import resolve_model
+from tests.tiny import tiny_dataset, tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    tiny_model(folder / "model")
+    tiny_dataset(folder / "data", n=60)
+    return folder
+
+
+def call(world, output, *flags) -> int:
+    """cache.py in process, with the flags of a command line."""
+    models = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
+    return cli.run(cache.main, [*models, "--output", str(output), *map(str, flags)])
+
+
+def moments_folder(output: Path) -> Path:
+    return next((output / "moments").glob("*/tiny"))
+
+
+def test_files_shapes_and_provenance(world, tmp_path, capsys):
+    assert call(world, tmp_path, "--label_permutations", 3, "--keep_states", "--tokens_per_batch", 100) == 0
+    folder = moments_folder(tmp_path)
+    train, test = load_file(folder / "train.safetensors"), load_file(folder / "test.safetensors")
+    assert train["mean_second_moment"].shape == (4, 32 * 33 // 2)
+    assert train["label_moment_permuted"].shape == (3, 4, 32, 3)
+    assert "prefix_next_moment" in train and "prefix_next_moment" not in test
+    assert train["class_counts"].sum() == train["text_count"][0] == 60
+    about = storage.read_provenance(folder / "train.safetensors", "moments")
+    assert about["identity"]["max_length"] == 64 and about["identity"]["layers"] == [0, 1, 2, 3]
+    assert about["record"]["tokens"] == train["token_count"][0]
+    states = load_file(next((tmp_path / "states").glob("*/tiny/train.safetensors")))
+    data = load_dataset(str(world / "data" / "tiny.yaml"))
+    assert np.array_equal(states["labels"], data.splits["train"].labels)
+    means = states["states"].astype(np.float64)
+    M = storage.unpack(train["mean_second_moment"][2], 32)
+    assert np.allclose(means[2].T @ means[2] / 60, M, rtol=1e-12, atol=0)
+    out = capsys.readouterr().out
+    assert "wrote" in out and "4 layers, 60 texts" in out and "tokens/s" in out
+    hidden = [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert not hidden, "progress files stay behind"
+
+
+def test_same_identity_is_skipped_without_loading_the_model_and_another_is_refused(world, tmp_path, capsys, monkeypatch):
+    assert call(world, tmp_path, "--limit", 30) == 0
+    path = moments_folder(tmp_path) / "train.safetensors"
+    stamp = path.stat().st_mtime_ns
+    monkeypatch.setattr(caching, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    assert call(world, tmp_path, "--limit", 30, "--tokens_per_batch", 99) == 0
+    assert "already there" in capsys.readouterr().out
+    assert call(world, tmp_path, "--limit", 31) == 1
+    assert "limit is 30 there, 31 here" in capsys.readouterr().err
+    assert call(world, tmp_path, "--limit", 30, "--layers", "0,2") == 1
+    assert "layers" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == stamp
+    monkeypatch.undo()
+    assert call(world, tmp_path, "--limit", 31, "--overwrite") == 0
+    assert path.stat().st_mtime_ns != stamp
+
+
+def test_states_may_be_asked_for_later_and_leave_the_moments_alone(world, tmp_path):
+    assert call(world, tmp_path, "--splits", "train") == 0
+    path = moments_folder(tmp_path) / "train.safetensors"
+    stamp = path.stat().st_mtime_ns
+    assert call(world, tmp_path, "--splits", "train", "--keep_states") == 0
+    assert path.stat().st_mtime_ns == stamp
+    states = load_file(next((tmp_path / "states").glob("*/tiny/train.safetensors")))["states"]
+    mean = load_file(path)["mean_state"]
+    assert np.allclose(states.astype(np.float64).mean(1), mean, rtol=1e-12)
+
+
+def test_partitions_add_up_to_the_whole(world, tmp_path):
+    assert call(world, tmp_path / "a", "--splits", "train", "--keep_states") == 0
+    assert call(world, tmp_path / "b", "--splits", "train", "--partitions", 3, "--keep_states") == 0
+    whole, folder = moments_folder(tmp_path / "a"), moments_folder(tmp_path / "b")
+    parts = [storage.MomentsFile(folder / f"train.{i}-of-3.safetensors") for i in (1, 2, 3)]
+    assert sum(part.text_count for part in parts) == 60
+    a, b = load_file(whole / "train.safetensors"), load_file(folder / "train.safetensors")
+    for name in a:
+        scale = np.linalg.norm(a[name])
+        assert np.linalg.norm(a[name] - b[name]) <= 1e-6 * scale, name
+    total = parts[0].load()
+    parts[1].add_to(total)
+    parts[2].add_to(total)
+    assert torch.allclose(total.average("prefix_next_moment", 1), torch.as_tensor(b["prefix_next_moment"][1]), rtol=1e-12)
+    read = [load_file(next((tmp_path / x / "states").glob("*/tiny/train.safetensors")))["states"] for x in "ab"]
+    assert np.allclose(*read, atol=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import cache
+from ntps import caching, cli
+caching.CHECKPOINT_SECONDS = 0.0
+inner, calls = caching.encode, [0]
+def encode(*arguments):
+    for done, tokens in inner(*arguments):
+        calls[0] += 1
+        if calls[0] == {batches}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield done, tokens
+caching.encode = encode
+sys.exit(cli.run(cache.main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("batches", [2, 9])
+def test_a_killed_run_goes_on_and_ends_at_the_same_numbers(world, tmp_path, partitions, batches, capsys):
+    flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states", "--partitions", str(partitions)]
+    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
+    code = KILLED.format(root=str(ROOT), batches=batches)
+    run = subprocess.run([sys.executable, "-c", code, *pair, "--output", str(tmp_path / "killed"), *flags], cwd=ROOT)
+    assert run.returncode == -9
+    assert not list((tmp_path / "killed").rglob("train.safetensors"))
+    assert call(world, tmp_path / "killed", *flags) == 0
+    assert "going on" in capsys.readouterr().out
+    assert call(world, tmp_path / "whole", *flags) == 0
+    for kind in ("moments", "states"):
+        a, b = (load_file(next((tmp_path / x / kind).glob("*/tiny/train.safetensors"))) for x in ("killed", "whole"))
+        for name in a:
+            assert np.allclose(a[name], b[name], rtol=1e-12, atol=1e-12 * np.abs(b[name]).max(initial=0)), name
+    assert not [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(world, tmp_path):
+    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml"), "--splits", "train"]
+    code = KILLED.format(root=str(ROOT), batches=4)
+    command = [sys.executable, "-c", code, *pair, "--output", str(tmp_path / "a"), "--tokens_per_batch", "128"]
+    assert subprocess.run(command, cwd=ROOT).returncode == -9
+    assert call(world, tmp_path / "a", "--splits", "train", "--limit", 20) == 0
+    assert call(world, tmp_path / "b", "--splits", "train", "--limit", 20) == 0
+    a, b = (load_file(moments_folder(tmp_path / x) / "train.safetensors") for x in "ab")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_broken_output_is_reported_and_kept(world, tmp_path, capsys):
+    assert call(world, tmp_path, "--splits", "train") == 0
+    path = moments_folder(tmp_path) / "train.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    cut = path.read_bytes()
+    assert call(world, tmp_path, "--splits", "train") == 1
+    assert str(path) in capsys.readouterr().err and path.read_bytes() == cut
+    assert call(world, tmp_path, "--splits", "train", "--overwrite") == 0
+
+
+def yaml_with(folder: Path, rows: str, text="text", label="label") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.csv").write_text(rows, encoding="utf-8")
+    (folder / "mine.yaml").write_text(f"files: {{train: train.csv, test: train.csv}}\ntext: {text}\nlabel: {label}\n")
+    return folder / "mine.yaml"
+
+
+GOOD = "text,label\nred green,a\nblue,b\nred,a\nyellow,b\n"
+
+
+@pytest.mark.parametrize(
+    "change, flags, said",
+    [
+        ({}, ["--models", "smolm2-135m"], "smollm2-135m"),
+        ({}, ["--datasets", "trec7"], "trec6"),
+        ({}, ["--datasets", "nowhere.yaml"], "nowhere.yaml"),
+        ({}, ["--limit", "0"], "limit"),
+        ({}, ["--max_length", "0"], "max_length"),
+        ({}, ["--tokens_per_batch", "-1"], "tokens_per_batch"),
+        ({}, ["--label_permutations", "-1"], "label_permutations"),
+        ({}, ["--prefix_moments", "some"], "prefix_moments"),
+        ({}, ["--layers", "0,9"], "layers 0 to 3"),
+        ({}, ["--layers", "one"], "0,8,16"),
+        ({}, ["--splits", "trian"], "train"),
+        ({}, ["--device", "cuda:7"], "cuda:7"),
+        ({}, ["--dtype", "float8"], "float8"),
+        ({}, ["--adapter", "nowhere"], "nowhere"),
+        ({"text": "txt"}, [], "text"),
+        ({"rows": "text,label\n"}, [], "no "),
+        ({"rows": "text,label\nred,a\nblue,a\n"}, [], "class"),
+        ({"rows": None}, [], "train.csv"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_leaves_nothing(world, tmp_path, capsys, change, flags, said):
+    where = yaml_with(tmp_path / "in", change.get("rows", GOOD) or "", change.get("text", "text"))
+    if "rows" in change and change["rows"] is None:
+        (tmp_path / "in" / "train.csv").unlink()
+    command = ["--models", str(world / "model"), "--datasets", str(where), "--output", str(tmp_path / "out"), *flags]
+    try:
+        code = cli.run(cache.main, command)
+    except SystemExit as stop:  # the parser's own refusals
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code in (1, 2) and said in error and "Traceback" not in error
+    assert len([line for line in error.splitlines() if "error:" in line]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_pair_does_not_stop_the_others(world, tmp_path, capsys):
+    assert call(world, tmp_path, "--datasets", "nope", str(world / "data" / "tiny.yaml"), "--splits", "train") == 1
+    assert "nope" in capsys.readouterr().err and moments_folder(tmp_path).is_dir()
+
+
+def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, monkeypatch):
+    real = caching.load_model
+
+    def spoiled(*arguments):
+        model = real(*arguments)
+        with torch.no_grad():
+            model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+        return model
+
+    monkeypatch.setattr(caching, "load_model", spoiled)
+    assert call(world, tmp_path / "out", "--keep_states") == 1
+    error = capsys.readouterr().err
+    assert "text " in error and "layer 2" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_space_is_said_before_the_pass(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(caching, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    assert call(world, tmp_path / "out") == 1
+    assert "no space" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_empty_texts_are_dropped_and_counted(world, tmp_path):
+    where = yaml_with(tmp_path / "in", GOOD + '"   ",a\n,b\n')
+    assert cli.run(cache.main, ["--models", str(world / "model"), "--datasets", str(where), "--output", str(tmp_path / "out")]) == 0
+    path = next((tmp_path / "out" / "moments").glob("*/mine/train.safetensors"))
+    assert storage.read_provenance(path)["record"]["data"]["dropped"]["empty"] == 4  # two a split
+    assert load_file(path)["text_count"][0] == 4
+
+
+@pytest.mark.parametrize("how", [{"pad_token": None}, {"padding_side": "left"}, {"model_max_length": int(1e30)}])
+def test_tokenizers_of_all_kinds_give_the_same_moments(world, tmp_path, how):
+    shutil.copytree(world / "model", tmp_path / "model")
+    config = tmp_path / "model" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | how))
+    for model, output in ((world / "model", "a"), (tmp_path / "model", "b")):
+        command = ["--models", str(model), "--datasets", str(world / "data" / "tiny.yaml"), "--max_length", "64"]
+        assert cli.run(cache.main, [*command, "--output", str(tmp_path / output), "--splits", "train"]) == 0
+    a, b = (load_file(next((tmp_path / x).rglob("train.safetensors"))) for x in "ab")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    facts = storage.read_provenance(next((tmp_path / "b").rglob("train.safetensors")))["record"]["tokenizer"]
+    assert facts["put_right"]
+
+
+def test_config_file_flags_and_unknown_keys(world, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"models: [{world / 'model'}]\ndatasets: [{world / 'data' / 'tiny.yaml'}]\nlimit: 10\nsplits: [train]\n")
+    assert cli.run(cache.main, ["--config", str(config), "--output", str(tmp_path / "out"), "--limit", "12"]) == 0
+    assert load_file(moments_folder(tmp_path / "out") / "train.safetensors")["text_count"][0] == 12
+    config.write_text(config.read_text() + "limmit: 3\n")
+    with pytest.raises(SystemExit):
+        cli.run(cache.main, ["--config", str(config)])
+    assert "limmit" in capsys.readouterr().err
+
+
+def test_limits_nest_and_results_do_not_depend_on_the_batch_size(world, tmp_path):
+    assert call(world, tmp_path / "a", "--splits", "train", "--tokens_per_batch", 64) == 0
+    assert call(world, tmp_path / "b", "--splits", "train", "--tokens_per_batch", 10_000) == 0
+    a, b = (load_file(moments_folder(tmp_path / x) / "train.safetensors") for x in "ab")
+    assert all(np.linalg.norm(a[name] - b[name]) <= 1e-6 * np.linalg.norm(a[name]) for name in a)
+    data = load_dataset(str(world / "data" / "tiny.yaml"))
+    assert set(data.select("train", 10).texts) < set(data.select("train", 20).texts)
+
+
+def test_random_weights_control(world, tmp_path):
+    control = tmp_path / "control.yaml"
+    control.write_text(f"random_of: {world / 'model'}\nseed: 1\n")
+    command = ["--models", str(control), "--datasets", str(world / "data" / "tiny.yaml"), "--splits", "train"]
+    for output in "ab":
+        assert cli.run(cache.main, [*command, "--output", str(tmp_path / output)]) == 0
+    a, b = (load_file(next((tmp_path / x).rglob("train.safetensors"))) for x in "ab")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert resolve_model(str(control)).name == "control"
+
+
+def test_the_script_and_show_run_as_commands(world, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "cache.py"), *pair, "--splits", "train", "--output", "out"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    file = next((tmp_path / "out").rglob("train.safetensors"))
+    shown = subprocess.run([sys.executable, "-m", "ntps.show", str(file)], env=environment, capture_output=True, text=True)
+    assert shown.returncode == 0 and "mean_second_moment" in shown.stdout and "4x528" in shown.stdout
+    assert json.loads(shown.stdout[shown.stdout.index("{") :])["identity"]["split"] == "train"
+    gone = subprocess.run([sys.executable, "-m", "ntps.show", "nothing"], env=environment, capture_output=True, text=True)
+    assert gone.returncode == 1 and "nothing does not exist" in gone.stderr and "Traceback" not in gone.stderr

@@ -1,0 +1,142 @@
+"""K_sweep.py: its table and curves against the scores computed from the moments themselves."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import cache
+import K_sweep
+from ntps import cli, storage
+from ntps.probes import mse, ridge
+from tests.tiny import tiny_dataset, tiny_model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny model's moments over a tiny data set, scored; (flags of the pair, output folder)."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny_model(folder / "model")
+    tiny_dataset(folder / "data", n=90)
+    pair = ["--models", str(folder / "model"), "--datasets", str(folder / "data" / "tiny.yaml")]
+    pair += ["--output", str(folder / "out")]
+    assert cli.run(cache.main, [*pair, "--label_permutations", "5"]) == 0
+    assert cli.run(K_sweep.main, pair) == 0
+    return pair, folder / "out"
+
+
+def one(output: Path, pattern: str) -> Path:
+    return next(output.glob(pattern))
+
+
+def test_the_table_follows_the_contract(world):
+    _, output = world
+    table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
+    contract = "model dataset layer order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper retention rank_mean rank_prefix rank_unstable n_texts"
+    assert list(table.columns[:21]) == contract.split()
+    assert set(table.layer) == {0, 1, 2, 3} and set(table.order) == {"descending", "released"}
+    counts = table.groupby(["layer", "order", "rule"]).size()
+    assert set(counts.xs("task_rank", level="rule")) == {20} and set(counts.xs("fraction", level="rule")) == {19}
+    assert (table.ntps.between(0, 1)).all() and (table.n_texts == 90).all()
+    task = table[table.rule == "task_rank"]
+    assert (task.ku == 3).all() and (table.excess_lower <= table.excess + 1e-12).all()
+    assert (table.excess <= table.excess_upper + 1e-12).all()
+    tenth = task[task.fraction.isna()]
+    assert len(tenth) == 8 and (tenth.kv == 3).all()
+    assert table.groupby(["layer", "order", "kv"]).excess.nunique().max() == 1
+
+
+def test_rows_agree_with_an_explicit_projector(world):
+    _, output = world
+    file = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
+    moments = file.averages(2)
+    M, S, P0, P1 = (
+        moments[name].numpy()
+        for name in ("mean_second_moment", "mean_label_moment", "prefix_second_moment", "prefix_next_moment")
+    )
+
+    def top(A, B, count):  # generalized eigenvectors by the textbook
+        values, vectors = np.linalg.eig(np.linalg.solve(B, A))
+        return vectors.real[:, np.argsort(-values.real)[:count]]
+
+    U = top(S @ S.T, M, 3)
+    scale = np.sqrt(np.einsum("ij,ik,kj->j", U, M, U))
+    U = U / scale  # M-orthonormal columns
+    for kv in (3, 8, 16):
+        V = top(P1 @ P1.T, P0, kv)
+        P = V @ np.linalg.pinv(V)
+        expected = np.linalg.norm(P @ U) ** 2 / np.linalg.norm(U) ** 2
+        rows = table[(table.layer == 2) & (table.order == "descending") & (table.rule == "task_rank") & (table.kv == kv)]
+        assert np.allclose(rows.ntps, expected, atol=1e-5) and len(rows)
+
+
+def test_curves_hold_every_kv_and_agree_with_the_table(world):
+    _, output = world
+    arrays = load_file(one(output, "ntps/*/tiny.curves.safetensors"))
+    table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
+    assert arrays["ntps"].shape == (4, 2, 32) and arrays["null"].shape == (4, 2, 5, 32)
+    for row in table[table.rule == "task_rank"].itertuples():
+        order = ["descending", "released"].index(row.order)
+        for name in ("ntps", "retention", "excess"):
+            assert math.isclose(arrays[name][row.layer, order, row.kv - 1], getattr(row, name), abs_tol=1e-12)
+        null = arrays["null"][row.layer, order, :, row.kv - 1]
+        assert math.isclose(null.mean(), row.null_mean, rel_tol=1e-9)
+        assert math.isclose((1 + (null >= row.ntps - 1e-12).sum()) / 6, row.p_value)
+    assert (np.diff(arrays["ntps"], axis=-1) >= -1e-12).all()
+
+
+def test_other_scores_have_one_row_a_layer_and_held_out_figures(world):
+    _, output = world
+    table = pd.read_csv(one(output, "scores/*/tiny.csv"))
+    train = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    test = storage.MomentsFile(one(output, "moments/*/tiny/test.safetensors"))
+    assert list(table.layer) == [0, 1, 2, 3]
+    probe = ridge(train.averages(1))
+    assert math.isclose(table.gcv_error[1], probe.gcv_error, rel_tol=1e-9)
+    assert math.isclose(table.ridge_test_mse[1], mse(probe, test.averages(1)), rel_tol=1e-9)
+
+
+def test_it_is_skipped_when_there_and_refused_when_different(world, capsys):
+    pair, output = world
+    stamp = one(output, "ntps/*/tiny.csv").stat().st_mtime_ns
+    assert cli.run(K_sweep.main, pair) == 0 and "already there" in capsys.readouterr().out
+    assert cli.run(K_sweep.main, [*pair, "--rtol", "1e-9"]) == 1
+    assert "rtol is 1e-12 there, 1e-09 here" in capsys.readouterr().err
+    assert one(output, "ntps/*/tiny.csv").stat().st_mtime_ns == stamp
+
+
+def test_missing_broken_and_prefixless_moments_are_one_error(world, tmp_path, capsys):
+    pair, output = world
+    assert cli.run(K_sweep.main, [*pair[:-1], str(tmp_path / "none")]) == 1
+    assert "cache.py" in capsys.readouterr().err
+    model = one(output, "moments/*").name
+    folder = tmp_path / "cut" / "moments" / model / "tiny"
+    folder.mkdir(parents=True)
+    content = one(output, "moments/*/tiny/train.safetensors").read_bytes()
+    (folder / "train.safetensors").write_bytes(content[:-8])
+    assert cli.run(K_sweep.main, [*pair[:-1], str(tmp_path / "cut")]) == 1
+    assert "train.safetensors" in capsys.readouterr().err
+    (folder / "train.safetensors").write_bytes(one(output, "moments/*/tiny/test.safetensors").read_bytes())
+    assert cli.run(K_sweep.main, [*pair[:-1], str(tmp_path / "cut")]) == 1
+    assert "prefix" in capsys.readouterr().err
+    for flags in (["--rtol", "2"], ["--device", "cuda:9"]):
+        assert cli.run(K_sweep.main, [*pair, *flags]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "cut" / "ntps").exists()
+
+
+def test_layers_of_different_rank_are_padded_with_nan():
+    class Scores:
+        def __init__(self, rank):
+            self.rank_prefix = rank
+            self.ntps = self.retention = self.excess = torch.ones(2, rank)
+            self.null = torch.ones(2, 0, rank)
+
+    arrays = K_sweep.curves([0, 5], [Scores(3), Scores(5)])
+    assert arrays["ntps"].shape == (2, 2, 5) and np.isnan(arrays["ntps"][0, :, 3:]).all()
+    assert arrays["null"].shape == (2, 2, 0, 5) and arrays["layers"].tolist() == [0, 5]

@@ -1,0 +1,135 @@
+"""Files: what is written is what is read, kills leave nothing half, broken and foreign files are refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ntps import storage
+from ntps.errors import UserError
+from ntps.moments import from_arrays
+
+ABOUT = storage.provenance("moments", {"model": {"name": "m"}, "limit": 3})
+
+
+def some_moments(seed=0, permutations=3):
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.randn(2, 11, 6, 5, generator=draw, dtype=torch.float64)
+    return from_arrays(states, [6, 1, 2, 3, 4, 5, 6, 6, 2, 2, 1], np.arange(11) % 3, 3, permutations)
+
+
+@pytest.mark.parametrize("permutations", [0, 3])
+def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutations):
+    moments, path = some_moments(permutations=permutations), tmp_path / "a" / "train.safetensors"
+    storage.write_moments(path, moments, ABOUT)
+    plain = load_file(path)
+    assert plain["mean_second_moment"].shape == (2, 15) and plain["prefix_next_moment"].shape == (2, 5, 5)
+    assert plain["label_moment_permuted"].shape == (permutations, 2, 5, 3)
+    file = storage.MomentsFile(path)
+    assert file.about == ABOUT and file.layers == [0, 1]
+    for index, layer in enumerate(file):
+        for name, value in moments.averages(index).items():
+            assert torch.equal(torch.as_tensor(layer[name]), torch.as_tensor(value)), name
+    upper = moments.average("mean_second_moment", 1)[np.triu_indices(5)]  # row by row
+    assert np.array_equal(plain["mean_second_moment"][1], upper.numpy())
+
+
+def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
+    first, second = some_moments(0), some_moments(1)
+    storage.write_moments(tmp_path / "x.safetensors", first, ABOUT)
+    loaded = storage.MomentsFile(tmp_path / "x.safetensors").load().merge(second)
+    both = some_moments(0).merge(second)
+    for index in range(2):
+        for name in both.sums:
+            assert torch.allclose(loaded.average(name, index), both.average(name, index), rtol=1e-13, atol=1e-15)
+    assert loaded.text_count == 22 and loaded.token_count == both.token_count
+
+
+def test_identities_tell_which_field_differs(tmp_path):
+    path = tmp_path / "train.safetensors"
+    storage.write_moments(path, some_moments(), ABOUT)
+    assert storage.same_output(path, "moments", {"model": {"name": "m"}, "limit": 3})
+    assert not storage.same_output(path, "moments", {"limit": 4}, overwrite=True)
+    assert not storage.same_output(tmp_path / "other", "moments", {})
+    with pytest.raises(UserError, match=r"limit is 3 there, 4 here.*--output.*--overwrite"):
+        storage.same_output(path, "moments", {"model": {"name": "m"}, "limit": 4})
+    with pytest.raises(UserError, match="model.name"):
+        storage.same_output(path, "moments", {"model": {"name": "n"}, "limit": 3})
+
+
+def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):
+    path = tmp_path / "train.safetensors"
+    storage.write_moments(path, some_moments(), ABOUT)
+    whole = path.read_bytes()
+    save_file({"a": np.zeros(3)}, tmp_path / "foreign.safetensors")
+    contents = {
+        "cut.safetensors": whole[:-10],
+        "head.safetensors": whole[:50],
+        "empty.safetensors": b"",
+        "text.safetensors": b"hello world, this is no tensor file",
+        "foreign.safetensors": (tmp_path / "foreign.safetensors").read_bytes(),
+        "list.json": b"[1, 2]",
+        "broken.json": b"{",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            storage.same_output(tmp_path / name, "moments", {})
+        assert (tmp_path / name).read_bytes() == content
+    with pytest.raises(UserError, match="ntps states 1"):
+        storage.read_provenance(path, "states")
+
+
+def test_a_kill_while_writing_leaves_the_old_file_and_the_rest_is_cleaned(tmp_path):
+    path = tmp_path / "train.safetensors"
+    storage.write_moments(path, some_moments(0), ABOUT)
+    before = path.read_bytes()
+    code = f"""
+import os, signal
+from pathlib import Path
+from ntps import storage
+from tests.test_storage import ABOUT, some_moments
+storage.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+storage.write_moments(Path({str(path)!r}), some_moments(1), ABOUT)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2  # the half-written one lies beside it under a hidden name
+    storage.write_moments(path, some_moments(1), ABOUT)
+    assert [p.name for p in tmp_path.iterdir()] == ["train.safetensors"]
+    assert path.read_bytes() != before
+
+
+def test_states_are_filled_in_place(tmp_path):
+    path = tmp_path / "s" / ".partial"
+    storage.create(path, {"states": ("F32", (2, 4, 3)), "labels": ("I64", (4,))}, ABOUT)
+    storage.maps(path)["states"][:, [2, 0]] = np.ones((2, 2, 3))
+    storage.maps(path)["labels"][...] = [3, 1, 2, 0]
+    storage.replace(path, path.with_name("train.safetensors"))
+    arrays = load_file(path.with_name("train.safetensors"))
+    assert arrays["labels"].tolist() == [3, 1, 2, 0]
+    assert arrays["states"][1].sum(1).tolist() == [3, 0, 3, 0]
+
+
+def test_pieces_that_do_not_fill_the_layout_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="fill the layout"):
+        storage.write_pieces(tmp_path / "x", {"a": ("F64", (2, 3))}, ABOUT, lambda name: [np.zeros(3)])
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_space_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10}))
+    with pytest.raises(UserError, match="no space"):
+        storage.check_space(tmp_path / "not" / "there", 11)
+    storage.check_space(tmp_path, 9)
+
+
+def test_provenance_is_complete_json():
+    about = json.loads(json.dumps(ABOUT))
+    assert about["format"] == "ntps moments 1"
+    assert {"torch", "transformers", "numpy"} <= about["record"]["versions"].keys()
