@@ -1,0 +1,137 @@
+"""Speed of the trainers on texts of mixed length (random tokens: only their lengths matter).
+
+    python benchmarks/training_speed.py --model smollm2-135m --texts 1000
+
+Three claims: (a) the 50 epochs of linear_training.py, forward pass included, cost at most 1/20 of encoding the texts
+again in each epoch; (b) LoRA's tokens a second and its padding; (c) grouping by length at least halves the padding.
+The forward pass is timed on --sample texts and scaled up to --texts.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from ntps import adapters, cli, heads, training
+from ntps.caching import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Source
+from ntps.encoding import Corpus, encode, plan_batches
+from ntps.models import load_model
+from ntps.moments import permuted_rows
+from ntps.text_order import grouped_order
+
+CLASSES, EPOCHS, BATCH = 6, 50, 16
+
+
+def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: int) -> None:
+    """(a) one forward pass and 50 epochs on its states, against 50 forward passes."""
+    part = ids[:sample]
+    corpus = Corpus(part, labels[:sample], CLASSES, permuted_rows(len(part), 0, 0))
+    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE)
+    encoder = source.encoder
+    started = time.perf_counter()
+    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, budget), keep=lambda rows, means: None):
+        pass
+    seconds, scale = time.perf_counter() - started, sum(map(len, ids)) / sum(map(len, part))
+    once = seconds * scale
+    states = torch.randn(len(ids), encoder.width, device=source.device)
+    head = heads.Head(encoder.width, CLASSES, 0.05).to(source.device)
+    targets = torch.as_tensor(labels, device=source.device)
+    started = time.perf_counter()
+    heads.train_head(
+        states,
+        targets,
+        head,
+        seed=0,
+        epochs=EPOCHS,
+        max_steps=None,
+        batch_size=64,
+        learning_rate=1e-4,
+        watch=lambda step, final: None,
+    )
+    trained = time.perf_counter() - started
+    again = EPOCHS * once + trained
+    print(
+        f"(a) forward pass {once:.1f} s ({sum(map(len, part)) / seconds:.0f} tokens/s), head {trained:.1f} s"
+    )
+    print(f"    once + {EPOCHS} epochs on states {once + trained:.1f} s, encoding each epoch {again:.1f} s")
+    print(f"    share {(once + trained) / again:.4f} (at most 0.05)")
+
+
+def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) -> None:
+    """(b) real tokens a second in Trainer's loop."""
+    texts = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+    settings: dict = {
+        "max_steps": steps,
+        "batch_size": BATCH,
+        "gradient_accumulation": 1,
+        "eval_every": steps,
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-5,
+        "rank": 32,
+        "alpha": 32,
+        "lora_dropout": 0.05,
+        "start_layer": 0,
+        "lora_targets": source.spec.lora_targets or ["q_proj", "k_proj", "v_proj"],
+    }
+    base = adapters.add_lora(load_model(source.spec, source.dtype, source.device), source.name, settings)
+    model = training.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
+    task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
+    with tempfile.TemporaryDirectory() as folder:
+        args = training.arguments(Path(folder), task, settings, 0, "none")  # type: ignore[arg-type]
+        args.eval_strategy = type(args.eval_strategy)("no")
+        trainer = training.Finetuner(
+            model=model, args=args, data_collator=training.collate, train_dataset=texts
+        )
+        trainer.remove_callback(training.PrinterCallback)
+        trainer.started = time.monotonic()
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+    order = list(trainer._get_train_sampler())[: steps * BATCH]
+    share = padding(np.array([len(ids[row]) for row in order]), np.arange(len(order)))
+    real = trainer.state.num_input_tokens_seen
+    print(f"(b) LoRA, {steps} steps of {BATCH} texts: {real / seconds:.0f} tokens/s, padding {share:.1%}")
+
+
+def grouping(ids: list[np.ndarray]) -> None:
+    """(c) padding among all tokens, grouped and in random order."""
+    lengths = np.array([len(row) for row in ids])
+    grouped = padding(lengths, np.array(grouped_order(lengths.tolist(), BATCH, 0)))
+    shuffled = padding(lengths, np.random.default_rng(0).permutation(len(lengths)))
+    print(f"(c) batches of {BATCH} of {len(ids)} texts, {lengths.min()} to {lengths.max()} tokens:")
+    print(f"    padding {grouped:.1%} grouped, {shuffled:.1%} random: {grouped / shuffled:.2f} (at most 0.5)")
+
+
+def padding(lengths: np.ndarray, order: np.ndarray) -> float:
+    batches = [lengths[order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
+    return 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m", help="config name, YAML file, hub id or folder")
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--sample", type=int, default=60, help="texts that are encoded")
+    parser.add_argument("--steps", type=int, default=4, help="LoRA steps, of 16 texts")
+    parser.add_argument("--device", default="auto")
+    flags = parser.parse_args()
+    cli.quiet()
+    draw = np.random.default_rng(0)
+    source = Source(flags.model, None, flags.device, None, 128, "all")
+    source.layers = source.layers[-1:]
+    lengths = np.clip(draw.lognormal(3.0, 0.8, flags.texts).astype(int), 2, source.max_length)
+    ids = [draw.integers(3, source.config.vocab_size, length) for length in lengths]
+    labels = draw.integers(0, CLASSES, flags.texts)
+    linear(source, ids, labels, flags.sample)
+    lora(source, ids, labels, flags.steps)
+    grouping(ids)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,523 @@
+"""The trainers: heads on frozen states, LoRA, from scratch; resuming, leaks, and what users get wrong."""
+
+import csv
+import json
+import re
+import shutil
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from sklearn import metrics
+from transformers import AutoModel, AutoTokenizer
+
+import cache
+import from_scratch
+import linear_training
+import lora_finetuning
+from ntps import accuracy, heads, text_order, training
+from ntps.data import load_dataset
+from ntps.encoding import find_blocks
+from ntps.errors import UserError
+from ntps.models import load_model, resolve_model
+from ntps.storage import MomentsFile
+from tests.tiny import tiny_dataset, tiny_model
+
+SHORT = {"max_steps": 12, "batch_size": 4, "eval_every": 5, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """A model whose description names its LoRA targets, and 60 train and 30 test texts of three classes."""
+    folder = tmp_path_factory.mktemp("pair")
+    tiny_model(folder / "weights")
+    description = {"path": "weights", "lora_targets": ["q_proj", "k_proj", "v_proj"]}
+    (folder / "small.yaml").write_text(yaml.safe_dump(description))
+    data = tiny_dataset(folder / "data")
+    return {"models": [str(folder / "small.yaml")], "datasets": [str(data)]}
+
+
+def table(output, method, dataset="tiny"):
+    return pd.read_csv(output / "accuracy" / method / "small" / f"{dataset}.csv")
+
+
+def without_seconds(frame):
+    return frame.drop(columns="seconds")
+
+
+def dataset_of(folder, splits, name="made"):
+    """A data set from {split: [(text, label), ...]}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        with open(folder / f"{name}-{split}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    files = {split: f"{name}-{split}.csv" for split in splits}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"files": files, "text": "text", "label": "label"}))
+    return str(path)
+
+
+def texts(count, labels, start=0):
+    words = "river boat bread oven wheel star".split()
+    return [
+        (f"{' '.join(islice((words * 9)[i % 6 :], 1 + i % 13))} {i}", labels[i % len(labels)])
+        for i in range(start, start + count)
+    ]
+
+
+# --- metrics and the validation part -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_scores_are_those_of_scikit_learn():
+    draw = np.random.default_rng(0)
+    logits, labels = draw.normal(size=(50, 5)), draw.choice([0, 2, 3], 50)  # 1 and 4 occur only as guesses
+    found, guesses = accuracy.scores(logits, labels), logits.argmax(1)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, guesses))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, guesses, average="macro"))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found["loss"] == pytest.approx(metrics.log_loss(labels, shares, labels=range(5)))
+    assert found["n"] == 50
+    with pytest.raises(UserError, match="not finite"):
+        accuracy.scores(np.full((2, 2), np.nan), np.array([0, 1]))
+
+
+def test_validation_part_is_a_stratified_tenth():
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 4], [500, 100, 1]))
+    train, watched = accuracy.cut_validation(labels, seed=3)
+    assert sorted([*train, *watched]) == list(range(601))
+    assert abs(np.bincount(labels[watched], minlength=5) - [50, 10, 0, 0, 0]).max() <= 1
+    assert set(labels[train]) == {0, 1, 4}
+    assert np.array_equal(watched, accuracy.cut_validation(labels, seed=3)[1])
+    assert not np.array_equal(watched, accuracy.cut_validation(labels, seed=4)[1])
+    with pytest.raises(UserError, match="too few"):
+        accuracy.cut_validation(np.array([0, 1, 0]), seed=0)
+
+
+# --- the head on frozen states -------------------------------------------------------------------------------------
+
+
+def test_training_on_states_is_training_with_the_text_encoded_again_each_epoch(pair):
+    spec = resolve_model(pair["models"][0])
+    model = AutoModel.from_pretrained(spec.source["path"], dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(spec.source["path"])
+    split = load_dataset(pair["datasets"][0]).select("train")
+
+    class Encoded:
+        """Encodes texts by a plain forward pass each time they are asked for."""
+
+        calls = 0
+
+        def __getitem__(self, rows):
+            self.calls += len(rows)
+            with torch.no_grad():
+                means = [
+                    model(
+                        **tokenizer(split.texts[row], return_tensors="pt", truncation=True)
+                    ).last_hidden_state.mean(1)
+                    for row in rows
+                ]
+            return torch.cat(means)
+
+    def trained(states):
+        torch.manual_seed(0)
+        head = heads.Head(32, 3, 0.05)
+        settings = {"seed": 5, "epochs": 3, "max_steps": None, "batch_size": 16, "learning_rate": 0.01}
+        heads.train_head(
+            states, torch.as_tensor(split.labels), head, watch=lambda step, final: None, **settings
+        )
+        return head.linear.weight
+
+    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "3")
+    task = accuracy.Task(source, load_dataset(pair["datasets"][0]), None)
+    again = Encoded()
+    torch.testing.assert_close(
+        trained(heads.pooled_states(task, "train", "mean", "none")), trained(again), atol=1e-5, rtol=1e-5
+    )
+    assert again.calls == 3 * 60
+
+
+def test_linear_training_writes_the_contracts_table(pair, tmp_path, capsys):
+    settings = {"output": str(tmp_path), "epochs": 4, "learning_rate": 0.01, "seeds": [0, 7]}
+    assert linear_training.main(**pair, **settings) == 0
+    found = table(tmp_path, "linear_training")
+    assert list(found.columns) == list(accuracy.COLUMNS)
+    assert set(found.layer) == {3} and set(found.method) == {"linear_training"} and set(found.seed) == {0, 7}
+    assert (found[found.split == "test"].final).all() and (found.split == "test").sum() == 2
+    assert found.groupby(["seed", "split"]).n.first().to_dict() == {
+        (seed, split): n for seed in (0, 7) for split, n in (("train", 54), ("validation", 6), ("test", 30))
+    }
+    assert found[found.split == "validation"].groupby("seed").step.apply(list).tolist() == [[1, 2, 3, 4]] * 2
+    assert found.mse.isna().all() and found.seconds.gt(0).all() and found.tokens.gt(54).all()
+    about = json.loads((tmp_path / "accuracy/linear_training/small/tiny.json").read_text())
+    assert about["identity"]["settings"]["epochs"] == 4 and about["identity"]["seeds"] == [0, 7]
+    capsys.readouterr()
+    assert linear_training.main(**pair, **settings) == 0  # again, for nothing
+    assert "already there" in capsys.readouterr().out
+    assert linear_training.main(**pair, **settings | {"epochs": 5}) == 1
+    assert "settings.epochs is 4 there, 5 here" in capsys.readouterr().err
+    assert linear_training.main(**pair, **settings | {"epochs": 5, "overwrite": True}) == 0
+    assert table(tmp_path, "linear_training").step.max() == 5
+
+
+def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
+    settings = {"epochs": 3, "learning_rate": 0.01, "layer": 2}
+    assert linear_training.main(**pair, **settings, output=str(tmp_path / "encoded")) == 0
+    assert cache.main(**pair, output=str(tmp_path / "kept"), keep_states=True) == 0
+    monkeypatch.setattr("ntps.heads.encode", None)
+    assert linear_training.main(**pair, **settings, output=str(tmp_path / "kept")) == 0
+    one, two = (table(tmp_path / name, "linear_training") for name in ("encoded", "kept"))
+    pd.testing.assert_frame_equal(without_seconds(one), without_seconds(two), rtol=1e-4)
+    with pytest.raises(TypeError):  # states of other texts are not used
+        linear_training.main(**pair, **settings, output=str(tmp_path / "kept"), limit=40, overwrite=True)
+
+
+def test_pooling_last_is_the_last_tokens_state(pair):
+    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "2")
+    task = accuracy.Task(source, load_dataset(pair["datasets"][0]), None)
+    states = heads.pooled_states(task, "test", "last", "none")
+    model = AutoModel.from_pretrained(source.spec.source["path"], dtype=torch.float32).eval()
+    for row in range(5):
+        ids = torch.tensor(task.ids("test")[row])[None]
+        expected = model(ids, output_hidden_states=True).hidden_states[2][0, -1]
+        torch.testing.assert_close(states[row], expected, atol=1e-5, rtol=1e-5)
+
+
+# --- LoRA ----------------------------------------------------------------------------------------------------------
+
+
+def test_padding_changes_no_logits():
+    folder_free = torch.nn.Module()
+    folder_free.forward = lambda input_ids, use_cache: type(
+        "Out", (), {"last_hidden_state": input_ids[..., None] * 1.0}
+    )
+    model = training.Classifier(folder_free, 1, 2, 0.0)
+    batch = text_order.collate([{"input_ids": np.array(ids), "labels": 0} for ids in ([2, 4, 6], [5])])
+    batch["input_ids"][1, 1:] = 99  # whatever stands in the padding
+    logits = model(**batch)["logits"]
+    torch.testing.assert_close(logits, model.head(torch.tensor([[4.0], [5.0]])))
+
+
+@pytest.fixture(scope="session")
+def finetuned(pair, tmp_path_factory):
+    output = tmp_path_factory.mktemp("lora")
+    assert lora_finetuning.main(**pair, **SHORT, output=str(output)) == 0
+    return output
+
+
+def test_lora_table_and_adapter(pair, finetuned):
+    found = table(finetuned, "lora_finetuning")
+    assert list(found.columns) == list(accuracy.COLUMNS)
+    assert list(zip(found.step, found.split, found.final)) == [
+        (5, "validation", False),
+        (10, "validation", False),
+        (12, "validation", True),
+        (12, "test", True),
+    ]
+    assert not list((finetuned / "accuracy/lora_finetuning/small").glob(".*"))
+
+    # peft's own loader on the headless class, and our head, give the accuracy of the table
+    spec, folder = resolve_model(pair["models"][0]), finetuned / "adapters/small/tiny-seed0"
+    base = AutoModel.from_pretrained(spec.source["path"], dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    factors = {name: value for name, value in model.named_parameters() if "lora_B" in name}
+    assert len(factors) == 9 and all(value.abs().max() > 0 for value in factors.values())
+    assert model.peft_config["default"].r == 32 and model.peft_config["default"].lora_alpha == 32
+    head = load_file(folder / "head.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(spec.source["path"])
+    test = load_dataset(pair["datasets"][0]).select("test")
+    with torch.no_grad():
+        states = [
+            model(**tokenizer(text, return_tensors="pt", truncation=True)).last_hidden_state.mean(1)
+            for text in test.texts
+        ]
+    logits = torch.cat(states) @ head["weight"].T + head["bias"]
+    last = found.iloc[-1]
+    assert last.accuracy == pytest.approx((logits.argmax(1).numpy() == test.labels).mean())
+    loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(test.labels))
+    assert last.loss == pytest.approx(float(loss), rel=1e-4)
+    merged = load_model(spec, torch.float32, "cpu", adapter=str(folder))
+    ids = torch.tensor([[1, 9, 8, 7]])
+    torch.testing.assert_close(
+        merged(ids).last_hidden_state, model(ids).last_hidden_state, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_moments_before_and_after_lora_are_two_commands(pair, finetuned):
+    folder = finetuned / "adapters/small/tiny-seed0"
+    for adapter in (None, str(folder)):
+        assert cache.main(**pair, splits=["train"], output=str(finetuned), adapter=adapter) == 0
+    before, after = sorted(
+        (finetuned / "moments").glob("small*/tiny/train.safetensors"), key=lambda p: len(str(p))
+    )
+    assert after.parent.parent.name.startswith("small+tiny-seed0-")
+    first, second = (MomentsFile(path).averages(3)["mean_second_moment"] for path in (before, after))
+    assert (first - second).norm() > 1e-3 * first.norm()
+    first, second = (MomentsFile(path).averages(0)["mean_second_moment"] for path in (before, after))
+    torch.testing.assert_close(first, second)  # embeddings are not adapted
+
+
+def test_optimizer_and_schedule_are_the_papers(pair, tmp_path, monkeypatch):
+    seen = []
+
+    class Spy(training.Watcher):
+        def on_train_begin(self, args, state, control, optimizer=None, **rest):
+            seen.extend(optimizer.param_groups)
+            assert args.max_grad_norm == 0
+            super().on_train_begin(args, state, control, **rest)
+
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **rest):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    rates = []
+    monkeypatch.setattr(training, "Watcher", Spy)
+    settings = SHORT | {"max_steps": 40, "learning_rate": 1e-4, "eval_every": 100}
+    assert lora_finetuning.main(**pair, **settings, output=str(tmp_path)) == 0
+    for group in seen:
+        assert not group["scale_parameter"] and not group["relative_step"] and not group["warmup_init"]
+    assert seen[0]["weight_decay"] == 1e-5
+    cosine = [5e-5 * (1 + np.cos(np.pi * (step - 2) / 38)) for step in range(2, 40)]
+    np.testing.assert_allclose(rates, [0, 5e-5, *cosine], atol=1e-12)
+
+
+def test_start_layer_and_targets(pair, tmp_path):
+    settings = SHORT | {"max_steps": 2, "lora_targets": ["o_proj"], "start_layer": 2}
+    assert lora_finetuning.main(**pair, **settings, output=str(tmp_path)) == 0
+    stored = load_file(tmp_path / "adapters/small/tiny-seed0/adapter_model.safetensors")
+    assert {name.split("layers.")[1].split(".lora")[0] for name in stored} == {"2.self_attn.o_proj"}
+    merged = load_model(
+        resolve_model(pair["models"][0]), torch.float32, "cpu", str(tmp_path / "adapters/small/tiny-seed0")
+    )
+    assert len(find_blocks(merged)) == 3
+
+
+# --- the order of texts --------------------------------------------------------------------------------------------
+
+
+def padding_share(lengths, order, batch_size):
+    batches = [lengths[order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    return 1 - lengths.sum() / padded
+
+
+def test_grouping_by_length_halves_the_padding():
+    lengths = np.random.default_rng(0).choice([2, 5, 10, 20, 50, 100], 1000)
+    order = text_order.grouped_order(lengths.tolist(), 16, seed=1)
+    assert sorted(order) == list(range(1000))
+    assert lengths[order[:16]].max() == 100
+    random = np.random.default_rng(1).permutation(1000)
+    assert padding_share(lengths, order, 16) < padding_share(lengths, random, 16) / 2
+    # the batches are not sorted: the first quarter is no longer than the last
+    means = [lengths[order[i : i + 16]].mean() for i in range(0, 992, 16)]
+    assert abs(np.corrcoef(means, np.arange(62))[0, 1]) < 0.4
+    assert order != text_order.grouped_order(lengths.tolist(), 16, seed=2)
+    assert sorted(text_order.grouped_order([3, 1], 4, seed=0)) == [0, 1]
+
+
+# --- killed and resumed --------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As good as a kill: nothing in the code catches it."""
+
+
+@pytest.mark.parametrize(  # 9 steps an epoch: in the middle of one, between two, and in the last scores
+    ("script", "step"),
+    [(lora_finetuning, 20), (lora_finetuning, 18), (lora_finetuning, 21), (from_scratch, 20)],
+)
+def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypatch, script, step):
+    settings = {
+        "max_steps": 22,
+        "batch_size": 3,
+        "gradient_accumulation": 2,
+        "eval_every": 5,
+        "learning_rate": 1e-3,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert script.main(**pair, **settings, output=str(whole), limit=60) == 0
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+    class Killer(training.Watcher):
+        def on_save(self, args, state, control, **rest):
+            if state.global_step == step < 21:
+                raise Killed
+
+        def on_train_end(self, args, state, control, **rest):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Watcher", Killer)
+        with pytest.raises(Killed):
+            script.main(**pair, **settings, output=str(cut), limit=60)
+    [folder] = (cut / "accuracy").glob("*/small/.tiny-seed0.checkpoints")
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert newest.name == f"checkpoint-{step}"
+    # a checkpoint that a kill cut short is passed over
+    shutil.copytree(newest, folder / "checkpoint-99")
+    (folder / "checkpoint-99" / "trainer_state.json").write_text('{"epoch"')
+    starts = []
+
+    class Watch(training.Watcher):
+        def on_train_begin(self, args, state, control, **rest):
+            starts.append(state.global_step)
+
+    monkeypatch.setattr(training, "Watcher", Watch)
+    assert script.main(**pair, **settings, output=str(cut), limit=60) == 0
+    assert starts == [step]
+    one, two = (table(output, script.METHOD) for output in (whole, cut))
+    pd.testing.assert_frame_equal(without_seconds(one), without_seconds(two), check_exact=True)
+    assert two.seconds.is_monotonic_increasing
+    assert not folder.exists()
+    if script is lora_finetuning:
+        one, two = (
+            load_file(out / "adapters/small/tiny-seed0/adapter_model.safetensors") for out in (whole, cut)
+        )
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_finished_seeds_are_not_trained_again(pair, tmp_path, monkeypatch):
+    settings = SHORT | {"max_steps": 4, "output": str(tmp_path), "seeds": [0, 1]}
+    begun = []
+
+    class Killer(training.Watcher):
+        def on_train_begin(self, args, state, control, **rest):
+            begun.append(args.seed)
+            if begun == [0, 1]:
+                raise Killed
+
+    monkeypatch.setattr(training, "Watcher", Killer)
+    with pytest.raises(Killed):
+        lora_finetuning.main(**pair, **settings)
+    assert lora_finetuning.main(**pair, **settings) == 0
+    assert begun == [0, 1, 1]
+    assert set(table(tmp_path, "lora_finetuning").seed) == {0, 1}
+
+
+# --- the test split influences nothing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [linear_training, lora_finetuning, from_scratch], ids=lambda s: s.__name__)
+def test_the_test_split_influences_nothing(pair, tmp_path, script):
+    rows = {"train": texts(60, "abc"), "test": texts(30, "abc", start=60)}
+    spoiled = rows | {"test": texts(23, "bca", start=900)}
+    settings = {"batch_size": 4, "learning_rate": 0.01, "max_steps": 12}
+    settings |= {"epochs": 2} if script is linear_training else {"eval_every": 5}
+    found = []
+    for number, splits in enumerate((rows, spoiled)):
+        data = dataset_of(tmp_path / f"data{number}", splits)
+        output = tmp_path / f"out{number}"
+        assert script.main(pair["models"], [data], output=str(output), **settings) == 0
+        found.append(without_seconds(table(output, script.__name__, "made")))
+    clean, other = (frame[frame.split != "test"].reset_index(drop=True) for frame in found)
+    pd.testing.assert_frame_equal(clean, other, check_exact=True)
+    assert found[0].query("split == 'test'").loss.item() != found[1].query("split == 'test'").loss.item()
+    assert found[0].query("split == 'test'").final.all()
+    if script is lora_finetuning:
+        name = "adapters/small/made-seed0/adapter_model.safetensors"
+        one, two = (load_file(tmp_path / f"out{number}" / name) for number in (0, 1))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("script", [linear_training, lora_finetuning], ids=lambda s: s.__name__)
+def test_released_protocol_watches_test(pair, tmp_path, script):
+    settings = {"batch_size": 20, "learning_rate": 0.01, "max_steps": 6, "released_protocol": True}
+    settings |= {} if script is linear_training else {"eval_every": 3}
+    assert script.main(**pair, **settings, output=str(tmp_path)) == 0
+    found = table(tmp_path, script.__name__)
+    assert set(found.split) <= {"train", "test"}
+    assert list(found[found.split == "test"].step) == [3, 6]
+    assert list(found[found.split == "test"].final) == [False, True]
+
+
+# --- from scratch --------------------------------------------------------------------------------------------------
+
+
+def test_from_scratch_trains_all_of_fresh_weights(pair, tmp_path, monkeypatch):
+    kept = {}
+
+    class Spy(training.Watcher):
+        def on_train_begin(self, args, state, control, model=None, **rest):
+            kept[args.seed] = (
+                model,
+                {name: value.detach().clone() for name, value in model.named_parameters()},
+            )
+
+    monkeypatch.setattr(training, "Watcher", Spy)
+    assert from_scratch.main(**pair, **SHORT, seeds=[0, 1], output=str(tmp_path)) == 0
+    stored = load_file(f"{resolve_model(pair['models'][0]).source['path']}/model.safetensors")
+    model, before = kept[0]
+    for name, value in model.named_parameters():
+        assert value.requires_grad and value.dtype == torch.float32
+        assert not torch.equal(value, before[name]), name
+    name = "layers.1.self_attn.q_proj.weight"
+    assert before[f"base.{name}"].std() < 0.03 < stored[f"model.{name}"].std()
+    assert not torch.equal(before[f"base.{name}"], kept[1][1][f"base.{name}"])
+    assert not (tmp_path / "adapters").exists()
+
+
+# --- texts and labels of every kind, and what users get wrong ------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [linear_training, lora_finetuning], ids=lambda s: s.__name__)
+def test_gaps_missing_classes_short_and_long_texts(pair, tmp_path, script):
+    train = [("a", "3"), ("star " * 500, "9"), *texts(30, ["3", "9", "12"])]
+    test = [
+        ("b", "3"),
+        ("moon " * 400, "7"),
+        *texts(10, ["3", "9"], start=50),
+    ]  # 7 never in train, 12 never in test
+    data = dataset_of(tmp_path / "data", {"train": train, "test": test})
+    settings = {"batch_size": 4, "max_steps": 6, "output": str(tmp_path / "out")}
+    assert script.main(pair["models"], [data], **settings) == 0
+    found = table(tmp_path / "out", script.__name__, "made")
+    assert found.n[found.split == "test"].item() == 12
+    assert np.isfinite(found[["accuracy", "balanced_accuracy", "macro_f1", "loss"]]).all(axis=None)
+    about = json.loads((tmp_path / "out/accuracy" / script.__name__ / "small/made.json").read_text())
+    assert about["identity"]["data"]["classes"] == ["3", "7", "9", "12"]
+    assert about["record"]["texts_cut"] == {"train": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "message"),
+    [
+        (lora_finetuning, {"learning_rate": 1e30}, "loss is not finite at step"),
+        (linear_training, {"learning_rate": 3e37}, "not finite"),
+        (lora_finetuning, {"lora_targets": ["qkv"]}, "no such module, but .*q_proj"),
+        (lora_finetuning, {"start_layer": 3}, "blocks 0 to 2"),
+        (lora_finetuning, {"log_to": "wandbb"}, "must be one of none"),
+        (lora_finetuning, {"device": "cpu:1"}, "CUDA_VISIBLE_DEVICES|cannot be used"),
+        (lora_finetuning, {"seeds": [1, 1]}, "--seeds 1 1"),
+        (linear_training, {"limit": 1}, "one class"),
+        (linear_training, {"layer": 9}, "layers 0 to 3"),
+    ],
+)
+def test_mistakes_are_told_and_leave_nothing(pair, tmp_path, capsys, script, settings, message):
+    settings = {"max_steps": 8, "batch_size": 4, "output": str(tmp_path / "out")} | settings
+    assert script.main(**pair, **settings) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"max_steps": 0}]
+)
+def test_settings_out_of_range(pair, tmp_path, settings):
+    with pytest.raises(UserError, match=f"--{next(iter(settings))} "):
+        lora_finetuning.main(**pair, **settings, output=str(tmp_path))
+
+
+def test_a_model_without_targets_and_texts_without_a_test_split(pair, tmp_path, capsys):
+    weights = resolve_model(pair["models"][0]).source["path"]
+    assert lora_finetuning.main([weights], pair["datasets"], output=str(tmp_path)) == 1
+    assert "--lora_targets" in capsys.readouterr().err
+    data = load_dataset(pair["datasets"][0])
+    data.splits.pop("test")
+    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "all")
+    with pytest.raises(UserError, match="no split 'test'"):
+        accuracy.Task(source, data, None)
