@@ -108,7 +108,7 @@ def sweep(
         raise UserError(
             f"{held_out} has other layers than {source}: run cache.py on both splits with the same --layers"
         )
-    identity = {"train": train.about["identity"], "test": test and test.about["identity"], "rtol": rtol}
+    identity = {"train": train.about["identity"], "test": test.about["identity"] if test else None, "rtol": rtol}
     table = output / "ntps" / model / f"{dataset}.csv"
     about = storage.provenance("scores", identity, flags=flags, moments=train.about["record"])
     if storage.same_output(table.with_suffix(".json"), "scores", identity, overwrite) and table.exists():
@@ -132,7 +132,7 @@ def sweep(
     others = [
         head
         | {"layer": number, "n_texts": train.text_count}
-        | other_scores(moments, test and test.averages(place))
+        | other_scores(moments, test.averages(place) if test else None)
         for place, (number, moments) in enumerate(zip(train.layers, train, strict=True))
     ]
     peers = output / "scores" / model / f"{dataset}.csv"

@@ -82,7 +82,6 @@ def ridge(moments: Mapping[str, Any], penalty: float | None = None, intercept: b
         unexplained, spare = torch.zeros_like(power), 0.0
     penalties = torch.tensor(RIDGE_GRID if penalty is None else [penalty], dtype=M.dtype, device=M.device)
     # What each penalty takes off each direction, (penalties, directions).
-    # What each penalty takes off each direction, (penalties, directions).
     shrunk = penalties[:, None] / (values + penalties[:, None])
     squared_errors = unexplained + (shrunk.square() * explained).sum(1)
     gcv = squared_errors / ((spare + shrunk.sum(1)) / n).square() / S.shape[1]

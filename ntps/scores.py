@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ntps.subspaces import ORDERS, RANK_RTOL, Perception, head, nested_energies, solve, tail, tied, whiten
 
+Layer = TypeVar("Layer")
+Result = TypeVar("Result")
 NULL_SLACK = 1e-12  # a shuffled score this close below the observed one counts as reaching it (rounding)
 STEPS = 20  # the paper's sweep: k = j / 20 of the rank, j = 1..19
 
@@ -158,10 +160,8 @@ def layer_scores(moments: Mapping[str, Any], rtol: float = RANK_RTOL) -> LayerSc
 
 
 def map_layers(
-    function: Callable[[Mapping[str, Any]], LayerScores],
-    layers: Iterable[Mapping[str, Any]],
-    workers: int | None = None,
-) -> Iterator[LayerScores]:
+    function: Callable[[Layer], Result], layers: Iterable[Layer], workers: int | None = None
+) -> Iterator[Result]:
     """function over layers, in order, several at a time (default: as many as torch has threads).
 
     torch.linalg releases the interpreter lock, and two layers on one thread each are done sooner than two
@@ -173,7 +173,7 @@ def map_layers(
     torch.set_num_threads(max(1, threads // workers))
     try:
         with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future[LayerScores]] = deque()
+            waiting: deque[Future[Result]] = deque()
             for layer in layers:
                 waiting.append(pool.submit(function, layer))
                 if len(waiting) == workers:

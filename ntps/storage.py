@@ -282,7 +282,7 @@ class MomentsFile:
             ).get_shape()
 
     def averages(self, index: int, names: set[str] | None = None) -> dict[str, torch.Tensor | float | int]:
-        """All moments of the layer at place `index` by name, as `Moments.averages` gives them."""
+        """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them."""
         result: dict[str, torch.Tensor | float | int] = {
             "class_counts": self.class_counts,
             "label_second_moment": self.label_second_moment,
@@ -290,7 +290,7 @@ class MomentsFile:
             "token_count": self.token_count,
         }
         with safe_open(self.path, "numpy") as file:
-            for name in self.names - {"layers", *result}:
+            for name in (names or self.names) - {"layers", *result}:
                 part = file.get_slice(name)
                 if name in SYMMETRIC:
                     value = unpack(part[index : index + 1][0], self.width)

@@ -1,0 +1,78 @@
+"""What cache.py left of one model and data set: moments of train and test and, where they were kept, the states."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ntps import storage
+from ntps.data import dataset_name
+from ntps.errors import UserError
+from ntps.models import output_name, resolve_model
+
+SPLITS = ("train", "test")
+OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # what states do not depend on
+
+
+class Kept:
+    """Moments `train` and `test`, the paths of the states (None unless both are there), and which texts they are of.
+
+    UserError if moments are missing, if files do not belong together, or if train has one class only.
+    """
+
+    def __init__(self, model: str, dataset: str, output: str, adapter: str | None):
+        self.asked = ["--models", model, "--datasets", dataset, "--output", output]
+        self.asked += ["--adapter", adapter] if adapter else []
+        self.model, self.dataset = output_name(resolve_model(model), adapter), dataset_name(dataset)
+        self.moments, states = (
+            {name: Path(output) / kind / self.model / self.dataset / f"{name}.safetensors" for name in SPLITS}
+            for kind in ("moments", "states")
+        )
+        self.files = {name: storage.MomentsFile(path) for name, path in self.moments.items() if path.exists()}
+        for name, path in self.moments.items():
+            if name not in self.files:
+                raise UserError(f"no {name} moments at {path}: run {self.cache_command()}")
+        self.train, self.test = (self.files[name] for name in SPLITS)
+        if (self.train.class_counts > 0).sum() < 2:
+            raise UserError(
+                f"the {self.train.text_count} train texts are all of one class: cache more of them"
+            )
+        self.texts = {
+            name: {key: value for key, value in file.about["identity"].items() if key not in OF_MOMENTS}
+            for name, file in self.files.items()
+        }
+        if lines := storage.differences(_shared(self.texts["train"]), _shared(self.texts["test"])):
+            raise UserError(
+                f"train and test in {self.train.path.parent} are of different runs: {'; '.join(lines[:4])}. "
+                f"Run {self.cache_command()} --overwrite"
+            )
+        self.states = states if all(path.exists() for path in states.values()) else None
+        for name, path in (self.states or {}).items():
+            found = storage.read_provenance(path, "states")["identity"]
+            if lines := storage.differences(found, self.texts[name]):
+                raise UserError(
+                    f"{path} is of another run than {self.moments[name]}: {'; '.join(lines[:4])}. Delete it, "
+                    f"or run {self.cache_command()} --overwrite"
+                )
+
+    def cache_command(self) -> str:
+        """The cache.py command that makes what is missing, of the texts whose train moments are there."""
+        flags: list = ["--keep_states"]
+        if "train" in self.files:
+            found = self.files["train"].about["identity"]
+            usual = {"limit": None, "seed": 42, "label_permutations": 20, "partitions": 1}
+            for name in [name for name in usual if found[name] != usual[name]] + ["max_length", "dtype"]:
+                flags += [f"--{name}", found[name]]
+            if found["layers"] != list(range(len(found["layers"]))):
+                flags += ["--layers", ",".join(map(str, found["layers"]))]
+        if "test" in self.files and self.files["test"].prefix:
+            flags += ["--prefix_moments", "all"]
+        return shlex.join(["python", "cache.py", *self.asked, *map(str, flags)])
+
+
+def _shared(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the identities of train and test have in common."""
+    data = {key: value for key, value in texts["data"].items() if key != "texts_sha256"}
+    return {key: value for key, value in texts.items() if key not in ("split", "limit")} | {"data": data}
