@@ -25,6 +25,7 @@ from torch import Tensor
 
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
+STRIPS = 4  # of a symmetric product: more would save little and make the products too narrow to be fast
 SCAN = 32  # positions summed by one triangular product; longer prefixes carry the total over
 
 
@@ -134,7 +135,7 @@ class Moments:
             draws = [self.permuted_average(draw, index) for draw in range(self.permutations)]
             return torch.stack(draws) if draws else torch.zeros(0, *self.sums["mean_label_moment"].shape[1:])
         value = self.sums[name][index] / max(self.text_count, 1)
-        if name in SYMMETRIC:  # only blocks on and above the diagonal are accumulated
+        if name in SYMMETRIC:  # only strips from the diagonal on are accumulated
             value = value.triu()
             value += value.triu(1).T
         return value
@@ -157,11 +158,11 @@ class Moments:
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add rows^T rows to `total` on and above the block diagonal: a quarter of the product is never computed."""
-    half = (rows.shape[1] + 1) // 2
-    total[:half] += (rows[:, :half].T @ rows).to(total.device)
-    if half < rows.shape[1]:
-        total[half:, half:] += (rows[:, half:].T @ rows[:, half:]).to(total.device)
+    """Add rows^T rows to `total` in strips that start at the diagonal: 3/8 of the product is never computed."""
+    step = -(-rows.shape[1] // STRIPS)
+    for start in range(0, rows.shape[1], step):
+        strip = rows[:, start : start + step].T @ rows[:, start:]
+        total[start : start + step, start:] += strip.to(total.device)
 
 
 def mean_states(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

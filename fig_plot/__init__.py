@@ -1,0 +1,1 @@
+"""The project's figures and the summary of a results folder."""

@@ -1,0 +1,129 @@
+"""What a results folder says: a table on the terminal, a figure, and a page with both.
+
+python -m fig_plot.summary results
+"""
+
+import html
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fig_plot.figures import Pair, at_tenth, best_layers, demo_figure, load_scores, remedy, save
+from ntps import cli, storage
+
+HEADER = (
+    "model",
+    "text",
+    "best layer",
+    "NTPS",
+    "chance",
+    "shuffled labels",
+    "p",
+    "retention",
+    "its null",
+    "n/d",
+)
+READING = """\
+- **NTPS** is the share of what the labels need (as many directions as the labels determine) that lies in the leading \
+kv = d/10 of the directions that next-token prediction favours; 1 is all of it.
+- **chance** is the same for random directions. Language-model states have a few very large coordinates that both \
+sides share, so nearly every score is far above chance: that alone says little.
+- **shuffled labels** is the same score after the labels were permuted, mean and standard deviation. Where NTPS is no \
+higher, it is there without the labels and says nothing about them. **p** is the share of shuffles that score as high \
+(the smallest possible value is 1 / (shuffles + 1)).
+- **retention** is the share of the linearly explained label signal that the same kv directions keep, **its null** the \
+expectation for shuffled labels.
+- The **best layer** has the lowest cross-validated error of a ridge probe on the training texts: chosen by the labels, \
+not by NTPS.
+- **n/d** is texts per dimension: below 1 (marked !) the score describes the sample."""
+
+
+def main(results: str) -> int:
+    """Summarise all scores in a results folder.
+
+    Args:
+        results: the folder that cache.py and K_sweep.py wrote to; summary.md, .png and .pdf go there too
+    """
+    folder = Path(results)
+    rows = table_rows(folder)
+    for line in text_table([HEADER, *rows]):
+        print(line)
+    pictures = save(demo_figure(folder), folder / "summary")
+    page = folder / "summary.md"
+    storage.write_text(page, markdown(rows, model_notes(folder), pictures[0].name))
+    print(f"wrote {page}, {', '.join(path.name for path in pictures)}")
+    return 0
+
+
+def table_rows(folder: Path) -> list[tuple[str, ...]]:
+    """One row of strings a pair, all from the files: the best layer at kv = d/10, rule task_rank, descending."""
+    scores, best = at_tenth(load_scores(folder)), best_layers(folder)
+    rows = []
+    for pair, table in scores.groupby(["model", "dataset"], sort=True):
+        model, dataset = map(str, pair)
+        layer = best.get((model, dataset))
+        found = table[table["layer"] == layer]
+        if found.empty:
+            rows.append((model, dataset, f"? {remedy(folder, model, dataset)}", *["-"] * (len(HEADER) - 3)))
+            continue
+        rows.append((model, dataset, *figures_of(found.iloc[0])))
+    return rows
+
+
+def figures_of(row: "pd.Series[Any]") -> tuple[str, ...]:
+    """The columns after model and text."""
+    ratio = row["n_texts"] / (row["kv"] / row["chance"])
+    marks = ("!" if ratio < 1 else "") + (" unstable" if row["rank_unstable"] else "")
+    null = f"{number(row['null_mean'])} ± {number(row['null_std'])}" if known(row["null_mean"]) else "-"
+    return (
+        str(int(row["layer"])), number(row["ntps"]), number(row["chance"]), null, number(row["p_value"]),
+        number(row["retention"]), number(row["retention_null"]), f"{ratio:.1f}{marks}",
+    )  # fmt: skip
+
+
+def known(value: float) -> bool:
+    return not math.isnan(float(value))
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}" if known(value) else "-"
+
+
+def text_table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns padded to their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def model_notes(folder: Path) -> dict[Pair | str, str]:
+    """What the models' descriptions say of them, from the provenance beside the tables."""
+    notes: dict[Pair | str, str] = {}
+    for path in sorted((folder / "ntps").glob("*/*.json")):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        note = (about.get("record", {}).get("moments", {}).get("model") or {}).get("note")
+        if note:
+            notes[path.parent.name] = note
+    return notes
+
+
+def markdown(rows: list[tuple[str, ...]], notes: dict[Any, str], picture: str) -> str:
+    """The page. Names come from files and users: they are escaped."""
+    lines = ["# Next Token Perception Score: summary", ""]
+    lines += [f"| {' | '.join(map(escaped, row))} |" for row in [HEADER, ("---",) * len(HEADER), *rows]]
+    lines += ["", f"![scores over kv, and layer by kv]({picture})", "", "## How to read it", "", READING, ""]
+    lines += [f"- **{escaped(model)}**: {escaped(note)}" for model, note in notes.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def escaped(text: str) -> str:
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,101 @@
+"""The summary's table, figure and page, from small made-up results in the real format."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fig_plot import figures, summary
+from ntps import cli, storage
+
+D = 40
+
+
+def fake_pair(folder, model, dataset, layers=4, permutations=5, seed=0, null=True):
+    """Write the files that K_sweep.py writes for a pair."""
+    draw = np.random.default_rng(seed)
+    share = np.arange(1, D + 1) / D
+    curve = np.sort(draw.uniform(0, 1, (layers, 2, D)), axis=-1)
+    arrays = {"layers": np.arange(layers), "ntps": curve, "retention": curve**0.5, "excess": 1 - curve}
+    arrays["null"] = np.sort(draw.uniform(0, 1, (layers, 2, permutations if null else 0, D)), axis=-1)
+    about = storage.provenance("scores", {}, moments={"model": {"note": "a made-up model"}})
+    base = folder / "ntps" / model / f"{dataset}.csv"
+    storage.write_arrays(base.with_suffix(".curves.safetensors"), arrays, about)
+    rows = []
+    for layer in range(layers):
+        for fraction, kv in [(math.nan, D // 10), *[(j / 20, j * 2) for j in range(1, 20)]]:
+            shuffled = arrays["null"][layer, 0, :, kv - 1]
+            rows.append({
+                "model": model, "dataset": dataset, "layer": layer, "order": "descending", "rule": "task_rank",
+                "fraction": fraction, "ku": 3, "kv": kv, "ntps": curve[layer, 0, kv - 1], "chance": share[kv - 1],
+                "chance_std": 0.02, "retention": curve[layer, 0, kv - 1] ** 0.5, "retention_null": 0.1,
+                "n_texts": 30 if dataset == "few" else 200, "rank_unstable": False,
+                "null_mean": shuffled.mean() if null else math.nan,
+                "null_std": shuffled.std(ddof=1) if null else math.nan, "p_value": 0.5 if null else math.nan,
+            })  # fmt: skip
+    storage.write_text(base, pd.DataFrame(rows).to_csv(index=False))
+    storage.write_text(base.with_suffix(".json"), storage.to_json(about))
+    errors = pd.DataFrame(
+        {"model": model, "dataset": dataset, "layer": range(layers), "gcv_error": [3, 2, 1, 2][:layers]}
+    )
+    storage.write_text(folder / "scores" / model / f"{dataset}.csv", errors.to_csv(index=False))
+    return arrays
+
+
+def test_the_tables_numbers_are_those_of_the_files(tmp_path, capsys):
+    arrays = fake_pair(tmp_path, "m", "text")
+    fake_pair(tmp_path, "m", "few", seed=1)
+    assert cli.run(summary.main, [str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.split()[:2] == ["m", "text"])
+    kv = D // 10
+    cells = line.split()
+    assert cells[2] == "2"  # the lowest gcv_error
+    assert cells[3] == f"{arrays['ntps'][2, 0, kv - 1]:.3f}" and cells[4] == "0.100"
+    null = arrays["null"][2, 0, :, kv - 1]
+    assert cells[5:8] == [f"{null.mean():.3f}", "±", f"{null.std(ddof=1):.3f}"]
+    assert cells[9] == f"{arrays['retention'][2, 0, kv - 1]:.3f}" and cells[-1] == "5.0"
+    assert next(line for line in out.splitlines() if line.split()[:2] == ["m", "few"]).endswith("0.8!")
+    page = (tmp_path / "summary.md").read_text()
+    assert "| m | text | 2 |" in page and "(summary.png)" in page and "a made-up model" in page
+    assert (tmp_path / "summary.png").stat().st_size > 10_000
+    assert (tmp_path / "summary.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("models, datasets", [(1, 1), (1, 2), (2, 5), (2, 8)])
+def test_figures_of_all_sizes(tmp_path, models, datasets):
+    for model in range(models):
+        for dataset in range(datasets):
+            fake_pair(tmp_path, f"model{model}", f"data{dataset}", seed=dataset)
+    figure = figures.demo_figure(tmp_path)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 2 * models * datasets + 1  # and the colour bar
+
+
+def test_missing_cells_missing_pairs_and_no_shuffles_are_shown_as_missing(tmp_path, capsys):
+    fake_pair(tmp_path, "m", "whole")
+    fake_pair(tmp_path, "m", "no_shuffles", null=False)
+    fake_pair(tmp_path, "other", "whole")
+    arrays = fake_pair(tmp_path, "m", "holes")
+    arrays["ntps"][2, :, 10:] = math.nan
+    path = tmp_path / "ntps" / "m" / "holes.curves.safetensors"
+    storage.write_arrays(path, arrays, storage.read_provenance(path))
+    (tmp_path / "scores" / "other" / "whole.csv").unlink()  # no best layer
+    assert cli.run(summary.main, [str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "K_sweep.py" in next(line for line in out.splitlines() if line.startswith("other"))
+    assert "nan" not in out.lower()
+
+
+def test_names_are_escaped_in_the_page(tmp_path):
+    fake_pair(tmp_path, "m", "a|b <script>")
+    assert cli.run(summary.main, [str(tmp_path)]) == 0
+    page = (tmp_path / "summary.md").read_text()
+    assert "a\\|b &lt;script&gt;" in page and "<script>" not in page
+
+
+def test_an_empty_folder_says_which_commands_fill_it(tmp_path, capsys):
+    assert cli.run(summary.main, [str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "cache.py" in error and "K_sweep.py" in error and "Traceback" not in error
