@@ -10,7 +10,7 @@ OUTPUT/ntps/MODEL/DATASET.csv, .curves.safetensors and .json, and one row a laye
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +25,10 @@ from ntps.models import output_name, pick_device, resolve_model
 from ntps.scores import LayerScores, layer_scores, map_layers
 from ntps.subspaces import RANK_RTOL
 
-COLUMNS = [
-    *(
-        "model",
-        "dataset",
-        "layer",
-        "order",
-        "rule",
-        "fraction",
-        "ku",
-        "kv",
-        "ntps",
-        "chance",
-        "chance_std",
-        "z",
-        "lift",
-    ),
-    *(
-        "excess",
-        "excess_lower",
-        "excess_upper",
-        "retention",
-        "rank_mean",
-        "rank_prefix",
-        "rank_unstable",
-        "n_texts",
-    ),
-    *("null_mean", "null_std", "p_value", "retention_null", "label_free", "tie"),
-]
+COLUMNS = (
+    "model dataset layer order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper "
+    "retention rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie"
+).split()
 
 
 def main(
@@ -80,7 +56,9 @@ def main(
         raise UserError(f"--rtol {rtol}: must lie between 0 and 1")
     target = pick_device(device)
     if target.type == "mps":
-        raise UserError("--device mps has no float64: use cpu")
+        if device != "auto":
+            raise UserError("--device mps has no float64: use cpu")
+        target = torch.device("cpu")
 
     def work(model: str, dataset: str) -> None:
         name = output_name(resolve_model(model), adapter)
@@ -95,65 +73,77 @@ def sweep(
     """Scores of one pair, all layers: a table, its curves, the other scores, and their provenance."""
     started = time.monotonic()
     source = output / "moments" / model / dataset / "train.safetensors"
+    flagged = f"--models {flags['models'][0]} --datasets {dataset} --output {output}"
     if not source.exists():
-        raise UserError(
-            f"no moments at {source}: run python cache.py --models ... --datasets ... --output {output}"
-        )
-    train = storage.MomentsFile(source)
-    held_out = source.with_name("test.safetensors")
+        raise UserError(f"no moments at {source}: run python cache.py {flagged}")
+    train, held_out = storage.MomentsFile(source), source.with_name("test.safetensors")
     test = storage.MomentsFile(held_out) if held_out.exists() else None
     if not train.prefix:
         raise UserError(f"{source} has no prefix moments: run cache.py again with --overwrite")
-    if test and test.layers != train.layers:
-        raise UserError(
-            f"{held_out} has other layers than {source}: run cache.py on both splits with the same --layers"
+    if (train.class_counts > 0).sum() < 2:
+        raise UserError(f"{source}: all {train.text_count} texts are of one class: cache more of them")
+    if test:
+        storage.check_same_run(train.about["identity"], test.about["identity"], source.parent)
+    if train.text_count < train.width:
+        cli.say(
+            f"warning: {model} x {dataset} has {train.text_count} texts for {train.width} dimensions: "
+            "scores describe this sample more than the task"
         )
-    identity = {"train": train.about["identity"], "test": test.about["identity"] if test else None, "rtol": rtol}
+    identities = {"train": train.about["identity"], "test": test.about["identity"] if test else None}
+    identity = identities | {"rtol": rtol, "columns": COLUMNS}
     table = output / "ntps" / model / f"{dataset}.csv"
-    about = storage.provenance("scores", identity, flags=flags, moments=train.about["record"])
-    if storage.same_output(table.with_suffix(".json"), "scores", identity, overwrite) and table.exists():
+    peers = output / "scores" / model / f"{dataset}.csv"
+    files = [table, table.with_suffix(".curves.safetensors"), peers]
+    beside = table.with_suffix(".json")  # written last, removed first: it says that all is there
+    if storage.same_output(beside, "scores", identity, overwrite) and all(path.exists() for path in files):
         cli.say(f"already there: {table}")
         return
-    scores = []
-    with cli.progress(len(train.layers), "layer", f"{model} x {dataset}") as bar:
-        for layer in map_layers(
-            lambda moments: layer_scores(moments, rtol),
-            on_device(train, device),
-            1 if device.type == "cuda" else None,
-        ):
-            scores.append(layer)
-            bar.update()
-    head = {"model": model, "dataset": dataset}
-    rows = [
-        head | row | {"layer": number, "n_texts": train.text_count}
-        for number, layer in zip(train.layers, scores, strict=True)
-        for row in layer.rows
-    ]
-    others = [
-        head
-        | {"layer": number, "n_texts": train.text_count}
-        | other_scores(moments, test.averages(place) if test else None)
-        for place, (number, moments) in enumerate(zip(train.layers, train, strict=True))
-    ]
-    peers = output / "scores" / model / f"{dataset}.csv"
+    scores, rows, others = score_layers(train, test, device, rtol, {"model": model, "dataset": dataset})
+    about = storage.provenance("scores", identity, flags=flags, moments=train.about["record"])
+    beside.unlink(missing_ok=True)
     storage.write_text(peers, pd.DataFrame(others).to_csv(index=False))
     storage.write_text(peers.with_suffix(".json"), storage.to_json(about))
-    storage.write_arrays(table.with_suffix(".curves.safetensors"), curves(train.layers, scores), about)
+    storage.write_arrays(files[1], curves(train.layers, scores), about)
     storage.write_text(table, pd.DataFrame(rows)[COLUMNS].to_csv(index=False))
-    storage.write_text(table.with_suffix(".json"), storage.to_json(about))  # last: it says that all is there
+    storage.write_text(beside, storage.to_json(about))
     seconds = time.monotonic() - started
-    cli.say(
-        f"wrote {table}, {table.stem}.curves.safetensors and {peers}: {len(scores)} layers in {seconds:.0f} s"
-    )
+    cli.say(f"wrote {table}, {files[1].name} and {peers}: {len(scores)} layers in {seconds:.0f} s")
 
 
-def on_device(file: storage.MomentsFile, device: torch.device) -> Iterator[Mapping[str, Any]]:
-    """One layer's moments at a time."""
-    for moments in file:
-        yield {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in moments.items()
-        }
+def score_layers(
+    train: storage.MomentsFile,
+    test: storage.MomentsFile | None,
+    device: torch.device,
+    rtol: float,
+    pair: dict,
+) -> tuple[list[LayerScores], list[dict], list[dict]]:
+    """All scores, their table's rows, and the other scores' rows, one layer at a time from disk."""
+
+    def one(place: int) -> tuple[LayerScores, dict[str, float]]:
+        moments = on_device(train.averages(place), device)
+        held_out = on_device(test.averages(place), device) if test else None
+        try:
+            return layer_scores(moments, rtol), other_scores(moments, held_out)
+        except UserError as error:
+            raise UserError(f"layer {train.layers[place]}: {error}") from None
+
+    scores, rows, others = [], [], []
+    with cli.progress(len(train.layers), "layer", f"{pair['model']} x {pair['dataset']}") as bar:
+        found = map_layers(one, range(len(train.layers)), 1 if device.type == "cuda" else None)
+        for number, (layer, peers) in zip(train.layers, found, strict=True):
+            head = pair | {"layer": number, "n_texts": train.text_count}
+            scores.append(layer)
+            rows += [head | row for row in layer.rows]
+            others.append(head | peers)
+            bar.update()
+    return scores, rows, others
+
+
+def on_device(moments: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in moments.items()
+    }
 
 
 def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ check: $(READY)
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) results/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv results/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.txt requirements-dev.txt

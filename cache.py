@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ntps import cli
 from ntps.caching import Job, Source
-from ntps.data import load_dataset
+from ntps.data import Dataset, load_dataset
 from ntps.errors import UserError
 
 
@@ -64,14 +64,21 @@ def main(
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
     sources: dict[str, Source] = {}
+    texts: dict[str, Dataset] = {}
 
     def work(model: str, dataset: str) -> None:
         if model not in sources:
             sources.clear()  # one model in memory at a time
             sources[model] = Source(model, adapter, device, dtype, max_length, layers)
-        data = load_dataset(dataset)
-        for split in splits:
-            Job(sources[model], data, data.select(split, limit, seed), flags).run()
+        if dataset not in texts:
+            texts[dataset] = load_dataset(dataset)
+        data = texts[dataset]
+        chosen = [data.select(split, limit, seed) for split in splits]
+        for split in chosen:
+            if split.name == "train" and len(set(split.labels)) < 2:
+                raise UserError(f"the {len(split.labels)} train texts are all of one class: raise --limit")
+        for split in chosen:
+            Job(sources[model], data, split, flags).run()
 
     return cli.for_each_pair(models, datasets, work)
 

@@ -1,9 +1,9 @@
 """Next Token Perception Score (arXiv 2505.17169): text to moments, moments to scores.
 
-    import ntps
-    moments = ntps.moments_of_texts(model, tokenizer, texts, labels)  # or ntps.from_arrays(states, lengths, labels)
-    ntps.ntps(moments.averages(12), kv=57)                            # one number: layer 12, ku = rank of the labels
-    ntps.layer_scores(moments.averages(12)).rows                      # everything, for every ku and kv
+import ntps
+moments = ntps.moments_of_texts(model, tokenizer, texts, labels)  # or ntps.from_arrays(states, lengths, labels)
+ntps.ntps(moments.averages(12), kv=57)                            # one number: layer 12, ku = rank of the labels
+ntps.layer_scores(moments.averages(12)).rows                      # everything, for every ku and kv
 """
 
 from ntps.encoding import moments_of_texts

@@ -6,15 +6,17 @@ number of batches behind them, `.SPLIT.partial` the mean states so far. Both van
 
 from __future__ import annotations
 
+import json
 import time
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ntps import cli, storage
 from ntps.data import Dataset, Split, texts_hash
-from ntps.encoding import Corpus, Encoder, encode, plan_batches, tokenize
+from ntps.encoding import Corpus, Encoder, NotFinite, encode, plan_batches, tokenize
 from ntps.errors import UserError
 from ntps.models import (
     context_length,
@@ -54,8 +56,7 @@ class Source:
         self.name = output_name(self.spec, adapter)
         self.tokenizer = load_tokenizer(self.spec)
         self.config = load_config(self.spec)
-        limit = context_length(self.tokenizer, self.config)
-        self.max_length = min(max_length or limit, limit)
+        self.max_length = context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
 
     @cached_property
@@ -116,107 +117,24 @@ class Job:
         return self.identity if self.parts == 1 else self.identity | {"part": part + 1}
 
     def run(self) -> None:
-        """Do what is missing. A user's error leaves nothing half done behind."""
+        """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
         overwrite = self.flags["overwrite"]
-        todo = [
-            (self.target, "moments", self.identity, True),
-            (self.states_target, "states", self.states_identity, self.flags["keep_states"]),
-        ]
-        moments, states = (
-            wanted and not storage.same_output(path, kind, identity, overwrite)
-            for path, kind, identity, wanted in todo
+        want_moments = not storage.same_output(self.target, "moments", self.identity, overwrite)
+        want_states = self.flags["keep_states"] and not storage.same_output(
+            self.states_target, "states", self.states_identity, overwrite
         )
-        if not (moments or states):
+        if not (want_moments or want_states):
             cli.say(f"already there: {self.target}")
             return
         try:
-            self._pass(moments, states)
-        except UserError:
-            self._forget_progress()
-            raise
+            with storage.locked(self.path("moments", f".{self.split.name}.lock")):
+                Pass(self, want_moments, want_states).run()
+        finally:  # folders of a run that failed before it wrote anything
+            for path in (self.target, self.states_target):
+                storage.remove_empty(path.parent, 4)  # DATASET, MODEL, moments or states, OUTPUT
 
-    def _forget_progress(self) -> None:
-        for path in (self.resume, self.states_partial):
-            path.unlink(missing_ok=True)
-            for folder in list(path.parents)[:4]:  # DATASET, MODEL, moments or states, OUTPUT
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
-
-    def _pass(self, want_moments: bool, want_states: bool) -> None:
-        """The forward pass over all partitions, from the last checkpoint if there is one."""
-        source, flags, started = self.source, self.flags, time.monotonic()
-        ids, cut = tokenize(self.split.texts, source.tokenizer, source.max_length)
-        orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
-        corpus = Corpus(ids, self.split.labels, len(self.data.classes), orders)
-        budget = flags["tokens_per_batch"] or TOKENS_PER_BATCH.get(
-            source.device.type, TOKENS_PER_BATCH_ELSEWHERE
-        )
-        plans = []
-        for part in range(self.parts if want_moments else 1):
-            rows = np.arange(part, len(ids), self.parts if want_moments else 1)
-            plans.append([rows[batch] for batch in plan_batches(corpus.lengths[rows], budget)])
-        about = self._provenance(corpus, cut)
-        wants = {"tokens_per_batch": budget, "moments": want_moments, "states": want_states}
-        progress_identity = self.identity | {"pass": wants}
-        shape = (
-            "F64" if "64" in str(source.dtype) else "F32",
-            (len(source.layers), len(ids), source.config.hidden_size),
-        )
-        layout = {"states": shape, "labels": ("I64", (len(ids),))} if want_states else {}
-        self._check_space(layout, want_moments)
-
-        part, done, moments = self._resume(progress_identity, want_states)
-        if want_states and not (part or done):
-            storage.create(
-                self.states_partial, layout, storage.provenance("states", self.states_identity, **about)
-            )
-            storage.maps(self.states_partial)["labels"][...] = self.split.labels
-        total = int(corpus.lengths.sum())
-        before = sum(int(corpus.lengths[rows].sum()) for plan in plans[:part] for rows in plan)
-        before += sum(int(corpus.lengths[rows].sum()) for rows in plans[part][:done])
-        encoder = source.encoder
-        title = f"{source.name} x {self.data.name} {self.split.name}"
-
-        def keep_states(rows: np.ndarray, means: np.ndarray) -> None:
-            storage.maps(self.states_partial)["states"][:, rows] = means
-
-        keep = keep_states if want_states else None
-        loop = time.monotonic()
-        with cli.progress(total, "token", title, initial=before) as bar:
-            saved = time.monotonic()
-            while part < len(plans):
-                if want_moments and moments is None:
-                    moments = self._empty()
-                for finished, tokens in encode(encoder, corpus, plans[part], moments, keep, done):
-                    bar.update(tokens)
-                    done = finished
-                    if time.monotonic() - saved >= CHECKPOINT_SECONDS and done < len(plans[part]):
-                        self._checkpoint(moments, want_states, progress_identity, part, done)
-                        saved = time.monotonic()
-                if moments is not None:
-                    kind = storage.provenance("moments", self.part_identity(part), **about)
-                    storage.write_moments(self.part_target(part), moments, kind)
-                part, done, moments = part + 1, 0, None
-                if part < len(plans):
-                    self._checkpoint(None, want_states, progress_identity, part, 0)
-        rate = (total - before) / max(time.monotonic() - loop, 1e-9)
-        if want_moments and self.parts > 1:
-            self._merge(about)
-        if want_states:
-            storage.replace(self.states_partial, self.states_target)
-        self.resume.unlink(missing_ok=True)
-        written = [
-            str(path)
-            for path, wanted in ((self.target, want_moments), (self.states_target, want_states))
-            if wanted
-        ]
-        shortened = f", {cut} texts cut at {source.max_length} tokens" if cut else ""
-        cli.say(
-            f"wrote {' and '.join(written)}: {len(source.layers)} layers, {len(ids)} texts, {total} tokens{shortened}; "
-            f"{rate:.0f} tokens/s, {time.monotonic() - started:.0f} s in all"
-        )
-
-    def _empty(self) -> Moments:
+    def empty(self, device: torch.device | str) -> Moments:
+        """Sums of nothing yet; on the device `meta` they take no memory."""
         source = self.source
         return Moments(
             source.layers,
@@ -224,63 +142,186 @@ class Job:
             len(self.data.classes),
             self.flags["label_permutations"],
             self.prefix,
-            source.device,
+            device,
         )
 
-    def _provenance(self, corpus: Corpus, cut: int) -> dict:
-        """What a reader of the output wants to know beside its identity."""
-        return {
-            "model": self.source.spec.provenance,
-            "tokenizer": tokenizer_facts(self.source.tokenizer),
-            "data": self.data.provenance,
-            "device": str(self.source.device),
-            "texts": len(corpus.ids),
-            "tokens": int(corpus.lengths.sum()),
-            "texts_cut": cut,
+
+class Pass:
+    """The forward pass over all partitions of a job, in stages: plan, begin or go on, loop, finish."""
+
+    def __init__(self, job: Job, want_moments: bool, want_states: bool):
+        self.job, self.want_moments, self.want_states = job, want_moments, want_states
+        source, flags, split = job.source, job.flags, job.split
+        self.started = time.monotonic()
+        self.parts = job.parts if want_moments else 1
+        if self.parts > len(split.texts):
+            raise UserError(f"--partitions {self.parts}: {split.name} has {len(split.texts)} texts only")
+        ids, self.cut = tokenize(split.texts, source.tokenizer, source.max_length)
+        orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
+        self.corpus = Corpus(ids, split.labels, len(job.data.classes), orders)
+        self.lengths = self.corpus.lengths
+        budget = flags["tokens_per_batch"] or TOKENS_PER_BATCH.get(
+            source.device.type, TOKENS_PER_BATCH_ELSEWHERE
+        )
+        self.plans = []
+        for part in range(self.parts):
+            rows = np.arange(part, len(ids), self.parts)
+            self.plans.append([rows[batch] for batch in plan_batches(self.lengths[rows], budget)])
+        wants = {"tokens_per_batch": budget, "moments": want_moments, "states": want_states}
+        self.progress_identity = job.identity | {"pass": wants}
+        self.about = {
+            "model": source.spec.provenance,
+            "tokenizer": tokenizer_facts(source.tokenizer),
+            "data": job.data.provenance,
+            "device": str(source.device),
+            "texts": len(ids),
+            "tokens": int(self.lengths.sum()),
+            "texts_cut": self.cut,
+            "flags": flags,
         }
 
-    def _check_space(self, layout: storage.Layout, want_moments: bool) -> None:
-        """Room for the partitions, their sum and one checkpoint, and for the states."""
-        size = storage.layout_bytes(layout)
-        if want_moments:
-            files = self.parts + 1 + (self.parts > 1)
-            size += files * storage.layout_bytes(storage.moments_layout(self._empty()))
-        storage.check_space(Path(self.flags["output"]), size)
-
-    def _checkpoint(
-        self, moments: Moments | None, states: bool, identity: dict, part: int, done: int
-    ) -> None:
-        """Save where the pass stands: states first, so that the record never runs ahead of the data."""
-        if states:
-            storage.sync(self.states_partial)
-        about = storage.provenance("resume", identity, part=part, batches_done=done)
-        if moments is None:
-            storage.write_arrays(self.resume, {}, about)
-        else:
-            storage.write_moments(self.resume, moments, about)
-
-    def _resume(self, identity: dict, want_states: bool) -> tuple[int, int, Moments | None]:
-        """Partition, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
+    def run(self) -> None:
+        part, done, moments = self._resumed()
+        self._check_space()
+        encoder = self.job.source.encoder
+        fresh = not (part or done)
         try:
-            about = storage.read_provenance(self.resume, "resume")
-            if storage.differences(about["identity"], identity) or (
-                want_states and not self.states_partial.exists()
-            ):
-                return 0, 0, None
-        except UserError:
+            if fresh:
+                self._begin()
+            rate = self._loop(encoder, part, done, moments)
+        except NotFinite as error:
+            self._forget_progress()
+            raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
+        except (UserError, OSError):
+            if fresh:
+                self._forget_progress()
+            raise
+        self._finish(rate)
+
+    def _resumed(self) -> tuple[int, int, Moments | None]:
+        """Partition, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
+        job = self.job
+        if not job.resume.exists():
             return 0, 0, None
-        part, done = about["record"]["part"], about["record"]["batches_done"]
-        cli.say(f"going on with {self.target}: part {part + 1} of {self.parts}, batch {done + 1}")
-        has_sums = done and identity["pass"]["moments"]
-        return (
-            part,
-            done,
-            storage.MomentsFile(self.resume, "resume").load(self.source.device) if has_sums else None,
+        try:
+            about = storage.read_provenance(job.resume, "resume")
+            lines = storage.differences(about["identity"], json.loads(json.dumps(self.progress_identity)))
+            if self.want_states and not lines:
+                partial = storage.read_provenance(job.states_partial, "states")["identity"]
+                lines = storage.differences(partial, json.loads(json.dumps(job.states_identity)))
+            if lines:
+                raise UserError(f"it is of another run: {'; '.join(lines[:2])}")
+            part, done = about["record"]["part"], about["record"]["batches_done"]
+            has_sums = done and self.want_moments
+            moments = storage.MomentsFile(job.resume, "resume").load(job.source.device) if has_sums else None
+        except UserError as error:
+            cli.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
+            return 0, 0, None
+        cli.say(f"going on with {job.target}: part {part + 1} of {self.parts}, batch {done + 1}")
+        return part, done, moments
+
+    def _check_space(self) -> None:
+        """Room for the partitions, their sum, a checkpoint and the states, less what a killed run took already."""
+        job = self.job
+        size = storage.layout_bytes(self._states_layout()) if self.want_states else 0
+        if self.want_moments:
+            files = self.parts + 1 + (self.parts > 1)
+            size += files * storage.layout_bytes(storage.moments_layout(job.empty("meta")))
+        size -= sum(path.stat().st_size for path in (job.resume, job.states_partial) if path.exists())
+        storage.check_space(Path(job.flags["output"]), size)
+
+    def _states_layout(self) -> storage.Layout:
+        kind = "F64" if self.job.source.dtype == torch.float64 else "F32"
+        shape = (len(self.job.source.layers), len(self.lengths), self.job.source.config.hidden_size)
+        return {"states": (kind, shape), "labels": ("I64", (len(self.lengths),))}
+
+    def _begin(self) -> None:
+        """A clean start: no checkpoint or partition of another run is left to be mixed with this one's."""
+        job = self.job
+        job.resume.unlink(missing_ok=True)
+        for part in range(self.parts if self.want_moments and self.parts > 1 else 0):
+            identity, overwrite = job.part_identity(part), job.flags["overwrite"]
+            storage.same_output(
+                job.part_target(part), "moments", identity, overwrite
+            )  # refuses another run's
+        if self.want_states:
+            about = storage.provenance("states", job.states_identity, **self.about)
+            storage.create(job.states_partial, self._states_layout(), about)
+            storage.maps(job.states_partial)["labels"][...] = job.split.labels
+
+    def _keep_states(self, rows: np.ndarray, means: np.ndarray) -> None:
+        storage.maps(self.job.states_partial)["states"][:, rows] = means
+
+    def _loop(self, encoder: Encoder, part: int, done: int, moments: Moments | None) -> float:
+        """All batches from number `done` of `part` on; tokens a second."""
+        job, source = self.job, self.job.source
+        batches = [rows for plan in self.plans[:part] for rows in plan] + self.plans[part][:done]
+        total, before = int(self.lengths.sum()), sum(int(self.lengths[rows].sum()) for rows in batches)
+        keep = self._keep_states if self.want_states else None
+        started = saved = time.monotonic()
+        pause = CHECKPOINT_SECONDS
+        title = f"{source.name} x {job.data.name} {job.split.name}"
+        with cli.progress(total, "token", title, initial=before) as bar:
+            for number in range(part, self.parts):
+                if self.want_moments and moments is None:
+                    moments = job.empty(source.device)
+                plan = self.plans[number]
+                for finished, tokens in encode(encoder, self.corpus, plan, moments, keep, done):
+                    bar.update(tokens)
+                    if time.monotonic() - saved >= pause and finished < len(plan):
+                        began = time.monotonic()
+                        self._checkpoint(moments, number, finished)
+                        saved = time.monotonic()
+                        pause = max(CHECKPOINT_SECONDS, 20 * (saved - began))  # writing takes 1/20 at most
+                if moments is not None:
+                    about = storage.provenance("moments", job.part_identity(number), **self.about)
+                    storage.write_moments(job.part_target(number), moments, about)
+                done, moments = 0, None
+                if number + 1 < self.parts:
+                    self._checkpoint(None, number + 1, 0)
+        return (total - before) / max(time.monotonic() - started, 1e-9)
+
+    def _checkpoint(self, moments: Moments | None, part: int, done: int) -> None:
+        """Save where the pass stands: states first, so that the record never runs ahead of the data."""
+        if self.want_states:
+            storage.sync(self.job.states_partial)
+        about = storage.provenance("resume", self.progress_identity, part=part, batches_done=done)
+        if moments is None:
+            storage.write_arrays(self.job.resume, {}, about)
+        else:
+            storage.write_moments(self.job.resume, moments, about)
+
+    def _finish(self, rate: float) -> None:
+        """Sum the partitions, give the states their name, and say what was done."""
+        job, written = self.job, []
+        if self.want_moments:
+            if self.parts > 1:
+                self._merge()
+            written.append(str(job.target))
+        if self.want_states:
+            storage.replace(job.states_partial, job.states_target)
+            written.append(str(job.states_target))
+        job.resume.unlink(missing_ok=True)
+        shortened = f", {self.cut} texts cut at {job.source.max_length} tokens" if self.cut else ""
+        cli.say(
+            f"wrote {' and '.join(written)}: {len(job.source.layers)} layers, {len(self.lengths)} texts, "
+            f"{self.lengths.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
+            f"{time.monotonic() - self.started:.0f} s in all"
         )
 
-    def _merge(self, about: dict) -> None:
+    def _merge(self) -> None:
         """The whole is the sum of its partitions."""
-        total = self._empty()
+        job = self.job
+        total = job.empty("cpu")
         for part in range(self.parts):
-            storage.MomentsFile(self.part_target(part)).add_to(total)
-        storage.write_moments(self.target, total, storage.provenance("moments", self.identity, **about))
+            file = storage.MomentsFile(job.part_target(part))
+            if lines := storage.differences(
+                file.about["identity"], json.loads(json.dumps(job.part_identity(part)))
+            ):
+                raise UserError(f"{file.path} is of another run: {'; '.join(lines[:4])}")
+            file.add_to(total)
+        storage.write_moments(job.target, total, storage.provenance("moments", job.identity, **self.about))
+
+    def _forget_progress(self) -> None:
+        for path in (self.job.resume, self.job.states_partial):
+            path.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted: the same command goes on with what is missing", file=sys.stderr)
         return 130
 
 
@@ -74,7 +74,7 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
     for model, dataset in product(models, datasets):
         try:
             work(model, dataset)
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
             failed += 1
             print(f"error: {model} x {dataset}: {error}", file=sys.stderr)
     return int(failed > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Encoder:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
-        self.model = model
+        self.model: Any = model
         self.blocks = find_blocks(model)
         top = len(self.blocks)
         self.layers = list(range(top + 1)) if layers is None else sorted(set(layers))
@@ -172,6 +173,16 @@ class Corpus:
         return ids, Batch(lengths, ids.shape[1], targets, permuted)
 
 
+class NotFinite(UserError):
+    """A state that is NaN or infinite, with the row of its text and its layer."""
+
+    def __init__(self, row: int, layer: int):
+        super().__init__(
+            f"states that are not finite: text {row}, layer {layer}. 16-bit forward passes can overflow: try --dtype float32"
+        )
+        self.row, self.layer = row, layer
+
+
 def encode(
     encoder: Encoder,
     corpus: Corpus,
@@ -208,9 +219,7 @@ def encode(
         finite = mean.isfinite().all(2)
         if not finite.all():
             place, row = (~finite).nonzero()[0].tolist()
-            raise UserError(
-                f"states that are not finite: text {rows[row]}, layer {encoder.layers[place]}. Try --dtype float32."
-            )
+            raise NotFinite(int(rows[row]), encoder.layers[place])
         if moments:
             moments.count(batch)
         if keep:
@@ -219,8 +228,8 @@ def encode(
 
 
 def moments_of_texts(
-    model: nn.Module,
-    tokenizer,
+    model: Any,
+    tokenizer: Any,
     texts: Sequence[str],
     labels: Sequence,
     layers: Sequence[int] | None = None,
@@ -234,12 +243,22 @@ def moments_of_texts(
     Classes are the sorted distinct labels. For many texts use cache.py: it checkpoints.
     """
     if len(texts) != len(labels) or not len(texts):
-        raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text, and at least one text")
+        raise UserError(
+            f"{len(texts)} texts and {len(labels)} labels: give one label a text, and at least one text"
+        )
     classes, indices = np.unique(np.asarray(labels), return_inverse=True)
-    encoder = Encoder(getattr(model, "base_model", model).eval(), layers)
-    ids, _ = tokenize(texts, tokenizer, max_length)
+    if len(classes) < 2:
+        raise UserError(f"all labels are {classes[0]!r}: at least two classes are needed")
+    if hasattr(model, "get_base_model"):  # a PEFT model: its layers lie in the model it wraps
+        model = model.get_base_model()
+    base = getattr(model, "base_model", model)
+    limit = getattr(base.config, "max_position_embeddings", None) or max_length
+    ids, _ = tokenize(texts, tokenizer, min(max_length, limit))
+    training = base.training
+    encoder = Encoder(base.eval(), layers)
     corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
     moments = Moments(encoder.layers, encoder.width, len(classes), permutations, device=encoder.device)
     for _ in encode(encoder, corpus, plan_batches(corpus.lengths, tokens_per_batch), moments):
         pass
+    base.train(training)
     return moments

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ntps import storage
 from ntps.data import dataset_name
@@ -43,11 +41,7 @@ class Kept:
             name: {key: value for key, value in file.about["identity"].items() if key not in OF_MOMENTS}
             for name, file in self.files.items()
         }
-        if lines := storage.differences(_shared(self.texts["train"]), _shared(self.texts["test"])):
-            raise UserError(
-                f"train and test in {self.train.path.parent} are of different runs: {'; '.join(lines[:4])}. "
-                f"Run {self.cache_command()} --overwrite"
-            )
+        storage.check_same_run(self.texts["train"], self.texts["test"], self.train.path.parent)
         self.states = states if all(path.exists() for path in states.values()) else None
         for name, path in (self.states or {}).items():
             found = storage.read_provenance(path, "states")["identity"]
@@ -70,9 +64,3 @@ class Kept:
         if "test" in self.files and self.files["test"].prefix:
             flags += ["--prefix_moments", "all"]
         return shlex.join(["python", "cache.py", *self.asked, *map(str, flags)])
-
-
-def _shared(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the identities of train and test have in common."""
-    data = {key: value for key, value in texts["data"].items() if key != "texts_sha256"}
-    return {key: value for key, value in texts.items() if key not in ("split", "limit")} | {"data": data}

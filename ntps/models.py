@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
@@ -110,7 +111,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     folder = source_folder((spec.base or spec).source, weights=False)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
@@ -255,7 +256,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
                 f"{spec.name}: the tokenizer in {folder} has no padding, end or unknown token to pad with"
             )
         tokenizer.pad_token = usable[0]
-    longest = min(context_length(tokenizer, config), spec.context or 10**9)
+    longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
     if tokenizer.model_max_length != longest:
         changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
         tokenizer.model_max_length = longest
@@ -275,12 +276,18 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-def context_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
-    """min(tokenizer.model_max_length, config.max_position_embeddings), of those given and below 1e9."""
+def context_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *asked: int | None) -> int:
+    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `asked`, of those below 1e9.
+
+    UserError if none is.
+    """
+    if known := _limits(tokenizer, config, *asked):
+        return min(known)
+    raise UserError(
+        "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
+    )
+
+
+def _limits(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *asked: int | None) -> list[int]:
     limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
-    known = [int(limit) for limit in limits if limit and 0 < limit < 1e9]
-    if not known:
-        raise UserError(
-            "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
-        )
-    return min(known)
+    return [int(limit) for limit in (*limits, *asked) if limit and 0 < limit < 1e9]

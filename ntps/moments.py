@@ -18,10 +18,13 @@ partitions for error bars and resumed runs are one thing: sums that add.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ntps.errors import UserError
 
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
@@ -146,9 +149,9 @@ class Moments:
         columns = self.sums["label_moment_permuted"][index, :, draw * classes : (draw + 1) * classes]
         return columns / max(self.text_count, 1)
 
-    def averages(self, index: int) -> dict[str, Tensor | float | int]:
+    def averages(self, index: int) -> dict[str, Any]:
         """All moments of one layer by name, with the counts: the input of `ntps.subspaces` and `ntps.probes`."""
-        arrays: dict[str, Tensor | float | int] = {name: self.average(name, index) for name in self.sums}
+        arrays: dict[str, Any] = {name: self.average(name, index) for name in self.sums}
         return arrays | {
             "class_counts": self.class_counts,
             "label_second_moment": self.label_second_moment / max(self.text_count, 1),
@@ -202,14 +205,26 @@ def from_arrays(
 ) -> Moments:
     """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
 
-    A single layer may be given as (n, T, d). float64 states stay float64 throughout.
+    A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
+    labels that do not fit.
     """
     states = torch.as_tensor(states)
     states = states[None] if states.ndim == 3 else states
-    labels = np.asarray(labels)
+    labels, lengths = np.asarray(labels), np.asarray(lengths)
+    count, longest = states.shape[1:3]
+    if labels.shape != (count,) or lengths.shape != (count,) or not count:
+        raise UserError(
+            f"{count} texts, lengths {lengths.shape} and labels {labels.shape}: give one of each a text"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError("labels must be class indices: whole numbers from 0")
+    if lengths.min() < 1 or lengths.max() > longest:
+        raise UserError(
+            f"lengths run from {lengths.min()} to {lengths.max()}: they must lie in 1 to {longest}"
+        )
     classes = int(labels.max()) + 1 if classes is None else classes
     order = permuted_rows(len(labels), permutations, seed)
-    counts = torch.as_tensor(np.asarray(lengths))
+    counts = torch.as_tensor(lengths)
     padding = (torch.arange(states.shape[2]) >= counts[:, None])[..., None]
     batch = Batch(
         counts,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ntps.errors import UserError
 from ntps.subspaces import ORDERS, RANK_RTOL, Perception, head, nested_energies, solve, tail, tied, whiten
 
 Layer = TypeVar("Layer")
@@ -123,6 +124,8 @@ def layer_scores(moments: Mapping[str, Any], rtol: float = RANK_RTOL) -> LayerSc
     """
     m = {name: torch.as_tensor(value).to(torch.float64) for name, value in moments.items()}
     M = m["mean_second_moment"]
+    if not m["prefix_second_moment"].any():
+        raise UserError("no text has two tokens, or all states are zero: there is no next token to predict")
     task, prefix = Perception(M, m["mean_label_moment"], rtol), whiten(m["prefix_second_moment"], rtol)
     auto = solve(m["prefix_next_moment"], prefix)
     d, r, rank, K = len(M), task.task_rank, task.mean.rank, prefix.rank

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import glob
-import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +44,6 @@ def provenance(kind: str, identity: Mapping, **record) -> dict:
     }
 
 
-def digest(value) -> str:
-    """sha256 of a JSON-able value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
     """Names of the fields in which two identities differ, with both values, shortened."""
     lines = []
@@ -67,12 +65,30 @@ def same_output(path: Path, kind: str, identity: Mapping, overwrite: bool = Fals
     """True if `path` holds this very output, False if it is to be made; a different or broken file is refused."""
     if overwrite or not path.exists():
         return False
-    lines = differences(read_provenance(path, kind)["identity"], json.loads(json.dumps(identity)))
-    if lines:
+    try:
+        found = read_provenance(path, kind)["identity"]
+    except UserError as error:
+        raise UserError(f"{error}. Move it away, or use another --output, or --overwrite.") from None
+    if lines := differences(found, json.loads(json.dumps(identity))):
         raise UserError(
             f"{path} holds another run: {'; '.join(lines[:4])}. Use another --output, or --overwrite."
         )
     return True
+
+
+def check_same_run(train: Mapping, test: Mapping, where: Path) -> None:
+    """UserError unless the identities of a train and a test file differ in nothing but split, limit and texts."""
+
+    def shared(identity: Mapping) -> dict:
+        data = {key: value for key, value in identity["data"].items() if key != "texts_sha256"}
+        own = ("split", "limit", "label_permutations", "partitions", "prefix_moments")
+        return {key: value for key, value in identity.items() if key not in own} | {"data": data}
+
+    if lines := differences(shared(train), shared(test)):
+        raise UserError(
+            f"train and test in {where} are of different runs (train there, test here): {'; '.join(lines[:4])}. "
+            "Run cache.py on both with --overwrite."
+        )
 
 
 # --- safetensors ---------------------------------------------------------------------------------------------------
@@ -130,6 +146,8 @@ def create(path: Path, layout: Layout, about: Mapping) -> None:
     head, _, size = header(layout, about)
     with path.open("wb") as file:
         file.write(head)
+        if hasattr(os, "posix_fallocate"):  # a full disk is said here, not by a crash while it is filled
+            os.posix_fallocate(file.fileno(), 0, len(head) + size)
         file.truncate(len(head) + size)
 
 
@@ -161,14 +179,15 @@ def replace(temporary: Path, path: Path) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A name beside `path` for writing; what a killed process left there is removed."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    host = platform.node().replace(".", "-")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.{host}.*.tmp"):
         try:
             os.kill(int(stale.name.split(".")[-2]), 0)
         except ProcessLookupError:
             stale.unlink(missing_ok=True)
         except (PermissionError, ValueError):
             pass  # another user's live process, or no file of ours
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
 
 
 def to_json(value: Mapping) -> str:
@@ -194,16 +213,37 @@ def read_provenance(path: Path, kind: str | None = None) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): cut short or no file of ours. Delete it, or --overwrite."
-        ) from None
+        raise UserError(f"{path} cannot be read ({error}): cut short, or no file of ours") from None
     wanted = f"ntps {kind} {FORMAT}" if kind else "ntps "
     if not isinstance(about, dict) or not str(about.get("format", "")).startswith(wanted):
         name = about.get("format") if isinstance(about, dict) else None
-        raise UserError(
-            f"{path} is not a file of {wanted.strip()!r} (it says {name!r}). Delete it, or --overwrite."
-        )
+        raise UserError(f"{path} is not a file of {wanted.strip()!r} (it says {name!r})")
     return about
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while working; UserError if another process holds it. A kill releases it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = path.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that was just removed
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise UserError(f"another process is working on this (it holds {path}): wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path, levels: int) -> None:
+    """Remove a folder and its parents, up to `levels` of them, as far as they are empty."""
+    for place in (folder, *folder.parents)[:levels]:
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def check_space(folder: Path, size: int) -> None:
@@ -281,9 +321,9 @@ class MomentsFile:
                 "label_moment_permuted"
             ).get_shape()
 
-    def averages(self, index: int, names: set[str] | None = None) -> dict[str, torch.Tensor | float | int]:
+    def averages(self, index: int, names: set[str] | None = None) -> dict[str, Any]:
         """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them."""
-        result: dict[str, torch.Tensor | float | int] = {
+        result: dict[str, Any] = {
             "class_counts": self.class_counts,
             "label_second_moment": self.label_second_moment,
             "text_count": self.text_count,
@@ -305,7 +345,7 @@ class MomentsFile:
                 result[name] = torch.from_numpy(np.ascontiguousarray(value))
         return result
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor | float | int]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.averages(index) for index in range(len(self.layers)))
 
     def load(self, device: torch.device | str = "cpu") -> Moments:

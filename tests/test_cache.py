@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 import cache
 from ntps import caching, cli, storage
 from ntps.data import load_dataset
+from ntps.errors import UserError
 from ntps.models import resolve_model
 from tests.tiny import tiny_dataset, tiny_model
 
@@ -62,7 +63,9 @@ def test_files_shapes_and_provenance(world, tmp_path, capsys):
     assert not hidden, "progress files stay behind"
 
 
-def test_same_identity_is_skipped_without_loading_the_model_and_another_is_refused(world, tmp_path, capsys, monkeypatch):
+def test_same_identity_is_skipped_without_loading_the_model_and_another_is_refused(
+    world, tmp_path, capsys, monkeypatch
+):
     assert call(world, tmp_path, "--limit", 30) == 0
     path = moments_folder(tmp_path) / "train.safetensors"
     stamp = path.stat().st_mtime_ns
@@ -103,8 +106,12 @@ def test_partitions_add_up_to_the_whole(world, tmp_path):
     total = parts[0].load()
     parts[1].add_to(total)
     parts[2].add_to(total)
-    assert torch.allclose(total.average("prefix_next_moment", 1), torch.as_tensor(b["prefix_next_moment"][1]), rtol=1e-12)
-    read = [load_file(next((tmp_path / x / "states").glob("*/tiny/train.safetensors")))["states"] for x in "ab"]
+    assert torch.allclose(
+        total.average("prefix_next_moment", 1), torch.as_tensor(b["prefix_next_moment"][1]), rtol=1e-12
+    )
+    read = [
+        load_file(next((tmp_path / x / "states").glob("*/tiny/train.safetensors")))["states"] for x in "ab"
+    ]
     assert np.allclose(*read, atol=1e-6)
 
 
@@ -129,31 +136,128 @@ sys.exit(cli.run(cache.main, sys.argv[1:]))
 @pytest.mark.parametrize("partitions", [1, 2])
 @pytest.mark.parametrize("batches", [2, 9])
 def test_a_killed_run_goes_on_and_ends_at_the_same_numbers(world, tmp_path, partitions, batches, capsys):
-    flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states", "--partitions", str(partitions)]
+    flags = [
+        "--splits",
+        "train",
+        "--tokens_per_batch",
+        "128",
+        "--keep_states",
+        "--partitions",
+        str(partitions),
+    ]
     pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
     code = KILLED.format(root=str(ROOT), batches=batches)
-    run = subprocess.run([sys.executable, "-c", code, *pair, "--output", str(tmp_path / "killed"), *flags], cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", code, *pair, "--output", str(tmp_path / "killed"), *flags], cwd=ROOT
+    )
     assert run.returncode == -9
     assert not list((tmp_path / "killed").rglob("train.safetensors"))
     assert call(world, tmp_path / "killed", *flags) == 0
     assert "going on" in capsys.readouterr().out
     assert call(world, tmp_path / "whole", *flags) == 0
     for kind in ("moments", "states"):
-        a, b = (load_file(next((tmp_path / x / kind).glob("*/tiny/train.safetensors"))) for x in ("killed", "whole"))
+        a, b = (
+            load_file(next((tmp_path / x / kind).glob("*/tiny/train.safetensors")))
+            for x in ("killed", "whole")
+        )
         for name in a:
-            assert np.allclose(a[name], b[name], rtol=1e-12, atol=1e-12 * np.abs(b[name]).max(initial=0)), name
+            assert np.allclose(a[name], b[name], rtol=1e-12, atol=1e-12 * np.abs(b[name]).max(initial=0)), (
+                name
+            )
     assert not [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(world, tmp_path):
-    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml"), "--splits", "train"]
+    pair = [
+        "--models",
+        str(world / "model"),
+        "--datasets",
+        str(world / "data" / "tiny.yaml"),
+        "--splits",
+        "train",
+    ]
     code = KILLED.format(root=str(ROOT), batches=4)
-    command = [sys.executable, "-c", code, *pair, "--output", str(tmp_path / "a"), "--tokens_per_batch", "128"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *pair,
+        "--output",
+        str(tmp_path / "a"),
+        "--tokens_per_batch",
+        "128",
+    ]
     assert subprocess.run(command, cwd=ROOT).returncode == -9
     assert call(world, tmp_path / "a", "--splits", "train", "--limit", 20) == 0
     assert call(world, tmp_path / "b", "--splits", "train", "--limit", 20) == 0
     a, b = (load_file(moments_folder(tmp_path / x) / "train.safetensors") for x in "ab")
     assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def killed(world, output, batches, *flags):
+    """A run with a checkpoint after every batch, killed after some."""
+    pair = [
+        "--models",
+        str(world / "model"),
+        "--datasets",
+        str(world / "data" / "tiny.yaml"),
+        "--splits",
+        "train",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED.format(root=str(ROOT), batches=batches),
+        *pair,
+        "--output",
+        str(output),
+    ]
+    assert subprocess.run([*command, "--tokens_per_batch", "128", *flags], cwd=ROOT).returncode == -9
+
+
+def test_checkpoint_and_states_of_two_killed_runs_are_not_mixed(world, tmp_path):
+    killed(world, tmp_path / "a", 4, "--keep_states")
+    killed(
+        world, tmp_path / "a", 1, "--keep_states", "--max_length", "20"
+    )  # dies before its first checkpoint
+    flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
+    assert call(world, tmp_path / "a", *flags) == 0 and call(world, tmp_path / "b", *flags) == 0
+    for kind in ("moments", "states"):
+        a, b = (load_file(next((tmp_path / x / kind).rglob("train.safetensors"))) for x in "ab")
+        assert all(np.array_equal(a[name], b[name]) for name in a), kind
+
+
+def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monkeypatch):
+    killed(world, tmp_path, 4, "--keep_states")
+    left = sorted(path for path in tmp_path.rglob(".*") if path.is_file() and path.suffix != ".lock")
+    assert len(left) == 2
+    flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "check_space", lambda *_: (_ for _ in ()).throw(UserError("no space")))
+        assert call(world, tmp_path, *flags) == 1
+    with monkeypatch.context() as broken:
+        broken.setattr(caching, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
+        assert call(world, tmp_path, *flags) == 1
+    assert all(path.exists() for path in left)
+    assert call(world, tmp_path, *flags) == 0 and "going on" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_reported_and_not_used(world, tmp_path, capsys):
+    killed(world, tmp_path, 4)
+    resume = next(tmp_path.rglob(".train.resume.safetensors"))
+    resume.write_bytes(resume.read_bytes()[:200])
+    assert call(world, tmp_path, "--splits", "train", "--tokens_per_batch", "128") == 0
+    assert "cannot be used, starting over" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_work_on_the_same_output(world, tmp_path, capsys):
+    assert call(world, tmp_path, "--splits", "train") == 0
+    folder = moments_folder(tmp_path)
+    (folder / "train.safetensors").unlink()
+    with storage.locked(folder / ".train.lock"):
+        assert call(world, tmp_path, "--splits", "train") == 1
+        assert "another process" in capsys.readouterr().err
+    assert call(world, tmp_path, "--splits", "train") == 0
 
 
 def test_a_broken_output_is_reported_and_kept(world, tmp_path, capsys):
@@ -169,7 +273,9 @@ def test_a_broken_output_is_reported_and_kept(world, tmp_path, capsys):
 def yaml_with(folder: Path, rows: str, text="text", label="label") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.csv").write_text(rows, encoding="utf-8")
-    (folder / "mine.yaml").write_text(f"files: {{train: train.csv, test: train.csv}}\ntext: {text}\nlabel: {label}\n")
+    (folder / "mine.yaml").write_text(
+        f"files: {{train: train.csv, test: train.csv}}\ntext: {text}\nlabel: {label}\n"
+    )
     return folder / "mine.yaml"
 
 
@@ -190,6 +296,9 @@ GOOD = "text,label\nred green,a\nblue,b\nred,a\nyellow,b\n"
         ({}, ["--layers", "0,9"], "layers 0 to 3"),
         ({}, ["--layers", "one"], "0,8,16"),
         ({}, ["--splits", "trian"], "train"),
+        ({}, ["--splits", "train", "tset"], "tset"),
+        ({}, ["--limit", "1"], "one class"),
+        ({}, ["--partitions", "5"], "4 texts only"),
         ({}, ["--device", "cuda:7"], "cuda:7"),
         ({}, ["--dtype", "float8"], "float8"),
         ({}, ["--adapter", "nowhere"], "nowhere"),
@@ -203,7 +312,15 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(world, tmp_path, capsys
     where = yaml_with(tmp_path / "in", change.get("rows", GOOD) or "", change.get("text", "text"))
     if "rows" in change and change["rows"] is None:
         (tmp_path / "in" / "train.csv").unlink()
-    command = ["--models", str(world / "model"), "--datasets", str(where), "--output", str(tmp_path / "out"), *flags]
+    command = [
+        "--models",
+        str(world / "model"),
+        "--datasets",
+        str(where),
+        "--output",
+        str(tmp_path / "out"),
+        *flags,
+    ]
     try:
         code = cli.run(cache.main, command)
     except SystemExit as stop:  # the parser's own refusals
@@ -215,7 +332,10 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(world, tmp_path, capsys
 
 
 def test_a_bad_pair_does_not_stop_the_others(world, tmp_path, capsys):
-    assert call(world, tmp_path, "--datasets", "nope", str(world / "data" / "tiny.yaml"), "--splits", "train") == 1
+    assert (
+        call(world, tmp_path, "--datasets", "nope", str(world / "data" / "tiny.yaml"), "--splits", "train")
+        == 1
+    )
     assert "nope" in capsys.readouterr().err and moments_folder(tmp_path).is_dir()
 
 
@@ -242,21 +362,48 @@ def test_no_space_is_said_before_the_pass(world, tmp_path, capsys, monkeypatch):
     assert "no space" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_an_output_that_is_a_file_is_one_error(world, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert call(world, tmp_path / "out") == 1
+    assert "Traceback" not in capsys.readouterr().err and (tmp_path / "out").read_text() == "mine"
+
+
+def test_float64_runs_in_float64(world, tmp_path):
+    assert call(world, tmp_path, "--splits", "train", "--dtype", "float64", "--keep_states") == 0
+    states = load_file(next((tmp_path / "states").rglob("train.safetensors")))["states"]
+    assert states.dtype == np.float64 and not np.array_equal(states, states.astype(np.float32))
+
+
 def test_empty_texts_are_dropped_and_counted(world, tmp_path):
     where = yaml_with(tmp_path / "in", GOOD + '"   ",a\n,b\n')
-    assert cli.run(cache.main, ["--models", str(world / "model"), "--datasets", str(where), "--output", str(tmp_path / "out")]) == 0
+    assert (
+        cli.run(
+            cache.main,
+            ["--models", str(world / "model"), "--datasets", str(where), "--output", str(tmp_path / "out")],
+        )
+        == 0
+    )
     path = next((tmp_path / "out" / "moments").glob("*/mine/train.safetensors"))
     assert storage.read_provenance(path)["record"]["data"]["dropped"]["empty"] == 4  # two a split
     assert load_file(path)["text_count"][0] == 4
 
 
-@pytest.mark.parametrize("how", [{"pad_token": None}, {"padding_side": "left"}, {"model_max_length": int(1e30)}])
+@pytest.mark.parametrize(
+    "how", [{"pad_token": None}, {"padding_side": "left"}, {"model_max_length": int(1e30)}]
+)
 def test_tokenizers_of_all_kinds_give_the_same_moments(world, tmp_path, how):
     shutil.copytree(world / "model", tmp_path / "model")
     config = tmp_path / "model" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | how))
     for model, output in ((world / "model", "a"), (tmp_path / "model", "b")):
-        command = ["--models", str(model), "--datasets", str(world / "data" / "tiny.yaml"), "--max_length", "64"]
+        command = [
+            "--models",
+            str(model),
+            "--datasets",
+            str(world / "data" / "tiny.yaml"),
+            "--max_length",
+            "64",
+        ]
         assert cli.run(cache.main, [*command, "--output", str(tmp_path / output), "--splits", "train"]) == 0
     a, b = (load_file(next((tmp_path / x).rglob("train.safetensors"))) for x in "ab")
     assert all(np.array_equal(a[name], b[name]) for name in a)
@@ -266,8 +413,13 @@ def test_tokenizers_of_all_kinds_give_the_same_moments(world, tmp_path, how):
 
 def test_config_file_flags_and_unknown_keys(world, tmp_path, capsys):
     config = tmp_path / "run.yaml"
-    config.write_text(f"models: [{world / 'model'}]\ndatasets: [{world / 'data' / 'tiny.yaml'}]\nlimit: 10\nsplits: [train]\n")
-    assert cli.run(cache.main, ["--config", str(config), "--output", str(tmp_path / "out"), "--limit", "12"]) == 0
+    config.write_text(
+        f"models: [{world / 'model'}]\ndatasets: [{world / 'data' / 'tiny.yaml'}]\nlimit: 10\nsplits: [train]\n"
+    )
+    assert (
+        cli.run(cache.main, ["--config", str(config), "--output", str(tmp_path / "out"), "--limit", "12"])
+        == 0
+    )
     assert load_file(moments_folder(tmp_path / "out") / "train.safetensors")["text_count"][0] == 12
     config.write_text(config.read_text() + "limmit: 3\n")
     with pytest.raises(SystemExit):
@@ -304,8 +456,12 @@ def test_the_script_and_show_run_as_commands(world, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     file = next((tmp_path / "out").rglob("train.safetensors"))
-    shown = subprocess.run([sys.executable, "-m", "ntps.show", str(file)], env=environment, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "ntps.show", str(file)], env=environment, capture_output=True, text=True
+    )
     assert shown.returncode == 0 and "mean_second_moment" in shown.stdout and "4x528" in shown.stdout
     assert json.loads(shown.stdout[shown.stdout.index("{") :])["identity"]["split"] == "train"
-    gone = subprocess.run([sys.executable, "-m", "ntps.show", "nothing"], env=environment, capture_output=True, text=True)
+    gone = subprocess.run(
+        [sys.executable, "-m", "ntps.show", "nothing"], env=environment, capture_output=True, text=True
+    )
     assert gone.returncode == 1 and "nothing does not exist" in gone.stderr and "Traceback" not in gone.stderr

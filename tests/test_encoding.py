@@ -15,7 +15,13 @@ from ntps.moments import Moments, from_arrays, permuted_rows
 from tests.tiny import tiny_model, tiny_texts
 
 CPU = torch.device("cpu")
-NAMES = ("mean_second_moment", "mean_label_moment", "mean_state", "prefix_second_moment", "prefix_next_moment")
+NAMES = (
+    "mean_second_moment",
+    "mean_label_moment",
+    "mean_state",
+    "prefix_second_moment",
+    "prefix_next_moment",
+)
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2", "openelm"])
@@ -46,7 +52,9 @@ def test_batches_hold_every_row_once_within_the_budget_longest_first(lengths, bu
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     longest = [max(lengths[row] for row in rows) for rows in batches]
     assert longest == sorted(longest, reverse=True)
-    assert all(len(rows) * top <= budget or len(rows) == 1 for rows, top in zip(batches, longest, strict=True))
+    assert all(
+        len(rows) * top <= budget or len(rows) == 1 for rows, top in zip(batches, longest, strict=True)
+    )
 
 
 def test_every_layer_is_the_models_own_hidden_state(model):
@@ -77,15 +85,29 @@ def test_the_pass_equals_one_text_at_a_time(model):
     ids, labels = random_ids(), np.arange(12) % 3
     with torch.no_grad():
         outputs = [
-            torch.stack(model(input_ids=torch.as_tensor(row)[None], output_hidden_states=True, use_cache=False).hidden_states)[:, 0]
+            torch.stack(
+                model(
+                    input_ids=torch.as_tensor(row)[None], output_hidden_states=True, use_cache=False
+                ).hidden_states
+            )[:, 0]
             for row in ids
         ]
-    states = torch.nn.utils.rnn.pad_sequence([o.transpose(0, 1) for o in outputs], batch_first=True).permute(2, 0, 1, 3)
+    states = torch.nn.utils.rnn.pad_sequence([o.transpose(0, 1) for o in outputs], batch_first=True).permute(
+        2, 0, 1, 3
+    )
     expected = from_arrays(states, [len(row) for row in ids], labels, 3, permutations=2)
     corpus = Corpus(ids, labels, 3, permuted_rows(12, 2, 42))
     kept = np.zeros((4, 12, 32), np.float32)
     moments = Moments(range(4), 32, 3, 2)
-    list(encode(Encoder(model), corpus, plan_batches(corpus.lengths, 64), moments, lambda rows, means: kept.__setitem__((slice(None), rows), means)))
+    list(
+        encode(
+            Encoder(model),
+            corpus,
+            plan_batches(corpus.lengths, 64),
+            moments,
+            lambda rows, means: kept.__setitem__((slice(None), rows), means),
+        )
+    )
     for layer in range(4):
         for name in (*NAMES, "label_moment_permuted"):
             a, b = moments.average(name, layer), expected.average(name, layer)
@@ -160,7 +182,9 @@ def test_library_use_with_a_loaded_model(llama_folder):
     assert moments.layers == [0, 1, 2, 3] and moments.text_count == 40
     value = ntps.ntps(moments.averages(2), kv=8)
     rows = ntps.layer_scores(moments.averages(2)).rows
-    fraction = next(r for r in rows if r["rule"] == "task_rank" and r["order"] == "descending" and r["kv"] == 8)
+    fraction = next(
+        r for r in rows if r["rule"] == "task_rank" and r["order"] == "descending" and r["kv"] == 8
+    )
     assert 0 < value < 1 and fraction["ntps"] == pytest.approx(float(value), abs=1e-9)
     double = ntps.moments_of_texts(model.double(), tokenizer, texts, names)
     gap = (double.average("prefix_next_moment", 2) - moments.average("prefix_next_moment", 2)).norm()

@@ -40,7 +40,9 @@ def test_the_table_follows_the_contract(world):
     assert list(table.columns[:21]) == contract.split()
     assert set(table.layer) == {0, 1, 2, 3} and set(table.order) == {"descending", "released"}
     counts = table.groupby(["layer", "order", "rule"]).size()
-    assert set(counts.xs("task_rank", level="rule")) == {20} and set(counts.xs("fraction", level="rule")) == {19}
+    assert set(counts.xs("task_rank", level="rule")) == {20} and set(counts.xs("fraction", level="rule")) == {
+        19
+    }
     assert (table.ntps.between(0, 1)).all() and (table.n_texts == 90).all()
     task = table[table.rule == "task_rank"]
     assert (task.ku == 3).all() and (table.excess_lower <= table.excess + 1e-12).all()
@@ -71,7 +73,12 @@ def test_rows_agree_with_an_explicit_projector(world):
         V = top(P1 @ P1.T, P0, kv)
         P = V @ np.linalg.pinv(V)
         expected = np.linalg.norm(P @ U) ** 2 / np.linalg.norm(U) ** 2
-        rows = table[(table.layer == 2) & (table.order == "descending") & (table.rule == "task_rank") & (table.kv == kv)]
+        rows = table[
+            (table.layer == 2)
+            & (table.order == "descending")
+            & (table.rule == "task_rank")
+            & (table.kv == kv)
+        ]
         assert np.allclose(rows.ntps, expected, atol=1e-5) and len(rows)
 
 
@@ -128,6 +135,35 @@ def test_missing_broken_and_prefixless_moments_are_one_error(world, tmp_path, ca
         assert cli.run(K_sweep.main, [*pair, *flags]) == 1
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "cut" / "ntps").exists()
+
+
+def test_train_and_test_of_different_runs_are_refused(world, tmp_path, capsys):
+    pair, _ = world
+    again = [*pair[:-1], str(tmp_path)]
+    assert cli.run(cache.main, [*again, "--splits", "train"]) == 0
+    assert cli.run(cache.main, [*again, "--splits", "test", "--max_length", "4"]) == 0
+    assert cli.run(K_sweep.main, again) == 1
+    assert "max_length is 64 there, 4 here" in capsys.readouterr().err
+
+
+def test_a_sweep_killed_while_overwriting_is_not_taken_for_whole(world, tmp_path, monkeypatch):
+    pair, _ = world
+    again = [*pair[:-1], str(tmp_path)]
+    assert cli.run(cache.main, again) == 0 and cli.run(K_sweep.main, again) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "write_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.run(K_sweep.main, [*again, "--rtol", "1e-3", "--overwrite"]) == 130
+    assert not one(tmp_path, "ntps/*/").joinpath("tiny.json").exists()
+    assert cli.run(K_sweep.main, again) == 0
+    curves = storage.read_provenance(one(tmp_path, "ntps/*/tiny.curves.safetensors"))
+    assert curves["identity"]["rtol"] == 1e-12
+
+
+def test_too_few_texts_are_said(world, tmp_path, capsys):
+    pair, _ = world
+    again = [*pair[:-1], str(tmp_path)]
+    assert cli.run(cache.main, [*again, "--limit", "20"]) == 0 and cli.run(K_sweep.main, again) == 0
+    assert "20 texts for 32 dimensions" in capsys.readouterr().out
 
 
 def test_layers_of_different_rank_are_padded_with_nan():

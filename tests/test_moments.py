@@ -7,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from ntps.errors import UserError
 from ntps.moments import Moments, from_arrays, one_hot, permuted_rows, running_sum
 from ntps.subspaces import ntps
 
-NAMES = ("mean_second_moment", "mean_label_moment", "mean_state", "prefix_second_moment", "prefix_next_moment")
+NAMES = (
+    "mean_second_moment",
+    "mean_label_moment",
+    "mean_state",
+    "prefix_second_moment",
+    "prefix_next_moment",
+)
 
 
 def relative(a, b) -> float:
@@ -113,7 +120,9 @@ def test_padding_may_hold_nan():
     states, lengths, labels = ragged(longest=40)
     clean = from_arrays(states, lengths, labels, 3)
     states[torch.arange(40)[None] >= lengths[:, None]] = torch.nan
-    assert torch.equal(from_arrays(states, lengths, labels, 3).average("mean_state", 0), clean.average("mean_state", 0))
+    assert torch.equal(
+        from_arrays(states, lengths, labels, 3).average("mean_state", 0), clean.average("mean_state", 0)
+    )
     for name in NAMES:
         assert torch.equal(from_arrays(states, lengths, labels, 3).average(name, 0), clean.average(name, 0))
 
@@ -139,7 +148,9 @@ def test_permuted_label_moments_are_those_of_the_shuffled_labels():
 def test_one_token_texts_add_to_the_mean_moments_only():
     states, _, labels = ragged(longest=4)
     ones = from_arrays(states, np.ones(len(labels), dtype=int), labels, 3)
-    assert not ones.average("prefix_second_moment", 0).any() and not ones.average("prefix_next_moment", 0).any()
+    assert (
+        not ones.average("prefix_second_moment", 0).any() and not ones.average("prefix_next_moment", 0).any()
+    )
     assert torch.allclose(ones.average("mean_state", 0), states[:, 0].mean(0))
 
 
@@ -154,3 +165,19 @@ def test_moments_of_other_layers_do_not_add_up():
         Moments([0], 4, 2).merge(Moments([1], 4, 2))
     with pytest.raises(ValueError, match="do not add up"):
         Moments([0], 4, 2).merge(Moments([0], 4, 2, prefix=False))
+
+
+@pytest.mark.parametrize(
+    "lengths, labels",
+    [
+        ([3, 0], [0, 1]),
+        ([3, 5], [0, 1]),
+        ([3], [0, 1]),
+        ([3, 3], [0]),
+        ([3, 3], ["a", "b"]),
+        ([3, 3], [0, -1]),
+    ],
+)
+def test_lengths_and_labels_that_do_not_fit_are_refused(lengths, labels):
+    with pytest.raises(UserError):
+        from_arrays(torch.ones(2, 4, 3), lengths, labels)

@@ -46,7 +46,9 @@ def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
     both = some_moments(0).merge(second)
     for index in range(2):
         for name in both.sums:
-            assert torch.allclose(loaded.average(name, index), both.average(name, index), rtol=1e-13, atol=1e-15)
+            assert torch.allclose(
+                loaded.average(name, index), both.average(name, index), rtol=1e-13, atol=1e-15
+            )
     assert loaded.text_count == 22 and loaded.token_count == both.token_count
 
 
@@ -123,7 +125,9 @@ def test_pieces_that_do_not_fill_the_layout_are_an_error(tmp_path):
 
 
 def test_no_space_is_said_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10}))
+    monkeypatch.setattr(
+        storage.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10})
+    )
     with pytest.raises(UserError, match="no space"):
         storage.check_space(tmp_path / "not" / "there", 11)
     storage.check_space(tmp_path, 9)
