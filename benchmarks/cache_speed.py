@@ -1,14 +1,13 @@
 """What the moments cost beside the forward pass, and against the textbook way, side by side in one run.
 
     python benchmarks/cache_speed.py                      # SmolLM2-135M, a few minutes on two cores
-    python benchmarks/cache_speed.py --model FOLDER --texts 64
+    python benchmarks/cache_speed.py --model FOLDER --texts 96
 
 Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading,
 no writing. Forward pass and cache loop alternate batch by batch, so that a machine's moods fall on both.
 """
 
 import argparse
-import resource
 import time
 
 import numpy as np
@@ -25,18 +24,29 @@ from ntps.moments import Moments, one_hot, permuted_rows
 PERMUTATIONS = 20
 
 
-def mixed_texts(count: int) -> tuple[list[str], np.ndarray]:
-    """Real texts joined to lengths from a few to about 500 tokens, log-uniform, in random order."""
-    split = load_dataset("rotten_tomatoes_pypi").splits["train"]
+def spread_texts(count: int) -> tuple[list[str], np.ndarray]:
+    """Reviews joined to lengths from a few to about 500 tokens, log-uniform, in random order."""
+    return joined(np.exp(np.random.default_rng(0).uniform(np.log(3), np.log(420), count)).astype(int))
+
+
+def mostly_short_texts(count: int) -> tuple[list[str], np.ndarray]:
+    """Reviews of 3 to 40 words and, one in sixteen, a long text of 250 to 420 words, in random order."""
     draw = np.random.default_rng(0)
+    long = draw.permutation(np.arange(count) % 16 == 0)
+    return joined(np.where(long, draw.integers(250, 420, count), draw.integers(3, 40, count)))
+
+
+def joined(lengths: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Real reviews joined and cut to these numbers of words."""
+    split = load_dataset("rotten_tomatoes_pypi").splits["train"]
     texts, place = [], 0
-    for words in np.exp(draw.uniform(np.log(3), np.log(420), count)).astype(int):
+    for words in lengths:
         text: list[str] = []
         while len(text) < words:
             text += split.texts[place].split()
             place = (place + 1) % len(split.texts)
         texts.append(" ".join(text[:words]))
-    return texts, split.labels[:count]
+    return texts, split.labels[: len(texts)]
 
 
 def short_texts(count: int) -> tuple[list[str], np.ndarray]:
@@ -123,7 +133,7 @@ def compare(name: str, model, tokenizer, texts: list[str], labels: np.ndarray, b
     weights = sum(p.numel() for block in encoder.blocks for p in block.parameters())
     rate = 2 * weights * padded_tokens / forward
     print(
-        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}), {len(batches)} batches\n"
+        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}), {len(batches)} batches\n"
         f"  forward pass alone      {forward:7.2f} s   {lengths.sum() / forward:6.0f} tokens/s   {rate / 1e9:.0f} GFLOP/s"
         f" = {rate / matmul_rate():.2f} of a large matrix product\n"
         f"  cache loop              {ours:7.2f} s   {ours / forward:.3f} x the forward pass\n"
@@ -137,18 +147,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--texts", type=int, default=160, help="mixed texts; five times as many short ones")
+    parser.add_argument("--texts", type=int, default=48, help="mixed texts; ten times as many short ones")
     parser.add_argument("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH["cpu"])
     flags = parser.parse_args()
     spec = resolve_model(flags.model)
     model = AutoModelForCausalLM.from_pretrained(source_folder(spec.source), dtype=torch.float32).eval()
     tokenizer = load_tokenizer(spec)
     for name, texts in (
-        ("mixed lengths", mixed_texts(flags.texts)),
-        ("short texts", short_texts(5 * flags.texts)),
+        ("mixed lengths, log-uniform", spread_texts(flags.texts)),
+        ("mixed lengths, mostly short", mostly_short_texts(2 * flags.texts)),
+        ("short texts", short_texts(10 * flags.texts)),
     ):
         compare(name, model, tokenizer, *texts, flags.tokens_per_batch)
-    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ python -m fig_plot.summary results
 """
 
 import html
-import json
 import math
+import re
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fig_plot.figures import Pair, at_tenth, best_layers, demo_figure, load_scores, remedy, save
+from fig_plot.figures import at_tenth, best_layers, demo_figure, load_scores, remedy, save
 from ntps import cli, storage
 
 HEADER = (
@@ -30,16 +31,17 @@ HEADER = (
 READING = """\
 - **NTPS** is the share of what the labels need (as many directions as the labels determine) that lies in the leading \
 kv = d/10 of the directions that next-token prediction favours; 1 is all of it.
-- **chance** is the same for random directions. Language-model states have a few very large coordinates that both \
-sides share, so nearly every score is far above chance: that alone says little.
+- **chance** is the same for random directions. A score above it says little by itself: shuffled labels often score \
+above it too.
 - **shuffled labels** is the same score after the labels were permuted, mean and standard deviation. Where NTPS is no \
-higher, it is there without the labels and says nothing about them. **p** is the share of shuffles that score as high \
-(the smallest possible value is 1 / (shuffles + 1)).
+higher, it is there without the labels and says nothing about them. **p** is \
+(1 + shuffles that score as high) / (1 + shuffles): small where the labels matter.
 - **retention** is the share of the linearly explained label signal that the same kv directions keep, **its null** the \
 expectation for shuffled labels.
 - The **best layer** has the lowest cross-validated error of a ridge probe on the training texts: chosen by the labels, \
 not by NTPS.
-- **n/d** is texts per dimension: below 1 (marked !) the score describes the sample."""
+- **n/d** is texts per dimension: below 1 (marked !) the score describes the sample. *unstable*: a rank that \
+depends on the tolerance chosen."""
 
 
 def main(results: str) -> int:
@@ -62,15 +64,14 @@ def main(results: str) -> int:
 def table_rows(folder: Path) -> list[tuple[str, ...]]:
     """One row of strings a pair, all from the files: the best layer at kv = d/10, rule task_rank, descending."""
     scores, best = at_tenth(load_scores(folder)), best_layers(folder)
+    by_layer = scores.set_index(["model", "dataset", "layer"], drop=False)
     rows = []
-    for pair, table in scores.groupby(["model", "dataset"], sort=True):
-        model, dataset = map(str, pair)
-        layer = best.get((model, dataset))
-        found = table[table["layer"] == layer]
-        if found.empty:
-            rows.append((model, dataset, f"? {remedy(folder, model, dataset)}", *["-"] * (len(HEADER) - 3)))
-            continue
-        rows.append((model, dataset, *figures_of(found.iloc[0])))
+    for pair in product(sorted(set(scores["model"])), sorted(set(scores["dataset"]))):
+        place = (*pair, best.get(pair))
+        if place in by_layer.index:
+            rows.append((*pair, *figures_of(by_layer.loc[[place]].iloc[0])))
+        else:
+            rows.append((*pair, *["-"] * (len(HEADER) - 3), f"missing: {remedy(folder, *pair)}"))
     return rows
 
 
@@ -101,18 +102,17 @@ def text_table(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def model_notes(folder: Path) -> dict[Pair | str, str]:
+def model_notes(folder: Path) -> dict[str, str]:
     """What the models' descriptions say of them, from the provenance beside the tables."""
-    notes: dict[Pair | str, str] = {}
+    notes: dict[str, str] = {}
     for path in sorted((folder / "ntps").glob("*/*.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))
-        note = (about.get("record", {}).get("moments", {}).get("model") or {}).get("note")
-        if note:
+        moments = storage.read_provenance(path, "scores").get("record", {}).get("moments") or {}
+        if note := (moments.get("model") or {}).get("note"):
             notes[path.parent.name] = note
     return notes
 
 
-def markdown(rows: list[tuple[str, ...]], notes: dict[Any, str], picture: str) -> str:
+def markdown(rows: list[tuple[str, ...]], notes: dict[str, str], picture: str) -> str:
     """The page. Names come from files and users: they are escaped."""
     lines = ["# Next Token Perception Score: summary", ""]
     lines += [f"| {' | '.join(map(escaped, row))} |" for row in [HEADER, ("---",) * len(HEADER), *rows]]
@@ -122,7 +122,8 @@ def markdown(rows: list[tuple[str, ...]], notes: dict[Any, str], picture: str) -
 
 
 def escaped(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    """Plain text as Markdown shows it, in one line."""
+    return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 if __name__ == "__main__":

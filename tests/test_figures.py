@@ -86,6 +86,56 @@ def test_missing_cells_missing_pairs_and_no_shuffles_are_shown_as_missing(tmp_pa
     out = capsys.readouterr().out
     assert "K_sweep.py" in next(line for line in out.splitlines() if line.startswith("other"))
     assert "nan" not in out.lower()
+    assert len([line for line in out.splitlines() if line.startswith("other")]) == 3  # pairs never run, too
+    texts = [text.get_text() for axes in figures.demo_figure(tmp_path).axes for text in axes.texts]
+    assert sum("no complete results" in text for text in texts) == 3
+    assert sum("no shuffled labels" in text for text in texts) == 1
+
+
+def test_panels_draw_the_best_layer_and_the_difference_to_shuffled_labels(tmp_path):
+    arrays = fake_pair(tmp_path, "m", "text")
+    above, below = figures.demo_figure(tmp_path).axes[:2]
+    lines = {line.get_label(): line for line in above.lines}
+    for label, expected in {
+        "NTPS": arrays["ntps"][2, 0],
+        "retention": arrays["retention"][2, 0],
+        "shuffled labels (mean, range)": arrays["null"][2, 0].mean(0),
+    }.items():
+        np.testing.assert_allclose(lines[label].get_xdata(), np.arange(1, D + 1) / D)
+        np.testing.assert_allclose(lines[label].get_ydata(), expected)
+    image = below.images[0]
+    np.testing.assert_allclose(image.get_array(), arrays["ntps"][:, 0] - arrays["null"][:, 0].mean(1))
+    low, high = image.get_clim()
+    assert low == -high and high == np.abs(image.get_array()).max()
+    assert image.get_extent() == [0, 1, -0.5, 3.5]
+
+
+def test_curves_of_other_layers_than_the_table_are_not_drawn(tmp_path):
+    arrays = fake_pair(tmp_path, "m", "text")
+    path = tmp_path / "ntps" / "m" / "text.curves.safetensors"
+    about = storage.read_provenance(path)
+    storage.write_arrays(path, arrays | {"layers": np.array([0, 1, 7, 8])}, about)
+    above = figures.demo_figure(tmp_path).axes[0]
+    assert not above.lines
+    assert any("no complete results" in text.get_text() for text in above.texts)
+
+
+@pytest.mark.parametrize("name", ["ntps/m/text.curves.safetensors", "ntps/m/text.csv", "ntps/m/text.json"])
+def test_a_file_cut_short_is_one_clear_error(tmp_path, capsys, name):
+    fake_pair(tmp_path, "m", "text")
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:20])
+    assert cli.run(summary.main, [str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and path.name in error
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    fake_pair(tmp_path, "m", "a$b$c_1^2")  # no formula
+    first, second = (figures.save(figures.demo_figure(tmp_path), tmp_path / name) for name in ("one", "two"))
+    for left, right in zip(first, second, strict=True):
+        assert left.read_bytes() == right.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["one.pdf", "one.png", "two.pdf", "two.png"]
 
 
 def test_names_are_escaped_in_the_page(tmp_path):

@@ -1,0 +1,73 @@
+"""Peak memory of cache.py against its bound, and its independence of the number of texts.
+
+    python benchmarks/cache_memory.py                 # SmolLM2-135M on trec6, three processes, about two minutes
+
+Bound: model and one batch (measured: a process that loads the model and runs one forward pass of a full batch)
++ 4 L d^2 x 8 bytes + (R + 1) L d C x 8 bytes.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ntps.data import load_dataset
+from ntps.models import load_config, resolve_model
+
+ROOT = Path(__file__).resolve().parent.parent
+PERMUTATIONS = 20
+FORWARD = """
+import sys, torch
+from ntps.caching import TOKENS_PER_BATCH, Source
+source = Source(sys.argv[1], None, "cpu", "float32", None, "all")
+ids = torch.randint(3, 1000, (TOKENS_PER_BATCH["cpu"] // 32, 32))
+source.encoder.run(ids, lambda place, states: None)
+"""
+
+
+def peak(command: list[str]) -> float:
+    """Peak resident memory of a finished process, in bytes."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"failed: {' '.join(command)}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dataset", default="trec6")
+    parser.add_argument("--limits", type=int, nargs=2, default=(250, 1000))
+    flags = parser.parse_args()
+    config = load_config(resolve_model(flags.model))
+    layers, width = config.num_hidden_layers + 1, config.hidden_size
+    classes = len(load_dataset(flags.dataset).classes)
+    sums = 4 * layers * width**2 * 8 + (PERMUTATIONS + 1) * layers * width * classes * 8
+    alone = peak([sys.executable, "-c", FORWARD, flags.model])
+    print(f"model and one batch {alone / 1e9:6.2f} GB\nbound for the sums  {sums / 1e9:6.2f} GB")
+    for limit in flags.limits:
+        with tempfile.TemporaryDirectory() as output:
+            command = [
+                sys.executable,
+                str(ROOT / "cache.py"),
+                "--models",
+                flags.model,
+                "--datasets",
+                flags.dataset,
+            ]
+            used = peak(
+                [*command, "--splits", "train", "--limit", str(limit), "--output", output, "--keep_states"]
+            )
+        print(
+            f"cache.py, {limit:5d} texts {used / 1e9:6.2f} GB = {(used - alone) / sums:.2f} of the bound for the sums"
+        )
+
+
+if __name__ == "__main__":
+    main()
