@@ -634,7 +634,7 @@ def test_a_gguf_is_converted_once_and_nothing_else_is_left(wheel, tmp_path):
     for _ in range(2):
         load_model(spec, FLOAT, "cpu")
     assert len(wheel) == 1
-    assert [path.name for path in (tmp_path / "cache" / "models").iterdir()] == ["toy-1.0-abababab"]
+    assert [path.name for path in (tmp_path / "cache" / "models").iterdir()] == ["toy-1.0-abababab-toy"]
 
 
 def test_a_conversion_that_fails_leaves_nothing(wheel, tmp_path, monkeypatch):
