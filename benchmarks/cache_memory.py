@@ -2,7 +2,7 @@
 
     python benchmarks/cache_memory.py                 # SmolLM2-135M on trec6, three processes, about two minutes
 
-Bound: model and one batch (measured: a process that loads the model and runs one forward pass of a full batch)
+Bound: model and one batch (measured: a process that loads texts and model and runs one forward pass of a full batch)
 + 4 L d^2 x 8 bytes + (R + 1) L d C x 8 bytes.
 """
 
@@ -21,6 +21,8 @@ PERMUTATIONS = 20
 FORWARD = """
 import sys, torch
 from ntps.caching import TOKENS_PER_BATCH, Source
+from ntps.data import load_dataset
+data = load_dataset(sys.argv[2])
 source = Source(sys.argv[1], None, "cpu", "float32", None, "all")
 ids = torch.randint(3, 1000, (TOKENS_PER_BATCH["cpu"] // 32, 32))
 source.encoder.run(ids, lambda place, states: None)
@@ -49,7 +51,7 @@ def main() -> None:
     layers, width = config.num_hidden_layers + 1, config.hidden_size
     classes = len(load_dataset(flags.dataset).classes)
     sums = 4 * layers * width**2 * 8 + (PERMUTATIONS + 1) * layers * width * classes * 8
-    alone = peak([sys.executable, "-c", FORWARD, flags.model])
+    alone = peak([sys.executable, "-c", FORWARD, flags.model, flags.dataset])
     print(f"model and one batch {alone / 1e9:6.2f} GB\nbound for the sums  {sums / 1e9:6.2f} GB")
     for limit in flags.limits:
         with tempfile.TemporaryDirectory() as output:
