@@ -6,7 +6,6 @@ number of batches behind them, `.SPLIT.partial` the mean states so far. Both van
 
 from __future__ import annotations
 
-import json
 import time
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +34,11 @@ from ntps.moments import Moments, permuted_rows
 CHECKPOINT_SECONDS = 60.0
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
+
+
+def default_budget(device: torch.device) -> int:
+    """Padded tokens in a batch, unless the user says otherwise."""
+    return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
 
 
 class Source:
@@ -160,9 +164,7 @@ class Pass:
         orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
         self.corpus = Corpus(ids, split.labels, len(job.data.classes), orders)
         self.lengths = self.corpus.lengths
-        budget = flags["tokens_per_batch"] or TOKENS_PER_BATCH.get(
-            source.device.type, TOKENS_PER_BATCH_ELSEWHERE
-        )
+        budget = flags["tokens_per_batch"] or default_budget(source.device)
         self.plans = []
         for part in range(self.parts):
             rows = np.arange(part, len(ids), self.parts)
@@ -205,10 +207,10 @@ class Pass:
             return 0, 0, None
         try:
             about = storage.read_provenance(job.resume, "resume")
-            lines = storage.differences(about["identity"], json.loads(json.dumps(self.progress_identity)))
+            lines = storage.differences(about["identity"], self.progress_identity)
             if self.want_states and not lines:
                 partial = storage.read_provenance(job.states_partial, "states")["identity"]
-                lines = storage.differences(partial, json.loads(json.dumps(job.states_identity)))
+                lines = storage.differences(partial, job.states_identity)
             if lines:
                 raise UserError(f"it is of another run: {'; '.join(lines[:2])}")
             part, done = about["record"]["part"], about["record"]["batches_done"]
@@ -315,9 +317,7 @@ class Pass:
         total = job.empty("cpu")
         for part in range(self.parts):
             file = storage.MomentsFile(job.part_target(part))
-            if lines := storage.differences(
-                file.about["identity"], json.loads(json.dumps(job.part_identity(part)))
-            ):
+            if lines := storage.differences(file.about["identity"], job.part_identity(part)):
                 raise UserError(f"{file.path} is of another run: {'; '.join(lines[:4])}")
             file.add_to(total)
         storage.write_moments(job.target, total, storage.provenance("moments", job.identity, **self.about))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ntps import cli, storage
 from ntps.accuracy import Row, Task, scores
-from ntps.caching import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Job
+from ntps.caching import Job, default_budget
 from ntps.encoding import Corpus, encode, plan_batches
 from ntps.errors import UserError
 from ntps.moments import permuted_rows
@@ -85,9 +85,7 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
         return torch.from_numpy(kept).float().to(source.device)
     ids, labels = task.ids(split), task.labels[split]
     corpus = Corpus(ids, labels, len(task.data.classes), permuted_rows(len(ids), 0, 0))
-    batches = plan_batches(
-        corpus.lengths, TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE)
-    )
+    batches = plan_batches(corpus.lengths, default_budget(source.device))
     states = np.zeros((len(ids), source.encoder.width), np.float32)
 
     def keep(rows: np.ndarray, found: np.ndarray) -> None:

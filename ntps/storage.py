@@ -345,9 +345,6 @@ class MomentsFile:
                 result[name] = torch.from_numpy(np.ascontiguousarray(value))
         return result
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.averages(index) for index in range(len(self.layers)))
-
     def load(self, device: torch.device | str = "cpu") -> Moments:
         """The sums, to go on adding to."""
         moments = Moments(
