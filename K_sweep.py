@@ -3,31 +3,35 @@
     python K_sweep.py --models smollm2-135m --datasets trec6 sms_spam_pypi
     python K_sweep.py --models smollm2-135m --datasets trec6 --output results --device cuda
 
-Reads OUTPUT/moments/MODEL/DATASET/train.safetensors (and test, where it is there, for held-out figures). Writes
-OUTPUT/ntps/MODEL/DATASET.csv, .curves.safetensors and .json, and one row a layer in OUTPUT/scores/MODEL/DATASET.csv.
+Reads OUTPUT/moments/MODEL/DATASET/train.safetensors (where they are there, test for held-out figures and partitions
+for error bars). Writes OUTPUT/ntps/MODEL/DATASET.csv, .curves.safetensors and .json, and one row a layer, with the
+scores that others proposed, in OUTPUT/scores/MODEL/DATASET.csv.
 """
 
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ntps import cli, probes, storage
+from ntps import cli, storage, sweep
 from ntps.data import dataset_name
 from ntps.errors import UserError
-from ntps.models import output_name, pick_device, resolve_model
-from ntps.scores import LayerScores, layer_scores, map_layers
+from ntps.kept import partition_files
+from ntps.models import output_name, resolve_model
+from ntps.scores import LayerScores
 from ntps.subspaces import RANK_RTOL
+from ntps.transferability import headroom
 
 COLUMNS = (
     "model dataset layer order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper "
-    "retention rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie"
+    "retention rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie "
+    "null_lift retention_adjusted retention_p_value heldout_retention heldout_skill heldout_skill_full ntps_se "
+    "retention_se n_over_d excess_lower_tight excess_upper_tight"
 ).split()
 
 
@@ -38,6 +42,7 @@ def main(
     device: str = "cpu",
     adapter: str | None = None,
     rtol: float = RANK_RTOL,
+    error_bars: str = "best",
     overwrite: bool = False,
 ) -> int:
     """Score every model x data set whose moments are in OUTPUT.
@@ -46,30 +51,28 @@ def main(
         models: as for cache.py
         datasets: as for cache.py
         output: the folder that cache.py wrote to
-        device: of the eigen-solves, float64: cpu, or cuda for large d
+        device: of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, and says so
         adapter: as for cache.py
         rtol: eigenvalues of the equilibrated matrices below rtol times the largest count as zero
+        error_bars: layers that get them, where cache.py kept --partitions K: best (the best layer and the last),
+            all (K times the time) or none
         overwrite: replace scores of other settings
     """
     flags = dict(locals())
     if not 0 < rtol < 1:
         raise UserError(f"--rtol {rtol}: must lie between 0 and 1")
-    target = pick_device(device)
-    if target.type == "mps":
-        if device != "auto":
-            raise UserError("--device mps has no float64: use cpu")
-        target = torch.device("cpu")
+    if error_bars not in sweep.ERROR_BARS:
+        raise UserError(f"--error_bars {error_bars}: must be one of {', '.join(sweep.ERROR_BARS)}")
+    target = sweep.solver_device(device)
 
     def work(model: str, dataset: str) -> None:
         name = output_name(resolve_model(model), adapter)
-        sweep(Path(output), name, dataset_name(dataset), target, rtol, overwrite, flags)
+        score_pair(Path(output), name, dataset_name(dataset), target, flags)
 
     return cli.for_each_pair(models, datasets, work)
 
 
-def sweep(
-    output: Path, model: str, dataset: str, device: torch.device, rtol: float, overwrite: bool, flags: dict
-) -> None:
+def score_pair(output: Path, model: str, dataset: str, device: torch.device, flags: dict) -> None:
     """Scores of one pair, all layers: a table, its curves, the other scores, and their provenance."""
     started = time.monotonic()
     source = output / "moments" / model / dataset / "train.safetensors"
@@ -78,9 +81,12 @@ def sweep(
         raise UserError(f"no moments at {source}: run python cache.py {flagged}")
     train, held_out = storage.MomentsFile(source), source.with_name("test.safetensors")
     test = storage.MomentsFile(held_out) if held_out.exists() else None
+    error_bars = flags["error_bars"] if train.about["identity"]["partitions"] > 1 else "none"
+    parts = partition_files(train) if error_bars != "none" else []
     if not train.prefix:
         raise UserError(f"{source} has no prefix moments: run cache.py again with --overwrite")
-    if (train.class_counts > 0).sum() < 2:
+    common = float((train.class_counts / train.text_count).square().sum())
+    if train.label_second_moment - common <= 1e-12 * common:
         raise UserError(f"{source}: all {train.text_count} texts are of one class: cache more of them")
     if test:
         storage.check_same_run(train.about["identity"], test.about["identity"], source.parent)
@@ -90,60 +96,38 @@ def sweep(
             "scores describe this sample more than the task"
         )
     identities = {"train": train.about["identity"], "test": test.about["identity"] if test else None}
-    identity = identities | {"rtol": rtol, "columns": COLUMNS}
+    identity = identities | {"rtol": flags["rtol"], "columns": COLUMNS, "error_bars": error_bars}
     table = output / "ntps" / model / f"{dataset}.csv"
     peers = output / "scores" / model / f"{dataset}.csv"
     files = [table, table.with_suffix(".curves.safetensors"), peers]
     beside = table.with_suffix(".json")  # written last, removed first: it says that all is there
-    if storage.same_output(beside, "scores", identity, overwrite) and all(path.exists() for path in files):
+    if storage.same_output(beside, "scores", identity, flags["overwrite"]) and all(
+        path.exists() for path in files
+    ):
         cli.say(f"already there: {table}")
         return
-    scores, rows, others = score_layers(train, test, device, rtol, {"model": model, "dataset": dataset})
+    if error_bars != "none" and not parts:
+        cli.say(f"warning: the partitions of {source} are not all there: no error bars")
+    title, rtol = f"{model} x {dataset}", flags["rtol"]
+    scores, others = sweep.score_layers(train, test, rtol, device, title)
+    if parts:
+        best = min(range(len(scores)), key=lambda place: others[place]["gcv_error"])
+        chosen = {best, len(scores) - 1} if error_bars == "best" else range(len(scores))
+        sweep.error_bars(scores, sorted(chosen), train, parts, rtol, device, title)
+    pair = {"model": model, "dataset": dataset}
+    heads = [pair | {"layer": layer, "n_texts": train.text_count} for layer in train.layers]
+    rows = [head | row for head, layer in zip(heads, scores, strict=True) for row in layer.rows]
+    gain = {"headroom": headroom(others)}
+    other_rows = [head | row | gain for head, row in zip(heads, others, strict=True)]
     about = storage.provenance("scores", identity, flags=flags, moments=train.about["record"])
     beside.unlink(missing_ok=True)
-    storage.write_text(peers, pd.DataFrame(others).to_csv(index=False))
+    storage.write_text(peers, pd.DataFrame(other_rows).to_csv(index=False))
     storage.write_text(peers.with_suffix(".json"), storage.to_json(about))
     storage.write_arrays(files[1], curves(train.layers, scores), about)
     storage.write_text(table, pd.DataFrame(rows)[COLUMNS].to_csv(index=False))
     storage.write_text(beside, storage.to_json(about))
     seconds = time.monotonic() - started
     cli.say(f"wrote {table}, {files[1].name} and {peers}: {len(scores)} layers in {seconds:.0f} s")
-
-
-def score_layers(
-    train: storage.MomentsFile,
-    test: storage.MomentsFile | None,
-    device: torch.device,
-    rtol: float,
-    pair: dict,
-) -> tuple[list[LayerScores], list[dict], list[dict]]:
-    """All scores, their table's rows, and the other scores' rows, one layer at a time from disk."""
-
-    def one(place: int) -> tuple[LayerScores, dict[str, float]]:
-        moments = on_device(train.averages(place), device)
-        held_out = on_device(test.averages(place), device) if test else None
-        try:
-            return layer_scores(moments, rtol), other_scores(moments, held_out)
-        except UserError as error:
-            raise UserError(f"layer {train.layers[place]}: {error}") from None
-
-    scores, rows, others = [], [], []
-    with cli.progress(len(train.layers), "layer", f"{pair['model']} x {pair['dataset']}") as bar:
-        found = map_layers(one, range(len(train.layers)), 1 if device.type == "cuda" else None)
-        for number, (layer, peers) in zip(train.layers, found, strict=True):
-            head = pair | {"layer": number, "n_texts": train.text_count}
-            scores.append(layer)
-            rows += [head | row for row in layer.rows]
-            others.append(head | peers)
-            bar.update()
-    return scores, rows, others
-
-
-def on_device(moments: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
-    return {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in moments.items()
-    }
 
 
 def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray]:
@@ -159,26 +143,6 @@ def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray
             ]
         )
     return arrays
-
-
-def other_scores(train: Mapping[str, Any], test: Mapping[str, Any] | None) -> dict[str, float]:
-    """The closed-form ridge probe with intercept, its strength from generalized cross-validation on train."""
-    probe = probes.ridge(train)
-    row = {
-        "gcv_error": probe.gcv_error,
-        "ridge_penalty": probe.penalty,
-        "ridge_train_mse": probes.mse(probe, train),
-        "ridge_train_skill": probes.skill(probe, train, train),
-        "ols_train_mse": probes.mse(probes.least_squares(train), train),
-        "ridge_test_mse": math.nan,
-        "ridge_test_skill": math.nan,
-    }
-    if test is not None:
-        row |= {
-            "ridge_test_mse": probes.mse(probe, test),
-            "ridge_test_skill": probes.skill(probe, train, test),
-        }
-    return row
 
 
 if __name__ == "__main__":

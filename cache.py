@@ -3,6 +3,8 @@
     python cache.py --models smollm2-135m --datasets trec6 sms_spam_pypi
     python cache.py --models smollm2-135m smollm2-135m-random --datasets trec6 --limit 1000 --keep_states
     python cache.py --models Qwen/Qwen2-0.5B --datasets my_texts.yaml --max_length 256 --output results
+    torchrun --nproc_per_node 4 cache.py --models qwen2-7b --datasets medmcqa
+    python cache.py --models qwen2-7b --datasets medmcqa --shard 2/3
 
 Writes OUTPUT/moments/MODEL/DATASET/SPLIT.safetensors (and OUTPUT/states/...). What is there already is skipped;
 after a kill the same command goes on from the last checkpoint, at most a minute back.
@@ -12,7 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from ntps import cli
-from ntps.caching import Job, Source
+from ntps import plan as planning
+from ntps.caching import Job, Source, parse_shard
 from ntps.data import Dataset, load_dataset
 from ntps.errors import UserError
 
@@ -30,11 +33,13 @@ def main(
     layers: str = "all",
     label_permutations: int = 20,
     partitions: int = 1,
+    shard: str | None = None,
     prefix_moments: str = "train",
     keep_states: bool = False,
     adapter: str | None = None,
     seed: int = 42,
     overwrite: bool = False,
+    plan: bool = False,
 ) -> int:
     """Cache the moments of every model x data set x split.
 
@@ -51,18 +56,24 @@ def main(
         layers: all, or a list such as 0,8,16 (0 = embeddings)
         label_permutations: shuffled copies of the labels, for the label null
         partitions: parts of the texts whose moments are also kept apart, for error bars
+        shard: i/n does part i of n partitions alone, into SPLIT.i-of-n.safetensors, on this machine;
+            `python -m ntps.merge` adds up what the machines made
         prefix_moments: splits that get the two token moments: train or all
         keep_states: also write the mean states of every text
         adapter: PEFT adapter folder to merge into the model
         seed: of the limit's permutation and of the label permutations
         overwrite: replace results of other settings
+        plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
     for name in ("limit", "max_length", "tokens_per_batch", "partitions"):
         cli.at_least(name, flags[name], 1)
     cli.at_least("label_permutations", label_permutations, 0)
+    parse_shard(shard, partitions)
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
+    if plan:
+        return planning.print_plan("cache", flags)
     sources: dict[str, Source] = {}
     texts: dict[str, Dataset] = {}
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ntps import accuracy, cli, training
+from ntps import accuracy, cli, processes, training
+from ntps import plan as planning
 
 METHOD = "from_scratch"
 
@@ -38,6 +39,7 @@ def main(
     device: str = "auto",
     dtype: str | None = None,
     overwrite: bool = False,
+    plan: bool = False,
 ) -> int:
     """Train every model's architecture on every data set from random weights.
 
@@ -48,7 +50,7 @@ def main(
         limit: texts per split, the first of one seeded permutation (default: all)
         max_length: tokens per text (default: the smaller of the tokenizer's and the model's limit)
         max_steps: optimizer steps
-        batch_size: texts in a forward pass, per process
+        batch_size: texts in a forward pass of each process: N processes take N times as many texts a step
         gradient_accumulation: forward passes per optimizer step
         eval_every: steps between scores of the validation part
         learning_rate: of Adafactor, after the warm-up
@@ -61,7 +63,9 @@ def main(
         dtype: of the forward pass: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32); weights
             are float32
         overwrite: replace results of other settings
+        plan: only print what this would take: memory, disk, operations and time
     """
+    flags = dict(locals())
     settings = {
         "max_steps": max_steps,
         "batch_size": batch_size,
@@ -71,12 +75,16 @@ def main(
         "weight_decay": weight_decay,
         "dropout": dropout,
         "released_protocol": released_protocol,
-    }
+    } | processes.several()
     accuracy.check(settings)
+    if plan:
+        return planning.print_plan(METHOD, flags)
 
     def work(task: accuracy.Task) -> None:
         def build(seed: int) -> nn.Module:  # the seed is set already
-            return AutoModel.from_config(task.source.config, dtype=torch.float32, trust_remote_code=False)
+            return AutoModel.from_config(
+                task.source.config, dtype=torch.float32, trust_remote_code=task.source.spec.trust_remote_code
+            )
 
         fit = training.fitter(task, METHOD, settings, output, log_to, build)
         accuracy.measure(task, METHOD, settings, seeds, output, overwrite, fit)

@@ -115,13 +115,13 @@ def conclude(kept: Kept, rows: list[Row], settings: dict[str, Any]) -> None:
     """Say what the table says, what to doubt in it, and how to make what is missing."""
     best = min((row for row in rows if row["probe"] == "ridge"), key=lambda row: row["gcv_error"])["layer"]
     test = {row["probe"]: row for row in rows if row["split"] == "test" and row["layer"] == best}
-    majority = float(kept.test.class_counts[kept.train.class_counts.argmax()] / kept.test.text_count)
-    if kept.states:
+    if kept.states and kept.train.targets > 1:
+        majority = float(kept.test.class_counts[kept.train.class_counts.argmax()] / kept.test.text_count)
         figures = f"accuracy {test['logistic_regression']['accuracy']:.3f}, majority class {majority:.3f}"
     else:
         constant = probes.constant_probe(kept.train.averages(0))
         guess = probes.mse(constant, kept.test.averages(0))
-        figures = f"mse of ridge {test['ridge']['mse']:.4f}, of class frequencies {guess:.4f}"
+        figures = f"mse of ridge {test['ridge']['mse']:.4f}, of knowing nothing {guess:.4f}"
     cli.say(f"best layer by cross-validation on train: {best}; on test: {figures}")
     fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
     if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:

@@ -3,6 +3,7 @@
     python linear_training.py --models smollm2-135m --datasets trec6 sms_spam_pypi
     python linear_training.py --models smollm2-135m --datasets trec6 --limit 2000 --max_length 64 --seeds 0 1 2
     python linear_training.py --models Qwen/Qwen2-0.5B --datasets my_texts.yaml --layer 12 --pooling last
+    torchrun --nproc_per_node 4 linear_training.py --models qwen2-7b --datasets medmcqa
 
 Writes OUTPUT/accuracy/linear_training/MODEL/DATASET.csv. States that `cache.py --keep_states` left in OUTPUT of
 the same texts and settings are used as they are.
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ntps import accuracy, cli, heads
+from ntps import plan as planning
 from ntps.errors import UserError
 
 
@@ -33,6 +35,7 @@ def main(
     device: str = "auto",
     dtype: str | None = None,
     overwrite: bool = False,
+    plan: bool = False,
 ) -> int:
     """Train a linear head on the frozen states of every model and data set.
 
@@ -46,7 +49,7 @@ def main(
         pooling: of a text's states: mean, or last (the last token's)
         epochs: passes over the states
         max_steps: optimizer steps, if fewer than the epochs have
-        batch_size: texts per step
+        batch_size: texts per step, however many processes share the forward pass
         learning_rate: of AdamW
         dropout: on the states
         seeds: one training each: of the head's first weights, the order, and the cut of the validation part
@@ -54,7 +57,9 @@ def main(
         device: auto, cpu, cuda, mps
         dtype: of the forward pass: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)
         overwrite: replace results of other settings
+        plan: only print what this would take: memory, disk, operations and time
     """
+    flags = dict(locals())
     settings = {
         "layer": layer,
         "pooling": pooling,
@@ -68,6 +73,8 @@ def main(
     accuracy.check(settings)
     if pooling not in ("mean", "last"):
         raise UserError(f"--pooling {pooling}: must be mean or last")
+    if plan:
+        return planning.print_plan("linear_training", flags)
 
     def work(task: accuracy.Task) -> None:
         fit = heads.fitter(task, settings, output)

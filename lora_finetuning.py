@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ntps import accuracy, adapters, cli, training
+from ntps import accuracy, adapters, cli, processes, training
+from ntps import plan as planning
 from ntps.errors import UserError
 from ntps.models import load_model
 
@@ -46,6 +47,7 @@ def main(
     device: str = "auto",
     dtype: str | None = None,
     overwrite: bool = False,
+    plan: bool = False,
 ) -> int:
     """Fine-tune every model on every data set by LoRA.
 
@@ -56,7 +58,7 @@ def main(
         limit: texts per split, the first of one seeded permutation (default: all)
         max_length: tokens per text (default: the smaller of the tokenizer's and the model's limit)
         max_steps: optimizer steps
-        batch_size: texts in a forward pass, per process
+        batch_size: texts in a forward pass of each process: N processes take N times as many texts a step
         gradient_accumulation: forward passes per optimizer step
         eval_every: steps between scores of the validation part
         learning_rate: of Adafactor, after the warm-up
@@ -74,7 +76,9 @@ def main(
         dtype: of the frozen weights and the forward pass: float32, bfloat16, float16 (default: bfloat16 on cuda,
             else float32); LoRA and head are float32
         overwrite: replace results of other settings
+        plan: only print what this would take: memory, disk, operations and time
     """
+    flags = dict(locals())
     common = {
         "max_steps": max_steps,
         "batch_size": batch_size,
@@ -88,8 +92,10 @@ def main(
         "lora_dropout": lora_dropout,
         "start_layer": start_layer,
         "released_protocol": released_protocol,
-    }
+    } | processes.several()
     accuracy.check(common)
+    if plan:
+        return planning.print_plan(METHOD, flags)
 
     def work(task: accuracy.Task) -> None:
         spec = task.source.spec

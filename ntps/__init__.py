@@ -9,7 +9,10 @@ ntps.layer_scores(moments.averages(12)).rows                      # everything, 
 from ntps.encoding import moments_of_texts
 from ntps.errors import UserError
 from ntps.moments import Moments, from_arrays
+from ntps.registration import register_when_needed
 from ntps.scores import LayerScores, layer_scores
 from ntps.subspaces import ntps
 
 __all__ = ["LayerScores", "Moments", "UserError", "from_arrays", "layer_scores", "moments_of_texts", "ntps"]
+
+register_when_needed()  # AutoModel and its like know OpenELM from here on

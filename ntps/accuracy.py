@@ -7,7 +7,6 @@ parted into those trained on and a validation part that is only watched; test is
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from ntps import cli, storage
+from ntps import cli, processes, storage
 from ntps.caching import Source
 from ntps.data import Dataset, load_dataset, texts_hash
 from ntps.encoding import tokenize
@@ -76,6 +75,8 @@ class Task:
         self.source, self.data, self.limit = source, data, limit
         self.splits = {name: data.select(name, limit) for name in ("train", "test")}
         self.labels = {name: split.labels for name, split in self.splits.items()}
+        if data.numeric:
+            raise UserError(f"{data.name} has target: numeric: accuracies are of classes")
         if len(np.unique(self.labels["train"])) < 2:
             raise UserError(
                 f"the {len(self.labels['train'])} train texts are all of one class: raise --limit"
@@ -192,12 +193,14 @@ def measure(
     table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
     base = task.identity(method, settings)
     identity = base | {"seeds": list(seeds)}
-    if storage.same_output(about, "accuracy", identity, overwrite) and table.exists():
-        tell(f"already there: {table}")
+    found = processes.first() and storage.same_output(about, "accuracy", identity, overwrite)
+    (there,) = processes.meet(found and table.exists())
+    if there:
+        cli.say(f"already there: {table}")
         return
     fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
     rows = [fixed | row for seed in seeds for row in fit(seed, base | {"seed": seed})]
-    if not first_process():
+    if not processes.first():
         return
     write_table(table, rows, storage.provenance("accuracy", identity, **task.record()))
     for seed in seeds:
@@ -205,7 +208,7 @@ def measure(
     tests = [row for row in rows if row["split"] == "test" and row["final"]]
     accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
     seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
-    tell(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
+    cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
 
 
 def write_table(table: Path, rows: Sequence[Row], about: Mapping[str, Any], more: Sequence[str] = ()) -> None:
@@ -214,14 +217,3 @@ def write_table(table: Path, rows: Sequence[Row], about: Mapping[str, Any], more
     beside.unlink(missing_ok=True)  # it is written last: where it is, the table is whole
     storage.write_text(table, pd.DataFrame(rows, columns=[*COLUMNS, *more]).to_csv(index=False))
     storage.write_text(beside, storage.to_json(about))
-
-
-def first_process() -> bool:
-    """False on all but one process of a distributed launch."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def tell(text: str) -> None:
-    """A line for the user, once however many processes there are."""
-    if first_process():
-        cli.say(text)

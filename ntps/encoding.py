@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntps.errors import UserError
-from ntps.moments import Batch, Moments, mean_states, one_hot, permuted_rows
+from ntps.moments import Batch, Moments, mean_states, permuted_rows, targets_of
 
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (B, T, d)
 
@@ -91,6 +91,10 @@ class Encoder:
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
     def width(self) -> int:
         return int(self.model.config.hidden_size)
 
@@ -152,7 +156,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, targets y (n, C) float64, permuted targets by row order (R, n)."""
+    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n)."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
@@ -168,8 +172,8 @@ class Corpus:
         ids = pad([self.ids[row] for row in rows], device)
         home = torch.device("cpu" if device.type == "mps" else device)
         lengths = torch.tensor([len(self.ids[row]) for row in rows], device=device)
-        targets = one_hot(self.labels[rows], self.classes).to(home)
-        permuted = one_hot(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
+        targets = targets_of(self.labels[rows], self.classes).to(home)
+        permuted = targets_of(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
         return ids, Batch(lengths, ids.shape[1], targets, permuted)
 
 
@@ -189,25 +193,25 @@ def encode(
     batches: Sequence[np.ndarray],
     moments: Moments | None = None,
     keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
-    start: int = 0,
     last: bool = False,
-) -> Iterator[tuple[int, int]]:
-    """One forward pass over the batches from number `start`, adding to `moments` and passing rows (B,) with
-    their mean states (L, B, d) to `keep`; with `last`, which has no moments, the states of their last tokens.
+) -> Iterator[int]:
+    """One forward pass over the batches, adding to `moments` and passing rows (B,) with their mean states (L, B, d)
+    to `keep`; with `last`, which has no moments, the states of their last tokens.
 
-    Yields (batches done, real tokens in this batch), so that the caller shows progress and saves checkpoints.
+    Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
     UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
     """
-    for number in range(start, len(batches)):
-        rows = batches[number]
+    for rows in batches:
         ids, batch = corpus.batch(rows, encoder.device)
-        means: list[Tensor] = []
+        kept = torch.promote_types(encoder.dtype, torch.float32)
+        # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
+        mean = torch.empty(len(encoder.layers), len(rows), encoder.width, dtype=kept, device=ids.device)
 
-        def reduce(place: int, hidden: Tensor, batch=batch, means=means) -> None:
+        def reduce(place: int, hidden: Tensor, batch=batch, mean=mean) -> None:
             if last:
-                means.append(hidden.flatten(0, 1)[batch.last].float())
+                mean[place] = hidden.flatten(0, 1)[batch.last]
             else:
-                means.append(moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)[0])
+                mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)[0]
 
         try:
             encoder.run(ids, reduce)
@@ -215,7 +219,6 @@ def encode(
             raise UserError(
                 f"out of memory with {ids.numel()} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
             ) from None
-        mean = torch.stack(means)
         finite = mean.isfinite().all(2)
         if not finite.all():
             place, row = (~finite).nonzero()[0].tolist()
@@ -224,7 +227,7 @@ def encode(
             moments.count(batch)
         if keep:
             keep(rows, mean.cpu().numpy())
-        yield number + 1, int(sum(len(corpus.ids[row]) for row in rows))
+        yield sum(len(corpus.ids[row]) for row in rows)
 
 
 def moments_of_texts(

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ntps import cli, storage
+from ntps import cli, processes, storage
 from ntps.accuracy import Row, Task, scores
 from ntps.caching import Job, default_budget
 from ntps.encoding import Corpus, encode, plan_batches
@@ -81,26 +81,37 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
     pooling: `mean` over a text's tokens, or the `last` token's state.
     """
     source = task.source
-    if pooling == "mean" and (kept := _kept_states(task, split, output)) is not None:
-        return torch.from_numpy(kept).float().to(source.device)
-    ids, labels = task.ids(split), task.labels[split]
-    corpus = Corpus(ids, labels, len(task.data.classes), permuted_rows(len(ids), 0, 0))
+    states = torch.zeros(len(task.labels[split]), source.config.hidden_size)
+    kept = _kept_states(task, split, output) if pooling == "mean" and processes.first() else None
+    (there,) = processes.meet(kept is not None)
+    if kept is not None:
+        states += torch.from_numpy(kept)
+    elif not there:
+        _encode(task, split, pooling, states)
+    processes.meet()
+    processes.add_up(states)  # several processes share the batches
+    return states.to(source.device)
+
+
+def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
+    """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
+    source, ids = task.source, task.ids(split)
+    corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0))
     batches = plan_batches(corpus.lengths, default_budget(source.device))
-    states = np.zeros((len(ids), source.encoder.width), np.float32)
+    mine = batches[processes.rank() :: processes.count()]
 
     def keep(rows: np.ndarray, found: np.ndarray) -> None:
-        states[rows] = found[0]
+        states[rows] = torch.from_numpy(found[0]).float()
 
     with cli.progress(int(corpus.lengths.sum()), "token", f"{source.name} x {task.data.name} {split}") as bar:
-        for _, tokens in encode(source.encoder, corpus, batches, keep=keep, last=pooling == "last"):
-            bar.update(tokens)
-    return torch.from_numpy(states).to(source.device)
+        for tokens in encode(source.encoder, corpus, mine, keep=keep, last=pooling == "last"):
+            bar.update(tokens * processes.count())
 
 
 def _kept_states(task: Task, split: str, output: str) -> np.ndarray | None:
     """The states of source.layers[0] from OUTPUT/states, if the same texts and settings made them."""
     asked = {"limit": task.limit, "seed": 42, "output": output}
-    unused = {"partitions": 1, "prefix_moments": "train", "label_permutations": 0}
+    unused = {"partitions": 1, "shard": None, "prefix_moments": "train", "label_permutations": 0}
     job = Job(task.source, task.data, task.splits[split], asked | unused)
     try:
         found = storage.read_provenance(job.states_target, "states")["identity"]

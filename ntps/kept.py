@@ -8,6 +8,7 @@ from pathlib import Path
 from ntps import storage
 from ntps.data import dataset_name
 from ntps.errors import UserError
+from ntps.merge import part_name
 from ntps.models import output_name, resolve_model
 
 SPLITS = ("train", "test")
@@ -33,7 +34,7 @@ class Kept:
             if name not in self.files:
                 raise UserError(f"no {name} moments at {path}: run {self.cache_command()}")
         self.train, self.test = (self.files[name] for name in SPLITS)
-        if (self.train.class_counts > 0).sum() < 2:
+        if self.train.targets > 1 and (self.train.class_counts > 0).sum() < 2:
             raise UserError(
                 f"the {self.train.text_count} train texts are all of one class: cache more of them"
             )
@@ -64,3 +65,21 @@ class Kept:
         if "test" in self.files and self.files["test"].prefix:
             flags += ["--prefix_moments", "all"]
         return shlex.join(["python", "cache.py", *self.asked, *map(str, flags)])
+
+
+def partition_files(train: storage.MomentsFile) -> list[storage.MomentsFile]:
+    """The files of the partitions that add up to these moments; [] where there are none (any more)."""
+    whole = train.about["identity"]
+    names = [part_name(number + 1, whole["partitions"]) for number in range(whole["partitions"])]
+    paths = [train.path.with_name(f"{train.path.stem}.{name}.safetensors") for name in names]
+    if len(paths) < 2 or not all(path.exists() for path in paths):
+        return []
+    files = [storage.MomentsFile(path) for path in paths]
+    for file in files:
+        own = {key: value for key, value in file.about["identity"].items() if key != "part"}
+        if lines := storage.differences(own, whole):
+            raise UserError(
+                f"{file.path} is no part of {train.path}: {'; '.join(lines[:4])}. Run cache.py with --overwrite, "
+                "or delete it to go without error bars"
+            )
+    return files

@@ -20,11 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from ntps import probes
 from ntps.accuracy import Row, scores
 from ntps.kept import SPLITS
+from ntps.moments import targets_of
 from ntps.storage import MomentsFile
 
 NEEDED = {"mean_second_moment", "mean_label_moment", "mean_state"}
 FLOOR = np.log(np.finfo(np.float64).eps)  # of a log-probability, as in scikit-learn's log_loss
-States = tuple[np.ndarray, np.ndarray]  # mean states (n, d), class indices (n,)
+States = tuple[np.ndarray, np.ndarray]  # mean states (n, d), class indices or numbers (n,)
 
 
 def layer_rows(
@@ -80,11 +81,12 @@ def state_rows(
 
     classes: C of the data set; one that train lacks has probability 0 (the log loss takes it as 2^-52, as
     scikit-learn does). The logistic rows tell n_iter, and whether the solver reached `tol` before max_iter.
+    A numeric target, labels of floats, has the linear rows only.
     """
     parts = dict(zip(SPLITS, (train, test)))
     scaler = StandardScaler().fit(train[0])
     scaled = {split: scaler.transform(states) for split, (states, _) in parts.items()}
-    targets = {split: np.eye(classes)[labels] for split, (_, labels) in parts.items()}
+    targets = {split: targets_of(labels, classes).numpy() for split, (_, labels) in parts.items()}
 
     started = time.monotonic()
     linear = LinearRegression().fit(scaled["train"], targets["train"])
@@ -92,6 +94,8 @@ def state_rows(
     errors = {split: mean_squared_error(targets[split], linear.predict(scaled[split])) for split in SPLITS}
     rows = [fixed | {"split": split, "mse": errors[split], "n": len(scaled[split])} for split in SPLITS]
 
+    if train[1].dtype.kind == "f":
+        return rows
     started = time.monotonic()
     logistic = LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
     logistic.fit(scaled["train"], train[1])

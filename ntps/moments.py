@@ -195,6 +195,12 @@ def one_hot(labels: np.ndarray, classes: int) -> Tensor:
     return torch.nn.functional.one_hot(torch.as_tensor(np.asarray(labels)), classes).double()
 
 
+def targets_of(labels: np.ndarray, classes: int) -> Tensor:
+    """y as (..., C) float64: one-hot of class indices; numbers (floats) are themselves, one column."""
+    labels = np.asarray(labels)
+    return torch.as_tensor(labels)[..., None] if labels.dtype.kind == "f" else one_hot(labels, classes)
+
+
 def from_arrays(
     states: Tensor | np.ndarray | Iterable,
     lengths: Sequence[int] | np.ndarray,

@@ -1,7 +1,7 @@
 """OpenELM as a native transformers model: configuration, base model and causal language model.
 
 The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json
-and safetensors by name. `register()` makes AutoConfig, AutoModel and AutoModelForCausalLM build it.
+and safetensors by name. AutoConfig, AutoModel and AutoModelForCausalLM build it once `ntps` is imported.
 
 Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x));
 no biases; heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary
@@ -315,3 +315,6 @@ def register() -> None:
     AutoConfig.register("openelm", OpenELMConfig, exist_ok=True)
     AutoModel.register(OpenELMConfig, OpenELMModel, exist_ok=True)
     AutoModelForCausalLM.register(OpenELMConfig, OpenELMForCausalLM, exist_ok=True)
+
+
+register()

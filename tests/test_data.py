@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntps import readers
 from ntps.data import Dataset, Split, dataset_names, load_dataset, texts_hash
 from ntps.errors import UserError
 
@@ -387,19 +388,26 @@ def test_hub_folder_without_train(describe, hub):
         describe(**keys)
 
 
-def test_hub_id_config_and_commit_are_handed_on_and_recorded(describe, monkeypatch):
+def test_hub_id_config_and_commit_are_handed_on_and_recorded(describe, tmp_path, monkeypatch):
     commit = "0123456789abcdef" * 2 + "01234567"
-    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
-    table.info.download_checksums = {f"hf://datasets/owner/name@{commit}/train.parquet": {}}
     asked = []
+
+    def snapshot(*arguments, **options):
+        asked.append((arguments, options))
+        return tmp_path / "snapshots" / commit
 
     def load(*arguments, **options):
         asked.append((arguments, options))
+        table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
         return datasets.DatasetDict({"train": table, "test": table})
 
+    monkeypatch.setattr(readers, "snapshot", snapshot)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    dataset = describe(id="owner/name", config="split", revision="main")
-    assert asked == [(("owner/name", "split"), {"revision": "main"})]
+    dataset = describe(id="owner/name", config="split", revision="v1")
+    assert asked == [
+        (("owner/name", "v1", "dataset"), {"unwanted": ("*.py",)}),
+        ((str(tmp_path / "snapshots" / commit), "split"), {}),
+    ]
     assert dataset.provenance["source"] == {"id": "owner/name", "config": "split", "revision": commit}
 
 

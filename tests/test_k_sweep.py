@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 import cache
 import K_sweep
-from ntps import cli, storage
+from ntps import cli, storage, sweep
 from ntps.probes import mse, ridge
+from ntps.transferability import h_score, logme, rankme
 from tests.tiny import tiny_dataset, tiny_model
 
 
@@ -108,6 +109,64 @@ def test_other_scores_have_one_row_a_layer_and_held_out_figures(world):
     assert math.isclose(table.ridge_test_mse[1], mse(probe, test.averages(1)), rel_tol=1e-9)
 
 
+def test_other_scores_are_those_of_the_moments(world):
+    _, output = world
+    table = pd.read_csv(one(output, "scores/*/tiny.csv"))
+    train = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    assert {"h_score", "logme", "rankme", "headroom", "gcv_skill"} <= set(table.columns)
+    for place, row in enumerate(table.itertuples()):
+        moments = train.averages(place)
+        for name, score in (("h_score", h_score), ("logme", logme), ("rankme", rankme)):
+            assert math.isclose(getattr(row, name), score(moments), rel_tol=1e-6)
+    assert np.allclose(table.headroom, table.gcv_skill.max() - table.gcv_skill.iloc[-1])
+    assert table.gcv_skill.idxmax() == table.gcv_error.idxmin()
+
+
+def test_held_out_columns_need_test_moments(world, tmp_path):
+    pair, output = world
+    table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
+    assert table.heldout_skill.notna().all() and (table.n_over_d == 90 / 32).all()
+    undefined = table.heldout_skill_full <= 0
+    assert (table.heldout_retention.isna() == undefined).all()
+    defined = table[~undefined]
+    assert np.allclose(defined.heldout_retention, defined.heldout_skill / defined.heldout_skill_full)
+    again = [*pair[:-1], str(tmp_path)]
+    assert cli.run(cache.main, [*again, "--splits", "train"]) == 0 and cli.run(K_sweep.main, again) == 0
+    alone = pd.read_csv(one(tmp_path, "ntps/*/tiny.csv"))
+    assert alone.heldout_skill.isna().all() and alone.ntps_se.isna().all()
+
+
+def test_error_bars_come_from_partitions(world, tmp_path, capsys):
+    pair, _ = world
+    again = [*pair[:-1], str(tmp_path)]
+    assert cli.run(cache.main, [*again, "--splits", "train", "--partitions", "3"]) == 0
+    assert cli.run(K_sweep.main, again) == 0
+    best, beside = (pd.read_csv(one(tmp_path, f"{kind}/*/tiny.csv")) for kind in ("ntps", "scores"))
+    chosen = {int(beside.layer[beside.gcv_error.idxmin()]), 3}
+    assert set(best[best.retention_se.notna()].layer) == chosen
+    assert cli.run(K_sweep.main, [*again, "--error_bars", "all"]) == 1
+    assert "error_bars is" in capsys.readouterr().err
+    assert cli.run(K_sweep.main, [*again, "--error_bars", "all", "--overwrite"]) == 0
+    whole = pd.read_csv(one(tmp_path, "ntps/*/tiny.csv"))
+    assert whole.retention_se.notna().all() and (whole.ntps_se.notna() == (whole.rule == "task_rank")).all()
+    assert (whole.retention_se >= 0).all() and (whole.retention_se > 0).any()
+    again_best = whole.layer.isin(chosen)
+    pd.testing.assert_frame_equal(whole[again_best], best[again_best])
+    other = [*pair[:-1], str(tmp_path / "other"), "--splits", "train", "--partitions", "3"]
+    assert cli.run(cache.main, [*other, "--max_length", "4"]) == 0
+    part = one(tmp_path, "moments/*/tiny/train.2-of-3.safetensors")
+    part.write_bytes(one(tmp_path, f"other/moments/*/tiny/{part.name}").read_bytes())
+    assert cli.run(K_sweep.main, [*again, "--error_bars", "all", "--overwrite"]) == 1
+    assert "train.2-of-3.safetensors is no part of" in capsys.readouterr().err
+    part.unlink()
+    assert cli.run(K_sweep.main, [*again, "--error_bars", "all"]) == 0  # scored before: still there
+    assert "already there" in capsys.readouterr().out
+    assert cli.run(K_sweep.main, [*again, "--overwrite"]) == 0
+    assert "no error bars" in capsys.readouterr().out
+    assert pd.read_csv(one(tmp_path, "ntps/*/tiny.csv")).retention_se.isna().all()
+    assert cli.run(K_sweep.main, [*again, "--error_bars", "some"]) == 1
+
+
 def test_it_is_skipped_when_there_and_refused_when_different(world, capsys):
     pair, output = world
     stamp = one(output, "ntps/*/tiny.csv").stat().st_mtime_ns
@@ -176,3 +235,28 @@ def test_layers_of_different_rank_are_padded_with_nan():
     arrays = K_sweep.curves([0, 5], [Scores(3), Scores(5)])
     assert arrays["ntps"].shape == (2, 2, 5) and np.isnan(arrays["ntps"][0, :, 3:]).all()
     assert arrays["null"].shape == (2, 2, 0, 5) and arrays["layers"].tolist() == [0, 5]
+
+
+def test_without_cuda_the_solve_falls_back_to_the_cpu_and_says_so(world, capsys, monkeypatch):
+    pair, output = world
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = one(output, "ntps/*/tiny.csv").read_text()
+    assert cli.run(K_sweep.main, [*pair, "--device", "cuda", "--overwrite"]) == 0
+    assert "no cuda here" in "".join(capsys.readouterr())
+    assert one(output, "ntps/*/tiny.csv").read_text() == before
+
+
+def test_a_layer_too_large_for_the_device_is_solved_on_the_cpu(capsys):
+    tried = []
+
+    def work(place, device):
+        tried.append((place, device.type))
+        if device.type != "cpu" and place == 1:
+            raise torch.OutOfMemoryError("too large")
+        return place * 10
+
+    found = sweep.each_layer(work, [0, 4, 8], range(3), torch.device("cuda"), "title")
+    assert found == [0, 10, 20]
+    assert tried == [(0, "cuda"), (1, "cuda"), (1, "cpu"), (2, "cuda")]
+    told = "".join(capsys.readouterr())
+    assert "layer 4" in told and "CPU" in told

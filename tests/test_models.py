@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+import ntps.hub
 from ntps import model_files
 from ntps.errors import UserError
 from ntps.models import (
@@ -531,7 +532,8 @@ def hub(tiny, tmp_path, monkeypatch):
     commit = "c" * 40
     asked, answer = [], {}
 
-    def snapshot_download(repository, *, revision, allow_patterns, ignore_patterns):
+    def snapshot_download(repository, *, repo_type, revision, allow_patterns, ignore_patterns):
+        assert repo_type == "model"
         asked.append((repository, revision, tuple(allow_patterns)))
         if "error" in answer:
             raise answer["error"]
@@ -544,10 +546,10 @@ def hub(tiny, tmp_path, monkeypatch):
         shutil.copytree(tiny, target, ignore=weights, dirs_exist_ok=True)
         return str(target)
 
-    monkeypatch.setattr(model_files, "snapshot_download", snapshot_download)
-    model_files._snapshot.cache_clear()
+    monkeypatch.setattr(ntps.hub, "snapshot_download", snapshot_download)
+    ntps.hub.snapshot.cache_clear()
     yield asked, answer, commit
-    model_files._snapshot.cache_clear()
+    ntps.hub.snapshot.cache_clear()
 
 
 def test_a_hub_model_is_its_commit_and_weights_come_only_when_needed(hub, tmp_path):
@@ -601,6 +603,72 @@ def test_without_a_network_it_fails_within_seconds(offline, tmp_path):
     assert done.returncode == 0, done.stderr
     seconds, message = done.stdout.split(" ", 1)
     assert float(seconds) < 10 and "org/name" in message and "HF_HUB_OFFLINE=1" in message
+
+
+# ------------------------------------------------------------------------------------------------ remote code
+CODE = """
+from transformers import LlamaConfig, LlamaModel
+open({marker!r}, "a").write("ran ")
+class ToyConfig(LlamaConfig):
+    model_type = "toy"
+class ToyModel(LlamaModel):
+    config_class = ToyConfig
+"""
+
+
+@pytest.fixture
+def toy(tiny, tmp_path, monkeypatch):
+    """A repository org/toy whose architecture is code of its own; where that code leaves a mark when it runs."""
+    folder, marker = shutil.copytree(tiny, tmp_path / ("d" * 40)), tmp_path / "ran"
+    AutoModel.from_pretrained(tiny, dtype=FLOAT).save_pretrained(folder)
+    edit(folder, model_type="toy", auto_map={"AutoConfig": "toy.ToyConfig", "AutoModel": "toy.ToyModel"})
+    (folder / "toy.py").write_text(CODE.format(marker=str(marker)))
+    asked = []
+
+    def snapshot_download(repository, *, repo_type, revision, allow_patterns, ignore_patterns):
+        asked.append((revision, "*.py" in allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(ntps.hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    ntps.hub.snapshot.cache_clear()
+    yield folder, marker, asked
+    ntps.hub.snapshot.cache_clear()
+
+
+def test_code_of_a_repository_runs_only_where_a_pinned_description_says_so(toy, tiny, tmp_path):
+    folder, marker, asked = toy
+    commit = folder.name
+    for spec in (resolve_model("org/toy"), resolve_model(describe(tmp_path, id="org/toy", revision=commit))):
+        refused(lambda spec=spec: load_model(spec, FLOAT, "cpu"), "config.json", "trust_remote_code: true")
+    assert not marker.exists() and not any(code for _, code in asked)
+    ntps.hub.snapshot.cache_clear()
+    spec = resolve_model(describe(tmp_path, id="org/toy", revision=commit, trust_remote_code=True))
+    ours, theirs = load_model(spec, FLOAT, "cpu"), load_model(resolve_model(str(tiny)), FLOAT, "cpu")
+    assert marker.exists() and type(ours).__name__ == "ToyModel" and (commit, True) in asked
+    assert torch.equal(states(ours, IDS)[-1], states(theirs, IDS)[-1])
+    assert spec.provenance["trust_remote_code"] is True and load_tokenizer(spec).pad_token == "<pad>"
+    base = describe(tmp_path, "toy-random", random_of="mine.yaml")
+    assert type(load_model(resolve_model(base), FLOAT, "cpu")).__name__ == "ToyModel"
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1", "d" * 39, "D" * 40])
+def test_trust_without_a_commit_is_refused(revision, tmp_path):
+    keys = {"id": "org/toy", "trust_remote_code": True} | ({"revision": revision} if revision else {})
+    refused(lambda: resolve_model(describe(tmp_path, **keys)), "trust_remote_code", "commit")
+    refused(
+        lambda: resolve_model(describe(tmp_path, path="x", trust_remote_code=True)), "trust_remote_code", "id"
+    )
+
+
+def test_code_of_another_repository_is_refused_though_trusted(toy, tmp_path):
+    folder, marker, _ = toy
+    edit(
+        folder, auto_map={"AutoConfig": "else/where--toy.ToyConfig", "AutoModel": "else/where--toy.ToyModel"}
+    )
+    keys = {"id": "org/toy", "revision": folder.name, "trust_remote_code": True}
+    refused(lambda: load_model(resolve_model(describe(tmp_path, **keys)), FLOAT, "cpu"), "else/where", "pins")
+    assert not marker.exists()
 
 
 # ------------------------------------------------------------------------------------------------------ GGUF

@@ -1,6 +1,8 @@
 """The native OpenELM against the remote code's outputs, the released sizes, transformers and peft."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from ntps.openelm import OpenELMConfig, OpenELMForCausalLM, OpenELMModel, make_divisible, register
 
+ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = {
     # name: (model_dim, layers, head_dim, query heads (count x layers), parameters)
@@ -254,3 +257,26 @@ def test_generate_with_and_without_the_cache_and_from_left_padding(folder, golde
     padded = torch.cat([torch.zeros(1, 3, dtype=ids.dtype), ids], dim=1)
     mask = torch.tensor([[0] * 3 + [1] * 6])
     assert torch.equal(model.generate(padded, attention_mask=mask, **greedy)[:, 3:], want)
+
+
+@pytest.mark.parametrize("first", ["ntps", pytest.param("transformers", marks=pytest.mark.slow)])
+def test_import_ntps_alone_registers_it_and_costs_no_import_of_transformers(first, folder):
+    code = f"""
+import sys
+import {first}
+if {first!r} == "ntps":
+    assert "transformers" not in sys.modules
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import ntps
+assert "ntps.openelm" not in sys.modules
+assert "openelm" not in str(AutoConfig.for_model("llama"))
+assert "ntps.openelm" not in sys.modules
+config = AutoConfig.from_pretrained({str(folder)!r})
+model, info = AutoModelForCausalLM.from_pretrained({str(folder)!r}, output_loading_info=True)
+assert not info["missing_keys"] and not info["unexpected_keys"]
+from ntps.openelm import OpenELMConfig, OpenELMForCausalLM
+assert type(config) is OpenELMConfig and type(model) is OpenELMForCausalLM
+assert type(AutoConfig.for_model("openelm", num_transformer_layers=2)) is OpenELMConfig
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

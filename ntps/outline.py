@@ -1,0 +1,147 @@
+"""A model without its weights: modules on the meta device, and the operations and memory that follow from them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
+
+from ntps.caching import parse_layers
+from ntps.encoding import find_blocks
+from ntps.errors import UserError
+from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model
+from ntps.moments import SCAN, STRIPS
+
+Batches = Sequence[np.ndarray]  # the lengths in tokens of every batch's texts
+
+
+class Outline:
+    """A model's numbers from its configuration, and in `notes` what had to be assumed. `flags` are a script's."""
+
+    def __init__(self, name: str, flags: Mapping[str, Any], device: torch.device):
+        self.spec, self.device = resolve_model(name), device
+        self.notes: list[str] = []
+        self.remembered: dict[str, tuple[int, int, int]] = {}  # of ntps.block.training_bytes
+        self.name = output_name(self.spec, flags.get("adapter"))
+        self.dtype = pick_dtype(flags.get("dtype"), self.spec, device)
+        self.config = self._config()
+        model = self.on_meta()
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.blocks, self.width = find_blocks(model), int(self.config.hidden_size)
+        layer, last = flags.get("layer"), len(self.blocks)
+        wanted = flags.get("layers", str(last)) if layer is None else str(layer)
+        self.layers = parse_layers(wanted, last)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        with contextlib.suppress(UserError):
+            self.tokenizer = load_tokenizer(self.spec)
+        limits = [flags.get("max_length"), self.spec.context, getattr(self.tokenizer, "model_max_length", 0),
+                  getattr(self.config, "max_position_embeddings", 0)]  # fmt: skip
+        self.max_length = min(int(limit) for limit in limits if limit and 0 < limit < 1e9)
+
+    def _config(self) -> PreTrainedConfig:
+        """config.json, else `architecture:` of the description."""
+        try:
+            return load_config(self.spec)
+        except UserError as error:
+            known = (self.spec.base or self.spec).architecture
+            if known is None:
+                raise UserError(
+                    f"{error}. (A plan is content with `architecture:` in the description)"
+                ) from None
+        self.notes.append(
+            "config.json is not here and cannot be had: planned from `architecture:` in the description"
+        )
+        return AutoConfig.for_model(**known)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.parameters * self.dtype.itemsize
+
+    @property
+    def block_weights(self) -> list[int]:
+        """Numbers in the matrices of every block."""
+        return [sum(p.numel() for p in block.parameters() if p.dim() == 2) for block in self.blocks]
+
+    @property
+    def block_attention(self) -> list[int]:
+        """heads x head_dim of every block."""
+        config, count = self.config, len(self.blocks)
+        heads = getattr(config, "num_query_heads", None) or [config.num_attention_heads] * count
+        dim = getattr(config, "head_dim", None) or self.width // config.num_attention_heads
+        return [number * dim for number in heads]
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the matrices of the blocks that are run: none above the highest layer is."""
+        return sum(self.block_weights[: self.layers[-1]])
+
+    @property
+    def attention(self) -> int:
+        return sum(self.block_attention[: self.layers[-1]])
+
+    def on_meta(self) -> nn.Module:
+        with torch.device("meta"):
+            trusted = self.spec.trust_remote_code
+            return AutoModel.from_config(self.config, dtype=self.dtype, trust_remote_code=trusted)
+
+    def lora(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """What lora_finetuning.py's flags say of the adapter, with the description's lora_targets where they have none."""
+        known = ("rank", "alpha", "lora_dropout", "start_layer")
+        targets = list(flags["lora_targets"] or self.spec.lora_targets or ())
+        return {name: flags[name] for name in known} | {"lora_targets": targets}
+
+
+# --- operations ----------------------------------------------------------------------------------------------------
+
+
+def forward_flops(weights: int, attention: int, batches: Batches) -> float:
+    """Sum over batches of B texts padded to T tokens of 2 P B T + 4 A B T^2; a multiply-add counts as two.
+
+    P: numbers in the matrices of the blocks; A: their sum of heads x head_dim. Attention counts in full, as torch's
+    FlopCounterMode has it, though only its causal half is needed; what is elementwise does not count.
+    """
+    return float(sum(len(n) * int(n.max()) * (2 * weights + 4 * attention * int(n.max())) for n in batches))
+
+
+def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
+    """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts
+
+    g(B) + 2 B d C (R + 1) + 2 d s B T for M, the labels and the running sums (T rounded up to a multiple of s, which
+    is SCAN or T), and with prefix moments g(N) + 2 N d^2, N = sum of (n - 1); g(n) = n d^2 (1 + 1 / STRIPS).
+    """
+    step = -(-width // STRIPS)
+    gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
+    total = 0.0
+    for n in batches:
+        scan = min(SCAN, int(n.max()))
+        padded = len(n) * -(-int(n.max()) // scan) * scan
+        total += len(n) * (gram + 2 * width * targets * (permutations + 1)) + 2 * width * scan * padded
+        total += float((n - 1).sum()) * (gram + 2 * width**2) if prefix else 0.0
+    return total
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def batch_bytes(outline: Outline) -> int:
+    """Bound on the temporaries of one padded token, in bytes, for d = width and s bytes a number: the larger of
+
+    a block's, s (2 d + the outputs of its matrices + the widest of them), and of the moments', 2 s d + 5 d max(4, s):
+    running sums, what they are made from, and the rows picked for the products.
+    """
+    size, d = outline.dtype.itemsize, outline.width
+    widths = [
+        [
+            weight.numel() // d if d in weight.shape else max(weight.shape)
+            for weight in block.parameters()
+            if weight.dim() == 2
+        ]
+        for block in outline.blocks
+    ]  # numel / d is the output of a matrix that reads the states, or the input of one that makes them
+    block = max(sum(found) + max(found) for found in widths)
+    return max(size * (2 * d + block), 2 * size * d + 5 * d * max(4, size))

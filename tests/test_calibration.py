@@ -1,0 +1,285 @@
+"""Calibration: p-values, held-out skill, error bars and bounds against brute force, and by many small simulations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import Ridge
+
+from ntps import from_arrays, probes
+from ntps.calibration import (
+    WEAKER,
+    above,
+    held_out,
+    interval,
+    jackknife_error,
+    leave_one_out,
+    null_figures,
+    p_value,
+    tight_constants,
+)
+from ntps.scores import Solved, add_error_bars, layer_scores, order_curves
+from tests.synthetic_moments import moments_of, random_texts
+
+
+class World:
+    """Texts of five tokens, six coordinates and three classes, drawn as often as one likes."""
+
+    d, tokens, classes = 6, 5, 3
+
+    def __init__(self, signal=1.0):
+        rng = np.random.default_rng(0)
+        self.mixing = rng.normal(size=(self.d, self.d)) / 2 + np.diag(np.logspace(0, -1, self.d))
+        self.centres = signal * rng.normal(size=(self.classes, self.d))
+
+    def draw(self, n, seed):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(self.classes, size=n)
+        states = rng.normal(size=(n, self.tokens, self.d))
+        for t in range(1, self.tokens):
+            states[:, t] += 0.6 * states[:, t - 1] * np.linspace(1, 0.1, self.d)
+        return (states + self.centres[labels][:, None]) @ self.mixing + 0.3 * self.mixing[0], labels
+
+    def moments(self, states, labels, permutations=0, seed=0):
+        lengths = [self.tokens] * len(labels)
+        return from_arrays(states, lengths, labels, self.classes, permutations, seed).averages(0)
+
+
+def curves(moments):
+    layer = Solved(moments)
+    return order_curves(layer, layer.auto_directions("descending")[0])
+
+
+# --- shuffled labels -----------------------------------------------------------------------------------------------
+
+
+def test_figures_of_a_null():
+    null = torch.tensor([0.2, 0.4, 0.5, 0.5 - 1e-14], dtype=torch.float64)
+    found = null_figures(0.5, null)
+    assert found["p_value"] == p_value(0.5, null) == 3 / 5
+    assert found["null_mean"] == pytest.approx(0.4) and found["null_lift"] == pytest.approx(0.1 / 0.6)
+    assert found["null_std"] == pytest.approx(null.numpy().std(ddof=1))
+    assert all(math.isnan(value) for value in null_figures(0.5, null[:0]).values())
+    assert above(1.0, 0.3) == 1 and math.isnan(above(1.0, 1.0))
+
+
+def test_p_values_are_uniform_on_their_grid_when_labels_mean_nothing():
+    world, R, sims = World(signal=0.0), 9, 400
+    found: dict[str, list[float]] = {"null": [], "retention_shuffled": []}
+    for seed in range(sims):
+        c = curves(world.moments(*world.draw(40, seed), permutations=R, seed=seed))
+        for (shuffled, values), name in zip(found.items(), ("ntps", "retention"), strict=True):
+            values.append(p_value(float(c[name][1]), c[shuffled][:, 1]))
+    for values in found.values():
+        counts = np.bincount(np.rint(np.array(values) * (R + 1)).astype(int), minlength=R + 2)[1:]
+        assert counts.sum() == sims and stats.chisquare(counts).pvalue > 0.01
+
+
+def test_retention_of_drawn_shuffles_is_that_of_the_shuffled_labels():
+    world = World()
+    states, labels = world.draw(80, 0)
+    moments = world.moments(states, labels, permutations=6)
+    c = curves(moments)
+    for S, row in zip(moments["label_moment_permuted"], c["retention_shuffled"], strict=True):
+        torch.testing.assert_close(
+            row, curves(moments | {"mean_label_moment": S})["retention"], atol=1e-9, rtol=0
+        )
+    (table,) = [
+        row
+        for row in layer_scores(moments).rows
+        if row["kv"] == 2 and row["order"] == "descending" and row["fraction"] == 0.35 and row["rule"] == "task_rank"
+    ]  # fmt: skip
+    reached = int((c["retention_shuffled"][:, 1] >= table["retention"]).sum())
+    assert table["retention_p_value"] == pytest.approx((1 + reached) / 7)
+    expected = (table["retention"] - table["retention_null"]) / (1 - table["retention_null"])
+    assert table["retention_adjusted"] == pytest.approx(expected)
+
+
+# --- held-out texts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [80, 7], ids=["n>d", "n<d"])
+def test_held_out_retention_is_that_of_ridge_on_the_texts(n):
+    """The restricted ridge by scikit-learn on features in a basis of V_k, its strength by the hat matrix."""
+    texts, labels = random_texts(n=n + 60, d=8, seed=3)
+    (train, X, Y), (test, test_X, test_Y) = (
+        moments_of(texts[part], labels[part]) for part in (slice(n), slice(n, None))
+    )
+    layer = Solved(train)
+    V, scale = layer.auto.vectors, np.sqrt(np.square(X).mean(0))
+    guess = np.square(test_Y - Y.mean(0)).sum(1).mean()
+    full = probes.ridge(train, intercept=False)
+
+    def fit(basis, strength):
+        Q = np.linalg.qr(basis)[0]
+        F, test_F = X / scale @ Q, test_X / scale @ Q
+        peer = Ridge(alpha=n * strength, fit_intercept=False, solver="svd").fit(F, Y)
+        hat = F @ np.linalg.solve(F.T @ F + n * strength * np.eye(F.shape[1]), F.T)
+        score = np.square(Y - peer.predict(F)).sum() / (1 - np.trace(hat) / n) ** 2
+        return score, 1 - np.square(test_Y - peer.predict(test_F)).sum(1).mean() / guess
+
+    whole = fit(np.eye(8), full.penalty)[1]
+    rows = held_out(layer.moments, test, full, V, range(1, 9))
+    for k, row in enumerate(rows, start=1):
+        strengths = [max(full.penalty / 10**step, 1e-6) for step in range(WEAKER)]
+        skill = min(fit(V.numpy()[:, :k] * scale[:, None], strength) for strength in strengths)[1]
+        assert row["heldout_skill"] == pytest.approx(skill, abs=1e-6)
+        assert row["heldout_skill_full"] == pytest.approx(whole, abs=1e-6)
+        assert row["heldout_retention"] == pytest.approx(skill / whole, abs=1e-5)
+    assert rows[-1]["heldout_retention"] == pytest.approx(1)  # V_8 is everything
+
+
+def test_held_out_retention_needs_a_probe_that_works():
+    """Labels without a pattern: of train, held-out skill is no better than guessing and retention is undefined."""
+    world = World(signal=0.0)
+    texts = [world.draw(60, seed) for seed in range(20)]
+    found = []
+    for train, test in zip(texts[::2], texts[1::2], strict=True):
+        train, test = world.moments(*train), world.moments(*test)
+        rows = layer_scores(train, test=test).rows
+        assert all(math.isnan(row["heldout_retention"]) == (row["heldout_skill_full"] <= 0) for row in rows)
+        found.append(rows[0]["heldout_skill_full"])
+    assert min(found) < 0 and np.mean(found) < 0.01
+    assert math.isnan(layer_scores(train).rows[0]["heldout_skill"])  # no test moments
+
+
+@pytest.mark.parametrize("case", ["n<d", "d=1", "dead and constant", "a class missing"])
+def test_held_out_figures_of_odd_texts(case):
+    texts, labels = random_texts(n=60, d=1 if case == "d=1" else 8)
+    if case == "dead and constant":
+        texts = [
+            np.hstack([text[:, :6], np.zeros((len(text), 1)), np.full((len(text), 1), 9.0)]) for text in texts
+        ]
+    n = 5 if case == "n<d" else 30
+    train, test = moments_of(texts[:n], labels[:n])[0], moments_of(texts[n:], labels[n:])[0]
+    if case == "a class missing":
+        train = moments_of(texts[:n], np.where(labels[:n] == 1, 2, labels[:n]))[0]
+    for row in layer_scores(train, test=test).rows:
+        assert math.isfinite(row["heldout_skill"]) and math.isfinite(row["heldout_skill_full"])
+        assert math.isnan(row["heldout_retention"]) == (row["heldout_skill_full"] <= 0)
+
+
+# --- partitions of the texts ---------------------------------------------------------------------------------------
+
+
+def split(world, states, labels, parts):
+    return [world.moments(states[i::parts], labels[i::parts]) for i in range(parts)]
+
+
+def test_leaving_a_partition_out_leaves_the_moments_of_the_others():
+    world = World()
+    states, labels = world.draw(31, 0)
+    left = leave_one_out(world.moments(states, labels), split(world, states, labels, 4))
+    for part, moments in enumerate(left):
+        rest = np.arange(31) % 4 != part
+        expected = world.moments(states[rest], labels[rest])
+        for name, value in moments.items():
+            torch.testing.assert_close(
+                torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(expected[name], dtype=torch.float64)
+            )  # fmt: skip
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    without = (values.sum() - values) / 11
+    assert float(jackknife_error(without)) == pytest.approx(stats.sem(values.numpy()))
+    low, high = interval(0.5, 0.1, 12)
+    assert high - 0.5 == pytest.approx(0.5 - low) == pytest.approx(stats.t.isf(0.05, 11) * 0.1)
+    assert interval(0.9, 0.5, 3) == (0.0, 1.0)
+
+
+def test_error_bars_are_those_of_scoring_the_texts_that_are_left():
+    world = World()
+    states, labels = world.draw(90, 1)
+    rows = layer_scores(world.moments(states, labels)).rows
+    assert all(math.isnan(row["ntps_se"]) and math.isnan(row["retention_se"]) for row in rows)
+    add_error_bars(rows, world.moments(states, labels), split(world, states, labels, 3))
+    left = [
+        layer_scores(world.moments(states[np.arange(90) % 3 != i], labels[np.arange(90) % 3 != i])).rows
+        for i in range(3)
+    ]
+    for row, *others in zip(rows, *left, strict=True):
+        for name in ("ntps", "retention"):
+            values = np.array([other[name] for other in others])
+            expected = np.sqrt(2 / 3 * np.square(values - values.mean()).sum())
+            if name == "retention" or row["rule"] == "task_rank":
+                assert row[f"{name}_se"] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+            else:
+                assert math.isnan(row["ntps_se"])
+
+
+@pytest.mark.parametrize("n", [2, 5, 6])
+def test_no_error_bars_where_too_few_texts_are_left(n):
+    """With n <= d every text left out costs a rank: retention is 1 at fewer directions, without any doubt."""
+    world = World()
+    states, labels = world.draw(n, 1)
+    rows = layer_scores(world.moments(states, labels)).rows
+    add_error_bars(rows, world.moments(states, labels), split(world, states, labels, 2))
+    assert all(math.isnan(row["ntps_se"]) and math.isnan(row["retention_se"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_intervals_from_ten_partitions_cover_the_truth():
+    """90 % intervals over fresh samples of 1000 texts against the scores of 200000."""
+    world, parts, listed = World(), 10, [0, 1, 2]
+
+    def estimate(moments):
+        c = curves(moments)
+        return torch.stack([c["ntps"][listed], c["retention"][listed]]).flatten()
+
+    truth = estimate(world.moments(*world.draw(200_000, 99))).tolist()
+    covered = np.zeros(6)
+    for seed in range(150):
+        states, labels = world.draw(1000, seed)
+        whole, pieces = world.moments(states, labels), split(world, states, labels, parts)
+        errors = jackknife_error(torch.stack([estimate(m) for m in leave_one_out(whole, pieces)]))
+        for place, (value, error) in enumerate(zip(estimate(whole).tolist(), errors.tolist(), strict=True)):
+            low, high = interval(value, error, parts)
+            covered[place] += low <= truth[place] <= high
+    assert ((0.85 <= covered / 150) & (covered / 150 <= 0.95)).all()
+
+
+# --- bounds of the excess loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["descending", "released"])
+def test_tight_constants_are_those_of_the_schur_complement(order):
+    moments, _, _ = moments_of(*random_texts(n=60, d=8))
+    layer = Solved(moments)
+    V, task = layer.auto_directions(order)[0], layer.task
+    inverse, values = np.linalg.inv(moments["mean_second_moment"]), task.solution.eigenvalues
+    norm, target = (
+        float(task.U.square().sum()),
+        np.linalg.solve(moments["mean_second_moment"], moments["mean_label_moment"]),
+    )
+    excess = order_curves(layer, V)["excess"]
+    for k, (least, most) in zip(range(1, 9), tight_constants(task, V, range(1, 9)), strict=True):
+        if k == 8:
+            assert (least, most) == (0, 0)
+            continue
+        beyond = np.linalg.qr(V.numpy()[:, :k], mode="complete")[0][:, k:]
+        schur = np.linalg.inv(beyond.T @ inverse @ beyond)
+        assert float(excess[k - 1]) == pytest.approx(
+            np.trace(target.T @ beyond @ schur @ beyond.T @ target), rel=1e-6
+        )
+        spectrum = np.linalg.eigvalsh(schur)
+        assert least == pytest.approx(spectrum[0] * float(values[-1]) * norm, rel=1e-5)
+        assert most == pytest.approx(spectrum[-1] * float(values[0]) * norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tight_bounds_hold_and_are_no_looser_than_the_naive_ones(seed):
+    rows = layer_scores(moments_of(*random_texts(n=40, d=6, seed=seed))[0]).rows
+    for row in rows:
+        slack = 1e-12 * row["excess_upper"] + 1e-15
+        steps = ("excess_lower", "excess_lower_tight", "excess", "excess_upper_tight", "excess_upper")
+        assert all(row[a] <= row[b] + slack for a, b in zip(steps, steps[1:]))
+    few = layer_scores(moments_of(*random_texts(n=4, d=6, seed=seed))[0]).rows
+    assert all(math.isnan(row["excess_lower_tight"]) and math.isnan(row["excess_upper_tight"]) for row in few)
+
+
+def test_how_many_texts_there_are_for_each_dimension():
+    rows = layer_scores(moments_of(*random_texts(n=40, d=8))[0]).rows
+    assert {row["n_over_d"] for row in rows} == {5.0}

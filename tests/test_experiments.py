@@ -1,0 +1,133 @@
+"""Experiment files: what each script takes from one, what is refused, and that the shipped ones fit every script."""
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ntps import cli
+from ntps.data import dataset_names
+from ntps.errors import UserError
+from ntps.experiments import read_experiment, script_path
+from ntps.model_specs import model_names
+
+ROOT = Path(__file__).resolve().parent.parent
+taken: dict = {}
+
+
+def main(
+    models: Sequence[str],
+    datasets: Sequence[str] = ("a",),
+    output: str = "results",
+    limit: int | None = 5,
+    rate: float = 1.0,
+    keep: bool = False,
+) -> int:
+    """Keep what was asked for.
+
+    Args:
+        models: names
+        datasets: names
+        output: folder
+        limit: texts
+        rate: of learning
+        keep: something
+    """
+    taken.update(locals())
+    return 0
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs main above, as the script cache, with the YAML as --config and more flags."""
+    monkeypatch.setattr(inspect, "getfile", lambda _: str(ROOT / "cache.py"))
+
+    def call(text: str, *flags: str) -> dict:
+        (tmp_path / "e.yaml").write_text(text)
+        taken.clear()
+        assert cli.run(main, ["--config", str(tmp_path / "e.yaml"), *flags]) == 0
+        return dict(taken)
+
+    return call
+
+
+def test_own_section_over_the_top_and_the_command_line_over_both(run):
+    text = (
+        "about: words\nmodels: [m, n]\nlimit: 9\nseeds: [1, 2]\nmax_length: 3\noutput: top\n"
+        "cache: {limit: 7, keep: true, rate: 1e-4}\nK_sweep: {rtol: 1}\nlinear_training:\n"
+    )
+    assert run(text) == {
+        "models": ["m", "n"],
+        "datasets": ["a"],
+        "output": "top",
+        "limit": 7,
+        "rate": 1e-4,
+        "keep": True,
+    }
+    again = run(text, "--limit", "2", "--models", "x", "--output=other")
+    assert (again["models"], again["limit"], again["output"]) == (["x"], 2, "other")
+
+
+def test_a_file_of_flags_alone(run):
+    assert run("models: m\nkeep: false\nlimit: null\n")["models"] == ["m"]
+    assert taken["keep"] is False and taken["limit"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [m]\nlimmit: 3\n", "e.yaml: limmit: no flag of cache; did you mean 'limit'"),
+        ("models: [m]\nseeds: [1]\n", "e.yaml: seeds: no flag of cache"),
+        ("models: [m]\nlimmit: 3\ncache: {}\n", "e.yaml: limmit: did you mean 'limit'"),
+        ("models: [m]\ncache: {kep: true}\n", "e.yaml: cache: kep: no flag of cache; did you mean 'keep'"),
+        (
+            "models: [m]\ncahce: {keep: true}\n",
+            "e.yaml: cahce: no script has this name; did you mean 'cache'",
+        ),
+        ("models: [m]\ncache: 3\n", "e.yaml: cache: a section holds `flag: value` lines, not 3"),
+        ("- models\n", "e.yaml: it must be made of `key: value` lines"),
+        ("models: [m]\nlimit: many\n", "many"),
+        ("limit: 3\n", "models"),
+    ],
+)
+def test_what_is_refused(run, capsys, text, message):
+    with pytest.raises(SystemExit):
+        run(text)
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(main, ["--config", "gone.yaml"])
+    assert "gone.yaml: cannot be read" in capsys.readouterr().err
+
+
+SHIPPED = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("where", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_experiment_fits_every_script(where):
+    experiment = read_experiment(where)
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    assert set(experiment.top["models"]) <= set(model_names())
+    assert set(experiment.top["datasets"]) <= set(dataset_names())
+    for name in scripts | set(experiment.sections):
+        path = script_path(name)
+        assert path is not None
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        known = inspect.signature(importlib.import_module(module).main).parameters
+        flags = experiment.flags(name, known)
+        assert all(flags[key] for key in ("models", "datasets", "output") if key in known)
+
+
+def test_the_papers_grid_is_eight_by_twelve():
+    paper = read_experiment(ROOT / "configs" / "experiments" / "paper.yaml")
+    assert len(set(paper.top["models"])) == 8 and len(set(paper.top["datasets"])) == 12
+
+
+def test_an_experiment_lists_no_unknown_script(tmp_path):
+    (tmp_path / "e.yaml").write_text("models: [m]\nnothing: {a: 1}\n")
+    with pytest.raises(UserError, match="nothing: no script has this name"):
+        read_experiment(tmp_path / "e.yaml")

@@ -1,0 +1,135 @@
+"""Numeric targets end to end: description, moments, every score, the probes; and who refuses them."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.linear_model import LinearRegression
+
+import cache
+import K_sweep
+import linear_sklearn
+from ntps import cli, probes, storage
+from ntps.accuracy import Task
+from ntps.data import load_dataset
+from ntps.errors import UserError
+from ntps.scores import layer_scores
+from tests.synthetic_moments import moments_of, random_texts
+from tests.tiny import tiny_model, tiny_texts
+
+
+def described(folder, labels, **keys):
+    """A description of tiny texts with these labels (60 train, 30 test), as a path."""
+    folder.mkdir(exist_ok=True)
+    texts, _ = tiny_texts(90, 3, 0)
+    table = pd.DataFrame({"text": texts, "stars": labels})
+    table[:60].to_csv(folder / "train.csv", index=False)
+    table[60:].to_csv(folder / "test.csv", index=False)
+    spec = {"files": {"train": "train.csv", "test": "test.csv"}, "text": "text", "label": "stars"}
+    (folder / "stars.yaml").write_text(yaml.safe_dump(spec | {"target": "numeric"} | keys))
+    return folder / "stars.yaml"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny model's moments and states over tiny texts with numbers, scored and probed."""
+    folder = tmp_path_factory.mktemp("numeric")
+    numbers = np.round(np.random.default_rng(0).normal(3, 1, 90), 3) + np.arange(90) % 3
+    tiny_model(folder / "model")
+    yaml_file = described(folder / "data", numbers)
+    pair = ["--models", str(folder / "model"), "--datasets", str(yaml_file), "--output", str(folder / "out")]
+    assert (
+        cli.run(cache.main, [*pair, "--keep_states", "--label_permutations", "5", "--partitions", "3"]) == 0
+    )
+    assert cli.run(K_sweep.main, pair) == 0
+    assert cli.run(linear_sklearn.main, pair) == 0
+    moments = next((folder / "out/moments").glob("*/stars/train.safetensors"))
+    return folder / "out", storage.MomentsFile(moments), numbers
+
+
+def test_labels_are_the_numbers(tmp_path):
+    numbers = [f" {x} " if i % 2 else f"{x}e0" for i, x in enumerate(range(-3, 87))]
+    data = load_dataset(str(described(tmp_path, numbers)))
+    assert data.numeric and data.targets == 1 and data.classes == []
+    assert data.splits["train"].labels.tolist() == list(range(-3, 57))
+    assert data.select("test", 5).labels.dtype == np.float64
+
+
+def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    (tmp_path / "folder").mkdir()
+    table = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "stars": range(-10, 10)})
+    table.to_parquet(tmp_path / "folder/train.parquet")
+    spec = {"id": "folder", "text": "text", "label": "stars", "target": "numeric"}
+    (tmp_path / "stars.yaml").write_text(yaml.safe_dump(spec))
+    data = load_dataset(str(tmp_path / "stars.yaml"))
+    assert sorted(np.concatenate([part.labels for part in data.splits.values()])) == list(range(-10, 10))
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "message"),
+    [
+        (["four"] * 90, {}, "label: split 'test' has 'four', which is no number"),
+        (["inf"] * 90, {}, "has 'inf', which is no number"),
+        (["2"] * 90, {}, "all of train has the one number 2.0"),
+        (["2"] * 90, {"target": "number"}, "target: 'number' is neither classes nor numeric"),
+        (["2"] * 90, {"label_ranges": [[0, 1, "a"]]}, "label_ranges: .* makes classes"),
+    ],
+)
+def test_faults(tmp_path, labels, keys, message):
+    with pytest.raises(UserError, match=message):
+        load_dataset(str(described(tmp_path, labels, **keys)))
+
+
+def test_moments_are_those_of_the_numbers(world):
+    output, file, numbers = world
+    y = numbers[:60]
+    states = storage.maps(next((output / "states").glob("*/stars/train.safetensors")))
+    assert np.array_equal(states["labels"], y)
+    assert file.targets == 1 and file.class_counts.tolist() == pytest.approx([y.sum()])
+    assert file.label_second_moment == pytest.approx(np.mean(y**2))
+    for place in range(len(file.layers)):
+        means = states["states"][place].astype(float)
+        assert np.allclose(file.averages(place)["mean_label_moment"][:, 0], means.T @ y / 60, atol=1e-6)
+
+
+def test_probes_are_scikit_learns(world):
+    output, file, _ = world
+    table = pd.read_csv(next((output / "accuracy/linear_sklearn").glob("*/stars.csv")))
+    assert set(table.probe) == {
+        "linear_regression", "least_squares", "least_squares_no_intercept", "ridge",
+    }  # fmt: skip
+    states = storage.maps(next((output / "states").glob("*/stars/train.safetensors")))
+    means, y = states["states"][1].astype(float), np.array(states["labels"])
+    fitted = LinearRegression().fit(means, y)
+    ours = probes.least_squares(file.averages(1))
+    assert np.allclose(
+        means @ ours.coefficients[:, 0].numpy() + ours.intercept.numpy(), fitted.predict(means)
+    )
+    assert probes.skill(ours, file.averages(1), file.averages(1)) == pytest.approx(fitted.score(means, y))
+
+
+def test_retention_null_is_the_mean_over_shuffles():
+    """The closed form's mean(y)^2 and Var(y) against many shuffles, numerator and denominator apart."""
+    texts, _ = random_texts(n=40, d=6)
+    y = np.random.default_rng(1).normal(2, 3, 40)
+    moments, means, _ = moments_of(texts, y)
+    scores = layer_scores(moments)
+    closed = [row["retention_null"] for row in scores.rows if row["kv"] == 2 and row["order"] == "descending"]
+    M_inverse = np.linalg.inv(moments["mean_second_moment"])
+    P0, P1 = moments["prefix_second_moment"], moments["prefix_next_moment"]
+    values, V = np.linalg.eig(np.linalg.solve(P0, P1 @ P1.T))
+    V = V.real[:, np.argsort(-values.real)[:2]]
+    inner = V @ np.linalg.solve(V.T @ moments["mean_second_moment"] @ V, V.T)
+    rng = np.random.default_rng(2)
+    shuffles = [means.T @ rng.permutation(y) / 40 for _ in range(20000)]
+    kept = np.mean([S @ inner @ S for S in shuffles])
+    whole = np.mean([S @ M_inverse @ S for S in shuffles])
+    assert closed and closed[0] == pytest.approx(kept / whole, rel=0.02)
+
+
+def test_accuracy_is_refused(tmp_path):
+    data = load_dataset(str(described(tmp_path, np.arange(90))))
+    with pytest.raises(UserError, match="target: numeric"):
+        Task(None, data, None)  # type: ignore[arg-type]
