@@ -7,8 +7,9 @@ A pair is (model, dataset), named as the files are. Missing values and missing p
 """
 
 import math
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ Curves = Mapping[str, np.ndarray]
 
 STYLE = Path(__file__).with_name("ntps.mplstyle")
 WIDTH = 7.2  # inches: a page's text
+ACROSS = 4  # panels side by side where each belongs to a model
 COLUMNS = 5  # panels side by side at most: more, and the names of the data sets overlap
 DESCENDING = 0  # place of the paper's order in the curves
 GREY, PALE = "0.45", "#f6ec9a"  # bands of shuffled labels and of chance, told apart without colour too
@@ -113,6 +115,14 @@ def gain(curves: Curves) -> np.ndarray:
     return ntps - null[:, DESCENDING].mean(1) if null is not None and null.shape[2] else ntps * math.nan
 
 
+def model_order(name: str) -> tuple[str, float, str]:
+    """Sorts models by family and then by size, where the name tells one (qwen2-0.5b before qwen2-7b)."""
+    found = re.match(r"(.*?)(\d+(?:\.\d+)?)([mb])\b", name, re.IGNORECASE)
+    if not found:
+        return name, 0.0, name
+    return found[1], float(found[2]) * (1e3 if found[3].lower() == "b" else 1), name
+
+
 # --- panels --------------------------------------------------------------------------------------------------------
 
 
@@ -154,8 +164,46 @@ def missing_panel(axes: Axes, text: str = "") -> None:
     axes.patch.set(facecolor="0.93", edgecolor="0.7", hatch="//////", linewidth=0)
     axes.set(xticks=[], yticks=[])
     if text:
-        axes.text(0.5, 0.5, textwrap.fill(text, 24), ha="center", va="center", fontsize=5, parse_math=False,
-                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 2}, transform=axes.transAxes)  # fmt: skip
+        shown = axes.text(0.5, 0.5, textwrap.fill(text, 24), ha="center", va="center", fontsize=5, parse_math=False,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 2}, transform=axes.transAxes)  # fmt: skip
+        shown.set_in_layout(False)  # a long text must not squeeze the panels
+
+
+def panels_of(models: Sequence[str], height: float = 2.2, share: int = 1) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with `share` panels side by side for each model, four panels in a row at most."""
+    across = min(max(1, len(models)), ACROSS // share)
+    rows = math.ceil(max(1, len(models)) / across)
+    figure = Figure(figsize=(max(3.6, min(WIDTH, 1.85 * across * share)), 0.1 + height * rows))
+    grid = figure.add_gridspec(rows, across * share)
+    places = (divmod(number, across) for number in range(len(models)))
+    return figure, [[figure.add_subplot(grid[r, c * share + k]) for k in range(share)] for r, c in places]
+
+
+def headed(axes: Axes, name: str, *lines: str) -> None:
+    """A panel's name above it, and below the name smaller lines."""
+    small = [line for line in lines if line]
+    axes.set_title(name, pad=3 + 7.5 * len(small), parse_math=False)
+    axes.annotate("\n".join(small), (0.5, 1), (0, 3), xycoords="axes fraction", ha="center", fontsize=5.5,
+                  textcoords="offset points", parse_math=False)  # fmt: skip
+
+
+def caption(figure: Figure, *paragraphs: str) -> None:
+    """Text below a figure, as wide as it is; the figure grows by what the text takes."""
+    letters = int(figure.get_figwidth() * 21)
+    text = "\n".join(textwrap.fill(paragraph, letters) for paragraph in paragraphs if paragraph)
+    figure.set_figheight(figure.get_figheight() + 0.11 * (1 + text.count("\n")) + 0.05)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=6, parse_math=False)
+
+
+def numbered(axes: Axes, x: float, y: float, number: int, color: str = "C0") -> None:
+    """A data set's number in a small disc: told apart without colour."""
+    disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": color, "linewidth": 0.7}
+    axes.text(x, y, str(number), ha="center", va="center", fontsize=4.5, color="0", bbox=disc, zorder=4)
+
+
+def number_list(datasets: Sequence[str]) -> str:
+    """What the numbers stand for."""
+    return "Data sets: " + ", ".join(f"{number}\xa0{name}" for number, name in enumerate(datasets, 1)) + "."
 
 
 # --- the figure of the demo ----------------------------------------------------------------------------------------

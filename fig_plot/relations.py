@@ -1,0 +1,293 @@
+"""A score against a measurement, model by model: which layer and k are taken by which rule, and the rank correlation.
+
+Three rules choose the layer and the share of the autoregressive directions (kv), for each model by itself:
+    as the paper    those whose rank correlation over these very data sets is largest
+    fixed           the last layer and one given share
+    held out        for each data set those that are best on the others, and its rank there (ntps.choosing)
+Published values come without layer and k: for them the rule is "published".
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fig_plot.figures import model_order
+from ntps import results
+from ntps.choosing import judge
+from ntps.rank_statistics import LEVEL, percentile_interval, resamples, spearman, z_interval
+from ntps.results import PAIR
+
+PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
+FRACTION = 0.1  # of the fixed rule, unless another is given
+LEAST = 3  # data sets that a correlation takes
+RESAMPLES, SEED = 500, 0  # of intervals
+SCORES = {"ntps": "NTPS", "retention": "retention", "retention_adjusted": "adjusted retention"}
+CHOSEN = {  # rule -> what the caption says of it
+    PAPER: "Layer and kv chosen as in the paper: for each model those with the largest ρ on these same data sets, so ρ is "
+    "too high.",
+    FIXED: "Layer and kv fixed beforehand: the last layer, kv = {fraction:.0%} of the rank of P0.",
+    HELD_OUT: "Layer and kv held out: for each data set those with the largest ρ on the others; its place on the axis is its "
+    "rank among them there.",
+    PUBLISHED: "Values as published; the authors' layer and k are not told, and differ from figure to figure.",
+}
+INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more)."
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """rho and its interval over n data sets; NaN for fewer than three, or where one side is constant."""
+
+    rho: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.rho):
+            return f"n = {self.n}: no ρ"
+        around = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"ρ = {self.rho:.2f}{around}, n = {self.n}"
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
+    """Spearman's rho over the pairs that are whole, with its percentile interval."""
+    whole = np.isfinite(x) & np.isfinite(y)
+    n = int(whole.sum())
+    if n < LEAST:
+        return Correlation(math.nan, math.nan, math.nan, n)
+    weights = np.concatenate([np.ones((1, n)), resamples(n, RESAMPLES, SEED)])
+    rho = spearman(x[None, whole], y[whole], weights)[:, 0]
+    return Correlation(float(rho[0]), *percentile_interval(float(rho[0]), rho[1:], n), n)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Points of one figure: model, dataset, x (score), y (target), scored (is there a score?); missing values NaN.
+
+    Data sets that share their texts are one point, the mean of theirs, and count once: `dataset` is their group.
+    """
+
+    points: pd.DataFrame
+    score: str
+    target: str
+    caption: str = ""
+    rho: dict[str, Correlation] = field(default_factory=dict)  # in the direction that the paper prints
+    where: dict[str, str] = field(default_factory=dict)  # model -> the layer and kv taken
+
+    @property
+    def models(self) -> list[str]:
+        return sorted(self.points["model"].unique(), key=model_order)
+
+    @property
+    def datasets(self) -> list[str]:
+        return sorted(self.points["dataset"].unique())
+
+    def of(self, model: str) -> pd.DataFrame:
+        """The model's x and y, a row for every data set of the figure."""
+        own = self.points[self.points["model"] == model].set_index("dataset")
+        return own[["x", "y"]].reindex(self.datasets)
+
+    def ranks(self, model: str) -> pd.DataFrame:
+        """Ranks for values, 1 the lowest; the target's are reversed where less of it goes with a higher score."""
+        own = self.of(model)
+        own[own.isna().any(axis=1)] = math.nan
+        return own.assign(y=own["y"] * results.TARGETS[self.target][0]).rank()
+
+    def lacking(self, model: str) -> dict[str, list[str]]:
+        """The data sets without a score, and those without the target."""
+        own = self.points[self.points["model"] == model].set_index("dataset").reindex(self.datasets)
+        scored, measured = own["scored"].eq(True), own["y"].notna()
+        return {self.score: list(own.index[~scored]), self.target: list(own.index[~measured])}
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class Read:
+    """A results folder's scores and measurements, each read once; FOLDER/FIGURE where published values are there.
+
+    A folder without any gives empty tables: the figures say what is missing.
+    """
+
+    def __init__(self, folder: str | Path, figure: str = ""):
+        own = Path(folder) / figure
+        self.folder = own if own.is_dir() else Path(folder)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """ntps.results.load_scores."""
+        if self.holds("ntps", "scores"):
+            return results.load_scores(self.folder)
+        return pd.DataFrame(columns=[*PAIR, *results.POINT, "score", "value"])
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """ntps.results.load_pairs."""
+        if self.holds("ntps", "scores", *(f"accuracy/{method}" for method in results.METHODS)):
+            return results.load_pairs(self.folder)
+        return pd.DataFrame(columns=[*PAIR, "group", *results.TARGETS])
+
+    def holds(self, *kinds: str) -> bool:
+        return any(path for kind in kinds for path in (self.folder / kind).glob("*/*.csv"))
+
+    def target(self, name: str) -> pd.DataFrame:
+        """model, dataset, y: one measurement of every model and group of data sets."""
+        return self.grouped(self.pairs[[*PAIR, name]].rename(columns={name: "y"}), [], "y")
+
+    def grouped(self, table: pd.DataFrame, more: list[str], value: str) -> pd.DataFrame:
+        """Means over the data sets of a group, for `dataset` then stands."""
+        groups = dict(zip(self.pairs["dataset"], self.pairs["group"]))
+        table = table.assign(dataset=table["dataset"].map(groups)).astype({value: float})
+        return table.groupby([*PAIR, *more], dropna=False)[value].mean().reset_index()
+
+    def first_measured(self, *names: str) -> str:
+        """The first of some measurements that any pair has, else the first."""
+        return next((name for name in names if self.pairs[name].notna().any()), names[0])
+
+    def candidates(self, score: str) -> pd.DataFrame:
+        """model, dataset, layer, fraction, value: the paper's order and task_rank, or what there is if that is not."""
+        long = self.scores[self.scores["score"] == score]
+        ours = (long["order"] == "descending") & (long["rule"] == "task_rank")
+        if ours.any():
+            long = long[ours & long["fraction"].notna()]
+        return self.grouped(long[[*PAIR, "layer", "fraction", "value"]], ["layer", "fraction"], "value")
+
+    def headline(self, score: str) -> pd.DataFrame:
+        """model, dataset, x: the score at kv = d/10 and the best layer, the paper's order."""
+        long = self.scores[self.scores["score"] == score]
+        if not (long["order"] == "descending").any():
+            return self.target("probe_mse")[:0].rename(columns={"y": "x"})
+        found = results.headline(results.at_points(long), self.pairs)
+        return self.grouped(found.rename(columns={score: "x"}), [], "x")
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that the scores allow: published ones tell no layer."""
+        found = self.candidates("ntps")
+        return (PUBLISHED,) if len(found) and found["layer"].isna().all() else (PAPER, FIXED, HELD_OUT)
+
+
+def relation(read: Read, target: str, rule: str, score: str = "ntps", fraction: float = FRACTION) -> Relation:
+    """The points of a score against a target of ntps.results.TARGETS, with layer and kv by a rule."""
+    found, measured = read.candidates(score), read.target(target)
+    parts, where, rho = [measured.assign(x=math.nan, scored=False)[:0]], {}, {}
+    for name, texts in measured.groupby("model"):
+        model = str(name)
+        grid = score_grid(found[found["model"] == model], list(texts["dataset"]))
+        y = results.TARGETS[target][0] * texts["y"].to_numpy()
+        x, where[model], rho[model] = RULES[rule](grid, y, fraction)
+        parts.append(texts.assign(x=x, scored=grid.notna().any(axis=1).to_numpy()))
+    return Relation(
+        pd.concat(parts, ignore_index=True), score, target, CHOSEN[rule].format(fraction=fraction), rho, where
+    )
+
+
+def score_grid(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
+    """Values by data set (rows) and (layer, fraction) (columns), in order; a place that is not told is (-1, -1)."""
+    told = found.astype({"layer": float, "fraction": float, "value": float}).fillna(
+        {"layer": -1, "fraction": -1}
+    )
+    grid = told.pivot_table("value", "dataset", ["layer", "fraction"], aggfunc="first")
+    return grid.reindex(list(datasets))
+
+
+# --- the rules: (data sets x places, target where more is better) -> x, the place's name, rho ----------------------
+
+Taken = tuple[np.ndarray, str, Correlation]
+
+
+def whole_block(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with a target and any score, the places that have all of these rows, and their values (places, rows).
+
+    A place that lacks one of them is no candidate: it would be judged on fewer.
+    """
+    values = grid.to_numpy(float)
+    rows = np.flatnonzero(np.isfinite(y) & np.isfinite(values).any(axis=1))
+    places = np.flatnonzero(np.isfinite(values[rows]).all(axis=0))
+    return rows, places, values[np.ix_(rows, places)].T
+
+
+def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
+    rows, places, values = whole_block(grid, y)
+    if len(rows) < LEAST or not len(places):
+        return untaken(grid, len(rows))
+    found = judge(values, [(0, len(values))], y[None, rows], weights_of(len(rows)))
+    place = int(places[found.chosen[0, 0]])
+    rho = found.itself[:, 0].astype(float)
+    interval = z_interval(rho[0], rho[1:], len(rows))
+    return (
+        grid.iloc[:, place].to_numpy(),
+        place_name(grid.columns[place]),
+        Correlation(rho[0], *interval, len(rows)),
+    )
+
+
+def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
+    """x is the share of the other data sets that lie below, at the place which is best on those."""
+    rows, places, values = whole_block(grid, y)
+    if len(rows) <= LEAST or not len(places):
+        return untaken(grid, len(rows))
+    found = judge(values, [(0, len(values))], y[None, rows], weights_of(len(rows)))
+    rho = found.heldout[:, 0].astype(float)
+    x = np.full(len(y), math.nan)
+    x[rows] = found.share[0, 0]
+    taken = sorted({grid.columns[places[place]] for place in found.fold[0, 0]})
+    layers = sorted({int(layer) for layer, _ in taken})
+    note = (
+        f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}"
+        if len(taken) > 1
+        else place_name(taken[0])
+    )
+    return x, note, Correlation(rho[0], *z_interval(rho[0], rho[1:], len(rows)), len(rows))
+
+
+def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
+    layers, fractions = (grid.columns.get_level_values(level).to_numpy(float) for level in (0, 1))
+    found = np.flatnonzero((layers == layers.max(initial=-1)) & np.isclose(fractions, fraction))
+    return at_place(grid, y, int(found[0])) if len(found) else untaken(grid, 0)
+
+
+def published(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
+    return at_place(grid, y, 0) if grid.shape[1] == 1 else untaken(grid, 0)
+
+
+def at_place(grid: pd.DataFrame, y: np.ndarray, place: int) -> Taken:
+    x = grid.iloc[:, place].to_numpy()
+    return x, place_name(grid.columns[place]), correlation(x, y)
+
+
+def untaken(grid: pd.DataFrame, n: int) -> Taken:
+    return np.full(len(grid), math.nan), "", Correlation(math.nan, math.nan, math.nan, n)
+
+
+def weights_of(n: int) -> np.ndarray:
+    return np.concatenate([np.ones((1, n)), resamples(n, RESAMPLES, SEED)])
+
+
+def place_name(place: Any) -> str:
+    """(layer, fraction) in words; none for a place that is not told."""
+    layer, fraction = place
+    return "" if layer < 0 else f"layer {layer:.0f}, kv {fraction:.0%}"
+
+
+RULES: dict[str, Callable[[pd.DataFrame, np.ndarray, float], Taken]] = {
+    PAPER: as_paper,
+    FIXED: fixed,
+    HELD_OUT: held_out,
+    PUBLISHED: published,
+}
+
+
+def rank_correlations(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, int]:
+    """Spearman's rho with y at every place, over the n data sets that have y and any score; n. NaN as above."""
+    rows, places, values = whole_block(grid, y)
+    rho = np.full(grid.shape[1], math.nan)
+    if len(rows) >= LEAST and len(places):
+        rho[places] = spearman(values, y[rows])[0]
+    return rho, len(rows)

@@ -1,0 +1,91 @@
+"""The notebooks: pairs that agree, no outputs kept, and each runs on a small results folder, whole or with gaps."""
+
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pandas as pd
+import pytest
+
+from fig_plot import render
+from ntps import cli, storage
+from tests.fake_results import fake_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "fig_plot").glob("*.ipynb"))
+
+
+def cells(notebook):
+    return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+
+
+def test_every_notebook_is_rendered():
+    assert sorted(path.stem for path in NOTEBOOKS) == sorted(render.ALL)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_and_its_text_agree_and_no_output_is_kept(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert cells(notebook) == cells(jupytext.read(path.with_suffix(".py")))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 8  # the rest is in modules
+    assert [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])] == [
+        'RESULTS = os.environ.get("RESULTS", "../results")  # the folder that the scripts wrote to'
+    ]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    fake_grid(folder, ["m"], ["a", "b", "c", "d"])
+    rows = [
+        ("Joy", "glad", 1.0, 2.0),
+        ("Joy", "fine", 1.5, 1.0),
+        ("Sad", "low", -1.0, 0.0),
+        ("Sad", "grim", -2.0, 0.5),
+    ]
+    table = pd.DataFrame(rows, columns=["group", "word", "x", "y"]).assign(layer=1)
+    both = pd.concat([table.assign(space=space) for space in "UV"])
+    storage.write_text(folder / "words/m/a.csv", both.to_csv(index=False))
+    return folder
+
+
+FIGURES = {
+    "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 1, "retention": 1, "accuracy_mse": 1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", render.ALL)
+def test_each_notebook_runs_and_its_page_holds_its_figures(results, name):
+    assert cli.run(render.main, [str(results), "--notebooks", name]) == 0
+    page = (results / "figures" / f"{name}.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<img[^>]+data:image/png", page)) == FIGURES[name] and "Traceback" not in page
+    pictures = sorted(path.name for path in (results / "figures").glob(f"{name}*.png"))
+    assert len(pictures) == FIGURES[name]
+    assert all((results / "figures" / picture).with_suffix(".pdf").exists() for picture in pictures)
+
+
+@pytest.mark.slow
+def test_a_folder_without_results_gives_a_page_that_says_so(tmp_path):
+    assert cli.run(render.main, [str(tmp_path), "--notebooks", "fig3"]) == 0
+    assert "fig3_fixed.png" in {path.name for path in (tmp_path / "figures").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_broken_table_is_one_clear_error(tmp_path, capsys):
+    fake_grid(tmp_path, ["m"], ["a", "b", "c"])
+    (tmp_path / "ntps/m/a.csv").write_bytes(b"")
+    assert cli.run(render.main, [str(tmp_path), "--notebooks", "fig3"]) == 1
+    assert "a.csv" in capsys.readouterr().err
+
+
+def test_names_and_folders_that_are_not_there(tmp_path, capsys):
+    assert cli.run(render.main, [str(tmp_path / "nothing")]) == 1
+    assert "no folder" in capsys.readouterr().err
+    assert cli.run(render.main, [str(tmp_path), "--notebooks", "fig9"]) == 1
+    assert "fig9" in capsys.readouterr().err
