@@ -1,0 +1,104 @@
+"""What pre-screening costs beside the forward passes alone: three models over one set of short texts.
+
+    python benchmarks/prescreen_speed.py                # SmolLM2-135M and two of random weights, 2000 questions
+    python benchmarks/prescreen_speed.py --texts 200 --model FOLDER
+
+The unit is what a person would do without us: load each model, cut the texts into tokens, and run the base model over
+batches of similar length, keeping nothing. Pre-screening is prescreen.py from its first line to the page, loading,
+scores, probes, figures and files included, into an empty folder. Both are run in one process, imports not counted.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import prescreen
+from ntps import cli
+from ntps.caching import default_budget
+from ntps.data import load_dataset
+from ntps.encoding import pad, plan_batches, tokenize
+from ntps.models import (
+    context_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    resolve_model,
+)
+
+
+def candidates(folder: Path, model: str) -> list[str]:
+    """The model and two of its architecture with random weights, as descriptions."""
+    base = str(Path(model).resolve()) if Path(model).exists() else model
+    for seed in (1, 2):
+        (folder / f"random{seed}.yaml").write_text(f"random_of: {base}\nseed: {seed}\n")
+    return [model, *(str(folder / f"random{seed}.yaml") for seed in (1, 2))]
+
+
+def write_texts(folder: Path, count: int) -> Path:
+    """The first questions of trec6, those of its test part after those of train."""
+    data = load_dataset("trec6")
+    rows = [
+        (text, data.classes[label])
+        for part in (data.splits["train"], data.splits["test"])
+        for text, label in zip(part.texts, part.labels)
+    ]
+    with open(folder / "questions.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows[:count]])
+    return folder / "questions.csv"
+
+
+@torch.inference_mode()
+def forward_alone(name: str, texts: list[str]) -> tuple[float, float]:
+    """Seconds of loading, tokens and passes together, and of the passes alone."""
+    started = time.perf_counter()
+    spec, device = resolve_model(name), pick_device("auto")
+    tokenizer, config = load_tokenizer(spec), load_config(spec)
+    model = load_model(spec, pick_dtype(None, spec, device), device)
+    ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None))
+    begun = time.perf_counter()
+    for rows in plan_batches([len(tokens) for tokens in ids], default_budget(device)):
+        model(input_ids=pad([ids[row] for row in rows], device), use_cache=False)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    ended = time.perf_counter()
+    return ended - started, ended - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--texts", type=int, default=2000)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        models, train = candidates(folder, flags.model), write_texts(folder, flags.texts)
+        with train.open(newline="", encoding="utf-8") as file:
+            texts = [row["text"] for row in csv.DictReader(file)]
+        forward_alone(models[0], texts[:32])  # first use is slower
+        whole, passes = (sum(times) for times in zip(*(forward_alone(model, texts) for model in models)))
+        asked = ["--models", *models, "--train", str(train), "--output", str(folder / "out")]
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = cli.run(prescreen.main, asked)
+        ours = time.perf_counter() - started
+    if code:
+        raise SystemExit(code)
+    print(f"{len(texts)} texts, 3 models")
+    print(f"  forward passes alone    {whole:7.1f} s with loading and tokens, {passes:.1f} s without")
+    print(
+        f"  prescreen.py            {ours:7.1f} s   {ours / whole:.2f} x, or {ours / passes:.2f} x the passes without loading"
+    )
+
+
+if __name__ == "__main__":
+    main()
