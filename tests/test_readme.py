@@ -34,6 +34,9 @@ def world(tmp_path_factory):
     tiny_model(folder / "tiny")
     for name in ("trec6", "sms_spam_pypi", "my_texts"):
         tiny_dataset(folder, n=60, name=name)
+    (folder / "my.csv").write_text(
+        (folder / "my_texts-train.csv").read_text().replace("text,label", "review,stars", 1)
+    )
     (folder / "model.yaml").write_text("path: tiny\nlora_targets: [q_proj, k_proj, v_proj]\n")
     (folder / "smollm2-135m.yaml").write_text((folder / "model.yaml").read_text())
     (folder / "smollm2-135m-random.yaml").write_text("random_of: tiny\n")

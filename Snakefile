@@ -1,0 +1,96 @@
+"""The grid of an experiment file: every script that it lists, over every model and data set; see docs/cluster.md.
+
+    snakemake --cores 2 --config experiment=configs/experiments/mini.yaml
+    snakemake -n --quiet rules --config experiment=configs/experiments/paper.yaml
+    snakemake --workflow-profile profiles/slurm --config experiment=configs/experiments/paper.yaml gpus=1
+"""
+
+import os
+import re
+import sys
+
+sys.path.insert(0, workflow.basedir)
+offline = os.environ.get("HF_HUB_OFFLINE")
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: here only sizes are asked for, and jobs are free to ask the hub
+from ntps.grid import Grid, TRAINERS  # noqa: E402
+
+del os.environ["HF_HUB_OFFLINE"]
+if offline is not None:
+    os.environ["HF_HUB_OFFLINE"] = offline
+
+if "experiment" not in config:
+    raise WorkflowError("which grid? snakemake --config experiment=configs/experiments/mini.yaml")
+THREADS, GPUS = int(config.get("threads", 8)), int(config.get("gpus", 0))
+grid = Grid(config["experiment"], THREADS)
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, grid.models)),
+    dataset="|".join(map(re.escape, grid.datasets)),
+
+
+def command(script, more=""):
+    """The script on one pair, with the experiment's flags."""
+    path = os.path.join(workflow.basedir, f"{script}.py")
+    return f"{sys.executable} {path} --config {grid.where} --models {{params.model}} --datasets {{params.dataset}} {more}"
+
+
+def needs(script, what):
+    """mem_mb, runtime or gpu of a job, from the plan; twice as much of the first two at a second attempt."""
+    def asked(wildcards, attempt):
+        count = grid.needs(script, wildcards.model, wildcards.dataset, GPUS)[what]
+        return count if what == "gpu" else attempt * count
+    return asked
+
+
+def moments(wildcards):
+    return grid.moments(wildcards.model, wildcards.dataset)
+
+
+MODEL, DATASET = lambda wildcards: grid.models[wildcards.model], lambda wildcards: grid.datasets[wildcards.dataset]
+
+
+rule all:
+    input:
+        [path for m in grid.models for d in grid.datasets for path in grid.moments(m, d)],
+        [grid.table(s, m, d) for s in grid.scripts if s != "cache" for m in grid.models for d in grid.datasets],
+
+
+# update(): what a script wrote stays until the script itself replaces it
+rule cache:
+    output:
+        update(grid.output + "/moments/{model}/{dataset}/{split}.safetensors"),
+    params:
+        model=MODEL,
+        dataset=DATASET,
+    threads: THREADS
+    resources:
+        mem_mb=needs("cache", "mem_mb"),
+        runtime=needs("cache", "runtime"),
+        gpu=needs("cache", "gpu"),
+    shell:
+        command("cache", "--splits {wildcards.split}")
+
+
+for script in grid.scripts:
+    if script == "cache":
+        continue
+
+    rule:
+        name:
+            script
+        input:
+            # linear_training.py uses the states that cache.py kept
+            [] if script in TRAINERS[1:] else moments,
+        output:
+            update(grid.table(script, "{model}", "{dataset}")),
+        params:
+            model=MODEL,
+            dataset=DATASET,
+        threads: THREADS
+        resources:
+            mem_mb=needs(script, "mem_mb"),
+            runtime=needs(script, "runtime"),
+            gpu=needs(script, "gpu"),
+        shell:
+            command(script)

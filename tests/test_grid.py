@@ -1,0 +1,122 @@
+"""The grid of an experiment: its jobs, what they ask for, and real runs of the Snakefile on tiny models."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ntps import outline
+from ntps.errors import UserError
+from ntps.grid import Grid
+from tests.tiny import tiny_dataset, tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_snakemake = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake") is None,
+    reason="snakemake is not installed: pip install -r requirements-cluster.txt",
+)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Two tiny models and two tiny data sets, the second without its file yet."""
+    for name in ("one", "two"):
+        tiny_model(tmp_path / name, seed=len(name))
+        (tmp_path / f"{name}.yaml").write_text(f"path: {name}\nlora_targets: [q_proj]\n")
+    for name in ("here", "late"):
+        tiny_dataset(tmp_path, name=name)
+    (tmp_path / "late-train.csv").rename(tmp_path / "kept.csv")
+    grid = {"models": [str(tmp_path / f"{name}.yaml") for name in ("one", "two")]}
+    grid |= {"datasets": [str(tmp_path / f"{name}.yaml") for name in ("here", "late")]}
+    grid |= {"output": str(tmp_path / "out"), "cache": {"splits": ["train"], "label_permutations": 2}}
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    return path
+
+
+def test_the_papers_grid_is_eight_by_twelve_and_asks_more_for_more(monkeypatch):
+    def refuse(*_):
+        raise UserError("no hub is asked")
+
+    monkeypatch.setattr(outline, "load_config", refuse)
+    monkeypatch.setattr(outline, "load_tokenizer", refuse)
+    grid = Grid(str(ROOT / "configs/experiments/paper.yaml"), threads=8)
+    assert (len(grid.models), len(grid.datasets)) == (8, 12)
+    assert grid.scripts[:2] == ["cache", "K_sweep"] and set(grid.scripts) >= {
+        "lora_finetuning",
+        "linear_sklearn",
+    }
+    small, large = (grid.needs("cache", model, "sst2") for model in ("openelm-270m", "openelm-3b"))
+    assert small["mem_mb"] < large["mem_mb"] and small["runtime"] < large["runtime"]
+    # weights twice in bfloat16, as they pass through, and L d^2 of each of three moments in float64
+    assert large["mem_mb"] * 1e6 > 2 * 2 * 3_036_647_424 + 3 * 37 * 3072**2 * 8
+    assert small["gpu"] == 1 and grid.needs("K_sweep", "openelm-270m", "sst2")["gpu"] == 0
+    assert grid.needs("cache", "openelm-270m", "sst2", gpus=0)["gpu"] == 0
+    longer = grid.needs("cache", "openelm-270m", "imdb")
+    assert longer["runtime"] > small["runtime"]
+
+
+def test_jobs_have_the_paths_that_the_scripts_write(experiment):
+    grid = Grid(str(experiment))
+    assert list(grid.models) == ["one", "two"] and list(grid.datasets) == ["here", "late"]
+    assert grid.scripts == ["cache", "K_sweep"]
+    assert [Path(p).name for p in grid.moments("one", "here")] == ["train.safetensors"]
+    assert grid.table("K_sweep", "one", "here").endswith("out/ntps/one/here.csv")
+    assert grid.table("from_scratch", "one", "here").endswith("out/accuracy/from_scratch/one/here.csv")
+    assert grid.flags("cache")["label_permutations"] == 2 and grid.flags("cache")["partitions"] == 1
+    experiment.write_text("models: [one]\n")
+    with pytest.raises(UserError, match="datasets"):
+        Grid(str(experiment))
+
+
+def snakemake(experiment: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", *more]
+    command += ["--config", f"experiment={experiment}", "threads=1"]
+    return subprocess.run(command, cwd=experiment.parent, capture_output=True, text=True)
+
+
+def counted(run: subprocess.CompletedProcess) -> dict[str, int]:
+    """Snakemake's table of jobs."""
+    found = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+    return {name: int(count) for name, count in found}
+
+
+@pytest.mark.slow
+@needs_snakemake
+def test_a_failed_job_leaves_the_others_and_a_restart_does_what_is_missing(experiment):
+    tables = [experiment.parent / f"out/ntps/{m}/{d}.csv" for d in ("here", "late") for m in ("one", "two")]
+    first = snakemake(experiment)
+    assert first.returncode == 1, first.stderr
+    assert counted(first) == {"cache": 4, "K_sweep": 4, "all": 1, "total": 9}
+    assert [table.exists() for table in tables] == [True, True, False, False], first.stderr
+    assert "late-train.csv" in first.stdout + first.stderr
+    written = [table.stat().st_mtime_ns for table in tables[:2]]
+    (experiment.parent / "kept.csv").rename(experiment.parent / "late-train.csv")
+    second = snakemake(experiment)
+    assert second.returncode == 0, second.stderr
+    assert counted(second) == {"cache": 2, "K_sweep": 2, "all": 1, "total": 5}
+    assert all(table.exists() for table in tables)
+    assert written == [table.stat().st_mtime_ns for table in tables[:2]]
+    third = snakemake(experiment, "-n")
+    assert third.returncode == 0 and "Nothing to be done" in third.stdout + third.stderr
+
+
+@pytest.mark.slow
+@needs_snakemake
+def test_a_dry_run_shows_the_whole_grid_of_the_paper(tmp_path):
+    source = yaml.safe_load((ROOT / "configs/experiments/paper.yaml").read_text())
+    scripts = [
+        name
+        for name in ("linear_sklearn", "linear_training", "lora_finetuning", "from_scratch")
+        if name in source
+    ]
+    experiment = tmp_path / "paper.yaml"
+    experiment.write_text((ROOT / "configs/experiments/paper.yaml").read_text())
+    run = snakemake(experiment, "-n", "--quiet", "rules")
+    assert run.returncode == 0, run.stderr
+    expected = {"cache": 2 * 96, "K_sweep": 96} | dict.fromkeys(scripts, 96)
+    assert counted(run) == expected | {"all": 1, "total": 1 + sum(expected.values())}
