@@ -1,4 +1,4 @@
-# make demo | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | figures | prefetch | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -12,15 +12,36 @@ DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
 DEMO_PAIRS := --models smollm2-135m --datasets $(DEMO_TEXTS) --output $(DEMO)
 
+# the reproduction on twelve real texts; LIMIT and STEPS make it smaller
+MINI ?= results/mini
+MINI_FILE := --config configs/experiments/mini.yaml --output $(MINI)
+CONTROL_FILE := --config configs/experiments/mini_control.yaml --output $(MINI)
+FEWER := $(if $(LIMIT),--limit $(LIMIT))
+SHORTER := $(FEWER) $(if $(STEPS),--max_steps $(STEPS) --eval_every $(STEPS))
+
 EXPERIMENT ?= paper
 RESULTS ?= results
 
-.PHONY: demo figures prefetch test check clean
+.PHONY: demo mini figures prefetch test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
 	$(PY) K_sweep.py $(DEMO_PAIRS)
 	$(PY) -m fig_plot.summary $(DEMO)
+
+mini: $(READY)
+	$(PY) cache.py $(MINI_FILE) $(FEWER)
+	$(PY) cache.py $(CONTROL_FILE) $(FEWER)
+	$(PY) K_sweep.py $(MINI_FILE)
+	$(PY) K_sweep.py $(CONTROL_FILE)
+	$(PY) linear_sklearn.py $(MINI_FILE)
+	$(PY) linear_sklearn.py $(CONTROL_FILE)
+	$(PY) linear_training.py $(MINI_FILE) $(FEWER)
+	$(PY) lora_finetuning.py $(MINI_FILE) $(SHORTER)
+	$(PY) from_scratch.py $(MINI_FILE) $(SHORTER)
+	$(PY) -m ntps.selection --results $(MINI)
+	$(PY) -m ntps.gain --results $(MINI)
+	$(PY) -m fig_plot.render $(MINI)
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)
