@@ -29,7 +29,7 @@ from ntps.errors import UserError
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
 STRIPS = 4  # of a symmetric product: more would save little and make the products too narrow to be fast
-SCAN = 32  # positions summed by one triangular product; longer prefixes carry the total over
+SCAN = 32  # positions summed by one triangular product, at most; longer prefixes carry the total over
 
 
 class Batch:
@@ -114,6 +114,7 @@ class Moments:
         if self.prefix and len(batch.prefix):
             flat = states.to(prefix_sum.dtype).flatten(0, 1)
             rows = prefix_sum.flatten(0, 1).index_select(0, batch.prefix)
+            del prefix_sum
             self.sums["prefix_next_moment"][index] += (rows.T @ flat.index_select(0, batch.prefix + 1)).to(
                 self.device
             )
@@ -178,8 +179,8 @@ def mean_states(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 def running_sum(states: Tensor) -> Tensor:
     """Cumulative sum over positions (B, T, d) as small triangular products: several times faster than a scan."""
     batch, length, width = states.shape
-    step = min(SCAN, length)
-    blocks = -(-length // step)
+    blocks = -(-length // SCAN)
+    step = -(-length // blocks)
     if blocks * step > length:
         states = torch.nn.functional.pad(states, (0, 0, 0, blocks * step - length))
     triangle = torch.ones(step, step, dtype=states.dtype, device=states.device).tril()

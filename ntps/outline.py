@@ -111,15 +111,16 @@ def forward_flops(weights: int, attention: int, batches: Batches) -> float:
 def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
     """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts
 
-    g(B) + 2 B d C (R + 1) + 2 d s B T for M, the labels and the running sums (T rounded up to a multiple of s, which
-    is SCAN or T), and with prefix moments g(N) + 2 N d^2, N = sum of (n - 1); g(n) = n d^2 (1 + 1 / STRIPS).
+    g(B) + 2 B d C (R + 1) + 2 d s B T for M, the labels and the running sums (T in the fewest blocks of at most SCAN
+    positions, all of the same length s), and with prefix moments g(N) + 2 N d^2, N = sum of (n - 1); g(n) = n d^2 (1 + 1 / STRIPS).
     """
     step = -(-width // STRIPS)
     gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
     total = 0.0
     for n in batches:
-        scan = min(SCAN, int(n.max()))
-        padded = len(n) * -(-int(n.max()) // scan) * scan
+        blocks = -(-int(n.max()) // SCAN)
+        scan = -(-int(n.max()) // blocks)
+        padded = len(n) * blocks * scan
         total += len(n) * (gram + 2 * width * targets * (permutations + 1)) + 2 * width * scan * padded
         total += float((n - 1).sum()) * (gram + 2 * width**2) if prefix else 0.0
     return total
