@@ -50,7 +50,7 @@ prefetch: $(READY)
 	$(PY) -m ntps.prefetch --config configs/experiments/$(EXPERIMENT).yaml
 
 test: $(READY) $(CLUSTER)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .
