@@ -31,7 +31,7 @@ COLUMNS = (
     "model dataset layer order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper "
     "retention rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie "
     "null_lift retention_adjusted retention_p_value heldout_retention heldout_skill heldout_skill_full ntps_se "
-    "retention_se n_over_d excess_lower_tight excess_upper_tight"
+    "retention_se n_over_d excess_lower_tight excess_upper_tight eigenvalue_gap"
 ).split()
 
 

@@ -7,6 +7,7 @@
 
 import os
 import re
+import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -32,7 +33,8 @@ wildcard_constraints:
 def command(script, more=""):
     """The script on one pair, with the experiment's flags."""
     path = os.path.join(workflow.basedir, f"{script}.py")
-    return f"{sys.executable} {path} --config {grid.where} --models {{params.model}} --datasets {{params.dataset}} {more}"
+    words = shlex.join([sys.executable, path, "--config", grid.where]).replace("{", "{{").replace("}", "}}")
+    return f"{words} --models {{params.model:q}} --datasets {{params.dataset:q}} {more}"
 
 
 def needs(script, what):
@@ -47,19 +49,23 @@ def moments(wildcards):
     return grid.moments(wildcards.model, wildcards.dataset)
 
 
+def states(wildcards):
+    return grid.moments(wildcards.model, wildcards.dataset, "states")
+
+
 MODEL, DATASET = lambda wildcards: grid.models[wildcards.model], lambda wildcards: grid.datasets[wildcards.dataset]
 
 
 rule all:
     input:
-        [path for m in grid.models for d in grid.datasets for path in grid.moments(m, d)],
-        [grid.table(s, m, d) for s in grid.scripts if s != "cache" for m in grid.models for d in grid.datasets],
+        [path for m, d in grid.pairs("cache") for kind in grid.kinds for path in grid.moments(m, d, kind)],
+        [grid.table(s, m, d) for s in grid.scripts if s != "cache" for m, d in grid.pairs(s)],
 
 
 # update(): what a script wrote stays until the script itself replaces it
 rule cache:
     output:
-        update(grid.output + "/moments/{model}/{dataset}/{split}.safetensors"),
+        [update(f"{grid.output}/{kind}/{{model}}/{{dataset}}/{{split}}.safetensors") for kind in grid.kinds],
     params:
         model=MODEL,
         dataset=DATASET,
@@ -82,6 +88,7 @@ for script in grid.scripts:
         input:
             # linear_training.py uses the states that cache.py kept
             [] if script in TRAINERS[1:] else moments,
+            states if script == "linear_sklearn" else [],
         output:
             update(grid.table(script, "{model}", "{dataset}")),
         params:

@@ -2,7 +2,7 @@
 
     python cache.py --models smollm2-135m --datasets rotten_tomatoes_pypi --splits train --limit 1000
     python K_sweep.py --models smollm2-135m --datasets rotten_tomatoes_pypi
-    python alignment_vis.py --models smollm2-135m --datasets rotten_tomatoes_pypi
+    python alignment_vis.py                                                  # of this model and data set
     python alignment_vis.py --models openelm-450m --datasets emotion --layer 20      # as the paper
     python alignment_vis.py --models smollm2-135m --datasets trec6 --words words.yaml --between Place Person
 
@@ -34,8 +34,8 @@ Groups = dict[str, list[str]]
 
 
 def main(
-    models: Sequence[str],
-    datasets: Sequence[str],
+    models: Sequence[str] = ("smollm2-135m",),
+    datasets: Sequence[str] = ("rotten_tomatoes_pypi",),
     output: str = "results",
     words: str | None = None,
     between: Sequence[str] = (),
@@ -83,10 +83,12 @@ def read_words(path: str | None) -> Groups:
     lists = found.values() if isinstance(found, dict) else []
     if len(lists) < 2 or not all(isinstance(group, list) and group for group in lists):
         raise UserError(f"--words {path}: give two or more lists of words, such as `Joy: [lovely, amazing]`")
-    groups = {str(name): [str(word) for word in group] for name, group in found.items()}
-    if not all(word.strip() for group in groups.values() for word in group):
-        raise UserError(f"--words {path}: there is an empty word")
-    return groups
+    for word in (*found, *(word for group in lists for word in group)):
+        if not isinstance(word, str):  # YAML takes yes, no, on, off, 12, null for something else
+            raise UserError(f"--words {path}: {word!r} is no text: quote it, such as 'yes'")
+        if not word.strip():
+            raise UserError(f"--words {path}: there is an empty word")
+    return found
 
 
 def draw(

@@ -56,7 +56,7 @@ def main(
         dtype: as for cache.py
         device: as for cache.py
         layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
-        label_permutations: shuffled copies of the labels, for NTPS's p-value
+        label_permutations: shuffled copies of the labels, for the p-values: 19 or more, or 0 for none
         partitions: of the train texts, for the error bars of NTPS and retention
         gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
         seed: of the limit's permutation and of the label permutations
@@ -65,14 +65,21 @@ def main(
     flags = dict(locals())
     for name, least in (("max_length", 1), ("tokens_per_batch", 1), ("limit", 2), ("partitions", 1)):
         cli.at_least(name, flags[name], least)
-    cli.at_least("label_permutations", label_permutations, 0)
+    if label_permutations and label_permutations < prescreening.FEWEST_SHUFFLES:
+        raise UserError(
+            f"--label_permutations {label_permutations}: must be 0 or at least {prescreening.FEWEST_SHUFFLES}; "
+            f"with fewer no p-value can reach {prescreening.SMALL}"
+        )
     if target not in ("classes", "numeric"):
         raise UserError(f"--target {target}: must be classes or numeric")
     if not train and (test or target != "classes"):
         raise UserError(f"--{'test' if test else 'target'}: only together with --train")
-    where = str(prescreening.describe(train, test, text, label, target, output)) if train else dataset
-    data = load_dataset(where)
-    doubts = prescreening.check_texts(data, limit, seed)
+    where = dataset
+    with prescreening.undone_if_refused(prescreening.description_path(train or dataset, output)):
+        if train:
+            where = str(prescreening.describe(train, test, text, label, target, output, overwrite))
+        data = load_dataset(where)
+        doubts = prescreening.check_texts(data, limit, seed)
     found: list[prescreening.Measured] = []
     code = cli.for_each_pair(
         models, [where], lambda model, _: found.append(prescreening.measure(model, where, data, flags))

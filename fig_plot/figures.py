@@ -86,13 +86,14 @@ def load_curves(path: Path) -> Curves:
 def read_tables(folder: str | Path, kind: str, needed: list[str]) -> pd.DataFrame:
     """All FOLDER/KIND/MODEL/DATASET.csv below each other; the pair's names are those of the path."""
     tables = [pd.DataFrame(columns=["model", "dataset", *needed])]
+    script = "alignment_vis.py" if kind == "words" else "K_sweep.py"
     for path in sorted((Path(folder) / kind).glob("*/*.csv")):
         try:
             table = pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): run K_sweep.py with --overwrite") from None
+            raise UserError(f"{path} cannot be read ({error}): run {script} with --overwrite") from None
         if lacking := [name for name in needed if name not in table]:
-            raise UserError(f"{path} has no column {', '.join(lacking)}: run K_sweep.py with --overwrite")
+            raise UserError(f"{path} has no column {', '.join(lacking)}: run {script} with --overwrite")
         tables.append(table.assign(model=path.parent.name, dataset=path.stem))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 

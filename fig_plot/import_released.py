@@ -18,6 +18,8 @@ values are a results folder of their own, which fig_plot and ntps.selection read
 import io
 import math
 import pickle
+import pickletools
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +37,8 @@ from ntps.errors import UserError
 from ntps.words import COLUMNS as WORD_COLUMNS
 from ntps.words import PAPER_WORDS
 
-LARGEST = 10_000_000  # bytes: a figure's values take some thousands
+LARGEST = 30_000  # bytes: the largest of the four has 7193
+SOURCE = {"source": "published in figures of arXiv 2505.17169"}
 DTYPES = {"f4", "f8", "i4", "i8"}
 NAMES = {  # theirs -> the names of our descriptions; what is not listed keeps its own, / as --
     "Qwen/Qwen2-0.5B": "qwen2-0.5b",
@@ -91,20 +94,32 @@ def main(folder: str, output: str = "results/released") -> int:
     for name in FIGURES:
         tables |= figure_tables(sources[name])
     about = {
-        kind: storage.to_json(
-            storage.provenance(kind, {"source": "published in figures of arXiv 2505.17169"})
-        )
-        for kind in ("words", "scores", "accuracy")
+        kind: storage.to_json(storage.provenance(kind, SOURCE)) for kind in ("words", "scores", "accuracy")
     }
+    remove_earlier([Path(output) / name for name in dict.fromkeys(place.split("/")[0] for place in tables)])
     for place, table in tables.items():  # all files were read before anything is written
         path = Path(output) / place
         kind = {"ntps": "scores"}.get(place.split("/")[1], place.split("/")[1])
+        storage.write_text(path.with_suffix(".json"), about[kind])  # first: a table without it is not ours
         storage.write_text(path, table.to_csv(index=False))
-        storage.write_text(path.with_suffix(".json"), about[kind])
     cli.say(
         f"wrote {output}: {len(tables)} tables in {', '.join(dict.fromkeys(t.split('/')[0] for t in tables))}"
     )
     return 0
+
+
+def remove_earlier(folders: list[Path]) -> None:
+    """Remove what an earlier import wrote; UserError, and nothing removed, where there is anything else."""
+    for path in (path for folder in folders for path in folder.rglob("[!.]*") if path.is_file()):
+        try:
+            ours = storage.read_provenance(path.with_suffix(".json")).get("identity") == SOURCE
+        except UserError:
+            ours = False
+        if not ours or path.suffix not in (".csv", ".json"):
+            raise UserError(f"{path} is not of an earlier import: move it away, or give another --output")
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def figure_tables(path: Path) -> dict[str, pd.DataFrame]:
@@ -154,7 +169,9 @@ def cells(values: Any, keys: set[str], path: Path) -> Iterator[tuple[str, str, d
         for dataset, cell in as_mapping(texts, path).items():
             cell = as_mapping(cell, path)
             if set(cell) != keys or not all(map(is_number, cell.values())):
-                raise UserError(f"{path}: {model}, {dataset} has not one number for each of {sorted(keys)}")
+                raise UserError(
+                    f"{path}: {model!r}, {dataset!r} has not one number for each of {sorted(keys)}"
+                )
             yield our_name(model), our_name(dataset), {key: float(value) for key, value in cell.items()}
 
 
@@ -167,13 +184,13 @@ def as_mapping(value: Any, path: Path) -> Mapping[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def our_name(name: str) -> str:
     """A name that is one part of a path."""
     name = NAMES.get(name, name.replace("/", "--"))
-    if not name or name.startswith(".") or any(c in name for c in "\\\0"):
+    if not name.isprintable() or not 0 < len(name) <= 100 or name.startswith(".") or "\\" in name:
         raise UserError(f"{name!r} is no name of a model or data set")
     return name
 
@@ -185,13 +202,15 @@ class Dtype:
     """Stands for numpy.dtype: a kind and a size from a short list, and a byte order."""
 
     def __init__(self, code: str, *_: bool):
+        if not isinstance(code, str):  # may take for ever to compare or show
+            raise UserError("arrays of an odd type")
         if code not in DTYPES:
             raise UserError(f"arrays of {code!r}")
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] not in ("<", ">", "|", "="):
-            raise UserError(f"byte order {state[1]!r}")
+            raise UserError("numbers of an odd byte order")
         self.code = state[1] + self.code[-2:]
 
     def read(self, data: bytes) -> np.ndarray:
@@ -208,6 +227,8 @@ class Array(list):
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, data = state
+        if not all(isinstance(length, int) and length > 0 for length in shape):
+            raise UserError("an array of an odd shape")
         self[:] = dtype.read(data).reshape(shape, order="F" if fortran else "C").tolist()
 
 
@@ -224,8 +245,48 @@ for package in ("numpy.core", "numpy._core"):  # its names before and since nump
     }
 
 
-class Reader(pickle.Unpickler):
-    """Unpickles plain values and the stand-ins; anything else that a pickle can call for is a UserError."""
+# What numbers, names, lists, tuples and dictionaries take in protocols 3 and 4.
+NEEDED = set(
+    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 "
+    "BINFLOAT BINUNICODE SHORT_BINUNICODE SHORT_BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+)
+CODES = {ord(instruction.code): instruction.name for instruction in pickletools.opcodes}
+PLAIN: dict[int, Any] = pickle._Unpickler.dispatch
+
+
+class Steps(dict):
+    """What a pickle's instructions do; one that is not among them is a UserError."""
+
+    def __missing__(self, code: int) -> Any:
+        raise UserError(f"the instruction {CODES.get(code, code)}")
+
+
+class Reader(pickle._Unpickler):  # that in Python: one in C does not let its instructions be chosen
+    """Unpickles plain values and the stand-ins; anything else that a pickle can call for is a UserError.
+
+    Names are the only keys, so that no nested tuple is ever hashed: that can crash, or take for ever.
+    """
+
+    stack: list[Any]
+
+    def load_setitems(self) -> None:
+        if not all(isinstance(key, str) for key in self.stack[::2]):
+            raise UserError("a key that is no name")
+        PLAIN[ord("u")](self)
+
+    def load_setitem(self) -> None:
+        if not isinstance(self.stack[-2], str):
+            raise UserError("a key that is no name")
+        PLAIN[ord("s")](self)
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], (Dtype, Array)):
+            raise UserError("an object with a state")
+        PLAIN[ord("b")](self)
+
+    dispatch = Steps({code: PLAIN[code] for code, name in CODES.items() if name in NEEDED})
+    dispatch |= {ord("s"): load_setitem, ord("u"): load_setitems, ord("b"): load_build}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STANDINS:

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from fig_plot.figures import LINES, STYLE, curve_panel
 from fig_plot.summary import text_table
 from ntps import storage
-from ntps.prescreening import CONFIDENT, SMALL, Measured, Row, learns_nothing, result_path
+from ntps.prescreening import Measured, Row, learns_nothing, result_path, side_of
 
 CSS = Path(__file__).with_name("prescreen.css")
 SHOWN_CLASSES = 30
@@ -32,16 +32,21 @@ question, where in the states the labels lie; a model is not better for a higher
 shows on real texts how much of it can be there without the labels."""
 MEANINGS = {
     "Held-out skill": "1 − squared error of the probe ÷ that of guessing, on the test texts, with its standard error over them. "
-    "Two models that are <i>tied</i> differ by less than their paired test error allows to tell (95 %).",
+    "Two models that are <i>tied</i> differ by less than their paired test error allows to tell (95 %, for all models of "
+    "the table at once).",
     "Accuracy": "of a logistic regression on the same layer's states, on the test texts; beside it that of always naming the most "
     "frequent class. It says what a cheap classifier reaches, not what the model reaches after fine-tuning.",
     "RMSE": "root of the mean squared error on the test texts, in the units of the label.",
     "NTPS": "how much of the directions that the labels need lies in the leading tenth of the directions that next-token "
-    "prediction favours. Chance is a tenth. <b>Shuffled</b> is the same score after the labels were permuted: where NTPS is no "
-    "higher, it describes the texts and the model, not the labels. A high NTPS by itself is not a good model.",
-    "p": "(1 + shuffles that score as high) ÷ (1 + shuffles), of NTPS and of retention: small where the labels matter.",
+    "prediction favours. Chance is a tenth. <b>Shuffled</b> is the same score after the labels were permuted: where NTPS lies "
+    "among them, it may describe the texts and the model alone. A high NTPS by itself is not a good model.",
+    "p": "(1 + shuffles that score as high) ÷ (1 + shuffles), of NTPS and of retention: small where the score is above shuffled "
+    "labels, near 1 where it is below them; in between it is not told apart from them. It is exact for a layer fixed beforehand. "
+    "Here the same labels chose the layer: in simulations that left the p of NTPS as it should be, but the p of retention can be "
+    "off either way.",
     "Retention": "the share of the linearly explained label signal that survives when only that tenth of directions is kept; "
-    "<b>its null</b> is the expectation for shuffled labels.",
+    "<b>its null</b> is the expectation for shuffled labels. States are not centred, so that signal includes what "
+    "every text shares.",
     "Held-out retention": "skill of the best probe within that tenth of directions ÷ skill of the full probe, both without intercept, on "
     "the test texts. Below 0: worse than guessing.",
     "Headroom": "best layer's minus last layer's cross-validated skill: what is lost by taking the last layer, as most classifiers do.",
@@ -49,9 +54,17 @@ MEANINGS = {
     "their size alone means little. RankMe does not see the labels.",
     "Expected LoRA gain": "accuracy after LoRA fine-tuning minus that of the linear probe, predicted from other tasks. It is given "
     "only where a calibration covers a task like this one and its prediction beat the mean gain on tasks left out.",
-    "±": "one standard error: over test texts for skill and accuracy, from parts of the training texts for NTPS and retention; "
+    "±": "one standard error: over test texts for skill and accuracy (of n texts as if two more were right and two wrong, so that "
+    "it is not 0 where all are right: Agresti and Coull), from parts of the training texts for NTPS and retention; "
     "for shuffled labels the standard deviation over shuffles.",
 }
+
+NTPS_SAYS = {
+    "above": "the labels lie more along what next-token prediction favours than shuffled ones do",
+    "below": "it is below shuffled labels: the labels matter, but lie elsewhere than where next-token prediction looks",
+    "among": "it is not told apart from shuffled labels, so it need not be due to these",
+}
+RETENTION_SAYS = {"above": "more than", "below": "less than", "among": "not told apart from"}
 
 
 # --- numbers and sentences -----------------------------------------------------------------------------------------
@@ -145,24 +158,21 @@ def reading(row: Row, facts: Row) -> list[str]:
             f"The last layer explains {100 * row['headroom']:.1f} points less (cross-validated on train): take the states of layer {row['layer']}."
         )
     ntps = f"NTPS is {number(row['ntps'], row.get('ntps_se'))} where random directions give {number(row['chance'])}"
-    if not known(row["p_value"]):
-        says.append(f"{ntps}; without shuffled labels nothing says how much of it is due to the labels.")
-    elif row["p_value"] <= SMALL:
+    side = side_of(row, "ntps")
+    if side:
         says.append(
-            f"{ntps} and shuffled labels {number(row['null_mean'], row['null_std'])} (p = {row['p_value']:.2f}): the labels "
-            "lie more along what next-token prediction favours than chance has it."
+            f"{ntps} and shuffled labels {number(row['null_mean'], row['null_std'])} (p = {row['p_value']:.2f}): {NTPS_SAYS[side]}."
         )
     else:
+        says.append(f"{ntps}; without shuffled labels nothing can be said of what it owes to the labels.")
+    kept = f"The same tenth of directions keeps {percent(row['retention'], row.get('retention_se'))} of the explained label signal"
+    side = side_of(row, "retention")
+    if side:
         says.append(
-            f"{ntps}, but shuffled labels {number(row['null_mean'], row['null_std'])} (p = {row['p_value']:.2f}): the score is "
-            "there without the labels, so it says nothing about them."
+            f"{kept}, {RETENTION_SAYS[side]} the {percent(row['retention_null'])} expected of shuffled labels."
         )
-    above = row["retention"] > row["retention_null"]
-    side = "more than" if above and not row["retention_p_value"] > SMALL else "not told apart from"
-    says.append(
-        f"The same tenth of directions keeps {percent(row['retention'], row.get('retention_se'))} of the explained label signal, {side} the "
-        f"{percent(row['retention_null'])} expected of shuffled labels."
-    )
+    else:
+        says.append(f"{kept}; without shuffled labels nothing can be said of what it owes to the labels.")
     says.append(f"Expected LoRA gain: {row['lora_gain_note'] or gain(row)}.")
     return says
 
@@ -336,7 +346,7 @@ layer chosen; <code>--layers all</code> measures every one.</p>
 {layers}
 <h2>How much of the model's directions it takes</h2>
 <p>Scores at the chosen layer as more of the directions that next-token prediction favours are kept. Where NTPS (solid) runs
-inside the grey band, shuffled labels score as high.</p>
+inside the grey band, it is not told apart from shuffled labels.</p>
 <div class=panels>{curves}</div>
 <h2>The texts</h2>{texts_section(facts, doubts)}
 <h2>What the numbers mean</h2><dl class=meanings>{meanings}</dl>
@@ -349,7 +359,7 @@ def write(ranked: Sequence[Measured], facts: Row, doubts: Sequence[str], output:
     paths = [result_path(output, facts["name"], kind) for kind in ("html", "json", "csv")]
     models = [one.row | {"warnings": one.warnings, "layer_skills": one.skills} for one in ranked]
     about = storage.provenance(
-        "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=CONFIDENT, data=facts,
+        "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
         doubts=list(doubts), models=models,
     )  # fmt: skip
     storage.write_text(paths[0], page(ranked, facts, doubts))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
 from ntps import cli, storage
@@ -34,11 +34,16 @@ def main(results: str, notebooks: Sequence[str] = ALL) -> int:
         raise UserError(f"no folder {folder}")
     if unknown := [name for name in notebooks if name not in ALL]:
         raise UserError(f"--notebooks {' '.join(unknown)}: there are {' '.join(ALL)}")
+    failed = 0
     for name in notebooks:
         page = folder / "figures" / f"{name}.html"
-        storage.write_text(page, to_html(HERE / f"{name}.ipynb", folder))
-        cli.say(f"wrote {page}")
-    return 0
+        try:
+            storage.write_text(page, to_html(HERE / f"{name}.ipynb", folder))
+            cli.say(f"wrote {page}")
+        except (UserError, OSError) as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+    return int(failed > 0)
 
 
 def to_html(path: Path, folder: Path) -> str:
@@ -51,6 +56,8 @@ def to_html(path: Path, folder: Path) -> str:
         client.execute(env={**os.environ, "RESULTS": str(folder)})
     except CellExecutionError as error:
         raise UserError(f"{path.name} on {folder}: {error.ename}: {error.evalue}") from None
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise UserError(f"{path.name} on {folder}: {str(error).splitlines()[0]}") from None
     page, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
         notebook, resources={"metadata": {"name": path.stem}}
     )

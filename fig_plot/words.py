@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from fig_plot.figures import STYLE, WIDTH, Pair, caption, missing_panel, model_order, read_tables
-from ntps import words
+from ntps import storage, words
 
 BLANK = {
     "facecolor": "white",
@@ -27,21 +27,30 @@ TITLES = {"U": "perception: U, what the labels need", "V": "autoregression: V, w
 
 
 def load_words(folder: str | Path) -> dict[Pair, pd.DataFrame]:
-    """The words of every pair in FOLDER/words, by (model, dataset)."""
+    """The words of every pair in FOLDER/words, by (model, dataset), with --between in the table's attrs."""
     table = read_tables(folder, "words", ["space", "group", "word", "x", "y"])
     pairs = {(str(m), str(d)): rows for (m, d), rows in table.groupby(["model", "dataset"], sort=False)}  # type: ignore[misc]
+    for (model, dataset), rows in pairs.items():
+        about = Path(folder) / "words" / model / f"{dataset}.json"
+        if about.exists():  # the groups that alignment_vis.py was asked to divide
+            rows.attrs["between"] = storage.read_provenance(about, "words")["identity"].get("between", ())
     return {pair: pairs[pair] for pair in sorted(pairs, key=lambda p: (model_order(p[0]), p[1]))}
 
 
 def word_figure(tables: Mapping[Pair, pd.DataFrame], between: Sequence[str] = ()) -> Figure:
-    """Both planes of each pair, with the line that divides the groups `between` (default: the first two)."""
+    """Both planes of each pair, with the line that divides the groups `between`.
+
+    Default: those of the table's attrs, as `load_words` sets them, and otherwise its first two.
+    """
     with matplotlib.style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(WIDTH, 0.9 + 3.1 * max(1, len(tables))))
         FigureCanvasAgg(figure)  # labels are placed by their size, which takes a renderer
         panels = figure.subplots(max(1, len(tables)), 2, squeeze=False)
+        divided = []
         for row, (pair, table) in zip(panels, tables.items()):
             groups = list(dict.fromkeys(table["group"]))
-            chosen = list(between or groups[:2])
+            chosen = list(between or table.attrs.get("between") or groups[:2])
+            divided.append(" and ".join(map(str, chosen)))
             layer = table["layer"].iloc[0] if "layer" in table else None
             where = f"{pair[0]}, {pair[1]}" + (
                 "" if layer is None or pd.isna(layer) else f", layer {layer:.0f}"
@@ -54,7 +63,7 @@ def word_figure(tables: Mapping[Pair, pd.DataFrame], between: Sequence[str] = ()
         if not tables:
             for axes in panels[0]:
                 missing_panel(axes, "no words: run python alignment_vis.py --models MODEL --datasets DATASET")
-        caption(figure, CAPTION.format(groups=" and ".join(between) or "the first two groups"))
+        caption(figure, CAPTION.format(groups="; ".join(dict.fromkeys(divided)) or "two groups"))
         figure.draw_without_rendering()  # settles the layout, on which the labels' places depend
         for axes in panels.flat:
             place_labels(axes)
@@ -73,7 +82,7 @@ def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between:
     for number, group in enumerate(groups):
         own = points[points["group"] == group]
         marker = MARKERS[number % len(MARKERS)]
-        axes.plot(own["x"], own["y"], marker, label=group, markersize=4, color=f"C{number % 8}", zorder=4)
+        axes.plot(own["x"], own["y"], marker, markersize=4, color=f"C{number % 8}", zorder=4)
         for x, y, word in zip(own["x"], own["y"], own["word"]):
             axes.annotate(
                 str(word),
@@ -86,10 +95,17 @@ def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between:
                 bbox=BLANK,
             )
     axes.margins(0.2)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(4, len(groups)), fontsize=6)
-    first, second = (points.loc[points["group"] == name, ["x", "y"]].to_numpy() for name in between)
-    if len(first) and len(second):
-        draw_line(axes, *words.dividing_line(first, second))
+    legend = axes.legend(
+        axes.lines[: len(groups)], [" "] * len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12),
+        ncols=max(1, min(4, len(groups))), fontsize=6,
+    )  # fmt: skip
+    for text, group in zip(
+        legend.get_texts(), groups
+    ):  # afterwards: as a label, a name in _ would be left out
+        text.set(text=group, parse_math=False)
+    ends = [points.loc[points["group"] == name, ["x", "y"]].to_numpy() for name in between]
+    if len(ends) == 2 and all(map(len, ends)):
+        draw_line(axes, *words.dividing_line(*ends))
 
 
 def draw_line(axes: Axes, w: np.ndarray, b: float) -> None:

@@ -74,8 +74,10 @@ def measured(script: str, outline: Outline, batch: tuple[int, int], targets: int
         raise UserError(f"{outline.name}: not even one block fits on {outline.device}") from None
 
 
-def one_block(outline: Outline, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """The model with its middle block alone and 8 token embeddings, small random numbers in all of it."""
+def one_block(
+    outline: Outline, device: torch.device | str, dtype: torch.dtype, fill: bool = True
+) -> nn.Module:
+    """The model with its middle block alone and 8 token embeddings, with `fill` small random numbers in all of it."""
     config = copy.deepcopy(outline.config)
     config.vocab_size, config.pad_token_id = 8, None
     with torch.device("meta"):
@@ -84,7 +86,7 @@ def one_block(outline: Outline, device: torch.device | str, dtype: torch.dtype) 
     del blocks[middle + 1 :], blocks[:middle]
     config.num_hidden_layers = 1
     model.to_empty(device=device)
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (*model.parameters(), *model.buffers()) if fill else ():
         if tensor.is_floating_point():
             tensor.data.uniform_(-0.02, 0.02)
     return model.eval()
@@ -119,7 +121,8 @@ def saved_bytes(outline: Outline, lora: Mapping[str, Any] | None) -> int:
 
     Each storage counts once; weights do not count. Linear in the tokens, as attention keeps no scores.
     """
-    model: Any = one_block(outline, "cpu", torch.float32 if lora is None else outline.dtype)
+    # not filled: numbers do not matter here, and memory that nobody writes to is not taken
+    model: Any = one_block(outline, "cpu", torch.float32 if lora is None else outline.dtype, fill=False)
     embeddings, block = model.get_input_embeddings(), find_blocks(model)[0]
     if lora is not None:
         model = adapters.add_lora(model, "", {**lora, "start_layer": 0})
@@ -127,6 +130,7 @@ def saved_bytes(outline: Outline, lora: Mapping[str, Any] | None) -> int:
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()  # a graph that keeps its own outputs is a circle that is never collected
         if TOKENS in tensor.shape:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor

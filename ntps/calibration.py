@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ntps import probes
@@ -120,12 +119,6 @@ def jackknife_error(estimates: Tensor) -> Tensor:
     """
     K = len(estimates)
     return ((K - 1) / K * (estimates - estimates.mean(0)).square().sum(0)).sqrt()
-
-
-def interval(value: float, error: float, parts: int, level: float = 0.9) -> tuple[float, float]:
-    """value -+ t error, Student's t with parts - 1 degrees of freedom; clipped to [0, 1]."""
-    reach = float(stats.t.ppf((1 + level) / 2, parts - 1)) * error
-    return max(0.0, value - reach), min(1.0, value + reach)
 
 
 # --- bounds of the excess loss -------------------------------------------------------------------------------------

@@ -31,7 +31,11 @@ Clean = dict[str, str]  # text, label and, where the description has them, group
 
 @dataclass(frozen=True)
 class Split:
-    """Texts in order and their class indices, int64 of shape (n,); for a numeric target its numbers, float64."""
+    """Texts in order and their class indices, int64 of shape (n,); for a numeric target its numbers, float64.
+
+    Numbers are less the mean of the whole train split: S = E[m y^T] is not centred, so without that every
+    score would depend on where a label has its zero. The mean is `label_mean` of the data set's provenance.
+    """
 
     name: str
     texts: list[str]
@@ -70,7 +74,7 @@ class Dataset:
 
 
 def texts_hash(split: Split) -> str:
-    """SHA-256 over the texts and class indices in order."""
+    """SHA-256 over the texts and labels in order."""
     return hashlib.sha256(json.dumps([split.texts, split.labels.tolist()]).encode()).hexdigest()
 
 
@@ -85,7 +89,7 @@ def dataset_name(name: str) -> str:
 
 
 def load_dataset(name: str) -> Dataset:
-    """The data set of a config name or of a YAML file.
+    """The data set of a config name or of a YAML file; the labels of a numeric target are centred (see Split).
 
     Raises UserError for an unknown name, a wrong description, files or columns that are missing or cannot be
     read, a split without rows, and a single class.
@@ -99,7 +103,7 @@ def load_dataset(name: str) -> Dataset:
         _deduplicate(rows, dropped)
     rule = "as given"
     if "test" not in rows:
-        rows["train"], rows["test"], rule = _make_test_split(rows["train"], spec, source, where)
+        rows["train"], rows["test"], rule = _make_test_split(rows["train"], spec, source, where, dropped)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
         raise UserError(
             f"{where}: {rules[0]}: says how to make a test split, but one is given; remove either"
@@ -116,6 +120,10 @@ def load_dataset(name: str) -> Dataset:
         only = float(splits["train"].labels[0]) if numeric else classes[splits["train"].labels[0]]
         kind = "number" if numeric else "class"
         raise UserError(f"{where}: label: all of train has the one {kind} {only!r}; at least two are needed")
+    mean = {}
+    if numeric:
+        mean["label_mean"] = math.fsum(splits["train"].labels) / len(splits["train"].labels)
+        splits = {s: Split(s, part.texts, part.labels - mean["label_mean"]) for s, part in splits.items()}
     used = {
         key: value
         for key, value in spec.items()
@@ -131,7 +139,7 @@ def load_dataset(name: str) -> Dataset:
         "shared_with_train": _count_shared(splits, where),
         "same_rows": _same_rows(splits, where),
         "classes": classes,
-    }
+    } | mean
     return Dataset(where.stem, classes, splits, provenance)
 
 
@@ -232,6 +240,14 @@ def _label(label: str, spec: dict[str, Any]) -> str:
     return spec["label_names"].get(label, label)
 
 
+def left_out(dropped: dict[str, int]) -> str:
+    """How many rows were dropped and why, in words; conflicting labels are among the duplicates."""
+    said = {reason: f"{count} {reason}" for reason, count in dropped.items() if count}
+    if said.pop("conflicting_labels", ""):
+        said["duplicate"] += f" ({dropped['conflicting_labels']} of them with another label)"
+    return ", ".join(said.values()) or "none"
+
+
 def _deduplicate(splits: dict[str, list[Clean]], dropped: Counter[str]) -> None:
     """Keeps the first row of equal texts over all splits, train first: no other split then shares one."""
     first: dict[str, str] = {}
@@ -249,7 +265,7 @@ def _deduplicate(splits: dict[str, list[Clean]], dropped: Counter[str]) -> None:
 
 # ---------------------------------------------------------------------------------- splits and classes
 def _make_test_split(
-    rows: list[Clean], spec: dict[str, Any], source: str, where: Path
+    rows: list[Clean], spec: dict[str, Any], source: str, where: Path, dropped: Counter[str]
 ) -> tuple[list[Clean], list[Clean], str]:
     """Train rows, test rows (both in order) and the rule in words.
 
@@ -277,8 +293,11 @@ def _make_test_split(
             test = np.random.default_rng(SPLIT_SEED).permutation(n)[: math.ceil(0.3 * n)]
             rule = f"test is 30 % of the rows, shuffled with seed {SPLIT_SEED}, not stratified"
     except ValueError as error:
+        kinds = len(set(strata))
         raise UserError(
-            f"{where}: cannot make a test split of {n} rows: {error}; give one yourself"
+            f"{where}: cannot make a test split of {n} rows (left out: {left_out(dropped)}): with {kinds} different "
+            f"values of {spec.get('stratify', spec['label'])!r} there are too few of each. Is it the right label? For "
+            "numbers to predict set target: numeric (prescreen.py: --target numeric); or give a test split yourself"
         ) from error
     chosen = set(map(int, test))
     return [rows[i] for i in range(n) if i not in chosen], [rows[i] for i in sorted(chosen)], rule
@@ -300,7 +319,7 @@ def _encode(
     """Texts with the class indices of `index`; without one, with the numbers that the labels are."""
     rows = [row for row in rows if index is None or row["label"] in index]
     if not rows:
-        lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none"
+        lost = left_out(dropped)
         raise UserError(f"{where}: split {split!r} has no rows with a text and a label; left out: {lost}")
     if index is not None:
         labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)

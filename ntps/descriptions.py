@@ -99,10 +99,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
     )
 
 
+class OneOfEach(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: plain YAML keeps the last and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice, again in line {line}"
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(where: Path, example: str) -> dict[str, Any]:
     """The `key: value` lines of a YAML file; UserError for any other content, with an example of a line."""
     try:
-        content = yaml.safe_load(where.read_text(encoding="utf-8"))
+        content = yaml.load(where.read_text(encoding="utf-8"), OneOfEach)  # a SafeLoader
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -155,12 +170,31 @@ def check_keys(where: Path, spec: dict[str, Any], sources: dict[str, Keys], comm
 
 def _faults(spec: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """What is wrong inside the values, as (key, fault)."""
+    places = [("label_names", spec.get("label_names", {})), ("drop_labels", spec.get("drop_labels", []))]
+    places += [("where", values) for values in spec.get("where", {}).values() if isinstance(values, list)]
+    for key, values in places:  # YAML makes True, False and None of yes, on, no, off and null
+        if strange := [value for value in values if value is None or isinstance(value, bool)]:
+            yield key, f"has {strange[0]}, which YAML makes of yes, no, on, off, null: put the word in quotes"
+    for name, count in spec.get("size", {}).items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            yield "size", f"has no whole number above 0 for {name}"
+    try:
+        b"a".decode(spec.get("encoding", "utf-8"))
+    except UnicodeError:
+        pass  # a letter of it takes two bytes or more
+    except (LookupError, ValueError):
+        yield "encoding", "is no encoding of texts that Python knows"
     for key in ("pattern", "label_pattern", "replace"):
         for pattern in [spec[key]] if isinstance(spec.get(key), str) else spec.get(key, {}):
             try:
-                re.compile(str(pattern))
+                known = re.compile(str(pattern))
             except re.error as error:
                 yield key, f"is not a regular expression ({error})"
+                continue
+            try:
+                known.sub(str(spec[key][pattern]) if key == "replace" else "", "")
+            except (re.error, IndexError) as error:  # IndexError: no group of that name
+                yield key, f"has a replacement that does not work ({error})"
     if spec.get("target", "classes") not in ("classes", "numeric"):
         yield "target", "is neither classes nor numeric"
     for key in ("label_ranges", "min_class_count") if spec.get("target") == "numeric" else ():
@@ -169,6 +203,8 @@ def _faults(spec: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for key in ("files", "splits"):
         if key in spec and not all(isinstance(part, str) for item in spec[key].items() for part in item):
             yield key, "does not give one text for each split"
+        if strange := [name for name in spec.get(key, {}) if not re.fullmatch(r"\w[\w-]*", str(name))]:
+            yield key, f"has a split {strange[0]!r}: letters, digits, _ and - make a name"
         if key in spec and "train" not in spec[key]:
             yield key, "has no train"
     if isinstance(spec["text"], dict):

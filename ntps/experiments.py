@@ -12,6 +12,7 @@ sections is a list of flags for one script.
 import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ntps.errors import UserError
 
 # What may stand above sections though a script has no such flag.
 SHARED = ("models", "datasets", "output", "limit", "max_length", "dtype", "device", "seeds")
+WHOLE = ("pin", "prefetch")  # want the models and data sets of all sections together
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,7 +42,19 @@ class Experiment:
         for key in self.top:
             if key not in known and not (self.sections and key in SHARED):
                 raise UserError(f"{self.where}: {key}: {self._fault(script, key, known)}")
-        return {key: value for key, value in self.top.items() if key in known} | own
+        flags = {key: value for key, value in self.top.items() if key in known} | own
+        whole = {key: self.named(key) for key in ("models", "datasets") if script in WHOLE and key in known}
+        return flags | {key: names for key, names in whole.items() if names}
+
+    def pairs(self, script: str) -> list[tuple[str, str]]:
+        """Models x data sets of a script, those of its section over those at the top."""
+        found = self.top | self.sections.get(script, {})
+        return list(product(found.get("models", []), found.get("datasets", [])))
+
+    def named(self, key: str) -> list[str]:
+        """All models or all data sets, of the top and of every section, each once."""
+        parts = (self.top, *self.sections.values())
+        return list(dict.fromkeys(name for part in parts for name in part.get(key, [])))
 
     def _fault(self, script: str, key: str, known: Collection[str]) -> str:
         if self.sections:
@@ -71,9 +85,19 @@ def read_experiment(where: str | Path) -> Experiment:
             names = [path.stem for path in ROOT.glob("*.py")]
             raise UserError(f"{where}: {key}: no script has this name; {suggest(key, names)}")
         if script is None and key != "about":
-            top[key] = [value] if key in ("models", "datasets") and isinstance(value, str) else value
+            top |= _with_lists(f"{where}", {key: value})
         elif script and value is not None and not isinstance(value, dict):
             raise UserError(f"{where}: {key}: a section holds `flag: value` lines, not {value!r}")
         elif script:
-            sections[key] = value or {}
+            sections[key] = _with_lists(f"{where}: {key}", value or {})
     return Experiment(where, top, sections)
+
+
+def _with_lists(where: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, one model or data set made a list; UserError for what is no list of names."""
+    lists = {key: flags[key] for key in ("models", "datasets") if key in flags}
+    for key, names in lists.items():
+        lists[key] = names = [names] if isinstance(names, str) else names
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise UserError(f"{where}: {key}: {names!r} is not a list of names, such as [NAME, NAME]")
+    return flags | lists

@@ -10,8 +10,9 @@ the model is left out too. One point is a model and a group (means over the grou
 a fixed share of the probe's errors, gain = c (1 - probe accuracy); and each predictor alone.
 
 The file (RESULTS/gain.json) is small and holds its own points. A prediction is refused, with the reason in words,
-outside their range, for another model where fewer than three were seen, and where the held-out error is not below
-that of the mean gain by more than chance would have it (p > 0.1, permuting the groups' gains).
+outside their range or that of texts per dimension, where the scores are of another order, rule or k than
+prescreen.py's, for another model where fewer than three were seen, and where the held-out error is not below that of
+the mean gain by more than chance would have it (p > 0.1, permuting the groups' gains).
 """
 
 import json
@@ -30,10 +31,11 @@ from scipy.stats import t
 from ntps import cli, storage
 from ntps.errors import UserError
 from ntps.rank_statistics import LEAST, LEVEL, Array, orders, p_value
-from ntps.results import TARGETS, at_points, headline, load_pairs, load_scores, only
+from ntps.results import ON_TEST, SUBSPACE, TARGETS, at_points, headline, load_pairs, load_scores, only
 
 PROBE = {"lora_gain": "probe_accuracy", "lora_gain_linear": "linear_accuracy"}  # what the gain is over
 PREDICTORS = ("ntps", "retention", "headroom")  # and that probe's accuracy
+FED = {"order": "descending", "rule": "task_rank", "k": "d/10"}  # where prescreen.py takes scores
 ACROSS = 3  # models from which a prediction for another one can be checked
 CHANCE = 0.1  # p above which held-out error does not count as lower than the mean gain's
 
@@ -195,6 +197,8 @@ class Calibration:
         try:
             self.fit, self.target = self.about["fit"], self.about["identity"]["target"]
             self.models, self.points = self.about["identity"]["models"], pd.DataFrame(self.about["points"])
+            flags = self.about["identity"].get("flags", {})
+            self.at = {name: (flags | self.about["identity"]).get(name) for name in FED}
             self.predictors: list[str] = self.fit.get("predictors", [])
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -204,9 +208,10 @@ class Calibration:
     def predict(self, values: Mapping[str, float], model: str) -> Prediction:
         """The gain of a model (its folder name in results) on texts with these predictors.
 
-        NaN and a reason: where the calibration is not usable, a predictor is missing or beyond the points it was
-        made from (each alone, and together: no further out than the outermost point by leverage), or the model is
-        another one than the one or two that were seen.
+        values: at the best layer, those of subspaces in FED's order, rule and k; and n_over_d, texts per dimension.
+        NaN and a reason: where the calibration is not usable or takes scores at another point, a predictor or n_over_d
+        is missing or beyond the points it was made from (each alone, and predictors together: no further out than the
+        outermost point by leverage), or the model is another one than the one or two that were seen.
         """
         if reason := self.refusal(values, model):
             return Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {reason}")
@@ -219,11 +224,15 @@ class Calibration:
             return self.fit["why"]
         if len(self.models) < ACROSS and model not in self.models:
             return f"it was made from {' and '.join(self.models)} alone"
-        for name, (low, high) in self.fit["range"].items():
-            value = values.get(name, math.nan)
+        if self.at != FED and set(self.predictors) & {*SUBSPACE, *ON_TEST}:
+            made, wanted = (" ".join(str(at[name]) for name in FED) for at in (self.at, FED))
+            return f"it takes scores at {made}, and these are at {wanted}"
+        slack = {"n_over_d": 1e-9}  # a quotient, rounded differently in the tables
+        for name, (low, high) in {**self.fit["range"], **self.fit.get("sizes", {})}.items():
+            value, rounding = values.get(name, math.nan), slack.get(name, 0) * high
             if not math.isfinite(value):
                 return f"{name} is not known"
-            if not low <= value <= high:
+            if not low - rounding <= value <= high + rounding:
                 return f"{name} is {value:.3f}, outside {low:.3f} to {high:.3f}"
         seen = self.points[self.predictors].to_numpy(float)
         centre, spread = seen.mean(0), np.linalg.pinv(np.atleast_2d(np.cov(seen.T)))
@@ -273,7 +282,8 @@ def main(
     cli.at_least("permutations", permutations, 20)
     cli.at_least("seed", seed, 0)
     table = load_pairs(results, groups)
-    scores = headline(at_points(load_scores(results), order, rule), table)
+    long = at_points(load_scores(results), order, rule)
+    scores = headline(long, table)
     table = only(only(table, "model", models), "dataset", datasets)
     table = table[table[target].notna()].merge(
         scores, "left", ["model", "dataset"], suffixes=("", "_of_score")
@@ -287,8 +297,11 @@ def main(
     )  # of the usual ones, some may be missing
     found, notes = points(table, chosen, target)
     fit = calibrate(found, permutations, seed)
+    if (sizes := table[table["group"].isin(found.groups)]["n_over_d"].dropna()).size:
+        fit["sizes"] = {"n_over_d": [float(sizes.min()), float(sizes.max())]}
     path = Path(output or Path(results) / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
+    identity["k"] = next((k for k in ("d/10", "0.10") if k in set(long["k"])), "")  # as headline takes them
     about = storage.provenance(
         "gain calibration", identity, lora=settings(Path(results), table), left_out=notes
     )

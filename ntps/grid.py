@@ -35,23 +35,44 @@ class Grid:
     def __init__(self, where: str, threads: int = 1):
         self.where, self.threads = where, threads
         self.experiment = read_experiment(where)
-        top = self.experiment.top
-        for key in ("models", "datasets"):
-            if not isinstance(top.get(key), list):
-                raise UserError(f"{where}: {key}: a grid needs a list of them at the top of the file")
-        self.models = {output_name(resolve_model(name)): name for name in top["models"]}
-        self.datasets = {dataset_name(name): name for name in top["datasets"]}
+        top, sections = self.experiment.top, self.experiment.sections
+        self.scripts = [*SCRIPTS[:2], *(name for name in SCRIPTS[2:] if name in sections)]
+        for script in self.scripts:
+            own = sections.get(script, {})
+            for key in ("models", "datasets"):
+                if key not in top | own:
+                    raise UserError(f"{where}: {key}: a grid needs a list of them, and {script} has none")
+            if "output" in own:
+                raise UserError(
+                    f"{where}: {script}: output: in a grid it stands at the top: scripts read each other's results"
+                )
+        self.models = {output_name(resolve_model(name)): name for name in self._named(0)}
+        self.datasets = {dataset_name(name): name for name in self._named(1)}
         self.output = str(top.get("output", "results"))
-        listed = [name for name in SCRIPTS if name in self.experiment.sections]
-        self.scripts = [*SCRIPTS[:2], *(name for name in listed if name not in SCRIPTS[:2])]
+        if "linear_sklearn" in self.scripts and not self.flags("cache")["keep_states"]:
+            raise UserError(f"{where}: linear_sklearn: it needs states: cache: {{keep_states: true}}")
+
+    def _named(self, place: int) -> list[str]:
+        pairs = (pair for script in self.scripts for pair in self.experiment.pairs(script))
+        return list(dict.fromkeys(pair[place] for pair in pairs))
+
+    def pairs(self, script: str) -> list[tuple[str, str]]:
+        """Models and data sets of a script, by their names in output paths."""
+        short = {name: key for key, name in (self.models | self.datasets).items()}
+        return [(short[model], short[dataset]) for model, dataset in self.experiment.pairs(script)]
 
     @functools.cached_property
     def splits(self) -> list[str]:
         return list(self.flags("cache")["splits"])
 
-    def moments(self, model: str, dataset: str) -> list[str]:
-        """What cache.py makes of a pair."""
-        return [f"{self.output}/moments/{model}/{dataset}/{split}.safetensors" for split in self.splits]
+    @property
+    def kinds(self) -> list[str]:
+        """What cache.py makes of a split."""
+        return ["moments", "states"] if self.flags("cache")["keep_states"] else ["moments"]
+
+    def moments(self, model: str, dataset: str, kind: str = "moments") -> list[str]:
+        """What cache.py makes of a pair, of one kind."""
+        return [f"{self.output}/{kind}/{model}/{dataset}/{split}.safetensors" for split in self.splits]
 
     def table(self, script: str, model: str, dataset: str) -> str:
         """The table that a script makes of a pair."""

@@ -5,6 +5,7 @@ that `cache.py --shard i/n` made elsewhere. Bring all below one folder; each set
 beside its first file, as `cache.py --partitions n` would have.
 """
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from ntps import cli, storage
 from ntps.errors import UserError
 
+KINDS = {"moments", "states"}  # folders that hold partial files: KIND/MODEL/DATASET/SPLIT.i-of-n.safetensors
 RENEWED = {"date", "versions"}  # of the record, when a file is written
 
 
@@ -34,8 +36,10 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
         about = storage.read_provenance(path)
         whole = about["identity"] | {"format": about["format"]}
         part = whole.pop("part", None)
-        if part is None:
-            raise UserError(f"{path} is no partial file")
+        if not isinstance(part, str) or not re.fullmatch(r"\d+-of-\d+", part):
+            raise UserError(
+                f"{path} is no partial file of this version: make it again by cache.py --shard i/n"
+            )
         if lines := storage.differences(wholes[0], whole) if wholes else []:
             raise UserError(
                 f"{paths[0]} and {path} are of different runs (there, here): {'; '.join(lines[:4])}"
@@ -91,14 +95,22 @@ def main(folder: str, overwrite: bool = False) -> int:
         overwrite: replace sums of other settings
     """
     sets: dict[tuple, list[Path]] = defaultdict(list)
-    for path in sorted(Path(folder).rglob("[!.]*-of-*.safetensors")):
-        about = storage.read_provenance(path)
-        identity, kind = about["identity"], about["format"]
-        of = identity.get("part", "").rpartition("-")[2]
-        sets[kind, identity["model"]["name"], identity["data"]["name"], identity["split"], of].append(path)
-    if not sets:
-        raise UserError(f"{folder} holds no partial files: make them by cache.py --shard i/n")
     failed = 0
+    for path in sorted(Path(folder).resolve().rglob("*.safetensors")):
+        found = re.fullmatch(r"[^.].*\.\d+-of-(\d+)\.safetensors", path.name)
+        if not found or len(path.parts) < 4 or path.parts[-4] not in KINDS:
+            continue
+        try:
+            about = storage.read_provenance(path)
+            identity = about["identity"]
+            names = identity["model"]["name"], identity["data"]["name"], identity["split"]
+        except (UserError, OSError, KeyError, TypeError) as error:
+            failed += 1
+            print(f"error: {path} is no partial file: {error}", file=sys.stderr)
+        else:
+            sets[about["format"], *names, found[1]].append(path)
+    if not sets and not failed:
+        raise UserError(f"{folder} holds no partial files: make them by cache.py --shard i/n")
     for paths in sets.values():
         try:
             cli.say(f"{merge(paths, overwrite)}: {len(paths)} parts")

@@ -40,6 +40,7 @@ COMMON: Keys = {
     "note": ((str,), "what to know about the model"),
     "architecture": ((dict,), "numbers of config.json, for --plan where the hub cannot be reached"),
 }
+HUB_ID = r"\w[\w.-]*/[\w.-]+"
 PACKAGE = ("package", "version", "sha256", "gguf")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
@@ -63,6 +64,19 @@ class ModelSpec:
     def trust_remote_code(self) -> bool:
         """Whether the code that the model's repository holds may run."""
         return bool((self.base or self).source.get("trust_remote_code"))
+
+    def described_config(self) -> Any:
+        """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""
+        if (known := (self.base or self).architecture) is None:
+            return None
+        from transformers import AutoConfig  # takes seconds to import
+
+        try:
+            return AutoConfig.for_model(**known)
+        except Exception as error:  # of many kinds, as the checks of every configuration's values are its own
+            said = " ".join(str(error).split())
+            said = said if len(said) < 200 else f"{said[:200]} ..."
+            raise UserError(f"{self.name}: architecture: transformers cannot build it: {said}") from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -91,7 +105,7 @@ def resolve_model(name: str) -> ModelSpec:
     if Path(name).is_dir():
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if re.fullmatch(HUB_ID, name):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
     raise UserError(
         f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
@@ -160,3 +174,7 @@ def _faults(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"must be at least {least}"
     if not all(isinstance(target, str) for target in spec.get("lora_targets", [])):
         yield "lora_targets", "must be a list of names"
+    if "id" in spec and not re.fullmatch(HUB_ID, spec["id"]):
+        yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
+    if not isinstance(spec.get("architecture", {"model_type": ""}).get("model_type"), str):
+        yield "architecture", "needs model_type, as config.json has it"

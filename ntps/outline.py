@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ntps.caching import parse_layers
 from ntps.encoding import find_blocks
@@ -41,14 +41,17 @@ class Outline:
             self.tokenizer = load_tokenizer(self.spec)
         limits = [flags.get("max_length"), self.spec.context, getattr(self.tokenizer, "model_max_length", 0),
                   getattr(self.config, "max_position_embeddings", 0)]  # fmt: skip
-        self.max_length = min(int(limit) for limit in limits if limit and 0 < limit < 1e9)
+        known = [int(limit) for limit in limits if limit and 0 < limit < 1e9]
+        if not known:
+            raise UserError(f"{name}: nothing says how long a text may be: give --max_length, or `context:`")
+        self.max_length = min(known)
 
     def _config(self) -> PreTrainedConfig:
         """config.json, else `architecture:` of the description."""
         try:
             return load_config(self.spec)
         except UserError as error:
-            known = (self.spec.base or self.spec).architecture
+            known = self.spec.described_config()
             if known is None:
                 raise UserError(
                     f"{error}. (A plan is content with `architecture:` in the description)"
@@ -56,7 +59,7 @@ class Outline:
         self.notes.append(
             "config.json is not here and cannot be had: planned from `architecture:` in the description"
         )
-        return AutoConfig.for_model(**known)
+        return known
 
     @property
     def weight_bytes(self) -> int:

@@ -91,12 +91,15 @@ def planned_texts(
     _, description = read_description(where)
     size = ASSUMED | description.get("size", {})
     tokens = min(size["tokens"], outline.max_length)
-    lengths = {split: np.full(min(limit or size[split], size[split]), tokens) for split in splits}
+    known = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
+    lengths = {split: np.full(min(limit or count, count), tokens) for split, count in known.items()}
     rows = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
     source = "its description's size" if "size" in description else "no size in its description"
     notes.append(
         f"its texts are not here: {rows} texts of {tokens} tokens, {size['classes']} classes assumed ({source})"
     )
+    if unknown := [split for split in splits if split not in size]:
+        notes.append(f"no size of {', '.join(unknown)}: that of test")
     return Texts(where.stem, lengths, size["classes"], notes)
 
 
@@ -154,6 +157,10 @@ def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan
     work, sums, disk, planned = {"forward": 0.0, "moments": 0.0}, 0, 0, []
     for split, lengths in texts.lengths.items():
         lengths = lengths if shard is None else lengths[shard - 1 :: parts]
+        if not len(lengths):
+            raise UserError(
+                f"{split} has fewer texts than --shard {flags['shard']} has parts: nothing is left for it"
+            )
         prefix = split == "train" or flags["prefix_moments"] == "all"
         batches = [lengths[rows] for rows in plan_batches(lengths, budget)]
         planned += batches
@@ -307,7 +314,7 @@ def duration(seconds: float) -> str:
 
 def print_plan(script: str, flags: Mapping[str, Any]) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
-    device, bad, seconds, disk = pick_device(flags["device"]), 0, 0.0, 0
+    device, bad, seconds, disk, pairs = pick_device(flags["device"]), 0, 0.0, 0, 0
     for name in flags["models"]:
         try:
             outline = Outline(name, flags, device)
@@ -334,13 +341,14 @@ def print_plan(script: str, flags: Mapping[str, Any]) -> int:
                 print(f"error: {name} x {dataset}: {error}", file=sys.stderr)
                 bad += 1
                 continue
-            seconds, disk = seconds + plan.seconds(speed), disk + plan.disk
+            seconds, disk, pairs = seconds + plan.seconds(speed), disk + plan.disk, pairs + 1
             say(script, plan, plan.seconds(speed), free)
             if fault := complaint(script, plan, outline, free, room):
                 print(f"    DOES NOT FIT: {fault}")
                 bad += 1
-    pairs = len(flags["models"]) * len(flags["datasets"])
-    print(f"\n{pairs} pairs, one after the other: about {duration(seconds)}, {size(disk)} on disk")
+    asked = len(flags["models"]) * len(flags["datasets"])
+    part = f" of the {asked}" if pairs < asked else ""
+    print(f"\n{pairs}{part} pairs, one after the other: about {duration(seconds)}, {size(disk)} on disk")
     return int(bad > 0)
 
 

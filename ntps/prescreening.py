@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from scipy.stats import studentized_range
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from transformers import AutoModel
@@ -23,7 +26,7 @@ from transformers import AutoModel
 from ntps import probes, storage
 from ntps.caching import Job, Source
 from ntps.calibration import SUMS
-from ntps.data import Dataset
+from ntps.data import Dataset, left_out
 from ntps.descriptions import config_folders
 from ntps.errors import UserError
 from ntps.gain import Calibration, Prediction
@@ -35,7 +38,13 @@ from ntps.scores import LayerScores, add_error_bars, layer_scores, map_layers
 from ntps.transferability import gcv_skill, h_score, logme, rankme
 
 SMALL = 0.05  # a p-value up to this counts as told apart from shuffled labels
-CONFIDENT = 1.96  # standard errors: two models whose difference is smaller are not told apart
+CONFIDENT = 1.96  # standard errors within which a skill is not told apart from 0
+FEWEST_SHUFFLES = 19  # with fewer no p-value can reach SMALL, for 1 / (1 + 19) is the least
+NULLS = {
+    "ntps": ("p_value", "null_mean"),
+    "retention": ("retention_p_value", "retention_null"),
+}  # of shuffled labels
+ROUNDING = 1e-9
 PROBE: dict[str, Any] = {"solver": "saga", "max_iter": 1000, "tol": 0.01}  # linear_sklearn.py's defaults
 SPREAD = 9  # layers measured unless asked otherwise: moments of all cost a fifth of the forward pass
 MANY_NUMBERS = 20  # more classes than this that are all numbers look like a numeric target
@@ -61,11 +70,33 @@ class Measured:
 # --- the texts -----------------------------------------------------------------------------------------------------
 
 
-def describe(train: str, test: str | None, text: str, label: str, target: str, output: str) -> Path:
-    """Write the description of the user's files, OUTPUT/data/NAME.yaml, NAME being that of the train file.
+def description_path(train: str, output: str) -> Path:
+    """OUTPUT/data/NAME.yaml, NAME being that of the train file."""
+    return Path(output) / "data" / f"{Path(train).stem}.yaml"
+
+
+@contextmanager
+def undone_if_refused(path: Path) -> Iterator[None]:
+    """On a UserError inside, the file is again what it was before, or is not there."""
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            storage.write_text(path, before)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def describe(
+    train: str, test: str | None, text: str, label: str, target: str, output: str, overwrite: bool = False
+) -> Path:
+    """Write the description of the user's files at `description_path`.
 
     Without a test file, equal texts are kept once and a part of train is held out (stratified where there
-    are classes), so that nothing is scored on what it was fitted on.
+    are classes), so that nothing is scored on what it was fitted on. UserError if the description of an
+    earlier run is there and says something else, unless `overwrite`: results beside it rest on it.
     """
     files = {name: file for name, file in zip(SPLITS, (train, test)) if file}
     for name, file in files.items():
@@ -75,8 +106,14 @@ def describe(train: str, test: str | None, text: str, label: str, target: str, o
     spec |= {"text": text, "label": label, "target": target}
     if not test:
         spec |= {"deduplicate": True} | ({"stratify": label} if target == "classes" else {})
-    where = Path(output) / "data" / f"{Path(train).stem}.yaml"
-    storage.write_text(where, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+    where = description_path(train, output)
+    content = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    if where.exists() and not overwrite and where.read_text(encoding="utf-8") != content:
+        raise UserError(
+            f"{where}: an earlier run read other files or columns under this name: give another --output, "
+            "or --overwrite to replace its results"
+        )
+    storage.write_text(where, content)
     return where
 
 
@@ -89,10 +126,17 @@ def check_texts(data: Dataset, limit: int, seed: int) -> list[str]:
     for name, part in zip(SPLITS, (train, test)):
         if len(part.texts) < (rows := data.provenance["rows"][name]):
             doubts.append(f"{len(part.texts)} of {rows} {name} texts were used: --limit {rows} takes all")
-    dropped = {what: count for what, count in data.provenance["dropped"].items() if count}
-    if dropped:
-        lost = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in dropped.items())
-        doubts.append(f"rows left out: {lost}")
+    if len(test.texts) < 2:
+        raise UserError(
+            f"{data.name}: {len(test.texts)} test text of {n + len(test.texts)}: a score on unseen texts needs at "
+            "least 2, and some hundreds to mean much; give more texts"
+        )
+    if data.numeric and len(set(test.labels)) < 2:
+        raise UserError(
+            f"{data.name}: the {len(test.texts)} test texts all have one number: nothing can be scored on them"
+        )
+    if any(data.provenance["dropped"].values()):
+        doubts.append(f"rows left out: {left_out(data.provenance['dropped'])}")
     if shared := data.provenance["shared_with_train"].get("test"):
         doubts.append(f"{shared} test texts are in train too: held-out figures are too good")
     if len(test.texts) < 100:
@@ -159,7 +203,7 @@ def measure(model: str, where: str, data: Dataset, flags: Mapping[str, Any]) -> 
     row |= {
         name: score(fitted) for name, score in (("h_score", h_score), ("logme", logme), ("rankme", rankme))
     }
-    row |= {"n_train": train.text_count, "n_test": test.text_count}
+    row |= {"n_train": train.text_count, "n_test": test.text_count, "shuffles": flags["label_permutations"]}
     row |= expected_gain(row, flags["gain"])
     return Measured(row, doubts_of(row, train), skills, scores, errors, guesses)
 
@@ -242,6 +286,15 @@ def ratio_error(errors: np.ndarray, guesses: np.ndarray) -> float:
     return float(spread / guesses.mean() / math.sqrt(len(errors)))
 
 
+def share_error(share: float, n: int) -> float:
+    """Standard error of a share of n, sqrt(q (1 - q) / (n + 4)) with q = (n share + 2) / (n + 4).
+
+    Agresti and Coull 1998: as if two more of n were right and two wrong, so that it is not 0 where all are right.
+    """
+    q = (n * share + 2) / (n + 4)
+    return math.sqrt(q * (1 - q) / (n + 4))
+
+
 def accuracy_of(states: Mapping[str, Any], targets: int, seed: int) -> Row:
     """The logistic probe's figures on test, its standard error, and that of always naming train's largest class."""
     train, test = states["train"][1], states["test"][1]
@@ -251,10 +304,9 @@ def accuracy_of(states: Mapping[str, Any], targets: int, seed: int) -> Row:
         warnings.simplefilter("ignore", ConvergenceWarning)  # the row tells it
         rows = state_rows(states["train"], states["test"], classes=targets, seed=seed, **PROBE)
     found = next(row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "test")
-    share = found["accuracy"]
     return {
-        "accuracy": share,
-        "accuracy_se": math.sqrt(share * (1 - share) / len(test)),
+        "accuracy": found["accuracy"],
+        "accuracy_se": share_error(found["accuracy"], len(test)),
         "balanced_accuracy": found["balanced_accuracy"],
         "macro_f1": found["macro_f1"],
         "majority_accuracy": float(np.mean(test == np.bincount(train).argmax())),
@@ -284,10 +336,16 @@ def doubts_of(row: Row, train: storage.MomentsFile) -> list[str]:
         doubts.append(
             "the probe is not told apart from guessing on unseen texts: do not read the other scores"
         )
-    if row["p_value"] > SMALL:
-        doubts.append("NTPS is not told apart from shuffled labels: it says nothing about these labels")
-    if row["retention"] <= row["retention_null"] or row["retention_p_value"] > SMALL:
-        doubts.append("retention is not told apart from shuffled labels")
+    if not row["shuffles"]:
+        doubts.append(
+            "without shuffled labels nothing can be said of what NTPS and retention owe to the labels"
+        )
+    for score, name in (("ntps", "NTPS"), ("retention", "retention")):
+        side = side_of(row, score)
+        if side == "below":
+            doubts.append(f"{name} is below shuffled labels: the labels matter, but lie elsewhere")
+        elif side == "among":
+            doubts.append(f"{name} is not told apart from shuffled labels")
     if cut := record.get("texts_cut"):
         doubts.append(f"{cut} train texts were cut at {train.about['identity']['max_length']} tokens")
     if row["rank_unstable"] or row["tie"]:
@@ -299,6 +357,22 @@ def doubts_of(row: Row, train: storage.MomentsFile) -> list[str]:
     if note := (record.get("model") or {}).get("note"):
         doubts.append(note)
     return doubts
+
+
+def side_of(row: Row, score: str) -> str:
+    """Where ntps or retention lies: above or below shuffled labels at level SMALL each, among them; "" without any.
+
+    p = (1 + shuffles at or above it) / (1 + shuffles), so (1 + shuffles below it) / (1 + shuffles) is
+    1 - p + 1 / (1 + shuffles). Where all score the same, as with fewer texts than directions kept, p is 1 too: not below.
+    """
+    p, null = (row[name] for name in NULLS[score])
+    if not row["shuffles"] or math.isnan(p):
+        return ""
+    level = SMALL + ROUNDING
+    if p <= level:
+        return "above"
+    below = 1 - p + 1 / (row["shuffles"] + 1) <= level and row[score] < null - ROUNDING
+    return "below" if below else "among"
 
 
 def expected_gain(row: Row, calibration: str | None) -> Row:
@@ -330,19 +404,29 @@ def learns_nothing(row: Row) -> bool:
 # --- all models ----------------------------------------------------------------------------------------------------
 
 
+@cache
+def reach(models: int) -> float:
+    """Standard errors behind the first from which one of K models is not tied: 1.96 for two, 2.73 for five.
+
+    Of K equal models the first is the luckiest, so that it is not enough to correct for K - 1 comparisons. The 95 %
+    point of the range of K standard normals over sqrt(2) (Tukey 1949): in at most 5 % of cases any is not tied.
+    """
+    return float(studentized_range.ppf(0.95, max(models, 2), math.inf)) / math.sqrt(2)
+
+
 def rank(found: list[Measured]) -> list[Measured]:
     """Sorted by held-out skill; each row says how far it is behind the first, and whether that can be told.
 
     The same test texts are paired: difference of skill = mean(e - e_first) / mean(guesses), its standard
-    error from the differences. `tied`: within CONFIDENT of them, so that test texts decide the order.
+    error from the differences. `tied`: within `reach` of them, so that test texts decide the order.
     """
     ranked = sorted(found, key=lambda one: -one.row["heldout_skill"])
-    first = ranked[0]
+    first, far = ranked[0], reach(len(ranked))
     for place, one in enumerate(ranked, 1):
         gaps = (one.errors - first.errors) / first.guesses.mean()
         error = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else math.nan
         behind = float(gaps.mean())
-        one.row.update(rank=place, behind=behind, behind_se=error, tied=not behind > CONFIDENT * error)
+        one.row.update(rank=place, behind=behind, behind_se=error, tied=not behind > far * error)
     return ranked
 
 
@@ -359,7 +443,7 @@ def facts(data: Dataset, flags: Mapping[str, Any]) -> Row:
         "flags": dict(flags),
     }
     if data.numeric:
-        y = train.labels
+        y = train.labels + data.provenance["label_mean"]  # as in the file
         return about | {"label": {"mean": y.mean(), "std": y.std(), "least": y.min(), "most": y.max()}}
     count = {
         name: np.bincount(split.labels, minlength=data.targets).tolist()

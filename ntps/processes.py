@@ -16,6 +16,7 @@ from typing import Any
 from ntps.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # silent for longer is lost; the first may be writing large files
+LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
 NUMBERS = 2  # that the first process may tell at a meeting
 
 
@@ -28,15 +29,20 @@ class Lost(RuntimeError):
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0) if count() > 1 else 0
 
 
 def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, otherwise: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else otherwise
 
 
 def first() -> bool:
@@ -55,6 +61,11 @@ def launched() -> Iterator[None]:
     if count() == 1:
         yield
         return
+    if missing := [name for name in LAUNCHED if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE is {count()}, but {', '.join(missing)} not set: start by torchrun or accelerate launch, "
+            "or unset WORLD_SIZE for one process"
+        )
     import torch
     from torch import distributed
 

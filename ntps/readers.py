@@ -34,7 +34,14 @@ def read_wheel(spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any
         paths = sorted(fnmatch.filter(archive.namelist(), spec["file"]))
         if not paths:
             raise UserError(f"{where}: file: nothing in {wheel.name} matches {spec['file']!r}")
-        rows = [{"path": path, **row} for path in paths for row in read(archive.read(path), spec)]
+        rows = []
+        for path in paths:
+            try:
+                rows += [{"path": path, **row} for row in read(archive.read(path), spec)]
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{where}: encoding: {spec.get('encoding', 'utf-8')}: not that of {path} ({error})"
+                ) from error
     return {"train": rows}, {"package": spec["package"], "version": spec["version"], "sha256": spec["sha256"]}
 
 

@@ -25,7 +25,18 @@ from ntps.calibration import (
 )
 from ntps.errors import UserError
 from ntps.probes import ridge
-from ntps.subspaces import ORDERS, RANK_RTOL, Perception, head, nested_energies, solve, tail, tied, whiten
+from ntps.subspaces import (
+    ORDERS,
+    RANK_RTOL,
+    Perception,
+    head,
+    nested_energies,
+    relative_gaps,
+    solve,
+    tail,
+    tied,
+    whiten,
+)
 
 Layer = TypeVar("Layer")
 Result = TypeVar("Result")
@@ -72,10 +83,16 @@ class Solved:
         columns = [S, m["mean_state"][:, None], shuffled.transpose(0, 1).flatten(1)]
         self.signal = self.task.mean.pull(torch.cat(columns, 1))
 
-    def auto_directions(self, order: str) -> tuple[Tensor, Tensor]:
-        """V in this order, and whether keeping the first k of it cuts a group of equal eigenvalues."""
-        V, ties = self.auto.vectors, tied(self.auto.eigenvalues)
-        return (V, ties) if order == "descending" else (V.flip(1), torch.cat([ties[:-1].flip(0), ties[-1:]]))
+    def auto_directions(self, order: str) -> tuple[Tensor, Tensor, Tensor]:
+        """V in this order; for each k, whether keeping its first k cuts equal eigenvalues, and the gap it cuts.
+
+        The gap is that of the two eigenvalues beside the cut, relative to the larger; NaN where V is complete.
+        """
+        V, ties, gaps = self.auto.vectors, tied(self.auto.eigenvalues), relative_gaps(self.auto.eigenvalues)
+        if order == "released":
+            V = V.flip(1)
+            ties, gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (ties, gaps))
+        return V, ties, gaps
 
 
 def label_signal(layer: Solved, V: Tensor) -> dict[str, Tensor]:
@@ -180,7 +197,7 @@ def layer_scores(
     pair = []
     rows = []
     for order in ORDERS:
-        V, ties = layer.auto_directions(order)
+        V, ties, gaps = layer.auto_directions(order)
         curves = order_curves(layer, V)
         pair.append(curves)
         tight = dict(zip(listed, tight_constants(task, V, listed)))
@@ -191,7 +208,8 @@ def layer_scores(
             missed = float(curves["missed"][kv - 1])
             row |= {"excess_lower": lower * missed, "excess_upper": upper * missed}
             row |= {"excess_lower_tight": tight[kv][0] * missed, "excess_upper_tight": tight[kv][1] * missed}
-            row |= skills.get(kv, NOT_HELD_OUT) | {"tie": bool(ties[kv - 1])}
+            row |= skills.get(kv, NOT_HELD_OUT)
+            row |= {"tie": bool(ties[kv - 1]), "eigenvalue_gap": float(gaps[kv - 1])}
             rows.append(row | facts)
     stacked = {name: torch.stack([c[name] for c in pair]) for name in ("ntps", "excess", "retention", "null")}
     return LayerScores(**stacked, rows=rows, task_rank=r, rank_mean=rank, rank_prefix=K,
@@ -208,6 +226,9 @@ def add_error_bars(
 
     One pair of eigen-solves for each partition left out. NaN where what is left cannot be scored, or has fewer
     texts than M has rank (as for n < d): the scores then move with the number of texts more than with which.
+    For an interval take t_(K-1) errors. Simulated, K = 5 and 2 to 4 texts per dimension: of 90 % intervals, 91 to
+    100 % hold the mean score of that many texts, so they are conservative, for NTPS most; but where NTPS lies
+    within 0.02 of 1 and cannot spread evenly, only 64 to 89 % do.
     """
     kvs = torch.tensor([row["kv"] for row in rows])
     places = torch.tensor([ORDERS.index(row["order"]) for row in rows])

@@ -164,6 +164,13 @@ def tied(eigenvalues: Tensor) -> Tensor:
     return torch.cat([cut, cut.new_zeros(1)])
 
 
+def relative_gaps(eigenvalues: Tensor) -> Tensor:
+    """(k,): (lambda_j - lambda_j+1) / lambda_j, descending, j = 1..k; 0 between zeros, NaN after the last."""
+    larger = eigenvalues[:-1]
+    gaps = (larger - eigenvalues[1:]) / torch.where(larger > 0, larger, 1.0)
+    return torch.cat([gaps, gaps.new_full((1,), math.nan)])
+
+
 class Perception:
     """The label side of a layer: U_r and, in expectation, the null space N that has eigenvalue 0."""
 

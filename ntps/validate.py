@@ -30,7 +30,7 @@ def main(file: str, fetch: bool = False) -> int:
     keys = descriptions.read_yaml(where, "text: COLUMN").keys()
     if keys & {"models", "datasets"}:
         lines = experiment(read_experiment(where))
-    elif keys & {"text", "label", "files", "package"}:
+    elif is_dataset(where, keys):
         lines = dataset(where, fetch)
     elif keys & model_specs.SOURCES.keys():
         lines = model(where, fetch)
@@ -45,6 +45,14 @@ def main(file: str, fetch: bool = False) -> int:
         if value:
             print(f"{name:<16} {value}")
     return 0
+
+
+def is_dataset(where: Path, keys: Collection[str]) -> bool:
+    """Whether it has a key that only data sets have, or an id that is a folder beside it, of no model."""
+    own = {key for group in (*descriptions.SOURCES.values(), descriptions.COMMON) for key in group}
+    own -= {key for group in (*model_specs.SOURCES.values(), model_specs.COMMON) for key in group}
+    folder = where.parent / str(descriptions.read_yaml(where, "text: COLUMN").get("id", "config.json"))
+    return bool(own & set(keys)) or (folder.is_dir() and not (folder / "config.json").exists())
 
 
 def dataset(where: Path, fetch: bool) -> dict[str, Any]:
@@ -87,6 +95,7 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
         "gated": spec.note if spec.gated else None,
         "code": "the repository's own code will run" if source.get("trust_remote_code") else None,
     }
+    (spec.base or spec).described_config()
     if "path" not in source and not fetch:
         return lines | {"files": "not read: with --fetch they are"}
     from ntps import models  # takes seconds to import
@@ -102,12 +111,11 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
 
 def experiment(found: Experiment) -> dict[str, Any]:
     """What an experiment runs; its descriptions and its flags are checked, without sections for any one script."""
-    models, datasets = found.top.get("models", []), found.top.get("datasets", [])
-    for part in (found.top, *found.sections.values()):
-        for name in part.get("models", []):
-            model_specs.resolve_model(name)
-        for name in part.get("datasets", []):
-            descriptions.read_description(find_description(name))
+    models, datasets = found.named("models"), found.named("datasets")
+    for name in models:
+        model_specs.resolve_model(name)
+    for name in datasets:
+        descriptions.read_description(find_description(name))
     fits, faults = [], []
     for script in found.sections or sorted(path.stem for path in ROOT.glob("*.py")):
         try:

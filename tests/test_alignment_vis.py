@@ -91,6 +91,9 @@ def test_own_words_and_the_best_layer(world, capsys):
         ("[a, b]", [], "two or more lists"),
         ("Joy: [glad]\nSad: ['']", [], "empty word"),
         ("Joy: [glad", [], "cannot be read"),
+        ("Joy: [yes]\nSad: [low]", [], "True is no text: quote it"),
+        ("No: [low]\nJoy: [glad]", [], "False is no text: quote it"),
+        ("Joy: [glad]\nSad: [12]", [], "12 is no text: quote it"),
         ("A: [x]\nB: [y]", ["--between", "A", "C"], "name two of the groups A, B"),
         ("A: [x]\nB: [y]", ["--between", "A"], "name two of the groups"),
         ("A: [x]\nB: [y]", ["--layer", "9"], "has the layers"),
@@ -118,3 +121,9 @@ def test_moments_of_another_model_are_refused(world, capsys, tmp_path):
     linked.symlink_to(folder / "out/moments" / name)
     assert cli.run(alignment_vis.main, [*flags, "--layer", "1"]) == 1
     assert "of another model" in capsys.readouterr().err
+
+
+def test_without_flags_it_is_about_the_demos_pair(tmp_path, capsys):
+    assert cli.run(alignment_vis.main, ["--output", str(tmp_path)]) == 1
+    pair = "--models smollm2-135m --datasets rotten_tomatoes_pypi"
+    assert f"run python cache.py {pair}" in capsys.readouterr().err

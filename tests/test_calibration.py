@@ -13,7 +13,6 @@ from ntps.calibration import (
     WEAKER,
     above,
     held_out,
-    interval,
     jackknife_error,
     leave_one_out,
     null_figures,
@@ -185,9 +184,6 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     without = (values.sum() - values) / 11
     assert float(jackknife_error(without)) == pytest.approx(stats.sem(values.numpy()))
-    low, high = interval(0.5, 0.1, 12)
-    assert high - 0.5 == pytest.approx(0.5 - low) == pytest.approx(stats.t.isf(0.05, 11) * 0.1)
-    assert interval(0.9, 0.5, 3) == (0.0, 1.0)
 
 
 def test_error_bars_are_those_of_scoring_the_texts_that_are_left():
@@ -220,25 +216,51 @@ def test_no_error_bars_where_too_few_texts_are_left(n):
     assert all(math.isnan(row["ntps_se"]) and math.isnan(row["retention_se"]) for row in rows)
 
 
+def estimates_and_errors(world, n, parts, sims, listed):
+    """NTPS and retention at these places of samples of n texts, (sims, 2, places), and their jackknife errors."""
+
+    def estimate(moments):
+        c = curves(moments)
+        return torch.stack([c["ntps"][listed], c["retention"][listed]])
+
+    found = []
+    for seed in range(sims):
+        states, labels = world.draw(n, seed)
+        whole, pieces = world.moments(states, labels), split(world, states, labels, parts)
+        errors = jackknife_error(torch.stack([estimate(m) for m in leave_one_out(whole, pieces)]))
+        found.append(torch.stack([estimate(whole), errors]).numpy())
+    return np.moveaxis(np.array(found), 1, 0)
+
+
 @pytest.mark.slow
 def test_intervals_from_ten_partitions_cover_the_truth():
     """90 % intervals over fresh samples of 1000 texts against the scores of 200000."""
     world, parts, listed = World(), 10, [0, 1, 2]
+    c = curves(world.moments(*world.draw(200_000, 99)))
+    truth = torch.stack([c["ntps"][listed], c["retention"][listed]]).numpy()
+    values, errors = estimates_and_errors(world, 1000, parts, 150, listed)
+    covered = (np.abs(values - truth) <= stats.t.isf(0.05, parts - 1) * errors).mean(0)
+    assert ((0.85 <= covered) & (covered <= 0.95)).all()
 
-    def estimate(moments):
-        c = curves(moments)
-        return torch.stack([c["ntps"][listed], c["retention"][listed]]).flatten()
 
-    truth = estimate(world.moments(*world.draw(200_000, 99))).tolist()
-    covered = np.zeros(6)
-    for seed in range(150):
-        states, labels = world.draw(1000, seed)
-        whole, pieces = world.moments(states, labels), split(world, states, labels, parts)
-        errors = jackknife_error(torch.stack([estimate(m) for m in leave_one_out(whole, pieces)]))
-        for place, (value, error) in enumerate(zip(estimate(whole).tolist(), errors.tolist(), strict=True)):
-            low, high = interval(value, error, parts)
-            covered[place] += low <= truth[place] <= high
-    assert ((0.85 <= covered / 150) & (covered / 150 <= 0.95)).all()
+class WideWorld(World):
+    """24 coordinates of like scale, and so an NTPS far from 1, as language models have."""
+
+    d = 24
+
+    def __init__(self, signal):
+        super().__init__(signal)
+        rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(self.d, self.d)))[0]
+        self.mixing = np.logspace(0, -0.3, self.d)[:, None] * rotation
+
+
+@pytest.mark.parametrize("texts_per_dimension", [2, 4])
+def test_intervals_at_few_texts_per_dimension_are_not_too_short(texts_per_dimension):
+    """90 % intervals from five partitions against the mean score of samples of that many texts."""
+    values, errors = estimates_and_errors(WideWorld(0.3), texts_per_dimension * 24, 5, 100, [1, 5, 11])
+    covered = (np.abs(values - values.mean(0)) <= stats.t.isf(0.05, 4) * errors).mean(0)
+    assert (covered >= 0.85).all()
+    assert (np.sqrt(np.square(errors[:, 0]).mean(0)) > values[:, 0].std(0)).all()  # NTPS: errors too large
 
 
 # --- bounds of the excess loss -------------------------------------------------------------------------------------

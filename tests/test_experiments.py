@@ -131,3 +131,24 @@ def test_an_experiment_lists_no_unknown_script(tmp_path):
     (tmp_path / "e.yaml").write_text("models: [m]\nnothing: {a: 1}\n")
     with pytest.raises(UserError, match="nothing: no script has this name"):
         read_experiment(tmp_path / "e.yaml")
+
+
+def test_pairs_are_the_sections_own_and_pin_and_prefetch_take_all(tmp_path):
+    (tmp_path / "e.yaml").write_text(
+        "models: m\ndatasets: [a, b]\ncache: {}\nfrom_scratch: {datasets: b}\nlora_finetuning: {models: [n, m], datasets: c}\n"
+    )
+    found = read_experiment(tmp_path / "e.yaml")
+    assert found.pairs("cache") == found.pairs("K_sweep") == [("m", "a"), ("m", "b")]
+    assert found.pairs("from_scratch") == [("m", "b")]
+    assert found.pairs("lora_finetuning") == [("n", "c"), ("m", "c")]
+    for script in ("pin", "prefetch"):
+        flags = found.flags(script, ("models", "datasets"))
+        assert flags == {"models": ["m", "n"], "datasets": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("names", ["", "[1]", "3", "[]", "[[a]]"])
+@pytest.mark.parametrize("where", ["models: {}\n", "cache: {{models: {}}}\n"])
+def test_a_list_of_names_is_one(tmp_path, names, where):
+    (tmp_path / "e.yaml").write_text(where.format(names))
+    with pytest.raises(UserError, match="models: .* is not a list of names"):
+        read_experiment(tmp_path / "e.yaml")

@@ -138,7 +138,7 @@ def test_the_file_is_small_and_tells_where_it_comes_from(folder, calibration):
 
 
 def test_a_prediction_within_the_range(calibration):
-    values = {"ntps": 0.2, "retention": 0.5, "probe_accuracy": 0.53}
+    values = {"ntps": 0.2, "retention": 0.5, "probe_accuracy": 0.53, "n_over_d": 5.0}
     found = calibration.predict(values, "small")
     assert not found.reason and found.gain == pytest.approx(0.3, abs=0.02)
     assert found.low < 0.3 < found.high and found.high - found.low < 0.1
@@ -150,13 +150,34 @@ def test_a_prediction_within_the_range(calibration):
         ({"ntps": 0.5}, "small", "ntps is 0.500, outside 0.100 to 0.400"),
         ({"ntps": math.nan}, "small", "ntps is not known"),
         ({"ntps": 0.2}, "other", "made from small alone"),
+        ({"ntps": 0.2, "n_over_d": 4.9}, "small", "n_over_d is 4.900, outside 5.000 to 5.000"),
+        ({"ntps": 0.2, "n_over_d": math.nan}, "small", "n_over_d is not known"),
     ],
 )
 def test_predictions_are_refused_in_words(calibration, values, model, reason):
-    usual = {"retention": 0.5, "probe_accuracy": 0.53}
+    usual = {"retention": 0.5, "probe_accuracy": 0.53, "n_over_d": 5.0}
     found = calibration.predict(usual | values, model)
     assert found.reason.startswith("not calibrated for this: ") and reason in found.reason
     assert math.isnan(found.gain) and math.isnan(found.low) and math.isnan(found.high)
+
+
+@pytest.mark.parametrize(
+    ("changed", "made"),
+    [
+        ({"flags": {"order": "released", "rule": "task_rank"}}, "released task_rank d/10"),
+        ({"flags": {"order": "descending", "rule": "fraction"}}, "descending fraction d/10"),
+        ({"k": "0.10"}, "descending task_rank 0.10"),
+    ],
+)
+def test_scores_at_another_point_are_refused(folder, calibration, tmp_path, changed, made):
+    assert calibration.about["identity"]["k"] == "d/10" and "ntps" in calibration.predictors
+    about = json.loads((folder / "gain.json").read_text())
+    about["identity"] |= changed
+    (tmp_path / "gain.json").write_text(json.dumps(about))
+    values = {"ntps": 0.2, "retention": 0.5, "probe_accuracy": 0.53, "n_over_d": 5.0}
+    found = gain.Calibration(tmp_path / "gain.json").predict(values, "small")
+    assert math.isnan(found.gain)
+    assert f"takes scores at {made}, and these are at descending task_rank d/10" in found.reason
 
 
 def test_two_predictors_that_never_met_are_refused(tmp_path, rng):

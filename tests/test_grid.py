@@ -23,7 +23,9 @@ needs_snakemake = pytest.mark.skipif(
 
 @pytest.fixture
 def experiment(tmp_path):
-    """Two tiny models and two tiny data sets, the second without its file yet."""
+    """Two tiny models and two tiny data sets, the second without its file yet, in a folder that needs quotes."""
+    tmp_path = tmp_path / "a b; c"
+    tmp_path.mkdir()
     for name in ("one", "two"):
         tiny_model(tmp_path / name, seed=len(name))
         (tmp_path / f"{name}.yaml").write_text(f"path: {name}\nlora_targets: [q_proj]\n")
@@ -70,6 +72,35 @@ def test_jobs_have_the_paths_that_the_scripts_write(experiment):
     assert grid.flags("cache")["label_permutations"] == 2 and grid.flags("cache")["partitions"] == 1
     experiment.write_text("models: [one]\n")
     with pytest.raises(UserError, match="datasets"):
+        Grid(str(experiment))
+
+
+def test_a_section_has_its_own_pairs(experiment):
+    text = yaml.safe_load(experiment.read_text())
+    text["from_scratch"] = {"datasets": text["datasets"][:1], "models": text["models"][1]}
+    experiment.write_text(yaml.safe_dump(text))
+    grid = Grid(str(experiment))
+    assert grid.pairs("from_scratch") == [("two", "here")] and len(grid.pairs("cache")) == 4
+    assert len(Grid(str(ROOT / "configs/experiments/mini.yaml")).pairs("from_scratch")) == 4
+
+
+def test_states_are_made_where_they_are_kept_and_needed_by_linear_sklearn(experiment):
+    text = yaml.safe_load(experiment.read_text())
+    assert Grid(str(experiment)).kinds == ["moments"]
+    experiment.write_text(yaml.safe_dump(text | {"linear_sklearn": {}}))
+    with pytest.raises(UserError, match="linear_sklearn.*keep_states"):
+        Grid(str(experiment))
+    text["cache"]["keep_states"] = True
+    experiment.write_text(yaml.safe_dump(text | {"linear_sklearn": {}}))
+    grid = Grid(str(experiment))
+    assert grid.kinds == ["moments", "states"]
+    assert grid.moments("one", "here", "states")[0].endswith("out/states/one/here/train.safetensors")
+
+
+def test_an_output_of_a_sections_own_is_refused(experiment):
+    text = yaml.safe_load(experiment.read_text())
+    experiment.write_text(yaml.safe_dump(text | {"K_sweep": {"output": "elsewhere"}}))
+    with pytest.raises(UserError, match="K_sweep: output: in a grid it stands at the top"):
         Grid(str(experiment))
 
 

@@ -189,6 +189,55 @@ def test_other_contents_are_one_clear_error(tmp_path, capsys, name, values):
     assert error.startswith("error: ") and "Traceback" not in error and not (tmp_path / "out").exists()
 
 
+def nested(steps, each=b"\x85"):
+    """A pickle of {((...),): None}, with `each` making a tuple of what is there."""
+    return b"\x80\x04}" + b")" + each * steps + b"Ns."
+
+
+CELL = {"align_score": 0.5, "metric_data": 0.5}
+CRASHES = {
+    "large": pickle.dumps("x" * 40_000),
+    "deep key": nested(20_000),
+    "shared key": nested(200, b"q\x00h\x00\x86"),  # 2 ** 200 empty tuples
+    "huge": {"m": {"t": CELL | {"metric_data": 10**400}}},
+    "truth": {"m": {"t": CELL | {"metric_data": True}}},
+    "surrogate": {"m\ud800": {"t": CELL}},
+    "long name": {"m" * 300: {"t": CELL}},
+    "empty rows": b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J\x00\x00\x00\x40K\x00\x86"
+    b"cnumpy\ndtype\n\x8c\x02f8\x85R\x89C\x00tb.",
+    "state of a class": b"\x80\x04cnumpy\ndtype\n}b.",
+}
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+def test_what_would_crash_or_hang_is_one_clear_error(tmp_path, capsys, kind):
+    source = write(tmp_path / "clone", made_up() | {"Fig2_1.pkl": CRASHES[kind]})
+    assert cli.run(import_released.main, [str(source), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    error.encode()  # no lone surrogates, which a terminal refuses
+    assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_an_import_is_made_anew_and_leaves_other_results_alone(tmp_path, capsys):
+    files, out = made_up(), tmp_path / "out"
+    again = [str(write(tmp_path / "clone", files)), "--output", str(out)]
+    assert cli.run(import_released.main, again) == 0
+    before = len(list(out.rglob("*.csv")))
+    for name in ("Fig2_1.pkl", "Fig2_2.pkl", "Fig3.pkl"):
+        del files[name][MODELS[2]]
+    shorter = [str(write(tmp_path / "shorter", files)), "--output", str(out)]
+    assert cli.run(import_released.main, shorter) == 0
+    assert not list(out.rglob("someone--else")) and 0 < len(list(out.rglob("*.csv"))) < before
+    (out / "figures").mkdir()  # of render, beside the four folders
+    own = out / "fig3/ntps/mine/text.csv"
+    own.parent.mkdir()
+    own.write_text("model\n")
+    assert cli.run(import_released.main, again) == 1
+    assert str(own) in capsys.readouterr().err and not list(out.rglob("someone--else"))
+    own.unlink()
+    assert cli.run(import_released.main, again) == 0 and (out / "figures").exists()
+
+
 def test_a_folder_without_the_files_names_the_missing_one(tmp_path, capsys):
     assert cli.run(import_released.main, [str(tmp_path)]) == 1
     assert "Fig1.pkl" in capsys.readouterr().err

