@@ -27,11 +27,15 @@ TITLES = {"U": "perception: U, what the labels need", "V": "autoregression: V, w
 
 
 def load_words(folder: str | Path) -> dict[Pair, pd.DataFrame]:
-    """The words of every pair in FOLDER/words, by (model, dataset), with --between in the table's attrs."""
+    """The words of every pair in FOLDER/words, by (model, dataset), with --between in the table's attrs.
+
+    Of an import of the published figures, those in FOLDER/fig1.
+    """
+    folder = own if (own := Path(folder) / "fig1").is_dir() else Path(folder)
     table = read_tables(folder, "words", ["space", "group", "word", "x", "y"])
     pairs = {(str(m), str(d)): rows for (m, d), rows in table.groupby(["model", "dataset"], sort=False)}  # type: ignore[misc]
     for (model, dataset), rows in pairs.items():
-        about = Path(folder) / "words" / model / f"{dataset}.json"
+        about = folder / "words" / model / f"{dataset}.json"
         if about.exists():  # the groups that alignment_vis.py was asked to divide
             rows.attrs["between"] = storage.read_provenance(about, "words")["identity"].get("between", ())
     return {pair: pairs[pair] for pair in sorted(pairs, key=lambda p: (model_order(p[0]), p[1]))}

@@ -75,7 +75,10 @@ def test_tables_hold_the_pickles_values_in_our_columns(tmp_path, protocol):
     row = pd.read_csv(out / "fig2_mse/accuracy/linear_sklearn/qwen2-0.5b/sst2.csv").iloc[0]
     assert row["mse"] == 0.25 and row["split"] == "train" and row["probe"] == "linear_regression"
     assert (out / "fig2_accuracy/ntps/someone--else/a--b.csv").exists()
-    table = load_words(out / "fig1")["openelm-450m", "emotion"]
+    table = load_words(out)[
+        "openelm-450m", "emotion"
+    ]  # as the notebook reads it, whose folder is the whole import
+    pd.testing.assert_frame_equal(table, load_words(out / "fig1")["openelm-450m", "emotion"])
     points = np.concatenate([np.concatenate(files["Fig1.pkl"][s][g]) for s in "UV" for g in PAPER_WORDS])
     np.testing.assert_array_equal(table[["x", "y"]], points)
     assert list(table["word"][:4]) == PAPER_WORDS["Joy"]
