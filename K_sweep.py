@@ -21,7 +21,7 @@ import torch
 from ntps import cli, storage, sweep
 from ntps.data import dataset_name
 from ntps.errors import UserError
-from ntps.kept import partition_files
+from ntps.kept import partition_files, scorable_moments
 from ntps.models import output_name, resolve_model
 from ntps.scores import LayerScores
 from ntps.subspaces import RANK_RTOL
@@ -75,16 +75,12 @@ def main(
 def score_pair(output: Path, model: str, dataset: str, device: torch.device, flags: dict) -> None:
     """Scores of one pair, all layers: a table, its curves, the other scores, and their provenance."""
     started = time.monotonic()
-    source = output / "moments" / model / dataset / "train.safetensors"
-    flagged = f"--models {flags['models'][0]} --datasets {dataset} --output {output}"
-    if not source.exists():
-        raise UserError(f"no moments at {source}: run python cache.py {flagged}")
-    train, held_out = storage.MomentsFile(source), source.with_name("test.safetensors")
+    asked = f"--models {flags['models'][0]} --datasets {dataset} --output {output}"
+    train = scorable_moments(output, model, dataset, asked)
+    source, held_out = train.path, train.path.with_name("test.safetensors")
     test = storage.MomentsFile(held_out) if held_out.exists() else None
     error_bars = flags["error_bars"] if train.about["identity"]["partitions"] > 1 else "none"
     parts = partition_files(train) if error_bars != "none" else []
-    if not train.prefix:
-        raise UserError(f"{source} has no prefix moments: run cache.py again with --overwrite")
     common = float((train.class_counts / train.text_count).square().sum())
     if train.label_second_moment - common <= 1e-12 * common:
         raise UserError(f"{source}: all {train.text_count} texts are of one class: cache more of them")

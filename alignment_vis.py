@@ -24,10 +24,11 @@ import yaml
 from fig_plot.figures import best_layers, save
 from fig_plot.words import word_figure
 from ntps import cli, storage, words
-from ntps.caching import Source
+from ntps.caching import Source, default_budget
 from ntps.data import dataset_name
 from ntps.encoding import Corpus, encode, plan_batches, tokenize
 from ntps.errors import UserError
+from ntps.kept import scorable_moments
 from ntps.models import output_name, resolve_model
 
 Groups = dict[str, list[str]]
@@ -102,12 +103,8 @@ def draw(
 ) -> None:
     """The table, its figure and its provenance, of one pair; nothing where they are there."""
     command = f"--models {asked} --datasets {dataset} --output {output}"
-    source = output / "moments" / model / dataset / "train.safetensors"
-    if not source.exists():
-        raise UserError(f"no moments at {source}: run python cache.py {command}")
-    file = storage.MomentsFile(source)
-    if not file.prefix:
-        raise UserError(f"{source} has no prefix moments: run cache.py again with --overwrite")
+    file = scorable_moments(output, model, dataset, command)
+    source = file.path
     layer = flags["layer"]
     if layer is None and (layer := best_layers(output).get((model, dataset))) is None:
         raise UserError(f"no best layer is known: run python K_sweep.py {command}, or give --layer")
@@ -159,7 +156,9 @@ def points(
     def keep(rows: np.ndarray, mean: np.ndarray) -> None:
         states[rows] = mean[0]
 
-    for _ in encode(source.encoder, corpus, plan_batches(corpus.lengths, 2048), keep=keep):
+    for _ in encode(
+        source.encoder, corpus, plan_batches(corpus.lengths, default_budget(source.device)), keep=keep
+    ):
         pass
     moments = file.averages(file.layers.index(layer))
     member = [np.array([group == name for group, _ in texts]) for name in pair]

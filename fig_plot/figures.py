@@ -26,6 +26,7 @@ from safetensors.numpy import load_file
 
 from ntps import storage
 from ntps.errors import UserError
+from ntps.results import lowest_error, read_tables
 
 Pair = tuple[str, str]
 Curves = Mapping[str, np.ndarray]
@@ -66,7 +67,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
 def best_layers(folder: str | Path) -> dict[Pair, int]:
     """The layer whose ridge probe has the lowest generalized cross-validation error, of each pair that has one."""
     table = read_tables(folder, "scores", ["layer", "gcv_error"]).dropna(subset=["layer", "gcv_error"])
-    best = table.sort_values("gcv_error", kind="stable").drop_duplicates(["model", "dataset"])
+    best = lowest_error(table)
     return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
 
 
@@ -81,21 +82,6 @@ def load_curves(path: Path) -> Curves:
     """One pair over every kv: ntps, retention (layer, order, kv), null (layer, order, R, kv), layers (layer,)."""
     storage.read_provenance(path, "scores")  # refuses a file that is cut short or not ours
     return load_file(path)
-
-
-def read_tables(folder: str | Path, kind: str, needed: list[str]) -> pd.DataFrame:
-    """All FOLDER/KIND/MODEL/DATASET.csv below each other; the pair's names are those of the path."""
-    tables = [pd.DataFrame(columns=["model", "dataset", *needed])]
-    script = "alignment_vis.py" if kind == "words" else "K_sweep.py"
-    for path in sorted((Path(folder) / kind).glob("*/*.csv")):
-        try:
-            table = pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): run {script} with --overwrite") from None
-        if lacking := [name for name in needed if name not in table]:
-            raise UserError(f"{path} has no column {', '.join(lacking)}: run {script} with --overwrite")
-        tables.append(table.assign(model=path.parent.name, dataset=path.stem))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def remedy(folder: str | Path, model: str = "MODEL", dataset: str = "DATASET") -> str:

@@ -157,6 +157,7 @@ def reading(row: Row, facts: Row) -> list[str]:
         says.append(
             f"The last layer explains {100 * row['headroom']:.1f} points less (cross-validated on train): take the states of layer {row['layer']}."
         )
+    unknown = "without shuffled labels nothing can be said of what it owes to the labels."
     ntps = f"NTPS is {number(row['ntps'], row.get('ntps_se'))} where random directions give {number(row['chance'])}"
     side = side_of(row, "ntps")
     if side:
@@ -164,7 +165,7 @@ def reading(row: Row, facts: Row) -> list[str]:
             f"{ntps} and shuffled labels {number(row['null_mean'], row['null_std'])} (p = {row['p_value']:.2f}): {NTPS_SAYS[side]}."
         )
     else:
-        says.append(f"{ntps}; without shuffled labels nothing can be said of what it owes to the labels.")
+        says.append(f"{ntps}; {unknown}")
     kept = f"The same tenth of directions keeps {percent(row['retention'], row.get('retention_se'))} of the explained label signal"
     side = side_of(row, "retention")
     if side:
@@ -172,7 +173,7 @@ def reading(row: Row, facts: Row) -> list[str]:
             f"{kept}, {RETENTION_SAYS[side]} the {percent(row['retention_null'])} expected of shuffled labels."
         )
     else:
-        says.append(f"{kept}; without shuffled labels nothing can be said of what it owes to the labels.")
+        says.append(f"{kept}; {unknown}")
     says.append(f"Expected LoRA gain: {row['lora_gain_note'] or gain(row)}.")
     return says
 

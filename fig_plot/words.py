@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from fig_plot.figures import STYLE, WIDTH, Pair, caption, missing_panel, model_order, read_tables
+from fig_plot.figures import STYLE, WIDTH, Pair, caption, missing_panel, model_order
 from ntps import storage, words
+from ntps.results import read_tables
 
 BLANK = {
     "facecolor": "white",

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers.optimization import Adafactor
 
 from ntps import adapters
 from ntps.encoding import find_blocks
 from ntps.errors import UserError
+from ntps.models import without_weights
 from ntps.moments import Batch, Moments
 from ntps.outline import Outline, forward_flops, moments_flops
 
@@ -80,8 +80,7 @@ def one_block(
     """The model with its middle block alone and 8 token embeddings, with `fill` small random numbers in all of it."""
     config = copy.deepcopy(outline.config)
     config.vocab_size, config.pad_token_id = 8, None
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=outline.spec.trust_remote_code)
+    model = without_weights(outline.spec, config, dtype)
     blocks, middle = find_blocks(model), len(outline.blocks) // 2
     del blocks[middle + 1 :], blocks[:middle]
     config.num_hidden_layers = 1

@@ -344,7 +344,10 @@ def _number(label: str, split: str, where: Path) -> float:
 def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
     """Splits that hold the same texts with the same labels, in whatever order, by hash; a warning names them."""
     found: dict[str, list[str]] = {}
+    sizes = Counter(len(part.texts) for part in splits.values())
     for name, part in splits.items():
+        if sizes[len(part.texts)] == 1:
+            continue
         rows = sorted(zip(part.texts, part.labels.tolist(), strict=True))
         found.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
     same = [names for names in found.values() if len(names) > 1]

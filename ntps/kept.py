@@ -67,6 +67,17 @@ class Kept:
         return shlex.join(["python", "cache.py", *self.asked, *map(str, flags)])
 
 
+def scorable_moments(output: Path, model: str, dataset: str, flags: str) -> storage.MomentsFile:
+    """The train moments of a pair, token moments among them; UserError without, with the command (its flags are given)."""
+    path = output / "moments" / model / dataset / "train.safetensors"
+    if not path.exists():
+        raise UserError(f"no moments at {path}: run python cache.py {flags}")
+    train = storage.MomentsFile(path)
+    if not train.prefix:
+        raise UserError(f"{path} has no prefix moments: run cache.py again with --overwrite")
+    return train
+
+
 def partition_files(train: storage.MomentsFile) -> list[storage.MomentsFile]:
     """The files of the partitions that add up to these moments; [] where there are none (any more)."""
     whole = train.about["identity"]

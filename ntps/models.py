@@ -166,6 +166,14 @@ def load_model(
     return model.eval().requires_grad_(False).to(device)
 
 
+def without_weights(
+    spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """The base model on the meta device: its modules and the shapes of its weights, and no memory."""
+    with torch.device("meta"):
+        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=spec.trust_remote_code)
+
+
 def _trusted(source: dict[str, Any], folder: Path) -> bool:
     """Whether the repository's own code may run; UserError if it wants another's, which nothing pins."""
     if not source.get("trust_remote_code"):

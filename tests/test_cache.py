@@ -17,23 +17,19 @@ from ntps import caching, cli, storage
 from ntps.data import load_dataset
 from ntps.errors import UserError
 from ntps.models import resolve_model
-from tests.tiny import tiny_dataset, tiny_model
+from tests.tiny import tiny_world, world_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny_model(folder / "model")
-    tiny_dataset(folder / "data", n=60)
-    return folder
+    return tiny_world(tmp_path_factory.mktemp("world"))
 
 
 def call(world, output, *flags) -> int:
     """cache.py in process, with the flags of a command line."""
-    models = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
-    return cli.run(cache.main, [*models, "--output", str(output), *map(str, flags)])
+    return cli.run(cache.main, world_flags(world, output, *flags))
 
 
 def moments_folder(output: Path) -> Path:

@@ -14,17 +14,14 @@ import K_sweep
 from ntps import cli, storage, sweep
 from ntps.probes import mse, ridge
 from ntps.transferability import h_score, logme, rankme
-from tests.tiny import tiny_dataset, tiny_model
+from tests.tiny import tiny_world, world_flags
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A tiny model's moments over a tiny data set, scored; (flags of the pair, output folder)."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny_model(folder / "model")
-    tiny_dataset(folder / "data", n=90)
-    pair = ["--models", str(folder / "model"), "--datasets", str(folder / "data" / "tiny.yaml")]
-    pair += ["--output", str(folder / "out")]
+    folder = tiny_world(tmp_path_factory.mktemp("world"), n=90)
+    pair = world_flags(folder, folder / "out")
     assert cli.run(cache.main, [*pair, "--label_permutations", "5"]) == 0
     assert cli.run(K_sweep.main, pair) == 0
     return pair, folder / "out"

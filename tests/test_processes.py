@@ -16,7 +16,7 @@ import cache
 from ntps import cli, merge, processes, storage
 from ntps.errors import UserError
 from tests.launch import SCRIPTS, disk_full, killed, launch, not_finite, silent, training_killed
-from tests.tiny import tiny_dataset, tiny_model
+from tests.tiny import tiny_world, world_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states", "--label_permutations", "3"]
@@ -24,19 +24,11 @@ FLAGS = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states", "--l
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny_model(folder / "model")
-    tiny_dataset(folder / "data", n=60)
-    return folder
-
-
-def command(world, output, *flags) -> list[str]:
-    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
-    return [*pair, "--output", str(output), *map(str, flags)]
+    return tiny_world(tmp_path_factory.mktemp("world"))
 
 
 def call(world, output, *flags) -> int:
-    return cli.run(cache.main, command(world, output, *flags))
+    return cli.run(cache.main, world_flags(world, output, *flags))
 
 
 def files(output: Path) -> dict[str, Path]:
@@ -56,7 +48,9 @@ def assert_same(a: Path, b: Path, tolerance: float) -> None:
 def test_several_processes_make_what_one_makes(world, tmp_path, count):
     two_texts = ["--splits", "train", "--limit", "2", "--seed", "2", "--tokens_per_batch", "1"]
     asked = {"plain": FLAGS[2:], "parts": [*FLAGS, "--partitions", "2"], "few": [*two_texts, "--keep_states"]}
-    commands = [["cache", *command(world, tmp_path / "many" / name, *flags)] for name, flags in asked.items()]
+    commands = [
+        ["cache", *world_flags(world, tmp_path / "many" / name, *flags)] for name, flags in asked.items()
+    ]
     commands[0].insert(commands[0].index("--datasets") + 1, "nowhere.yaml")
     found = launch(count, commands, tmp_path)
     assert [code for code, _, _ in found] == [1] * count  # of the pair that is not there
@@ -76,14 +70,14 @@ def test_several_processes_make_what_one_makes(world, tmp_path, count):
 def test_a_lost_process_ends_the_others_and_a_rerun_finishes(world, tmp_path):
     output, flags = tmp_path / "killed", [*FLAGS, "--partitions", "2"]
     began = time.monotonic()
-    found = launch(2, [["cache", *command(world, output, *flags)]], tmp_path, killed)
+    found = launch(2, [["cache", *world_flags(world, output, *flags)]], tmp_path, killed)
     assert found[1][0] == -9 and found[0][0] == 1 and time.monotonic() - began < 120
     assert "error: process 0 has lost another one" in found[0][2] and "Traceback" not in found[0][2]
     assert list(output.rglob(".train.resume.safetensors")) and "moments/train.safetensors" not in files(
         output
     )
     shutil.copytree(output, tmp_path / "with_one")
-    commands = [["cache", *command(world, where, *flags)] for where in (output, tmp_path / "whole")]
+    commands = [["cache", *world_flags(world, where, *flags)] for where in (output, tmp_path / "whole")]
     again = launch(2, commands, tmp_path)
     assert [code for code, _, _ in again] == [0, 0] and "going on with" in again[0][1]
     assert_same(output, tmp_path / "whole", 1e-12)
@@ -93,7 +87,7 @@ def test_a_lost_process_ends_the_others_and_a_rerun_finishes(world, tmp_path):
 
 @pytest.mark.parametrize("trouble, said", [(not_finite, "not finite"), (disk_full, "No space left")])
 def test_a_users_error_in_one_process_ends_the_pair_in_all(world, tmp_path, trouble, said):
-    found = launch(2, [["cache", *command(world, tmp_path / "out", *FLAGS)]], tmp_path, trouble)
+    found = launch(2, [["cache", *world_flags(world, tmp_path / "out", *FLAGS)]], tmp_path, trouble)
     assert [code for code, _, _ in found] == [1, 1]
     errors = [line for _, _, error in found for line in error.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and said in errors[0] and "Traceback" not in found[0][2] + found[1][2]
@@ -102,7 +96,7 @@ def test_a_users_error_in_one_process_ends_the_pair_in_all(world, tmp_path, trou
 
 @pytest.mark.slow
 def test_a_process_that_is_silent_is_lost_after_the_timeout(world, tmp_path):
-    found = launch(2, [["cache", *command(world, tmp_path / "out", *FLAGS)]], tmp_path, silent)
+    found = launch(2, [["cache", *world_flags(world, tmp_path / "out", *FLAGS)]], tmp_path, silent)
     assert [code for code, _, _ in found] == [1, 1] and "has lost another one" in found[0][2]
 
 
@@ -227,7 +221,13 @@ def test_half_a_launch_is_one_process_or_one_clear_error(monkeypatch, capsys, tm
      "--mixed_precision no --dynamo_backend no"],
 )  # fmt: skip
 def test_launchers_of_torch_and_accelerate(world, tmp_path, launcher):
-    words = [sys.executable, "-m", *launcher.split(), str(ROOT / "cache.py"), *command(world, "many", *FLAGS)]
+    words = [
+        sys.executable,
+        "-m",
+        *launcher.split(),
+        str(ROOT / "cache.py"),
+        *world_flags(world, "many", *FLAGS),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

@@ -150,3 +150,16 @@ def tiny_dataset(
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"files": files, "text": "text", "label": "label"}))
     return path
+
+
+def tiny_world(folder: Path, n: int = 60) -> Path:
+    """A tiny model and a tiny data set in a folder; it."""
+    tiny_model(folder / "model")
+    tiny_dataset(folder / "data", n=n)
+    return folder
+
+
+def world_flags(world: Path, output: str | Path, *flags) -> list[str]:
+    """A command line on the pair of a `tiny_world`."""
+    pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
+    return [*pair, "--output", str(output), *map(str, flags)]
