@@ -115,7 +115,8 @@ def score_pair(output: Path, model: str, dataset: str, device: torch.device, fla
     rows = [head | row for head, layer in zip(heads, scores, strict=True) for row in layer.rows]
     gain = {"headroom": headroom(others)}
     other_rows = [head | row | gain for head, row in zip(heads, others, strict=True)]
-    about = storage.provenance("scores", identity, flags=flags, moments=train.about["record"])
+    record = train.about["record"] | {"class_counts": train.class_counts.tolist()}
+    about = storage.provenance("scores", identity, flags=flags, moments=record)
     beside.unlink(missing_ok=True)
     storage.write_text(peers, pd.DataFrame(other_rows).to_csv(index=False))
     storage.write_text(peers.with_suffix(".json"), storage.to_json(about))

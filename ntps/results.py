@@ -154,7 +154,7 @@ def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
-    """source, classes and tokens_per_text from the provenance beside the scores; majority from the moments."""
+    """source, classes, majority and tokens_per_text, from the provenance beside the scores."""
     facts: dict[str, Any] = {
         "source": None,
         "classes": math.nan,
@@ -169,10 +169,8 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     if record.get("texts"):
         facts["tokens_per_text"] = record["tokens"] / record["texts"]
     facts["source"] = source_of(record.get("data") or {})
-    moments = folder / "moments" / model / dataset / "train.safetensors"
-    if moments.exists() and facts["classes"] > 1:
-        counts = storage.MomentsFile(moments).class_counts
-        facts["majority"] = float(counts.max() / counts.sum())
+    if facts["classes"] > 1 and (counts := record.get("class_counts")):
+        facts["majority"] = max(counts) / sum(counts)
     return facts
 
 
