@@ -42,16 +42,28 @@ def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.
 def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Rows of every batch, longest texts first: rows x longest <= tokens_per_batch (one row may exceed it).
 
+    Of all ways to cut the sorted texts, the one with the smallest sum of rows x longest + c, where c = tokens_per_batch / 16
+    is what a batch costs by itself (measured on a CPU): texts much shorter than a batch's longest are worth their own.
     Longest first, so that memory runs out at once or never and the time left is not too hopeful. The plan depends
     on lengths and budget alone: a resumed run, or rank r of N that takes every N-th batch, follows the same plan.
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")
+    count = len(order)
+    least, ends = (
+        np.zeros(count + 1),
+        np.zeros(count, int),
+    )  # of the texts from each place on; where its batch ends
+    for start in range(count - 1, -1, -1):
+        longest = int(lengths[order[start]])
+        rows = min(max(1, tokens_per_batch // longest), count - start)
+        costs = np.arange(1, rows + 1) * longest + least[start + 1 : start + 1 + rows]
+        ends[start] = start + 1 + costs.argmin()
+        least[start] = costs.min() + tokens_per_batch / 16
     batches, start = [], 0
-    while start < len(order):
-        count = max(1, tokens_per_batch // int(lengths[order[start]]))
-        batches.append(order[start : start + count])
-        start += count
+    while start < count:
+        batches.append(order[start : ends[start]])
+        start = ends[start]
     return batches
 
 

@@ -1,5 +1,7 @@
 """Tokens, batches, hidden states as they appear, and one pass over texts."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,20 @@ def test_batches_hold_every_row_once_within_the_budget_longest_first(lengths, bu
     assert all(
         len(rows) * top <= budget or len(rows) == 1 for rows, top in zip(batches, longest, strict=True)
     )
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 160))
+def test_no_way_to_cut_the_sorted_texts_is_cheaper(lengths, budget):
+    def cost(batches):
+        return sum(len(batch) * max(batch) + budget / 16 for batch in batches)
+
+    longest_first, ways = sorted(lengths, reverse=True), []
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        ends = [place + 1 for place, cut in enumerate(cuts) if cut]
+        ways.append([longest_first[a:b] for a, b in zip([0, *ends], [*ends, len(lengths)])])
+    allowed = [way for way in ways if all(len(b) == 1 or len(b) * max(b) <= budget for b in way)]
+    planned = [[lengths[row] for row in rows] for rows in plan_batches(lengths, budget)]
+    assert cost(planned) == pytest.approx(min(map(cost, allowed)))
 
 
 def test_every_layer_is_the_models_own_hidden_state(model):
