@@ -45,12 +45,12 @@ STEPS = 20  # the paper's sweep: k = j / 20 of the rank, j = 1..19
 
 @dataclass(frozen=True)
 class LayerScores:
-    """What one layer's moments say. Curves: rule task_rank, first dimension ORDERS, last kv = 1..rank P0."""
+    """What one layer's moments say. Curves: rule task_rank, first dimension the orders asked for, last kv = 1..rank P0."""
 
-    ntps: Tensor  # (2, kv)
-    excess: Tensor  # (2, kv)
-    retention: Tensor  # (2, kv)
-    null: Tensor  # (2, R, kv): ntps with shuffled labels
+    ntps: Tensor  # (orders, kv)
+    excess: Tensor  # (orders, kv)
+    retention: Tensor  # (orders, kv)
+    null: Tensor  # (orders, R, kv): ntps with shuffled labels
     rows: list[dict[str, Any]]  # the table of scores: columns named as in the scores file
     task_rank: int
     rank_mean: int
@@ -163,9 +163,12 @@ def score_row(
 
 
 def layer_scores(
-    moments: Mapping[str, Any], rtol: float = RANK_RTOL, test: Mapping[str, Any] | None = None
+    moments: Mapping[str, Any],
+    rtol: float = RANK_RTOL,
+    test: Mapping[str, Any] | None = None,
+    orders: Sequence[str] = ORDERS,
 ) -> LayerScores:
-    """Every score of one layer, for both orders and both rules, from one pair of eigen-solves.
+    """Every score of one layer, for the orders asked for and both rules, from one pair of eigen-solves.
 
     moments: mean_second_moment M (d, d), mean_label_moment S (d, C), mean_state (d,), prefix_second_moment
     P0 (d, d), prefix_next_moment P1 (d, d), class_counts (C,) or the sum of a numeric target (1,),
@@ -196,7 +199,7 @@ def layer_scores(
     full = ridge(layer.moments, intercept=False) if test else None
     pair = []
     rows = []
-    for order in ORDERS:
+    for order in orders:
         V, ties, gaps = layer.auto_directions(order)
         curves = order_curves(layer, V)
         pair.append(curves)
@@ -231,7 +234,8 @@ def add_error_bars(
     within 0.02 of 1 and cannot spread evenly, only 64 to 89 % do.
     """
     kvs = torch.tensor([row["kv"] for row in rows])
-    places = torch.tensor([ORDERS.index(row["order"]) for row in rows])
+    orders = list(dict.fromkeys(row["order"] for row in rows))
+    places = torch.tensor([orders.index(row["order"]) for row in rows])
     estimates = []
     for moments in leave_one_out(whole, parts):
         if float(moments["text_count"]) < rows[0]["rank_mean"]:
@@ -240,7 +244,7 @@ def add_error_bars(
             layer = Solved(moments, rtol)
         except UserError:
             return
-        pair = [order_curves(layer, layer.auto_directions(order)[0]) for order in ORDERS]
+        pair = [order_curves(layer, layer.auto_directions(order)[0]) for order in orders]
         reached = kvs.clamp(max=layer.prefix.rank) - 1
         curves = [torch.stack([c[name] for c in pair]).cpu() for name in ("ntps", "retention")]
         estimates.append(torch.stack([curve[places, reached] for curve in curves]))
