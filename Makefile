@@ -1,4 +1,4 @@
-# make demo | mini | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | report | figures | prefetch | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -12,17 +12,22 @@ DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
 DEMO_PAIRS := --models smollm2-135m --datasets $(DEMO_TEXTS) --output $(DEMO)
 
-# the reproduction on twelve real texts; LIMIT and STEPS make it smaller
-MINI ?= results/mini
-MINI_FILE := --config configs/experiments/mini.yaml --output $(MINI)
-CONTROL_FILE := --config configs/experiments/mini_control.yaml --output $(MINI)
+# the reproduction on twelve real texts; LIMIT, STEPS and SIZES make it smaller (LIMIT=60 STEPS=2 SIZES=30)
+MINI ?= results/mini-run
+TABLES ?= results/mini
+SIZES ?= 300 600 2400
 FEWER := $(if $(LIMIT),--limit $(LIMIT))
 SHORTER := $(FEWER) $(if $(STEPS),--max_steps $(STEPS) --eval_every $(STEPS))
+MINI_FILE := --config configs/experiments/mini.yaml --output $(MINI)
+CONTROL_FILE := --config configs/experiments/mini_control.yaml --output $(MINI)
+AFTER_FILE := --config configs/experiments/mini_after_lora.yaml --output $(MINI)/after_lora
+SIZES_FILE := --config configs/experiments/mini_sizes.yaml
+AS_RELEASED := --order released --rule fraction --targets probe_accuracy probe_mse probe_train_accuracy probe_train_mse lora_gain_linear
 
 EXPERIMENT ?= paper
 RESULTS ?= results
 
-.PHONY: demo mini figures prefetch test check clean
+.PHONY: demo mini report figures prefetch test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
@@ -31,17 +36,36 @@ demo: $(READY)
 
 mini: $(READY)
 	$(PY) cache.py $(MINI_FILE) $(FEWER)
-	$(PY) cache.py $(CONTROL_FILE) $(FEWER)
 	$(PY) K_sweep.py $(MINI_FILE)
-	$(PY) K_sweep.py $(CONTROL_FILE)
 	$(PY) linear_sklearn.py $(MINI_FILE)
-	$(PY) linear_sklearn.py $(CONTROL_FILE)
 	$(PY) linear_training.py $(MINI_FILE) $(FEWER)
 	$(PY) lora_finetuning.py $(MINI_FILE) $(SHORTER)
+	for folder in $(MINI)/adapters/smollm2-135m/*-seed0; do \
+		one="--datasets $$(basename $$folder -seed0) --adapter $$folder"; \
+		$(PY) cache.py $(AFTER_FILE) $$one $(FEWER) && $(PY) K_sweep.py $(AFTER_FILE) $$one || exit 1; \
+	done
+	$(PY) cache.py $(CONTROL_FILE) $(FEWER)
+	$(PY) K_sweep.py $(CONTROL_FILE)
+	$(PY) linear_sklearn.py $(CONTROL_FILE)
 	$(PY) from_scratch.py $(MINI_FILE) $(SHORTER)
+	for n in $(SIZES); do \
+		here="--output $(MINI)/texts-$$n"; \
+		$(PY) cache.py $(SIZES_FILE) $$here --limit $$n && $(PY) K_sweep.py $(SIZES_FILE) $$here || exit 1; \
+	done
+	$(PY) alignment_vis.py --models smollm2-135m --datasets rotten_tomatoes_pypi amazon3 nyt3 --output $(MINI)
 	$(PY) -m ntps.selection --results $(MINI)
 	$(PY) -m ntps.gain --results $(MINI)
 	$(PY) -m fig_plot.render $(MINI)
+
+report: $(READY)
+	if [ -d $(MINI) ]; then $(PY) -m ntps.export $(MINI) $(TABLES); fi
+	for part in $(notdir $(wildcard $(MINI)/after_lora $(MINI)/texts-*)); do \
+		$(PY) -m ntps.export $(MINI)/$$part $(TABLES)/$$part --brief || exit 1; \
+	done
+	$(PY) -m ntps.selection --results $(TABLES)
+	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
+	$(PY) -m ntps.gain --results $(TABLES)
+	$(PY) -m fig_plot.reproduction $(TABLES)
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)
