@@ -19,8 +19,8 @@ import pandas as pd
 
 from fig_plot.figures import model_order
 from ntps import results
-from ntps.choosing import judge
-from ntps.rank_statistics import LEVEL, percentile_interval, resamples, spearman, z_interval
+from ntps.choosing import Judged, judge
+from ntps.rank_statistics import LEVEL, orders, percentile_interval, resamples, spearman, z_interval
 from ntps.results import PAIR
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
@@ -217,15 +217,10 @@ def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, places, values = whole_block(grid, y)
     if len(rows) < LEAST or not len(places):
         return untaken(grid, len(rows))
-    found = judge(values, [(0, len(values))], y[None, rows], weights_of(len(rows)))
+    found, null = searched(values, y[rows])
     place = int(places[found.chosen[0, 0]])
-    rho = found.itself[:, 0].astype(float)
-    interval = z_interval(rho[0], rho[1:], len(rows))
-    return (
-        grid.iloc[:, place].to_numpy(),
-        place_name(grid.columns[place]),
-        Correlation(rho[0], *interval, len(rows)),
-    )
+    rho = after_choice(found.itself[:, 0], null.itself[:, 0], len(rows))
+    return grid.iloc[:, place].to_numpy(), place_name(grid.columns[place]), rho
 
 
 def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
@@ -233,8 +228,7 @@ def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, places, values = whole_block(grid, y)
     if len(rows) <= LEAST or not len(places):
         return untaken(grid, len(rows))
-    found = judge(values, [(0, len(values))], y[None, rows], weights_of(len(rows)))
-    rho = found.heldout[:, 0].astype(float)
+    found, null = searched(values, y[rows])
     x = np.full(len(y), math.nan)
     x[rows] = found.share[0, 0]
     taken = sorted({grid.columns[places[place]] for place in found.fold[0, 0]})
@@ -244,7 +238,7 @@ def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
         if len(taken) > 1
         else place_name(taken[0])
     )
-    return x, note, Correlation(rho[0], *z_interval(rho[0], rho[1:], len(rows)), len(rows))
+    return x, note, after_choice(found.heldout[:, 0], null.heldout[:, 0], len(rows))
 
 
 def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
@@ -266,8 +260,19 @@ def untaken(grid: pd.DataFrame, n: int) -> Taken:
     return np.full(len(grid), math.nan), "", Correlation(math.nan, math.nan, math.nan, n)
 
 
-def weights_of(n: int) -> np.ndarray:
-    return np.concatenate([np.ones((1, n)), resamples(n, RESAMPLES, SEED)])
+def searched(values: np.ndarray, y: np.ndarray) -> tuple[Judged, Judged]:
+    """One choice among all places, as it is and for every resample; and for permutations of y."""
+    kinds, once = [(0, len(values))], np.ones((1, len(y)))
+    weights = np.concatenate([once, resamples(len(y), RESAMPLES, SEED)])
+    return judge(values, kinds, y[None], weights), judge(
+        values, kinds, y[orders(len(y), RESAMPLES, SEED)], once
+    )
+
+
+def after_choice(rho: np.ndarray, null: np.ndarray, n: int) -> Correlation:
+    """rho: observed, then of every resample; null: of every permutation."""
+    rho = rho.astype(float)
+    return Correlation(rho[0], *z_interval(rho[0], rho[1:], n, null.astype(float)), n)
 
 
 def place_name(place: Any) -> str:

@@ -115,18 +115,20 @@ def percentile_interval(observed: float, drawn: Array, n: int) -> tuple[float, f
     return float(low), float(high)
 
 
-def z_interval(observed: float, drawn: Array, n: int) -> tuple[float, float]:
-    """tanh(atanh(observed) -+ 1.645 s), s the deviation of atanh over resamples: for a correlation after a choice.
+def z_interval(observed: float, drawn: Array, n: int, null: Array) -> tuple[float, float]:
+    """tanh(atanh(observed) -+ 1.645 s): for a correlation after a choice, which every draw repeats.
 
-    Each resample repeats the choice. Its percentiles would be far too wide (they cover 0.99 to 1 of the time, for
-    resamples differ in what they choose), and the percentiles with the choices held fixed too narrow (0.6 to 0.85).
-    This covers 0.84 to 0.97 where there is something to find, and more on noise, where it is too wide. atanh is taken
-    at most 0.97 from 0. NaN with fewer than LEAST_CHOSEN units.
+    s is the mean of two deviations of atanh: over resamples (drawn), which is too wide alone, above all on noise, where
+    resamples differ most in what they choose; and over permutations of the target (null), which is too narrow where
+    there is something to find. Simulated for 7 to 16 units, 20 to 200 candidates and strengths from none to .9 it covers
+    0.82 to 0.97 (the resamples' alone 0.84 to 1, their percentiles more, percentiles with the choices held fixed 0.6
+    to 0.85). atanh is taken at most 0.97 from 0. NaN with fewer than LEAST_CHOSEN units.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if n < LEAST_CHOSEN or len(drawn) < 2 or math.isnan(observed):
+    drawn, null = drawn[np.isfinite(drawn)], null[np.isfinite(null)]
+    if n < LEAST_CHOSEN or min(len(drawn), len(null)) < 2 or math.isnan(observed):
         return math.nan, math.nan
-    reach = norm.ppf((1 + LEVEL) / 2) * np.arctanh(np.clip(drawn, -0.97, 0.97)).std()
+    spreads = [np.arctanh(np.clip(values, -0.97, 0.97)).std() for values in (drawn, null)]
+    reach = norm.ppf((1 + LEVEL) / 2) * np.mean(spreads)
     centre = math.atanh(min(max(observed, -0.97), 0.97))
     return min(observed, math.tanh(centre - reach)), max(observed, math.tanh(centre + reach))
 

@@ -137,7 +137,7 @@ def choice_row(found: list[Answer], place: list[int]) -> Row:
         table = found[0].question.candidates
         row = dict(zip(CANDIDATE, table.index[found[0].judged.chosen[0, place[0]]]))
     drawn, gap = across("boot", "heldout"), itself - heldout
-    low, high = z_interval(heldout, drawn, n)
+    low, high = z_interval(heldout, drawn, n, across("null", "heldout"))
     gap_low, gap_high = difference_interval(gap, across("boot", "itself") - drawn, n)
     row |= {"itself": itself, "itself_p": p_value(itself, across("null", "itself"))}
     row |= {"heldout": heldout, "heldout_low": low, "heldout_high": high}

@@ -144,7 +144,12 @@ def test_a_perfect_order_of_few_is_not_certain():
 
 
 @pytest.mark.parametrize(
-    ("interval", "least"), [(rs.percentile_interval, 6), (rs.z_interval, 7), (rs.difference_interval, 7)]
+    ("interval", "least"),
+    [
+        (rs.percentile_interval, 6),
+        (lambda rho, drawn, n: rs.z_interval(rho, drawn, n, drawn - 0.5), 7),
+        (rs.difference_interval, 7),
+    ],
 )
 def test_too_few_units_have_no_interval(interval, least):
     assert all(map(math.isnan, interval(0.5, np.linspace(0, 1, 50), least - 1)))
