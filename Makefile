@@ -12,11 +12,12 @@ DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
 DEMO_PAIRS := --models smollm2-135m --datasets $(DEMO_TEXTS) --output $(DEMO)
 
-# the reproduction on twelve real texts; LIMIT, STEPS and SIZES make it smaller (LIMIT=60 STEPS=2 SIZES=30)
+# the reproduction on twelve real texts; LIMIT, STEPS, SIZES and LAYERS make it smaller (LIMIT=60 STEPS=2 SIZES=30 LAYERS=0,15,30)
 MINI ?= results/mini-run
 TABLES ?= results/mini
 SIZES ?= 300 600 2400
 FEWER := $(if $(LIMIT),--limit $(LIMIT))
+THESE := $(if $(LAYERS),--layers $(LAYERS))
 SHORTER := $(FEWER) $(if $(STEPS),--max_steps $(STEPS) --eval_every $(STEPS))
 MINI_FILE := --config configs/experiments/mini.yaml --output $(MINI)
 CONTROL_FILE := --config configs/experiments/mini_control.yaml --output $(MINI)
@@ -35,22 +36,22 @@ demo: $(READY)
 	$(PY) -m fig_plot.summary $(DEMO)
 
 mini: $(READY)
-	$(PY) cache.py $(MINI_FILE) $(FEWER)
+	$(PY) cache.py $(MINI_FILE) $(FEWER) $(THESE)
 	$(PY) K_sweep.py $(MINI_FILE)
 	$(PY) linear_sklearn.py $(MINI_FILE)
 	$(PY) linear_training.py $(MINI_FILE) $(FEWER)
 	$(PY) lora_finetuning.py $(MINI_FILE) $(SHORTER)
 	for folder in $(MINI)/adapters/smollm2-135m/*-seed0; do \
 		one="--datasets $$(basename $$folder -seed0) --adapter $$folder"; \
-		$(PY) cache.py $(AFTER_FILE) $$one $(FEWER) && $(PY) K_sweep.py $(AFTER_FILE) $$one || exit 1; \
+		$(PY) cache.py $(AFTER_FILE) $$one $(FEWER) $(THESE) && $(PY) K_sweep.py $(AFTER_FILE) $$one || exit 1; \
 	done
-	$(PY) cache.py $(CONTROL_FILE) $(FEWER)
+	$(PY) cache.py $(CONTROL_FILE) $(FEWER) $(THESE)
 	$(PY) K_sweep.py $(CONTROL_FILE)
 	$(PY) linear_sklearn.py $(CONTROL_FILE)
 	$(PY) from_scratch.py $(MINI_FILE) $(SHORTER)
 	for n in $(SIZES); do \
 		here="--output $(MINI)/texts-$$n"; \
-		$(PY) cache.py $(SIZES_FILE) $$here --limit $$n && $(PY) K_sweep.py $(SIZES_FILE) $$here || exit 1; \
+		$(PY) cache.py $(SIZES_FILE) $$here --limit $$n $(THESE) && $(PY) K_sweep.py $(SIZES_FILE) $$here || exit 1; \
 	done
 	$(PY) alignment_vis.py --models smollm2-135m --datasets rotten_tomatoes_pypi amazon3 nyt3 --output $(MINI)
 	$(PY) -m ntps.selection --results $(MINI)
@@ -65,7 +66,7 @@ report: $(READY)
 	$(PY) -m ntps.selection --results $(TABLES)
 	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
 	$(PY) -m ntps.gain --results $(TABLES)
-	$(PY) -m fig_plot.reproduction $(TABLES)
+	$(PY) -m fig_plot.reproduction --folder $(TABLES)
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)
