@@ -15,7 +15,7 @@ DEMO_PAIRS := --models smollm2-135m --datasets $(DEMO_TEXTS) --output $(DEMO)
 # the reproduction on twelve real texts; LIMIT, STEPS, SIZES and LAYERS make it smaller (LIMIT=60 STEPS=2 SIZES=30 LAYERS=0,15,30)
 MINI ?= results/mini-run
 TABLES ?= results/mini
-SIZES ?= 300 600 2400
+SIZES ?= 300 2400
 FEWER := $(if $(LIMIT),--limit $(LIMIT))
 THESE := $(if $(LAYERS),--layers $(LAYERS))
 SHORTER := $(FEWER) $(if $(STEPS),--max_steps $(STEPS) --eval_every $(STEPS))
@@ -59,8 +59,10 @@ mini: $(READY)
 	$(PY) -m fig_plot.render $(MINI)
 
 report: $(READY)
-	if [ -d $(MINI) ]; then $(PY) -m ntps.export $(MINI) $(TABLES); fi
-	for part in $(notdir $(wildcard $(MINI)/after_lora $(MINI)/texts-*)); do \
+	if [ -d $(MINI) ]; then \
+		$(PY) -m ntps.export $(MINI) $(TABLES) && $(PY) -m fig_plot.label_length $(MINI) --models smollm2-135m --output $(TABLES)/label_length.csv || exit 1; \
+	fi
+	for part in $(notdir $(wildcard $(addprefix $(MINI)/,after_lora texts-* rerun float32))); do \
 		$(PY) -m ntps.export $(MINI)/$$part $(TABLES)/$$part --brief || exit 1; \
 	done
 	$(PY) -m ntps.selection --results $(TABLES)

@@ -1,0 +1,77 @@
+"""The report's figure: NTPS against probe accuracy and against LoRA's gain, and how well every score orders the texts."""
+
+import math
+from pathlib import Path
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fig_plot.figures import STYLE, WIDTH, caption, number_list, numbered
+from fig_plot.relations import Read, correlation
+from ntps.results import PAIR
+
+MODEL = "smollm2-135m"
+SHOWN = {  # in the order of the right panel, from above
+    "ntps": "NTPS", "null_lift": "NTPS above shuffled", "retention": "retention", "retention_adjusted": "adjusted retention",
+    "h_score": "H-score", "logme": "LogME", "rankme": "RankMe", "gcv_skill": "ridge probe, cross-validated",
+}  # fmt: skip
+TARGETS = {"probe_accuracy": "probe accuracy", "lora_gain": "LoRA's gain (reversed)"}
+
+
+def report_figure(folder: Path) -> Figure:
+    """Two scatter plots over the texts and one panel of held-out rank correlations with their intervals."""
+    read = Read(folder)
+    scores, datasets = read.headline("ntps"), sorted(set(read.pairs[read.pairs["model"] == MODEL]["group"]))
+    choices = pd.read_csv(folder / "selection" / "choices.csv")
+    with matplotlib.style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(WIDTH, 2.6))
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+        for axes, target in ((left, "probe_accuracy"), (middle, "lora_gain")):
+            points = scores.merge(read.target(target), "inner", PAIR)
+            scatter(axes, points[points["model"] == MODEL].set_index("dataset"), datasets)
+        left.set_ylabel("probe accuracy on test, best layer")
+        middle.set_ylabel("LoRA's accuracy minus the probe's")
+        middle.axhline(0, color="0.6", linewidth=0.5, zorder=0)
+        forest(right, choices[choices["model"] == MODEL])
+        caption(
+            figure,
+            number_list(datasets),
+            "Left, middle: NTPS at kv = d/10 and the best layer (lowest cross-validated error of the ridge probe on train); the paper "
+            "expects a positive ρ on the left and a negative one in the middle. Right: "
+            "Spearman's ρ over the texts with 90 % intervals; for each text, layer and k are those that are best on the others.",
+        )
+    return figure
+
+
+def scatter(axes: Axes, points: pd.DataFrame, datasets: list[str]) -> None:
+    for number, name in enumerate(datasets, 1):
+        if name in points.index and points.loc[name, ["x", "y"]].notna().all():
+            x, y = points.loc[name, ["x", "y"]].astype(float)
+            axes.plot(x, y, linestyle="", marker="")  # for the limits
+            numbered(axes, x, y, number)
+    axes.margins(0.12)
+    axes.set_xlabel("NTPS")
+    axes.set_title(
+        str(correlation(points["x"].to_numpy(float), points["y"].to_numpy(float))), parse_math=False
+    )
+
+
+def forest(axes: Axes, choices: pd.DataFrame) -> None:
+    """One line a score and target."""
+    for place, (target, name) in enumerate(TARGETS.items()):
+        rows = choices[choices["target"] == target].set_index("procedure")
+        for line, score in enumerate(SHOWN):
+            if score not in rows.index or math.isnan(rows.loc[score, "heldout"]):
+                continue
+            low, value, high = rows.loc[score, ["heldout_low", "heldout", "heldout_high"]].astype(float)
+            y = -line + 0.16 - 0.32 * place
+            axes.plot([low, high], [y, y], linestyle="-", color=f"C{place}", linewidth=0.8)
+            axes.plot(
+                value, y, "os"[place], color=f"C{place}", markersize=3.5, label=name if line == 0 else None
+            )
+    axes.axvline(0, color="0.6", linewidth=0.5, zorder=0)
+    axes.set_yticks([-line for line in range(len(SHOWN))], list(SHOWN.values()))
+    axes.set(xlim=(-1.05, 1.05), xlabel="held-out ρ", ylim=(0.6 - len(SHOWN), 0.6))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.17), ncols=2, fontsize=6, handlelength=1)

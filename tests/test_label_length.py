@@ -1,0 +1,41 @@
+"""The share of the label directions' length in M's small eigenvectors, against explicit matrices."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.linalg import eigh
+
+import cache
+import K_sweep
+from fig_plot import label_length
+from ntps import cli
+from tests.fake_results import fake_grid
+from tests.tiny import tiny_world, world_flags
+
+
+def test_the_share_is_that_of_the_generalized_eigenvectors():
+    draw = np.random.default_rng(0)
+    states, labels = draw.normal(size=(200, 8)) * np.geomspace(0.1, 3, 8), np.eye(3)[draw.integers(0, 3, 200)]
+    M, S = states.T @ states / 200, states.T @ labels / 200
+    values, vectors = eigh(S @ S.T, M)
+    U, Q = vectors[:, values > 1e-9 * values[-1]], np.linalg.eigh(M)[1][:, :4]
+    wanted = np.linalg.norm(Q.T @ U) ** 2 / np.linalg.norm(U) ** 2
+    found = label_length.share(*map(torch.from_numpy, (M, S, Q)))
+    assert found == pytest.approx(wanted, rel=1e-8) and found > 0.5
+
+
+def test_a_row_for_every_pair(tmp_path, capsys):
+    world = tiny_world(tmp_path)
+    flags = world_flags(world, tmp_path / "out")
+    assert cli.run(cache.main, [*flags, "--splits", "train", "--label_permutations", "3"]) == 0
+    assert cli.run(K_sweep.main, flags) == 0
+    assert cli.run(label_length.main, [str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "label_length.csv")
+    assert table["dataset"].tolist() == ["tiny"] and table[["labels", "shuffled"]].stack().between(0, 1).all()
+
+
+def test_an_unknown_model_is_named(tmp_path, capsys):
+    fake_grid(tmp_path, ["m"], ["a"])
+    assert cli.run(label_length.main, [str(tmp_path), "--models", "other"]) == 1
+    assert "other: not in the results" in capsys.readouterr().err

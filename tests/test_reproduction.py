@@ -1,0 +1,52 @@
+"""The committed report says what the committed tables say."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fig_plot import reproduction
+from ntps import cli, storage
+from ntps.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "results" / "mini"
+TEMPLATE = reproduction.TEMPLATE.read_text(encoding="utf-8")
+REPORT = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+
+
+def test_report_and_readme_are_what_the_tables_say():
+    assert reproduction.filled(TEMPLATE, reproduction.facts(TABLES)) == REPORT
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reproduction.with_short(readme, REPORT) == readme
+
+
+def test_the_template_holds_no_measured_number():
+    assert not re.findall(r"\d\.\d\d", TEMPLATE)
+
+
+def test_another_table_makes_another_report(tmp_path):
+    for name in ("fixed", "choices"):
+        table = pd.read_csv(TABLES / "selection" / f"{name}.csv")
+        numbers = table.select_dtypes("number").columns.difference(["n_groups", "layer"])
+        storage.write_text(
+            tmp_path / "selection" / f"{name}.csv", table.assign(**(table[numbers] / 2)).to_csv()
+        )
+    own, other = reproduction.correlations(TABLES), reproduction.correlations(tmp_path)
+    for name in ("fixed", "p", "itself", "heldout", "gap"):
+        assert own[f"probe_accuracy.{name}"] != other[f"probe_accuracy.{name}"]
+
+
+def test_a_name_that_no_table_supplies_is_an_error():
+    with pytest.raises(UserError, match="no fact nothing.of.this"):
+        reproduction.filled("{{nothing.of.this}}", {})
+
+
+def test_the_command_writes_the_page_and_its_figure(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("<!-- short -->\n<!-- /short -->\n")
+    monkeypatch.setattr(reproduction, "ROOT", tmp_path)
+    assert cli.run(reproduction.main, ["--folder", str(TABLES), "--docs", str(tmp_path)]) == 0
+    assert (tmp_path / "reproduction.md").read_text() == REPORT
+    assert (tmp_path / "reproduction.png").stat().st_size > 20_000
+    assert "(docs/" in (tmp_path / "README.md").read_text()
