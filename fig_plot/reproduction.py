@@ -15,6 +15,7 @@ import re
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [*head, *table.itertuples(index=False)])
 
 
-def three(value: float) -> str:
+def three(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
@@ -149,7 +150,7 @@ def at_best(folder: Path) -> pd.DataFrame:
     return layer.merge(at_tenth(load_scores(folder)), "left", [*PAIR, "layer"], suffixes=("", "_"))
 
 
-def with_null(row: "pd.Series[float]", score: str) -> str:
+def with_null(row: Any, score: str) -> str:
     """A score, what shuffled labels give, and p."""
     if score == "ntps":
         null, p = f"{three(row['null_mean'])} ± {three(row['null_std'])}", row["p_value"]
@@ -475,28 +476,28 @@ def repeated(folder: Path) -> Facts:
          "largest difference": f"{abs(row['ntps'] - row['ntps_again']):.0e}"}
         for _, row in both.iterrows()
     ]  # fmt: skip
-    lora = read_tables(folder / "rerun", "accuracy/lora_finetuning").query(
-        "split == 'test' and final == True"
-    )
-    main_run = read_tables(folder, "accuracy/lora_finetuning").query("split == 'test' and final == True")
-    main_run = main_run.set_index("dataset")["accuracy"]
+    found = {name: final_lora(folder / name) for name in ("", "rerun", "float32")}
     seeds = [
-        {"text": name, "the run's seed": three(main_run[name]), "again, by seed": ", ".join(map(three, part["accuracy"])),
-         "standard deviation": three(part["accuracy"].std())}
-        for name, part in lora.groupby("dataset")
+        {"text": name, "the run's seed": three(found[""][name][0]), "again, by seed": ", ".join(map(three, again)),
+         "standard deviation": three(np.std(again, ddof=1))}
+        for name, again in found["rerun"].items()
     ]  # fmt: skip
-    exact = read_tables(folder / "float32", "accuracy/lora_finetuning").query(
-        "split == 'test' and final == True"
-    )
     precise = [
-        f"{row.dataset}: {three(row.accuracy)} in float32, {three(main_run[row.dataset])} in bfloat16"
-        for row in exact.itertuples()
+        f"{name}: {three(exact[0])} in float32, {three(found[''][name][0])} in bfloat16"
+        for name, exact in found["float32"].items()
     ]
     return {
         "table.rerun": markdown(pd.DataFrame(rows)),
         "table.seeds": markdown(pd.DataFrame(seeds)),
         "precision": "; ".join(precise),
     }
+
+
+def final_lora(folder: Path) -> dict[str, list[float]]:
+    """LoRA's final test accuracies of each text, by seed."""
+    table = read_tables(folder, "accuracy/lora_finetuning")
+    table = table[(table["split"] == "test") & table["final"].astype(bool)]
+    return {str(name): list(part["accuracy"]) for name, part in table.groupby("dataset")}
 
 
 def settings(folder: Path) -> Facts:

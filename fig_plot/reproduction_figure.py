@@ -47,8 +47,8 @@ def report_figure(folder: Path) -> Figure:
 
 def scatter(axes: Axes, points: pd.DataFrame, datasets: list[str]) -> None:
     for number, name in enumerate(datasets, 1):
-        if name in points.index and points.loc[name, ["x", "y"]].notna().all():
-            x, y = points.loc[name, ["x", "y"]].astype(float)
+        x, y = points[["x", "y"]].reindex([name]).to_numpy(float)[0]
+        if math.isfinite(x + y):
             axes.plot(x, y, linestyle="", marker="")  # for the limits
             numbered(axes, x, y, number)
     axes.margins(0.12)
@@ -61,11 +61,10 @@ def scatter(axes: Axes, points: pd.DataFrame, datasets: list[str]) -> None:
 def forest(axes: Axes, choices: pd.DataFrame) -> None:
     """One line a score and target."""
     for place, (target, name) in enumerate(TARGETS.items()):
-        rows = choices[choices["target"] == target].set_index("procedure")
-        for line, score in enumerate(SHOWN):
-            if score not in rows.index or math.isnan(rows.loc[score, "heldout"]):
-                continue
-            low, value, high = rows.loc[score, ["heldout_low", "heldout", "heldout_high"]].astype(float)
+        rows = choices[choices["target"] == target].set_index("procedure").reindex(list(SHOWN))
+        for line, (low, value, high) in enumerate(
+            rows[["heldout_low", "heldout", "heldout_high"]].to_numpy(float)
+        ):
             y = -line + 0.16 - 0.32 * place
             axes.plot([low, high], [y, y], linestyle="-", color=f"C{place}", linewidth=0.8)
             axes.plot(
