@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_other_scripts(world):
     folder, flags, models = world
     pair = [*flags[:3], "--datasets", str(folder / "out/data/my.yaml"), "--output", str(folder / "out")]
     assert cli.run(K_sweep.main, pair) == 0
-    assert cli.run(linear_sklearn.main, [*pair, "--solver", "lbfgs", "--tol", "1e-4"]) == 0
+    assert cli.run(linear_sklearn.main, pair) == 0
     for model in models:
         name, layer = model["model"], model["layer"]
         scores = pd.read_csv(folder / f"out/ntps/{name}/my.csv").query(
