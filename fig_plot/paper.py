@@ -29,6 +29,7 @@ from fig_plot.figures import (
 )
 from fig_plot.relations import INTERVAL, LEAST, SCORES, Read, Relation, relation
 
+ROOT = Path(__file__).resolve().parent.parent
 PROBES = ("cache.py --keep_states", "linear_sklearn.py")
 NEEDS = {  # what makes a score or a measurement
     **dict.fromkeys(SCORES, ("cache.py", "K_sweep.py")),
@@ -115,8 +116,11 @@ def commands(what: str, flags: str = "") -> str:
 
 
 def flags_of(models: Sequence[str], datasets: Sequence[str], folder: Path) -> str:
+    """Flags for the scripts, which are run in the project's folder: a results folder inside it is named from there."""
     texts = [name for group in datasets for name in group.split(",")]
-    return f" --models {' '.join(models)} --datasets {' '.join(texts)} --output {folder}"
+    whole = folder.resolve()
+    where = whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else folder
+    return f" --models {' '.join(models)} --datasets {' '.join(texts)} --output {where}"
 
 
 def missing_numbers(found: Relation, model: str) -> str:
