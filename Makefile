@@ -67,7 +67,7 @@ report: $(READY)
 	done
 	$(PY) -m ntps.selection --results $(TABLES)
 	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
-	$(PY) -m ntps.gain --results $(TABLES)
+	$(PY) -m ntps.gain --results $(TABLES) && cp $(TABLES)/gain.json configs/gain.json
 	$(PY) -m fig_plot.reproduction --folder $(TABLES)
 
 figures: $(READY)

@@ -26,11 +26,12 @@ from safetensors.numpy import load_file
 
 from ntps import storage
 from ntps.errors import UserError
-from ntps.results import lowest_error, read_tables
+from ntps.results import best_rows, read_tables
 
 Pair = tuple[str, str]
 Curves = Mapping[str, np.ndarray]
 
+ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 STYLE = Path(__file__).with_name("ntps.mplstyle")
 WIDTH = 7.2  # inches: a page's text
 ACROSS = 4  # panels side by side where each belongs to a model
@@ -66,8 +67,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
 
 def best_layers(folder: str | Path) -> dict[Pair, int]:
     """The layer whose ridge probe has the lowest generalized cross-validation error, of each pair that has one."""
-    table = read_tables(folder, "scores", ["layer", "gcv_error"]).dropna(subset=["layer", "gcv_error"])
-    best = lowest_error(table)
+    best = best_rows(folder)
     return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
 
 
@@ -270,12 +270,12 @@ def pair_panels(
     return [image]
 
 
-def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write PATH.png (200 dots an inch) and PATH.pdf, each whole or not at all, the same bytes for the same results."""
+def save(figure: Figure, path: str | Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write PATH.png (200 dots an inch) and PATH.pdf, or those of `kinds`, each whole or not at all, the same bytes for the same results."""
     path, written = Path(path), []
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context(STYLE, after_reset=True):
-        for kind in ("png", "pdf"):
+        for kind in kinds:
             target = path.with_name(f"{path.name}.{kind}")
             temporary = storage.temporary_name(target)
             figure.savefig(temporary, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ntps import cli, storage
 from ntps.kept import scorable_moments
-from ntps.results import PAIR, lowest_error, only, read_tables
+from ntps.results import PAIR, best_rows, only
 from ntps.subspaces import Perception
 
 
@@ -30,8 +30,7 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         output: the table (default: RESULTS/label_length.csv)
     """
     folder, rows = Path(results), []
-    best = lowest_error(read_tables(folder, "scores", ["layer", "gcv_error"]).dropna(subset=["gcv_error"]))
-    pairs = only(best, "model", models)
+    pairs = only(best_rows(folder), "model", models)
     for model, dataset, layer in pairs[[*PAIR, "layer"]].itertuples(index=False):
         file = scorable_moments(folder, model, dataset, f"--models {model} --datasets {dataset}")
         moments = file.averages(file.layers.index(layer))

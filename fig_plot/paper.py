@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fig_plot.figures import (
     ACROSS,
+    ROOT,
     STYLE,
     caption,
     headed,
@@ -29,7 +30,6 @@ from fig_plot.figures import (
 )
 from fig_plot.relations import INTERVAL, LEAST, SCORES, Read, Relation, relation
 
-ROOT = Path(__file__).resolve().parent.parent
 PROBES = ("cache.py --keep_states", "linear_sklearn.py")
 NEEDS = {  # what makes a score or a measurement
     **dict.fromkeys(SCORES, ("cache.py", "K_sweep.py")),

@@ -9,10 +9,14 @@ A verdict is that of the 90 % interval: *holds* if all of it lies on the claim's
 *cannot tell* otherwise.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
 import sys
+from collections.abc import Callable
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from fig_plot.figures import at_tenth, load_scores, save
+from fig_plot.figures import ROOT, at_tenth, load_scores, save
 from fig_plot.relations import correlation
-from fig_plot.reproduction_figure import report_figure
+from fig_plot.reproduction_figure import MODEL, report_figure
 from ntps import cli, results, storage
 from ntps.errors import UserError
 from ntps.rank_statistics import LEVEL, percentile_interval, resamples
@@ -31,9 +35,8 @@ from ntps.results import PAIR, read_tables
 from ntps.selection_tables import reading
 from ntps.words import SPACES, right_side
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = Path(__file__).with_name("reproduction.template.md")
-MODEL, RANDOM = "smollm2-135m", "smollm2-135m-random"
+RANDOM = "smollm2-135m-random"
 SHORT = re.compile(r"(<!-- short -->\n).*?(<!-- /short -->)", re.DOTALL)
 PUBLISHED = {
     "fig2_accuracy": "probe_train_accuracy",
@@ -56,16 +59,15 @@ def main(folder: str = "results/mini", published: str | None = None, docs: str =
     """
     tables = Path(folder)
     if published is not None:
-        write_published(Path(published), tables.with_name("published"))
+        write_published(Path(published), published_folder(tables))
         return 0
     known, page = facts(tables), Path(docs) / "reproduction.md"
     text = filled(TEMPLATE.read_text(encoding="utf-8"), known)
     storage.write_text(page, text)
-    pictures = save(report_figure(tables), page.with_suffix(""))
-    pictures[1].unlink()  # the page shows the PNG
+    (picture,) = save(report_figure(tables), page.with_suffix(""), ["png"])
     readme = ROOT / "README.md"
     storage.write_text(readme, with_short(readme.read_text(encoding="utf-8"), text))
-    print(f"wrote {page}, {pictures[0]} and the short version in {readme.name}")
+    print(f"wrote {page}, {picture} and the short version in {readme.name}")
     return 0
 
 
@@ -84,30 +86,49 @@ def with_short(readme: str, report: str) -> str:
     return SHORT.sub(lambda _: short[0].replace("](", "](docs/"), readme)
 
 
+class Tables:
+    """What several parts of the report read, each read once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Every row of K_sweep.py."""
+        return load_scores(self.folder)
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """Its rows at kv = d/10 and each pair's best layer, with the layer's other scores."""
+        tenth = at_tenth(self.scores)
+        return results.best_rows(self.folder).merge(tenth, "left", [*PAIR, "layer"], suffixes=("", "_"))
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        return results.load_pairs(self.folder)
+
+    @cached_property
+    def selection(self) -> dict[str, pd.DataFrame]:
+        """ntps.selection's tables of the model."""
+        names = ("fixed", "choices", "comparisons")
+        return {name: of_model(pd.read_csv(self.folder / "selection" / f"{name}.csv")) for name in names}
+
+    def below(self, name: str) -> Tables:
+        return Tables(self.folder / name)
+
+
 def facts(folder: Path) -> Facts:
     """Everything that the report says in numbers, by name."""
-    parts = [
-        correlations(folder),
-        texts(folder),
-        best_scores(folder),
-        random_model(folder),
-        after_lora(folder),
-    ]
-    parts += [
-        from_scratch(folder),
-        sizes(folder),
-        bounds(folder),
-        words(folder),
-        released(folder),
-        gains(folder),
-    ]
-    parts += [
-        label_length(folder),
-        repeated(folder),
-        settings(folder),
-        published(folder.with_name("published")),
-    ]
-    return {name: value for part in parts for name, value in part.items()}
+    parts = (
+        correlations, texts, best_scores, random_model, after_lora, from_scratch, sizes, bounds, words, released, gains,
+        label_length, repeated, settings, published,
+    )  # fmt: skip
+    tables = Tables(folder)
+    return {name: value for part in parts for name, value in part(tables).items()}
+
+
+def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
+    return table[table["model"] == model]
 
 
 # --- words for numbers ---------------------------------------------------------------------------------------------
@@ -123,31 +144,35 @@ def three(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
+def two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
 def interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return "" if math.isnan(low) else f" [{two(low)}, {two(high)}]"
 
 
-def rho(row: "pd.Series[float]") -> str:
-    return f"{row['rho']:.2f}".replace("-", "−") + interval(row["low"], row["high"])
+def rho(row: pd.Series[float]) -> str:
+    return two(row["rho"]) + interval(row["low"], row["high"])
 
 
-def held_out(row: "pd.Series[float]") -> str:
-    return f"{row['heldout']:.2f}".replace("-", "−") + interval(row["heldout_low"], row["heldout_high"])
+def held_out(row: pd.Series[float]) -> str:
+    return two(row["heldout"]) + interval(row["heldout_low"], row["heldout_high"])
 
 
-def one(table: pd.DataFrame, **where: str) -> "pd.Series[float]":
+def related(table: pd.DataFrame, x: str, y: str, groups: pd.Series[str]) -> str:
+    """Spearman's rho of two columns over the groups' means."""
+    means = table.groupby(groups)[[x, y]].mean()
+    return str(correlation(means[x].to_numpy(), means[y].to_numpy())).replace("-", "−")
+
+
+def one(table: pd.DataFrame, **where: str) -> pd.Series[float]:
     """The only row with these values."""
     for column, value in where.items():
         table = table[table[column] == value]
     if len(table) != 1:
         raise UserError(f"{len(table)} rows with {where}, not one: run ntps.selection again")
     return table.iloc[0]
-
-
-def at_best(folder: Path) -> pd.DataFrame:
-    """K_sweep.py's rows at kv = d/10 and each pair's best layer, with those of the layer's other scores."""
-    layer = results.lowest_error(read_tables(folder, "scores", ["layer", "gcv_error"]))
-    return layer.merge(at_tenth(load_scores(folder)), "left", [*PAIR, "layer"], suffixes=("", "_"))
 
 
 def with_null(row: Any, score: str) -> str:
@@ -162,28 +187,26 @@ def with_null(row: Any, score: str) -> str:
 # --- the parts -----------------------------------------------------------------------------------------------------
 
 
-def correlations(folder: Path) -> Facts:
-    """TARGET.fixed, .p, .itself, .heldout, .reading, .heldout_reading of NTPS for every target."""
-    fixed, choices = (pd.read_csv(folder / "selection" / f"{name}.csv") for name in ("fixed", "choices"))
+def correlations(tables: Tables) -> Facts:
+    """NTPS with every target: TARGET.fixed, .p, .reading, .seen; chosen: .itself, .itself_p, .heldout, .heldout_reading, .gap."""
+    fixed, choices = tables.selection["fixed"], tables.selection["choices"]
     found: Facts = {}
     for target in fixed["target"].unique():
-        here = {"model": MODEL, "target": target}
-        row, choice = one(fixed, score="ntps", **here), one(choices, procedure="ntps", **here)
-        found |= {
-            f"{target}.fixed": rho(row), f"{target}.p": f"{row['p']:.2f}", f"{target}.reading": str(row["reading"]),
-            f"{target}.itself": f"{choice['itself']:.2f}", f"{target}.itself_p": f"{choice['itself_p']:.2f}",
-            f"{target}.heldout": held_out(choice), f"{target}.heldout_reading": str(choice["reading"]),
-            f"{target}.seen": SEEN[str(row["reading"]).split(":")[0]], f"{target}.gap": f"{choice['gap']:.2f}", f"{target}.groups": f"{row['n_groups']:.0f}",
+        row, choice = one(fixed, score="ntps", target=target), one(choices, procedure="ntps", target=target)
+        verdict = str(row["reading"])
+        values = {
+            "fixed": rho(row), "p": two(row["p"]), "reading": verdict, "seen": SEEN[verdict.split(":")[0]],
+            "groups": f"{row['n_groups']:.0f}", "itself": two(choice["itself"]), "itself_p": two(choice["itself_p"]),
+            "heldout": held_out(choice), "heldout_reading": str(choice["reading"]), "gap": two(choice["gap"]),
         }  # fmt: skip
+        found |= {f"{target}.{name}": value for name, value in values.items()}
     return found
 
 
-def texts(folder: Path) -> Facts:
+def texts(tables: Tables) -> Facts:
     """The two tables of texts, and in how many of them a score is told from shuffled labels."""
-    pairs = results.load_pairs(folder)
-    pairs = pairs[pairs["model"] == MODEL].set_index("dataset")
-    best = at_best(folder)
-    best = best[best["model"] == MODEL].set_index("dataset").loc[pairs.index]
+    pairs = of_model(tables.pairs).set_index("dataset")
+    best = of_model(tables.best).set_index("dataset").loc[pairs.index]
     accuracies = pd.DataFrame(
         {
             "text": pairs.index,
@@ -209,61 +232,51 @@ def texts(folder: Path) -> Facts:
             "held-out skill of the probe": best["heldout_skill_full"].map(three),
         }
     )
-    means = best.groupby(pairs["group"])[["ntps", "null_mean"]].mean()
-    last = (
-        at_tenth(load_scores(folder)).query("model == @MODEL and layer == layer.max()").set_index("dataset")
-    )
-    last = last.assign(accuracy=pairs["probe_accuracy"]).groupby(pairs["group"])[["ntps", "accuracy"]].mean()
+    last = last_layer(tables).assign(accuracy=pairs["probe_accuracy"])
+    both = [f"{name} {with_null(best.loc['commonsense_pypi'], score)}" for name, score in (("NTPS", "ntps"), ("retention", "retention"))]  # fmt: skip
     return {
-        "ntps.with_null": str(correlation(means["ntps"].to_numpy(), means["null_mean"].to_numpy())),
-        "ntps.last": str(correlation(last["ntps"].to_numpy(), last["accuracy"].to_numpy())),
+        "ntps.with_null": related(best, "ntps", "null_mean", pairs["group"]),
+        "ntps.last": related(last, "ntps", "accuracy", pairs["group"]),
         "table.accuracies": markdown(accuracies), "table.texts": markdown(scores), "texts": str(len(pairs)),
         "ntps.told": str(int((best["p_value"] <= 0.05).sum())),
         "retention.told": str(int((best["retention_p_value"] <= 0.05).sum())),
         "ntps.below": str(int((best["ntps"] < best["null_mean"]).sum())),
         "chance": three(best["chance"].median()), "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
         "gain.over_probe": three(pairs["lora_gain"].mean()), "gain.over_head": three(pairs["lora_gain_linear"].mean()),
-        "lora.beats_probe": str(int((pairs["lora_gain"] > 0).sum())),
-        "lora.beats_head": str(int((pairs["lora_gain_linear"] > 0).sum())),
-        "commonsense.scores": ", ".join(
-            f"{name} {with_null(best.loc['commonsense_pypi'], score)}" for name, score in (("NTPS", "ntps"), ("retention", "retention"))
-        ),
+        "commonsense.scores": ", ".join(both),
         "commonsense.skill": three(best.loc["commonsense_pypi", "heldout_skill_full"]),
     }  # fmt: skip
 
 
-def best_scores(folder: Path) -> Facts:
+def best_scores(tables: Tables) -> Facts:
     """How each score orders the texts by probe accuracy and by gain: at the fixed place, and chosen on other texts."""
-    fixed, choices, compared = (pd.read_csv(folder / "selection" / f"{name}.csv") for name in ("fixed", "choices", "comparisons"))  # fmt: skip
     found: Facts = {}
     columns: dict[str, dict[str, str]] = {}
     for target, name in (("probe_accuracy", "probe accuracy"), ("lora_gain", "LoRA's gain")):
-        here = fixed[(fixed["model"] == MODEL) & (fixed["target"] == target)].sort_values(
-            "rho", ascending=False
-        )
-        chosen = choices[(choices["model"] == MODEL) & (choices["target"] == target)].set_index("procedure")
-        columns[f"{name}: fixed place"] = {row["score"]: rho(row) for _, row in here.iterrows()}
-        columns[f"{name}: held out"] = {str(score): held_out(row) for score, row in chosen.iterrows()}
-        rows = compared[
-            (compared["model"] == MODEL) & (compared["target"] == target) & (compared["basis"] == "fixed")
-        ]
-        better = rows[rows["reading"].str.endswith("is better")]["reading"].str.removesuffix(" is better")
-        found |= {f"{target}.{score}": text for score, text in columns[f"{name}: fixed place"].items()}
-        found |= {f"{target}.{score}.heldout": text for score, text in columns[f"{name}: held out"].items()}
+        fixed, choices, compared = (table[table["target"] == target] for table in tables.selection.values())
+        chosen = choices.set_index("procedure")
+        place, out = f"{name}: fixed place", f"{name}: held out"
+        columns[place] = {
+            row["score"]: rho(row) for _, row in fixed.sort_values("rho", ascending=False).iterrows()
+        }
+        columns[out] = {str(score): held_out(row) for score, row in chosen.iterrows()}
+        found |= {f"{target}.{score}": text for score, text in columns[place].items()}
+        found |= {f"{target}.{score}.heldout": text for score, text in columns[out].items()}
+        says = compared[compared["basis"] == "fixed"]["reading"]
+        better = says[says.str.endswith("is better")].str.removesuffix(" is better")
         found[f"{target}.better"] = ", ".join(better[better != "ntps"]) or "none"
         held = chosen.drop(index=["any", "nested"], errors="ignore")["heldout"]
-        found[f"{target}.best"] = f"{held.idxmax()} ({held.max():.2f})"
+        found[f"{target}.best"] = f"{held.idxmax()} ({two(held.max())})"
     table = pd.DataFrame(columns).fillna("-")
     order = [name for name in columns["probe accuracy: fixed place"] if name in table.index]
     table = table.loc[order + [name for name in table.index if name not in order]]
     return found | {"table.scores": markdown(table.reset_index(names="score"))}
 
 
-def random_model(folder: Path) -> Facts:
+def random_model(tables: Tables) -> Facts:
     """Trained against random weights, each at its own best layer, on the texts that have both."""
-    best, pairs = at_best(folder), results.load_pairs(folder)
-    best = best.merge(pairs[[*PAIR, "probe_accuracy"]], "left", PAIR)
-    own, other = (best[best["model"] == model].set_index("dataset") for model in (MODEL, RANDOM))
+    best = tables.best.merge(tables.pairs[[*PAIR, "probe_accuracy"]], "left", PAIR)
+    own, other = (of_model(best, model).set_index("dataset") for model in (MODEL, RANDOM))
     own = own.loc[other.index]
     names = {
         "ntps": "NTPS",
@@ -279,7 +292,7 @@ def random_model(folder: Path) -> Facts:
     return found | {"table.random": markdown(table), "random.texts": str(len(other))}
 
 
-def mean_difference(change: "pd.Series[float]", groups: "pd.Series[str]") -> tuple[str, str]:
+def mean_difference(change: pd.Series[float], groups: pd.Series[str]) -> tuple[str, str]:
     """A mean over independent groups of texts with its bootstrap interval, and the verdict."""
     values = change.dropna().groupby(groups).mean().to_numpy()
     drawn = resamples(len(values), 2000, 42) @ values / len(values)
@@ -287,52 +300,54 @@ def mean_difference(change: "pd.Series[float]", groups: "pd.Series[str]") -> tup
     return f"{values.mean():+.3f}".replace("-", "−") + interval(low, high), reading(len(values), low, high)
 
 
-def after_lora(folder: Path) -> Facts:
+def last_layer(tables: Tables) -> pd.DataFrame:
+    """K_sweep.py's rows at kv = d/10 and the last layer, by text; of the model, or of those with its adapters."""
+    table = at_tenth(tables.scores)
+    table = table[(table["layer"] == table["layer"].max()) & (table["model"] != RANDOM)]
+    return table.set_index("dataset")
+
+
+def after_lora(tables: Tables) -> Facts:
     """Before and after, at each one's best layer and at the last layer."""
-    before, after = at_best(folder), at_best(folder / "after_lora")
-    rows = {
-        name: at_tenth(load_scores(place))
-        for name, place in (("before", folder), ("after", folder / "after_lora"))
+    adapted = tables.below("after_lora")
+    after = adapted.best.set_index("dataset")
+    before = of_model(tables.best).set_index("dataset").loc[after.index]
+    last = last_layer(adapted).loc[after.index]
+    last_before = last_layer(tables).loc[after.index]
+    groups = of_model(tables.pairs).set_index("dataset")["group"]
+    changes = {
+        f"after.{name}": after[name] - before[name]
+        for name in ("ntps", "retention", "null_lift", "gcv_skill")
     }
-    last = {
-        name: table[table["layer"] == table["layer"].max()].set_index("dataset")
-        for name, table in rows.items()
+    changes |= {
+        f"after.last.{name}": last[name] - last_before[name] for name in ("ntps", "retention", "null_lift")
     }
-    last["before"] = last["before"][last["before"]["model"] == MODEL]
-    before = before[before["model"] == MODEL].set_index("dataset")
-    after = after.set_index("dataset")
-    before = before.loc[after.index]
-    table, found = pd.DataFrame({"text": after.index}), {}
-    pairs = results.load_pairs(folder)
-    groups = pairs[pairs["model"] == MODEL].set_index("dataset")["group"]
-    for score in ("ntps", "retention", "null_lift", "retention_adjusted", "gcv_skill"):
-        for place, one_before, one_after in (
-            ("after", before, after),
-            ("after.last", last["before"], last["after"]),
-        ):
-            if score in one_after:
-                change = (one_after[score] - one_before[score]).dropna()
-                name = f"{place}.{score}"
-                found[name], found[f"{name}.reading"] = mean_difference(change, groups)
-                found[f"{name}.up"] = f"{(change > 0).sum()} of {len(change)}"
-    for score, name in (("ntps", "NTPS"), ("retention", "retention"), ("gcv_skill", "probe's skill")):
-        table[name] = [f"{three(a)} → {three(b)}" for a, b in zip(before[score], after[score])]
-    table["shuffled NTPS"] = [
-        f"{three(a)} → {three(b)}" for a, b in zip(before["null_mean"], after["null_mean"])
-    ]
-    table["layer"] = [f"{a:.0f} → {b:.0f}" for a, b in zip(before["layer"], after["layer"])]
-    table["NTPS, last layer"] = [
-        f"{three(last['before'].loc[name, 'ntps'])} → {three(last['after'].loc[name, 'ntps'])}"
-        for name in after.index
-    ]
-    return found | {"table.after": markdown(table)}
+    found: Facts = {}
+    for name, change in changes.items():
+        found[name], found[f"{name}.reading"] = mean_difference(change, groups)
+        found[f"{name}.up"] = f"{(change > 0).sum()} of {len(change)}"
+
+    def arrows(
+        first: pd.Series[float], second: pd.Series[float], say: Callable[[Any], str] = three
+    ) -> list[str]:
+        return [f"{say(a)} → {say(b)}" for a, b in zip(first, second)]
+
+    columns = {
+        "text": after.index,
+        "NTPS": arrows(before["ntps"], after["ntps"]),
+        "retention": arrows(before["retention"], after["retention"]),
+        "probe's skill": arrows(before["gcv_skill"], after["gcv_skill"]),
+        "shuffled NTPS": arrows(before["null_mean"], after["null_mean"]),
+        "layer": arrows(before["layer"], after["layer"], str),
+        "NTPS, last layer": arrows(last_before["ntps"], last["ntps"]),
+    }
+    return found | {"table.after": markdown(pd.DataFrame(columns))}
 
 
-def from_scratch(folder: Path) -> Facts:
+def from_scratch(tables: Tables) -> Facts:
     """The probe and the head against training from scratch, each difference with its standard error."""
-    pairs = results.load_pairs(folder)
-    pairs = pairs[(pairs["model"] == MODEL) & pairs["scratch_accuracy"].notna()]
-    n = read_tables(folder, "accuracy/from_scratch").query("split == 'test'").groupby("dataset")["n"].max()
+    pairs = of_model(tables.pairs).dropna(subset=["scratch_accuracy"])
+    n = final_tests(tables, "from_scratch").groupby("dataset")["n"].max()
     rows, said = [], []
     for _, pair in pairs.iterrows():
         row = {"text": pair["dataset"], "from scratch": three(pair["scratch_accuracy"])}
@@ -353,37 +368,32 @@ def from_scratch(folder: Path) -> Facts:
     }
 
 
-def sizes(folder: Path) -> Facts:
+def sizes(tables: Tables) -> Facts:
     """Scores of the same texts, read in different numbers, at the layer that is best with the reference number."""
-    best = at_best(folder)
-    best = best[best["model"] == MODEL].set_index("dataset")
-    parts = [at_best_of(place, best["layer"]) for place in (folder, *sorted(folder.glob("texts-*")))]
-    others = set(pd.concat(parts[1:])["dataset"])
-    table = pd.concat(parts)
-    table = table[table["dataset"].isin(others)].sort_values(["dataset", "n_texts"])
+    layers = of_model(tables.best).set_index("dataset")["layer"]
+    others = [tables.below(path.name) for path in sorted(tables.folder.glob("texts-*"))]
+    tenths = [of_model(at_tenth(here.scores)) for here in (tables, *others)]
+    varied = set(pd.concat(tenths[1:])["dataset"])
+    table = pd.concat(tenths)
+    table = table[table["dataset"].isin(varied) & (table["layer"] == table["dataset"].map(layers))]
+    table = table.sort_values(["dataset", "n_texts"])
     rows = [
-        {"text": row["dataset"], "texts": f"{row['n_texts']:.0f}", "n/d": f"{row['n_over_d']:.2f}", "NTPS (shuffled; p)": with_null(row, "ntps"),
+        {"text": row["dataset"], "texts": f"{row['n_texts']:.0f}", "n/d": two(row["n_over_d"]), "NTPS (shuffled; p)": with_null(row, "ntps"),
          "retention (shuffled; p)": with_null(row, "retention"), "adjusted retention": three(row["retention_adjusted"])}
         for _, row in table.iterrows()
     ]  # fmt: skip
     found = {"table.sizes": markdown(pd.DataFrame(rows))}
     for name, part in table.groupby("dataset"):
-        low, high = part.iloc[0], part.iloc[-1]
-        found[f"sizes.{name}"] = (
-            f"{three(low['ntps'])} with {low['n_texts']:.0f} texts and {three(high['ntps'])} with {high['n_texts']:.0f}"
+        few, many = (
+            f"{three(row['ntps'])} with {row['n_texts']:.0f}" for _, row in part.iloc[[0, -1]].iterrows()
         )
+        found[f"sizes.{name}"] = f"{few} texts and {many}"
     return found
 
 
-def at_best_of(folder: Path, layers: "pd.Series[int]") -> pd.DataFrame:
-    table = at_tenth(load_scores(folder))
-    table = table[(table["model"] == MODEL) & table["dataset"].isin(layers.index)]
-    return table[table["layer"] == table["dataset"].map(layers)]
-
-
-def bounds(folder: Path) -> Facts:
+def bounds(tables: Tables) -> Facts:
     """How often lower <= excess <= upper, and how far apart they are."""
-    table = load_scores(folder).dropna(subset=["excess", "excess_lower", "excess_upper"])
+    table = tables.scores.dropna(subset=["excess", "excess_lower", "excess_upper"])
     slack = 1e-9 * table["excess_upper"].abs()
     inside = (table["excess"] >= table["excess_lower"] - slack) & (
         table["excess"] <= table["excess_upper"] + slack
@@ -399,10 +409,10 @@ def bounds(folder: Path) -> Facts:
     }
 
 
-def words(folder: Path) -> Facts:
+def words(tables: Tables) -> Facts:
     """Words of figure 1 on their side of the line in each plane, with the share of relabellings that do as well."""
     found: Facts = {}
-    for (_, dataset), table in read_tables(folder, "words").groupby(PAIR):
+    for (_, dataset), table in read_tables(tables.folder, "words").groupby(PAIR):
         found |= {f"words.{dataset}.{space}": text for space, text in sides(table).items()}
     return found
 
@@ -422,53 +432,51 @@ def sides(table: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def released(folder: Path) -> Facts:
+def released(tables: Tables) -> Facts:
     """What the released code's choices change, where the same texts show it."""
-    pairs = results.load_pairs(folder)
-    pairs = pairs[pairs["model"] == MODEL]
-    fixed = pd.read_csv(folder / "selection_released" / "fixed.csv")
-    table = load_scores(folder)
-    rows = table[(table["model"] == MODEL) & (table["order"] == "released") & (table["rule"] == "fraction")]
-    ours = table[
-        (table["model"] == MODEL) & (table["order"] == "descending") & (table["rule"] == "task_rank")
-    ]
+    pairs, table = of_model(tables.pairs), of_model(tables.scores)
+    fixed = of_model(pd.read_csv(tables.folder / "selection_released" / "fixed.csv"))
     found = {
-        f"released.{target}": rho(one(fixed, model=MODEL, target=target, score="ntps"))
+        f"released.{target}": rho(one(fixed, target=target, score="ntps"))
         for target in fixed["target"].unique()
     }
+
+    def from_label_free(order: str, rule: str) -> str:
+        rows = table[(table["order"] == order) & (table["rule"] == rule)]
+        return f"{(rows['ntps'] - rows['label_free']).abs().median():.1e}"
+
     return found | {
-        "released.label_free": f"{(rows['ntps'] - rows['label_free']).abs().median():.1e}",
-        "released.label_free_ours": f"{(ours['ntps'] - ours['label_free']).abs().median():.1e}",
+        "released.label_free": from_label_free("released", "fraction"),
+        "released.label_free_ours": from_label_free("descending", "task_rank"),
         "released.perfect": str(int((pairs["probe_train_accuracy"] >= 0.99).sum())),
-        "released.train": f"{pairs['probe_train_accuracy'].mean():.3f}",
-        "released.test": f"{pairs['probe_accuracy'].mean():.3f}",
-    }  # fmt: skip
+        "released.train": three(pairs["probe_train_accuracy"].mean()),
+        "released.test": three(pairs["probe_accuracy"].mean()),
+    }
 
 
-def gains(folder: Path) -> Facts:
+def gains(tables: Tables) -> Facts:
     """The calibration of the gain."""
-    fit = json.loads((folder / "gain.json").read_text(encoding="utf-8"))["fit"]
-    errors = "".join(f", {name} {error:.3f}" for name, error in fit["errors_of_baselines"].items())
+    fit = json.loads((tables.folder / "gain.json").read_text(encoding="utf-8"))["fit"]
+    errors = {name: three(error) for name, error in fit["errors_of_baselines"].items()}
     return {
-        "gain.held_out": f"{fit['held_out_error']:.3f}", "gain.mean": f"{fit['errors_of_baselines']['mean gain']:.3f}",
-        "gain.predictors": " + ".join(fit["predictors"]), "gain.p": f"{fit['p']:.2f}", "gain.errors": errors.removeprefix(", "),
+        "gain.held_out": three(fit["held_out_error"]), "gain.mean": errors["mean gain"], "gain.p": two(fit["p"]),
+        "gain.errors": ", ".join(f"{name} {error}" for name, error in errors.items()),
         "gain.usable": "usable" if fit["usable"] else "not usable", "gain.why": fit["why"] or "it beats the mean gain",
     }  # fmt: skip
 
 
-def label_length(folder: Path) -> Facts:
+def label_length(tables: Tables) -> Facts:
     """The ranges over texts of the share of ||U||^2 in the half of the directions with the least variance."""
-    table = pd.read_csv(folder / "label_length.csv")
+    table = pd.read_csv(tables.folder / "label_length.csv")
     return {
         f"length.{name}": f"{table[name].min():.0%} to {table[name].max():.0%}"
         for name in ("labels", "shuffled")
     }
 
 
-def repeated(folder: Path) -> Facts:
+def repeated(tables: Tables) -> Facts:
     """Differences between two runs of the same texts, beside the error bars; other seeds and precision of LoRA."""
-    again, first = at_best(folder / "rerun"), at_best(folder)
-    both = first.merge(again, "inner", PAIR, suffixes=("", "_again"))
+    both = tables.best.merge(tables.below("rerun").best, "inner", PAIR, suffixes=("", "_again"))
     rows = [
         {"text": row["dataset"], "layer": f"{row['layer']:.0f} and {row['layer_again']:.0f}",
          **{name: f"{three(row[column])} and {three(row[f'{column}_again'])} (error {three(row[f'{column}_se'])})"
@@ -476,7 +484,13 @@ def repeated(folder: Path) -> Facts:
          "largest difference": f"{abs(row['ntps'] - row['ntps_again']):.0e}"}
         for _, row in both.iterrows()
     ]  # fmt: skip
-    found = {name: final_lora(folder / name) for name in ("", "rerun", "float32")}
+    found = {
+        name: final_tests(tables.below(name), "lora_finetuning")
+        .groupby("dataset")["accuracy"]
+        .apply(list)
+        .to_dict()
+        for name in ("", "rerun", "float32")
+    }
     seeds = [
         {"text": name, "the run's seed": three(found[""][name][0]), "again, by seed": ", ".join(map(three, again)),
          "standard deviation": three(np.std(again, ddof=1))}
@@ -493,51 +507,55 @@ def repeated(folder: Path) -> Facts:
     }
 
 
-def final_lora(folder: Path) -> dict[str, list[float]]:
-    """LoRA's final test accuracies of each text, by seed."""
-    table = read_tables(folder, "accuracy/lora_finetuning")
-    table = table[(table["split"] == "test") & table["final"].astype(bool)]
-    return {str(name): list(part["accuracy"]) for name, part in table.groupby("dataset")}
+def final_tests(tables: Tables, method: str) -> pd.DataFrame:
+    """The rows of a trainer's final accuracies on test."""
+    table = read_tables(tables.folder, f"accuracy/{method}")
+    return table[(table["split"] == "test") & table["final"].astype(bool)]
 
 
-def settings(folder: Path) -> Facts:
+def settings(tables: Tables) -> Facts:
     """What the runs used, from the provenance of their tables."""
-    about = storage.read_provenance(
-        folder / "accuracy" / "lora_finetuning" / MODEL / "trec6.json", "accuracy"
-    )
-    used, train = about["identity"], about["identity"]["settings"]
-    names = ("max_steps", "batch_size", "learning_rate", "rank", "lora_dropout", "start_layer")
-    found = {f"lora.{name}": f"{train[name]:g}" for name in names}
-    about = storage.read_provenance(folder / "accuracy" / "from_scratch" / MODEL / "trec6.json", "accuracy")
-    scratch = about["identity"]["settings"]
-    found |= {
-        f"scratch.{name}": f"{scratch[name]:g}" for name in ("max_steps", "batch_size", "learning_rate")
+
+    def used(kind: str, table: str) -> dict[str, Any]:
+        return storage.read_provenance(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
+
+    lora, scratch = (used("accuracy", f"accuracy/{method}") for method in ("lora_finetuning", "from_scratch"))
+    scores = used("scores", "ntps")["train"]
+    found = {
+        f"lora.{name}": f"{lora['settings'][name]:g}"
+        for name in ("max_steps", "batch_size", "learning_rate", "lora_dropout")
     }
-    scores = storage.read_provenance(folder / "ntps" / MODEL / "trec6.json", "scores")["identity"]["train"]
+    found |= {f"scratch.{name}": f"{scratch['settings'][name]:g}" for name in ("max_steps", "batch_size")}
     return found | {
-        "limit": str(used["limit"]), "max_length": str(used["max_length"]), "lora.dtype": used["dtype"],
+        "limit": str(lora["limit"]), "max_length": str(lora["max_length"]), "lora.dtype": lora["dtype"],
         "permutations": str(scores["label_permutations"]), "partitions": str(scores["partitions"]),
-        "lora.seeds": str(len(used["seeds"])),
+        "lora.seeds": str(len(lora["seeds"])),
     }  # fmt: skip
 
 
 # --- published values ----------------------------------------------------------------------------------------------
 
 
-def published(folder: Path) -> Facts:
+def published(tables: Tables) -> Facts:
     """The statistics that `write_published` left."""
-    found: Facts = {}
+    folder, found = published_folder(tables.folder), Facts()
     for name, target in PUBLISHED.items():
         table = pd.read_csv(folder / f"{name}.csv")
-        row = one(table, target=target, score="ntps", model="mean of 8 models")
-        alone = table[
-            (table["target"] == target) & (table["score"] == "ntps") & (table["model"] != row["model"])
-        ]
-        found[f"published.{target}"] = rho(row)
-        found[f"published.{target}.reading"] = str(row["reading"])
-        found[f"published.{target}.models"] = f"{(alone['reading'] == 'holds').sum()} of {len(alone)}"
+        table = table[(table["target"] == target) & (table["score"] == "ntps")]
+        together = table["model"].str.startswith("mean of")
+        row, alone = one(table[together]), table[~together]["reading"]
+        values = {
+            "": rho(row),
+            ".reading": str(row["reading"]),
+            ".models": f"{(alone == 'holds').sum()} of {len(alone)}",
+        }
+        found |= {f"published.{target}{name}": value for name, value in values.items()}
     told = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     return found | {f"published.{name}": value for name, value in told.items()}
+
+
+def published_folder(folder: Path) -> Path:
+    return folder.with_name("published")
 
 
 def write_published(source: Path, target: Path) -> None:
@@ -548,8 +566,8 @@ def write_published(source: Path, target: Path) -> None:
         )
     fit = json.loads((source / "fig3" / "gain.json").read_text(encoding="utf-8"))["fit"]
     told = {
-        "gain.held_out": f"{fit['held_out_error']:.3f}",
-        "gain.mean": f"{fit['errors_of_baselines']['mean gain']:.3f}",
+        "gain.held_out": three(fit["held_out_error"]),
+        "gain.mean": three(fit["errors_of_baselines"]["mean gain"]),
     }
     told |= {f"words.{space}": text for space, text in sides(read_tables(source / "fig1", "words")).items()}
     pairs = results.load_pairs(source / "fig3")

@@ -43,7 +43,8 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
     """Rows of every batch, longest texts first: rows x longest <= tokens_per_batch (one row may exceed it).
 
     Of all ways to cut the sorted texts, the one with the smallest sum of rows x longest + c, where c = tokens_per_batch / 16
-    is what a batch costs by itself (measured on a CPU): texts much shorter than a batch's longest are worth their own.
+    stands for what a batch costs by itself (on a CPU half of it for the forward pass alone, benchmarks/batch_cost.py): texts
+    much shorter than a batch's longest are worth their own.
     Longest first, so that memory runs out at once or never and the time left is not too hopeful. The plan depends
     on lengths and budget alone: a resumed run, or rank r of N that takes every N-th batch, follows the same plan.
     """

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from ntps import cli, storage
 from ntps.errors import UserError
-from ntps.results import METHODS, PAIR, lowest_error, read_tables
+from ntps.results import METHODS, PAIR, best_rows
 
 KINDS = ("ntps", "scores", "words", *(f"accuracy/{method}" for method in METHODS))
 DIGITS = 7
@@ -40,8 +40,7 @@ def main(results: str, output: str, brief: bool = False) -> int:
     tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
-    best = lowest_error(read_tables(source, "scores", ["layer", "gcv_error"]).dropna(subset=["gcv_error"]))
-    layers = best.set_index(PAIR)["layer"].to_dict()
+    layers = best_rows(source).set_index(PAIR)["layer"].to_dict()
     with cli.progress(len(tables), "table", str(source)) as bar:
         for path in tables:
             copied = target / path.relative_to(source)

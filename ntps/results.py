@@ -220,6 +220,12 @@ def lowest_error(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("gcv_error", kind="stable").drop_duplicates(PAIR)
 
 
+def best_rows(folder: str | Path) -> pd.DataFrame:
+    """K_sweep.py's row of each pair's best layer, from FOLDER/scores."""
+    table = read_tables(folder, "scores", ["layer", "gcv_error"])
+    return lowest_error(table.dropna(subset=["layer", "gcv_error"]))
+
+
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:
     """Each measured target by pair, mean over seeds."""
     best = pairs[[*PAIR, "best_layer"]]

@@ -27,13 +27,13 @@ def test_the_template_holds_no_measured_number():
 
 
 def test_another_table_makes_another_report(tmp_path):
-    for name in ("fixed", "choices"):
+    for name in ("fixed", "choices", "comparisons"):
         table = pd.read_csv(TABLES / "selection" / f"{name}.csv")
         numbers = table.select_dtypes("number").columns.difference(["n_groups", "layer"])
         storage.write_text(
             tmp_path / "selection" / f"{name}.csv", table.assign(**(table[numbers] / 2)).to_csv()
         )
-    own, other = reproduction.correlations(TABLES), reproduction.correlations(tmp_path)
+    own, other = (reproduction.correlations(reproduction.Tables(path)) for path in (TABLES, tmp_path))
     for name in ("fixed", "p", "itself", "heldout", "gap"):
         assert own[f"probe_accuracy.{name}"] != other[f"probe_accuracy.{name}"]
 
