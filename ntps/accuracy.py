@@ -185,7 +185,8 @@ def measure(
 ) -> None:
     """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
 
-    A table of the same identity is left as it is; one of another is refused unless `overwrite`.
+    A table of the same identity is left as it is, one that lacks only some of the seeds is given them, and one of
+    another identity is refused unless `overwrite`.
     """
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: must be different numbers from 0 up")
@@ -193,22 +194,43 @@ def measure(
     table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
     base = task.identity(method, settings)
     identity = base | {"seeds": list(seeds)}
-    found = processes.first() and storage.same_output(about, "accuracy", identity, overwrite)
-    (there,) = processes.meet(found and table.exists())
+    whole, kept = _kept(table, about, identity, overwrite) if processes.first() else (False, {})
+    (there,) = processes.meet(whole)
     if there:
         cli.say(f"already there: {table}")
         return
     fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
-    rows = [fixed | row for seed in seeds for row in fit(seed, base | {"seed": seed})]
+    rows = []
+    for seed in seeds:
+        (known,) = processes.meet(seed in kept)
+        found = kept.get(seed, []) if known else fit(seed, base | {"seed": seed})
+        rows += [fixed | row for row in found]
     if not processes.first():
         return
     write_table(table, rows, storage.provenance("accuracy", identity, **task.record()))
     for seed in seeds:
         shutil.rmtree(private_folder(output, method, task, seed), ignore_errors=True)
-    tests = [row for row in rows if row["split"] == "test" and row["final"]]
-    accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
-    seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
+    tests = [row for row in rows if row["split"] == "test" and str(row["final"]) == "True"]
+    accuracy = ", ".join(f"{float(row['accuracy']):.3f}" for row in tests)
+    seconds = ", ".join(f"{float(row['seconds']):.0f}" for row in tests)
     cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
+
+
+def _kept(
+    table: Path, about: Path, identity: dict[str, Any], overwrite: bool
+) -> tuple[bool, dict[int, list[Row]]]:
+    """Whether this very table is there; if it lacks only some of the seeds, the rows of those it has."""
+    if overwrite or not (about.exists() and table.exists()):
+        return False, {}
+    try:
+        seeds = storage.read_provenance(about, "accuracy")["identity"].get("seeds", [])
+    except UserError:
+        seeds = []  # said below
+    has_some = 0 < len(seeds) < len(identity["seeds"]) and set(seeds) < set(identity["seeds"])
+    if has_some and storage.same_output(about, "accuracy", identity | {"seeds": seeds}):
+        rows: list[Any] = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
+        return False, {seed: [row for row in rows if row["seed"] == str(seed)] for seed in seeds}
+    return storage.same_output(about, "accuracy", identity), {}
 
 
 def write_table(table: Path, rows: Sequence[Row], about: Mapping[str, Any], more: Sequence[str] = ()) -> None:

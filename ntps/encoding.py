@@ -169,12 +169,16 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n)."""
+    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n).
+
+    parts (n,): which of the sums that share batches each row goes to; without it there is one.
+    """
 
     ids: list[np.ndarray]
     labels: np.ndarray
     classes: int
     orders: np.ndarray
+    parts: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -187,7 +191,8 @@ class Corpus:
         lengths = torch.tensor([len(self.ids[row]) for row in rows], device=device)
         targets = targets_of(self.labels[rows], self.classes).to(home)
         permuted = targets_of(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
-        return ids, Batch(lengths, ids.shape[1], targets, permuted)
+        parts = None if self.parts is None else self.parts[rows]
+        return ids, Batch(lengths, ids.shape[1], targets, permuted, parts)
 
 
 class NotFinite(UserError):
@@ -237,7 +242,7 @@ def encode(
             place, row = (~finite).nonzero()[0].tolist()
             raise NotFinite(int(rows[row]), encoder.layers[place])
         if moments:
-            moments.count(batch)
+            moments.count(batch.lengths, batch.targets)
         if keep:
             keep(rows, mean.cpu().numpy())
         yield sum(len(corpus.ids[row]) for row in rows)

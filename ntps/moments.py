@@ -35,24 +35,47 @@ SCAN = 32  # positions summed by one triangular product, at most; longer prefixe
 class Batch:
     """What all layers share of one right-padded batch: lengths, prefix positions and targets.
 
-    lengths (B,) counts real tokens; targets (B, C) and permuted (B, R*C) are float64.
+    lengths (B,) counts real tokens; targets (B, C) and permuted (B, R*C) are float64. parts (B,) numbers the sums that
+    each text goes to (`Moments.part`), from 0; without it there is one. Targets, permuted and prefixes lie part by part
+    (text `order[i]` in row i), so that what goes to one sum is a slice.
     """
 
-    def __init__(self, lengths: Tensor, width: int, targets: Tensor, permuted: Tensor | None = None):
+    def __init__(
+        self,
+        lengths: Tensor,
+        width: int,
+        targets: Tensor,
+        permuted: Tensor | None = None,
+        parts: np.ndarray | None = None,
+    ):
+        count = len(lengths)
+        parts = np.zeros(count, dtype=np.int64) if parts is None else parts
         self.lengths = lengths
-        self.targets = targets
-        self.permuted = permuted
+        self.last = torch.arange(count, device=lengths.device) * width + lengths - 1
+        self.order = torch.from_numpy(np.argsort(parts, kind="stable")).to(lengths.device)
+        rows = self.order.to(targets.device)
+        self.targets = targets[rows]
+        self.permuted = None if permuted is None else permuted[rows]
+        prefixes = lengths[self.order] - 1  # of every text: all its positions but the last have a next token
         positions = torch.arange(width, device=lengths.device)
-        self.last = torch.arange(len(lengths), device=lengths.device) * width + lengths - 1
-        # flat positions 1..n-1 of every text: those that have a next token
-        self.prefix = (positions[None, :] < lengths[:, None] - 1).flatten().nonzero().squeeze(1)
+        self.prefix = (self.order[:, None] * width + positions)[
+            positions < prefixes[:, None]
+        ]  # flat positions
+        numbers, texts = np.unique(parts, return_counts=True)
+        starts = np.concatenate([[0], texts.cumsum()])
+        begins = np.concatenate([[0], prefixes.cumsum(0).cpu().numpy()])[starts]
+        self.parts = [  # the number of a sum, its texts and its prefixes
+            (int(number), slice(*map(int, starts[at : at + 2])), slice(*map(int, begins[at : at + 2])))
+            for at, number in enumerate(numbers)
+        ]
 
 
 class Moments:
     """Sums over texts, in float64, for a list of layers; `averages` divides them by the number of texts.
 
     layers: indices in the convention of `hidden_states` (0 = token embeddings). width d, targets C,
-    permutations R. prefix=False leaves out the two token moments (a test split does not need them).
+    permutations R. prefix=False leaves out the two token moments (a test split does not need them). parts: sums kept
+    side by side, so that texts of several share a batch; `part` takes one out.
     """
 
     def __init__(
@@ -63,8 +86,10 @@ class Moments:
         permutations: int = 0,
         prefix: bool = True,
         device: torch.device | str = "cpu",
+        parts: int = 1,
     ):
-        self.layers = list(layers)
+        self.layers = list(layers) * parts  # those of one part after those of another
+        self.parts = parts
         self.text_count = 0
         self.token_count = 0
         self.class_counts = torch.zeros(targets, dtype=torch.float64)
@@ -87,38 +112,56 @@ class Moments:
     def prefix(self) -> bool:
         return "prefix_next_moment" in self.sums
 
-    def count(self, batch: Batch) -> None:
-        """Count the texts of a batch: once a batch, before or after its layers."""
-        targets = batch.targets.cpu()
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in self.sums.values())
+
+    def part(self, number: int, lengths: Tensor, targets: Tensor) -> Moments:
+        """One part's sums, not copied; it had texts of these lengths and targets."""
+        count = len(self.layers) // self.parts
+        rows = slice(number * count, (number + 1) * count)
+        width, classes = self.sums["mean_label_moment"].shape[1:]
+        part = Moments(self.layers[rows], width, classes, self.permutations, self.prefix, "meta")
+        part.device, part.sums = self.device, {name: value[rows] for name, value in self.sums.items()}
+        part.count(lengths, targets)
+        return part
+
+    def count(self, lengths: Tensor, targets: Tensor) -> None:
+        """Count texts by their tokens (n,) and targets (n, C), once, before or after their layers."""
+        targets = targets.cpu()
         self.text_count += len(targets)
-        self.token_count += int(batch.lengths.sum())
+        self.token_count += int(lengths.sum())
         self.class_counts += targets.sum(0)
         self.label_second_moment += float((targets**2).sum())
 
     def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
         """Add one layer's states (B, T, d) of a right-padded batch; return the mean states (B, d).
 
-        `index` is the layer's place in `layers`. Token products run in float32, or in float64 for float64
+        `index` is the layer's place among those of one part. Token products run in float32, or in float64 for float64
         states; mean-state products in float64, from mean states rounded as they are returned (and stored).
         """
         mean, prefix_sum = mean_states(states, batch)
-        wide = mean.to(self.device, torch.float64)
-        for columns, name in (
-            (batch.targets, "mean_label_moment"),
-            (batch.permuted, "label_moment_permuted"),
-        ):
-            if columns is not None and columns.shape[1]:
-                self.sums[name][index].addmm_(wide.T, columns)
-        self.sums["mean_state"][index] += wide.sum(0)
-        add_gram(self.sums["mean_second_moment"][index], wide)
+        wide = mean[batch.order].to(self.device, torch.float64)
+        places = [number * (len(self.layers) // self.parts) + index for number, *_ in batch.parts]
+        for place, (_, texts, _) in zip(places, batch.parts):
+            for columns, name in (
+                (batch.targets, "mean_label_moment"),
+                (batch.permuted, "label_moment_permuted"),
+            ):
+                if columns is not None and columns.shape[1]:
+                    self.sums[name][place].addmm_(wide[texts].T, columns[texts])
+            self.sums["mean_state"][place] += wide[texts].sum(0)
+            add_gram(self.sums["mean_second_moment"][place], wide[texts])
         if self.prefix and len(batch.prefix):
             flat = states.to(prefix_sum.dtype).flatten(0, 1)
             rows = prefix_sum.flatten(0, 1).index_select(0, batch.prefix)
             del prefix_sum
-            self.sums["prefix_next_moment"][index] += (rows.T @ flat.index_select(0, batch.prefix + 1)).to(
-                self.device
-            )
-            add_gram(self.sums["prefix_second_moment"][index], rows)
+            for place, (_, _, prefixes) in zip(places, batch.parts):
+                add_gram(self.sums["prefix_second_moment"][place], rows[prefixes])
+            following = flat.index_select(0, batch.prefix + 1)
+            for place, (_, _, prefixes) in zip(places, batch.parts):
+                product = rows[prefixes].T @ following[prefixes]
+                self.sums["prefix_next_moment"][place] += product.to(self.device)
         return mean
 
     def merge(self, other: Moments) -> Moments:
@@ -240,7 +283,7 @@ def from_arrays(
         one_hot(labels[order].T, classes).flatten(1),
     )
     moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
-    moments.count(batch)
+    moments.count(counts, batch.targets)
     for index, layer in enumerate(states):
         moments.add(index, layer.masked_fill(padding, 0), batch)
     return moments

@@ -17,7 +17,7 @@ import torch
 
 from ntps import storage
 from ntps.block import Speed, measured, training_bytes
-from ntps.caching import default_budget, parse_shard
+from ntps.caching import default_budget, group_size, parse_shard
 from ntps.data import Dataset, find_description, load_dataset
 from ntps.descriptions import read_description
 from ntps.encoding import plan_batches, tokenize
@@ -167,7 +167,7 @@ def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan
         work["forward"] += forward_flops(outline.weights, outline.attention, batches)
         work["moments"] += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
         empty = Moments(layers, d, texts.targets, R, prefix, "meta")
-        sums = max(sums, sum(value.nbytes for value in empty.sums.values()))
+        sums = max(sums, empty.nbytes * (1 if shard else group_size(parts, empty)))
         disk += (1 if shard else parts + (parts > 1)) * storage.layout_bytes(storage.moments_layout(empty))
         disk += flags["keep_states"] * len(layers) * len(lengths) * d * max(4, outline.dtype.itemsize)
     largest = max(len(n) * int(n.max()) for n in planned)

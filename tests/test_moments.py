@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.moments import Moments, from_arrays, one_hot, permuted_rows, running_sum
+from ntps.moments import Batch, Moments, from_arrays, one_hot, permuted_rows, running_sum
 from ntps.subspaces import ntps
 
 NAMES = (
@@ -67,6 +67,29 @@ def test_golden_moments_and_scores(golden):
                 assert relative(moments.average(name, layer), golden[f"expected.{name}"][layer]) < 1e-6
         curve = ntps(moments.averages(layer))  # ku = rank of the labels = 4
         assert torch.allclose(curve, golden["expected.ntps_descending"][layer, 3], atol=1e-5)
+
+
+def test_texts_of_several_sums_may_share_a_batch():
+    states, lengths, labels = ragged(n=11)
+    parts = np.array([2, 0, 2, 0, 0, 2, 3, 0, 3, 2, 0])  # none goes to sum 1
+    targets, order = one_hot(labels, 3), permuted_rows(11, 2, 0)
+    permuted = one_hot(labels[order].T, 3).flatten(1)
+    moments = Moments([7], 5, 3, permutations=2, parts=4)
+    states = states.masked_fill((torch.arange(7) >= lengths[:, None])[..., None], 0)
+    mean = moments.add(0, states, Batch(lengths, 7, targets, permuted, parts))
+    assert torch.allclose(mean, states.sum(1) / lengths[:, None], rtol=1e-12)
+    for number in range(4):
+        own = np.flatnonzero(parts == number)
+        part = moments.part(number, lengths[own], targets[own])
+        assert part.layers == [7] and part.text_count == len(own)
+        if not len(own):
+            assert not any(value.any() for value in part.sums.values())
+            continue
+        for name, value in explicit(states[own], lengths[own], labels[own], 3).items():
+            assert torch.allclose(part.average(name, 0), value, rtol=1e-12, atol=1e-12), name
+        for draw in range(2):
+            S = (mean[own].T @ one_hot(labels[order[draw]], 3)[own]) / len(own)
+            assert torch.allclose(part.permuted_average(draw, 0), S, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 7, 33, 70])

@@ -166,6 +166,26 @@ def test_linear_training_writes_the_contracts_table(pair, tmp_path, capsys):
     assert table(tmp_path, "linear_training").step.max() == 5
 
 
+@pytest.mark.parametrize("script", [linear_training, lora_finetuning], ids=lambda s: s.__name__)
+def test_more_seeds_are_added_to_the_table(pair, tmp_path, script, capsys):
+    settings = {"epochs": 2} if script is linear_training else SHORT | {"max_steps": 4}
+    name = script.__name__
+    assert script.main(**pair, **settings, seeds=[7], output=str(tmp_path / "grown")) == 0
+    file = tmp_path / f"grown/accuracy/{name}/small/tiny.csv"
+    head, *first = file.read_text().splitlines()
+    assert script.main(**pair, **settings, seeds=[0, 7], output=str(tmp_path / "grown")) == 0
+    lines = file.read_text().splitlines()
+    assert (
+        lines[0] == head and lines[-len(first) :] == first
+    )  # not measured again: even the seconds are those
+    assert script.main(**pair, **settings, seeds=[0, 7], output=str(tmp_path / "whole")) == 0
+    grown, whole = (table(tmp_path / x, name).drop(columns="seconds") for x in ("grown", "whole"))
+    pd.testing.assert_frame_equal(grown, whole)
+    capsys.readouterr()
+    assert script.main(**pair, **settings, seeds=[0], output=str(tmp_path / "grown")) == 1
+    assert "seeds is [0, 7] there, [0] here" in capsys.readouterr().err
+
+
 def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
     settings = {"epochs": 3, "learning_rate": 0.01, "layer": 2}
     assert linear_training.main(**pair, **settings, output=str(tmp_path / "encoded")) == 0
