@@ -201,7 +201,7 @@ def tables(table: pd.DataFrame) -> str:
         model = Outline(name, {"layers": "all", "dtype": "bfloat16"}, torch.device("cpu"))
         d, L = model.width, len(model.layers)
         empty = Moments(model.layers, d, CLASSES, PERMUTATIONS, device="meta")
-        held = sum(value.nbytes for value in empty.sums.values())
+        held = empty.nbytes
         disk = storage.layout_bytes(storage.moments_layout(empty))
         moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(64, 32)]) / 2048
         lines.append(

@@ -1,10 +1,12 @@
-"""Where the length of the label directions U lies: the share of ||U||_F^2 in directions that the texts hardly vary in.
+"""What the labels add to shuffled ones: where the length of U lies, and how much of the added signal V keeps.
 
     python -m fig_plot.label_length results/mini-run --models smollm2-135m --output results/mini/label_length.csv
 
 M = Q diag(lambda) Q^T, lambda ascending: share = sum of (Q^T U)^2 over the first half of the rows, over ||U||_F^2, at each
 pair's best layer, for the labels and (mean) for the shuffled ones. U^T M U = I, so a column is long where lambda is small:
-there S is mostly sampling noise, and NTPS, the share of ||U||_F^2 inside V, is mostly that noise's. Reads moments and scores.
+there S is mostly sampling noise, and NTPS, the share of ||U||_F^2 inside V, is mostly that noise's. Labels explain more of
+themselves than shuffled ones do, E_full = tr(S^T M^+ S): `added` is E_full less its mean over the shuffles, `added_kept` the share
+of it in V at kv = d/10, (E(V_k) - mean E(V_k)) / added; retention also counts what any labels would keep. Reads moments and scores.
 """
 
 import sys
@@ -15,10 +17,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fig_plot.figures import at_tenth, load_scores
 from ntps import cli, storage
 from ntps.kept import scorable_moments
 from ntps.results import PAIR, best_rows, only
-from ntps.subspaces import Perception
+from ntps.scores import Solved
+from ntps.subspaces import Perception, nested_energies
 
 
 def main(results: str, models: Sequence[str] = (), output: str | None = None) -> int:
@@ -30,8 +34,9 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         output: the table (default: RESULTS/label_length.csv)
     """
     folder, rows = Path(results), []
-    pairs = only(best_rows(folder), "model", models)
-    for model, dataset, layer in pairs[[*PAIR, "layer"]].itertuples(index=False):
+    tenth = at_tenth(load_scores(folder))[[*PAIR, "layer", "kv"]]
+    pairs = only(best_rows(folder), "model", models).merge(tenth, on=[*PAIR, "layer"])
+    for model, dataset, layer, kv in pairs[[*PAIR, "layer", "kv"]].itertuples(index=False):
         file = scorable_moments(folder, model, dataset, f"--models {model} --datasets {dataset}")
         moments = file.averages(file.layers.index(layer))
         M = torch.as_tensor(moments["mean_second_moment"]).double()
@@ -39,8 +44,8 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         small = torch.linalg.eigh(M).eigenvectors[:, : len(M) // 2]
         labels = share(M, torch.as_tensor(moments["mean_label_moment"]).double(), small)
         null = sum(share(M, S, small) for S in shuffled) / len(shuffled) if len(shuffled) else float("nan")
-        rows.append((model, dataset, int(layer), labels, null))
-    table = pd.DataFrame(rows, columns=[*PAIR, "layer", "labels", "shuffled"])
+        rows.append((model, dataset, int(layer), labels, null, *added_signal(Solved(moments), int(kv))))
+    table = pd.DataFrame(rows, columns=[*PAIR, "layer", "labels", "shuffled", "added", "added_kept"])
     path = Path(output or folder / "label_length.csv")
     storage.write_text(path, table.to_csv(index=False, float_format="%.5f"))
     print(f"wrote {path}: {len(table)} pairs")
@@ -51,6 +56,20 @@ def share(M: Tensor, S: Tensor, Q: Tensor) -> float:
     """||Q^T U||_F^2 / ||U||_F^2 of the label directions U of (S S^T, M); M (d, d), S (d, C), Q (d, k) orthonormal."""
     U = Perception(M, S).U
     return float((Q.mT @ U).square().sum() / U.square().sum())
+
+
+def added_signal(layer: Solved, kv: int) -> tuple[float, float]:
+    """What the labels explain beyond the mean of their shuffles, and the share of that inside V_kv; NaN without shuffles."""
+    C = layer.moments["mean_label_moment"].shape[1]
+    V = layer.auto_directions("descending")[0][:, :kv]
+    energies = nested_energies(layer.task.mean.F @ V, layer.signal)
+    if not layer.permutations:
+        return float("nan"), float("nan")
+    kept, full = (
+        float(rows[:, :C].sum() - rows[:, C + 1 :].sum() / layer.permutations)
+        for rows in (energies[:kv], energies)
+    )
+    return full, kept / full
 
 
 if __name__ == "__main__":

@@ -466,12 +466,18 @@ def gains(tables: Tables) -> Facts:
 
 
 def label_length(tables: Tables) -> Facts:
-    """The ranges over texts of the share of ||U||^2 in the half of the directions with the least variance."""
-    table = pd.read_csv(tables.folder / "label_length.csv")
-    return {
+    """The ranges over texts of the share of ||U||^2 in the half of the directions with the least variance; what labels add."""
+    table = pd.read_csv(tables.folder / "label_length.csv").set_index("dataset")
+    null = of_model(tables.best).set_index("dataset")["retention_null"]
+    found = {
         f"length.{name}": f"{table[name].min():.0%} to {table[name].max():.0%}"
         for name in ("labels", "shuffled")
     }
+    for name, added, kept in zip(table.index, table["added"], table["added_kept"]):
+        found[f"added.{name}"], found[f"kept.{name}"] = three(added), f"{kept:.0%}"
+        found[f"kept.shuffled.{name}"] = f"{null[name]:.0%}"
+    clear = table[table["added"] > table.loc["privacyqa", "added"]]["added_kept"]
+    return found | {"kept.others": f"{clear.min():.0%} to {clear.max():.0%}", "kept.texts": str(len(clear))}
 
 
 def repeated(tables: Tables) -> Facts:
@@ -492,10 +498,11 @@ def repeated(tables: Tables) -> Facts:
         for name in ("", "rerun", "float32")
     }
     seeds = [
-        {"text": name, "the run's seed": three(found[""][name][0]), "again, by seed": ", ".join(map(three, again)),
-         "standard deviation": three(np.std(again, ddof=1))}
-        for name, again in found["rerun"].items()
+        {"text": name, "LoRA, by seed": ", ".join(map(three, first)),
+         "again": ", ".join(map(three, found["rerun"].get(name, []))) or "-"}
+        for name, first in found[""].items()
     ]  # fmt: skip
+    variances = [np.var(first, ddof=1) for first in found[""].values() if len(first) > 1]
     precise = [
         f"{name}: {three(exact[0])} in float32, {three(found[''][name][0])} in bfloat16"
         for name, exact in found["float32"].items()
@@ -503,6 +510,7 @@ def repeated(tables: Tables) -> Facts:
     return {
         "table.rerun": markdown(pd.DataFrame(rows)),
         "table.seeds": markdown(pd.DataFrame(seeds)),
+        "seeds.error": three(math.sqrt(np.mean(variances))) if variances else "-",
         "precision": "; ".join(precise),
     }
 
@@ -526,10 +534,12 @@ def settings(tables: Tables) -> Facts:
         for name in ("max_steps", "batch_size", "learning_rate", "lora_dropout")
     }
     found |= {f"scratch.{name}": f"{scratch['settings'][name]:g}" for name in ("max_steps", "batch_size")}
+    seeds = final_tests(tables, "lora_finetuning").groupby("dataset")["seed"].nunique()
+    counts = sorted({seeds.min(), seeds.max()})
     return found | {
         "limit": str(lora["limit"]), "max_length": str(lora["max_length"]), "lora.dtype": lora["dtype"],
         "permutations": str(scores["label_permutations"]), "partitions": str(scores["partitions"]),
-        "lora.seeds": str(len(lora["seeds"])),
+        "lora.seeds": " to ".join(map(str, counts)), "scratch.seeds": str(len(scratch["seeds"])),
     }  # fmt: skip
 
 

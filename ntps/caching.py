@@ -42,7 +42,7 @@ CHECKPOINT_SECONDS = 60.0
 BATCHES_PER_ROUND = 1  # of every process, between two meetings
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
-SUMS_AT_ONCE = 512 * 2**20  # bytes; a part that takes more has them alone
+SUMS_AT_ONCE = 2**30  # bytes; a part that takes more has them alone
 
 
 def default_budget(device: torch.device) -> int:

@@ -10,6 +10,7 @@ import cache
 import K_sweep
 from fig_plot import label_length
 from ntps import cli
+from ntps.scores import Solved
 from tests.fake_results import fake_grid
 from tests.tiny import tiny_world, world_flags
 
@@ -25,6 +26,33 @@ def test_the_share_is_that_of_the_generalized_eigenvectors():
     assert found == pytest.approx(wanted, rel=1e-8) and found > 0.5
 
 
+def test_added_signal_is_that_of_least_squares_with_and_without_the_directions():
+    draw = np.random.default_rng(1)
+    n, d, kv = 300, 6, 2
+    states, labels = draw.normal(size=(n, d)) + 1, draw.integers(0, 3, n)
+    states[:, 1] += labels
+    Y, orders = np.eye(3), [draw.permutation(n) for _ in range(4)]
+    P0, P1 = (np.cov(draw.normal(size=(d, 50))) for _ in range(2))
+    layer = Solved(
+        {
+            "mean_second_moment": states.T @ states / n, "mean_label_moment": states.T @ Y[labels] / n,
+            "mean_state": states.mean(0), "label_moment_permuted": np.stack([states.T @ Y[labels[order]] / n for order in orders]),
+            "prefix_second_moment": P0, "prefix_next_moment": P1, "class_counts": np.bincount(labels),
+            "label_second_moment": 1.0, "text_count": n,
+        }
+    )  # fmt: skip
+    V = eigh(P1 @ P1.T, P0)[1][:, ::-1][:, :kv]
+
+    def explained(columns, y):  # of the mean square of y
+        return np.square(columns @ np.linalg.lstsq(columns, y, rcond=None)[0]).sum() / n
+
+    full, kept = (
+        explained(columns, Y[labels]) - np.mean([explained(columns, Y[labels[order]]) for order in orders])
+        for columns in (states, states @ V)
+    )
+    assert label_length.added_signal(layer, kv) == pytest.approx((full, kept / full), rel=1e-9)
+
+
 def test_a_row_for_every_pair(tmp_path, capsys):
     world = tiny_world(tmp_path)
     flags = world_flags(world, tmp_path / "out")
@@ -33,6 +61,7 @@ def test_a_row_for_every_pair(tmp_path, capsys):
     assert cli.run(label_length.main, [str(tmp_path / "out")]) == 0
     table = pd.read_csv(tmp_path / "out" / "label_length.csv")
     assert table["dataset"].tolist() == ["tiny"] and table[["labels", "shuffled"]].stack().between(0, 1).all()
+    assert table["added"].notna().all() and table["added_kept"].notna().all()
 
 
 def test_an_unknown_model_is_named(tmp_path, capsys):
