@@ -56,7 +56,8 @@ def main(
         learning_rate: of Adafactor, after the warm-up
         weight_decay: of Adafactor
         dropout: before the head
-        seeds: one training each: of first weights, order, dropout, and the cut of the validation part
+        seeds: one training each: of first weights, order, dropout, and the cut of the validation part; those that
+            a table has already stay as they are, so that more can be added
         released_protocol: train on all of train and score test along the way, as the published code does
         log_to: none, tensorboard, wandb or trackio
         device: auto, cpu, cuda, mps

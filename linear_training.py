@@ -52,7 +52,8 @@ def main(
         batch_size: texts per step, however many processes share the forward pass
         learning_rate: of AdamW
         dropout: on the states
-        seeds: one training each: of the head's first weights, the order, and the cut of the validation part
+        seeds: one training each: of the head's first weights, the order, and the cut of the validation part; those
+            that a table has already stay as they are, so that more can be added
         released_protocol: train on all of train and score test along the way, as the published code does
         device: auto, cpu, cuda, mps
         dtype: of the forward pass: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)

@@ -69,7 +69,8 @@ def main(
         lora_dropout: before the LoRA matrices
         lora_targets: modules to adapt (default: those of the model's description)
         start_layer: the first block to adapt, 0 = all
-        seeds: one training each: of first weights, order, dropout, and the cut of the validation part
+        seeds: one training each: of first weights, order, dropout, and the cut of the validation part; those that
+            a table has already stay as they are, so that more can be added
         released_protocol: train on all of train and score test along the way, as the published code does
         log_to: none, tensorboard, wandb or trackio
         device: auto, cpu, cuda, mps

@@ -56,11 +56,10 @@ class Batch:
         rows = self.order.to(targets.device)
         self.targets = targets[rows]
         self.permuted = None if permuted is None else permuted[rows]
-        prefixes = lengths[self.order] - 1  # of every text: all its positions but the last have a next token
+        # flat positions 1..n-1 of every text: those that have a next token
+        prefixes = lengths[self.order] - 1
         positions = torch.arange(width, device=lengths.device)
-        self.prefix = (self.order[:, None] * width + positions)[
-            positions < prefixes[:, None]
-        ]  # flat positions
+        self.prefix = (self.order[:, None] * width + positions)[positions < prefixes[:, None]]
         numbers, texts = np.unique(parts, return_counts=True)
         starts = np.concatenate([[0], texts.cumsum()])
         begins = np.concatenate([[0], prefixes.cumsum(0).cpu().numpy()])[starts]
