@@ -133,15 +133,16 @@ def z_interval(observed: float, drawn: Array, n: int, null: Array) -> tuple[floa
     return min(observed, math.tanh(centre - reach)), max(observed, math.tanh(centre + reach))
 
 
-def difference_interval(observed: float, drawn: Array, n: int) -> tuple[float, float]:
-    """observed -+ 1.645 deviations over resamples, for a difference of correlations after a choice.
+def difference_interval(observed: float, drawn: Array, n: int, null: Array) -> tuple[float, float]:
+    """observed -+ 1.645 s, for a difference of correlations after a choice, which every draw repeats.
 
-    Each resample repeats the choice. NaN with fewer than LEAST_CHOSEN units.
+    s is the smaller of two deviations: over resamples (drawn), which is too wide on noise, and over permutations of the
+    target (null), which is too wide where one of the two correlations is strong. NaN with fewer than LEAST_CHOSEN units.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if n < LEAST_CHOSEN or len(drawn) < 2 or math.isnan(observed):
+    drawn, null = drawn[np.isfinite(drawn)], null[np.isfinite(null)]
+    if n < LEAST_CHOSEN or min(len(drawn), len(null)) < 2 or math.isnan(observed):
         return math.nan, math.nan
-    reach = norm.ppf((1 + LEVEL) / 2) * float(drawn.std())
+    reach = norm.ppf((1 + LEVEL) / 2) * float(min(drawn.std(), null.std()))
     return max(-2.0, observed - reach), min(2.0, observed + reach)
 
 

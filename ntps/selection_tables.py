@@ -138,7 +138,8 @@ def choice_row(found: list[Answer], place: list[int]) -> Row:
         row = dict(zip(CANDIDATE, table.index[found[0].judged.chosen[0, place[0]]]))
     drawn, gap = across("boot", "heldout"), itself - heldout
     low, high = z_interval(heldout, drawn, n, across("null", "heldout"))
-    gap_low, gap_high = difference_interval(gap, across("boot", "itself") - drawn, n)
+    null = across("null", "itself") - across("null", "heldout")
+    gap_low, gap_high = difference_interval(gap, across("boot", "itself") - drawn, n, null)
     row |= {"itself": itself, "itself_p": p_value(itself, across("null", "itself"))}
     row |= {"heldout": heldout, "heldout_low": low, "heldout_high": high}
     row |= {"heldout_p": p_value(heldout, across("null", "heldout")), "gap": gap}
@@ -216,12 +217,16 @@ def comparison_rows(answers: list[Answer]) -> Iterator[Row]:
         shared = [k for k in found[0].question.kinds if all(k in a.question.kinds for a in found)]
         for score in shared if OWN in shared else ():
             if score != OWN:
-                pair = [[a.procedures.index(name) for a in found] for name in (OWN, score)]
-                own, other = (float(mean([a.judged.heldout[0, p] for a, p in zip(found, q)])) for q in pair)
+                places = [(a, a.procedures.index(OWN), a.procedures.index(score)) for a in found]
+                own = float(mean([a.judged.heldout[0, p] for a, p, _ in places]))
+                other = float(mean([a.judged.heldout[0, q] for a, _, q in places]))
                 low = high = math.nan
-                if all(a.boot for a in found):
-                    parts = [mean([a.boot.heldout[:, p] for a, p in zip(found, q) if a.boot]) for q in pair]
-                    low, high = difference_interval(own - other, parts[0] - parts[1], n)
+                if all(a.boot and a.null for a in found):
+                    drawn, null = (
+                        mean([a.boot.heldout[:, p] - a.boot.heldout[:, q] for a, p, q in places if a.boot]),
+                        mean([a.null.heldout[:, p] - a.null.heldout[:, q] for a, p, q in places if a.null]),
+                    )
+                    low, high = difference_interval(own - other, drawn, n, null)
                 yield head | compared("held out", score, own, other, low, high, math.nan, n)
 
 

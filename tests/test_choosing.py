@@ -115,7 +115,9 @@ def test_held_out_intervals_cover_what_the_procedure_is_worth(n, strength):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "strengths"), [(7, (0.6, 0.6)), (7, (0.8, 0.3)), (10, (0.8, 0.3))])
+@pytest.mark.parametrize(
+    ("n", "strengths"), [(7, (0.6, 0.6)), (7, (0.8, 0.3)), (10, (0.8, 0.3)), (10, (0, 0))]
+)
 def test_intervals_of_the_search_cover(n, strengths):
     """Of `any`, of `nested`, of the gap of `any`, and of one kind's held-out correlation minus the other's."""
     rng = np.random.default_rng(11)
@@ -135,13 +137,16 @@ def test_intervals_of_the_search_cover(n, strengths):
         ]
         observed.append([float(figure(found)[0]) for figure in searches + differences])
         ends.append(
-            [z_interval(float(figure(found)[0]), figure(drawn), n, figure(null)) for figure in searches]
-            + [difference_interval(float(figure(found)[0]), figure(drawn), n) for figure in differences]
+            [
+                interval(float(figure(found)[0]), figure(drawn), n, figure(null))
+                for interval, figures in ((z_interval, searches), (difference_interval, differences))
+                for figure in figures
+            ]
         )
     truth = np.nanmean(observed, axis=0)
     low, high = np.moveaxis(np.array(ends), 2, 0)
     hits = ((low <= truth) & (truth <= high)).mean(0)
-    assert ((hits >= 0.82) & (hits <= 0.99)).all(), hits
+    assert ((hits >= 0.82) & (hits <= 0.98)).all(), hits
 
 
 def test_a_strong_score_is_found_and_holds():

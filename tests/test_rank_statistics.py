@@ -148,7 +148,7 @@ def test_a_perfect_order_of_few_is_not_certain():
     [
         (rs.percentile_interval, 6),
         (lambda rho, drawn, n: rs.z_interval(rho, drawn, n, drawn - 0.5), 7),
-        (rs.difference_interval, 7),
+        (lambda rho, drawn, n: rs.difference_interval(rho, drawn, n, drawn - 0.5), 7),
     ],
 )
 def test_too_few_units_have_no_interval(interval, least):
