@@ -137,7 +137,8 @@ def difference_interval(observed: float, drawn: Array, n: int, null: Array) -> t
     """observed -+ 1.645 s, for a difference of correlations after a choice, which every draw repeats.
 
     s is the smaller of two deviations: over resamples (drawn), which is too wide on noise, and over permutations of the
-    target (null), which is too wide where one of the two correlations is strong. NaN with fewer than LEAST_CHOSEN units.
+    target (null), which is too wide where one of the two correlations is strong. In the settings of `z_interval` it covers
+    0.85 to 0.98 (benchmarks/interval_coverage.py). NaN with fewer than LEAST_CHOSEN units.
     """
     drawn, null = drawn[np.isfinite(drawn)], null[np.isfinite(null)]
     if n < LEAST_CHOSEN or min(len(drawn), len(null)) < 2 or math.isnan(observed):

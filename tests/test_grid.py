@@ -81,7 +81,7 @@ def test_a_section_has_its_own_pairs(experiment):
     experiment.write_text(yaml.safe_dump(text))
     grid = Grid(str(experiment))
     assert grid.pairs("from_scratch") == [("two", "here")] and len(grid.pairs("cache")) == 4
-    assert len(Grid(str(ROOT / "configs/experiments/mini.yaml")).pairs("from_scratch")) == 1
+    assert len(Grid(str(ROOT / "configs/experiments/mini.yaml")).pairs("from_scratch")) == 3
 
 
 def test_states_are_made_where_they_are_kept_and_needed_by_linear_sklearn(experiment):
