@@ -1,7 +1,7 @@
 """What a batch costs by itself, in padded tokens: the c of ntps.encoding.plan_batches, c = tokens_per_batch / 16.
 
-    python benchmarks/batch_cost.py
-    python benchmarks/batch_cost.py --model FOLDER --texts 100
+    python -m benchmarks.batch_cost
+    python -m benchmarks.batch_cost --model FOLDER --texts 100
 
 The forward pass over the same questions in batches of several budgets; seconds = a (padded tokens) + b (batches) by least
 squares, and c = b / a. The budgets are taken in turn, twice, and the lower time of each counts.

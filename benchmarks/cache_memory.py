@@ -1,6 +1,6 @@
 """Peak memory of cache.py against its bound, and its independence of the number of texts.
 
-    python benchmarks/cache_memory.py                 # SmolLM2-135M on trec6, three processes, about two minutes
+    python -m benchmarks.cache_memory                 # SmolLM2-135M on trec6, three processes, about two minutes
 
 Bound: model and one batch (measured: a process that loads texts and model and runs one forward pass of a full batch)
 + 4 L d^2 x 8 bytes + (R + 1) L d C x 8 bytes.

@@ -1,7 +1,7 @@
 """What the moments cost beside the forward pass, and against the textbook way, side by side in one run.
 
-    python benchmarks/cache_speed.py                      # SmolLM2-135M, a few minutes on two cores
-    python benchmarks/cache_speed.py --model FOLDER --texts 96
+    python -m benchmarks.cache_speed                      # SmolLM2-135M, a few minutes on two cores
+    python -m benchmarks.cache_speed --model FOLDER --texts 96
 
 Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading,
 no writing. Forward pass and cache loop alternate batch by batch, so that a machine's moods fall on both.

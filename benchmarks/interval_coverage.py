@@ -1,7 +1,7 @@
 """How often 90 % intervals after a choice cover what they should: the held-out correlation's, the gap's, a difference's.
 
-    python benchmarks/interval_coverage.py               # some minutes
-    python benchmarks/interval_coverage.py --trials 60
+    python -m benchmarks.interval_coverage               # some minutes
+    python -m benchmarks.interval_coverage --trials 60
 
 n units, a target, and candidates that correlate with it at a given strength; the best candidate is chosen as
 ntps.choosing does. Each line: the mean held-out correlation, and the share of intervals that hold it, for the width taken

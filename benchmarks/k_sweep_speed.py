@@ -1,7 +1,7 @@
 """Speed of the score and of the eigen-solve against the plain way, on synthetic moments.
 
-    python benchmarks/k_sweep_speed.py            # d = 576, SmolLM2-135M's width; about a minute on 2 cores
-    python benchmarks/k_sweep_speed.py --d 1024
+    python -m benchmarks.k_sweep_speed            # d = 576, SmolLM2-135M's width; about a minute on 2 cores
+    python -m benchmarks.k_sweep_speed --d 1024
 
 Plain way, the formulas as they are written: per subspace two dense eigen-solves (B, then the whitened A),
 and for each of the paper's nineteen kv a pseudo-inverse and the projector V V^+. Ours gives every kv. Both

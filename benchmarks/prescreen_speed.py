@@ -1,7 +1,7 @@
 """What pre-screening costs beside the forward passes alone: three models over one set of short texts.
 
-    python benchmarks/prescreen_speed.py                # SmolLM2-135M and two of random weights, 2000 questions
-    python benchmarks/prescreen_speed.py --texts 200 --model FOLDER
+    python -m benchmarks.prescreen_speed                # SmolLM2-135M and two of random weights, 2000 questions
+    python -m benchmarks.prescreen_speed --texts 200 --model FOLDER
 
 The unit is what a person would do without us: load each model, cut the texts into tokens, and run the base model over
 batches of similar length, keeping nothing. Pre-screening is prescreen.py from its first line to the page, loading,

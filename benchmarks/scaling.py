@@ -1,7 +1,7 @@
 """Time and memory of the moments and of K_sweep.py's solve against the width d, and what follows for larger models.
 
-    python benchmarks/scaling.py            # measures, on random moments: about 3 minutes on a free core; docs/scaling.csv
-    python benchmarks/scaling.py --tables   # only writes the tables of docs/scaling.md from docs/scaling.csv again
+    python -m benchmarks.scaling            # measures, on random moments: about 3 minutes on a free core; docs/scaling.csv
+    python -m benchmarks.scaling --tables   # only writes the tables of docs/scaling.md from docs/scaling.csv again
 
 Every point is a process of its own, on one thread, as K_sweep.py has a thread for each layer: one layer, float64 as in
 K_sweep.py (6 classes, 20 permutations, held-out moments), float32 token products as in cache.py (batches of 2048
@@ -43,7 +43,7 @@ PAPER = (
     "openelm-3b",
     "llama3-8b",
 )
-BEGIN, END = "<!-- tables: python benchmarks/scaling.py --tables -->", "<!-- end of tables -->"
+BEGIN, END = "<!-- tables: python -m benchmarks.scaling --tables -->", "<!-- end of tables -->"
 
 
 # --- one point, in a process of its own ----------------------------------------------------------------------------
@@ -132,7 +132,16 @@ def measure() -> pd.DataFrame:
     rows = []
     for d in WIDTHS:
         for part, texts, tokens in [("solve", 0, 0), *(("moments", *batch) for batch in BATCHES)]:
-            command = [sys.executable, __file__, "--point", part, str(d), str(texts), str(tokens)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.scaling",
+                "--point",
+                part,
+                str(d),
+                str(texts),
+                str(tokens),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
             if done.returncode:
                 sys.exit(done.stderr)

@@ -1,6 +1,6 @@
 """Speed of the trainers on texts of mixed length (random tokens: only their lengths matter).
 
-    python benchmarks/training_speed.py --model smollm2-135m --texts 1000
+    python -m benchmarks.training_speed --model smollm2-135m --texts 1000
 
 Three claims: (a) the 50 epochs of linear_training.py, forward pass included, cost at most 1/20 of encoding the texts
 again in each epoch; (b) LoRA's tokens a second and its padding; (c) grouping by length at least halves the padding.
