@@ -22,7 +22,7 @@ from ntps import cli, storage
 from ntps.kept import scorable_moments
 from ntps.results import PAIR, best_rows, only
 from ntps.scores import Solved
-from ntps.subspaces import Perception, nested_energies
+from ntps.subspaces import nested_energies
 
 
 def main(results: str, models: Sequence[str] = (), output: str | None = None) -> int:
@@ -38,13 +38,14 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
     pairs = only(best_rows(folder), "model", models).merge(tenth, on=[*PAIR, "layer"])
     for model, dataset, layer, kv in pairs[[*PAIR, "layer", "kv"]].itertuples(index=False):
         file = scorable_moments(folder, model, dataset, f"--models {model} --datasets {dataset}")
-        moments = file.averages(file.layers.index(layer))
-        M = torch.as_tensor(moments["mean_second_moment"]).double()
-        shuffled = torch.as_tensor(moments["label_moment_permuted"]).double()
+        solved = Solved(file.averages(file.layers.index(layer)))
+        M, shuffled = (solved.moments[name] for name in ("mean_second_moment", "label_moment_permuted"))
         small = torch.linalg.eigh(M).eigenvectors[:, : len(M) // 2]
-        labels = share(M, torch.as_tensor(moments["mean_label_moment"]).double(), small)
-        null = sum(share(M, S, small) for S in shuffled) / len(shuffled) if len(shuffled) else float("nan")
-        rows.append((model, dataset, int(layer), labels, null, *added_signal(Solved(moments), int(kv))))
+        nulls = [share(U, small) for U in solved.task.shuffled(shuffled).unbind(1)] if len(shuffled) else []
+        null = sum(nulls) / len(nulls) if nulls else float("nan")
+        rows.append(
+            (model, dataset, int(layer), share(solved.task.U, small), null, *added_signal(solved, int(kv)))
+        )
     table = pd.DataFrame(rows, columns=[*PAIR, "layer", "labels", "shuffled", "added", "added_kept"])
     path = Path(output or folder / "label_length.csv")
     storage.write_text(path, table.to_csv(index=False, float_format="%.5f"))
@@ -52,9 +53,8 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
     return 0
 
 
-def share(M: Tensor, S: Tensor, Q: Tensor) -> float:
-    """||Q^T U||_F^2 / ||U||_F^2 of the label directions U of (S S^T, M); M (d, d), S (d, C), Q (d, k) orthonormal."""
-    U = Perception(M, S).U
+def share(U: Tensor, Q: Tensor) -> float:
+    """||Q^T U||_F^2 / ||U||_F^2 of directions U (d, r); Q (d, k) orthonormal."""
     return float((Q.mT @ U).square().sum() / U.square().sum())
 
 

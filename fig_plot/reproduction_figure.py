@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fig_plot.figures import STYLE, WIDTH, caption, number_list, numbered
-from fig_plot.relations import Read, correlation
+from fig_plot.relations import Correlation, Read
+from ntps import results
 from ntps.results import PAIR
 
 MODEL = "smollm2-135m"
@@ -24,13 +25,14 @@ def report_figure(folder: Path) -> Figure:
     """Two scatter plots over the texts and one panel of held-out rank correlations with their intervals."""
     read = Read(folder)
     scores, datasets = read.headline("ntps"), sorted(set(read.pairs[read.pairs["model"] == MODEL]["group"]))
-    choices = pd.read_csv(folder / "selection" / "choices.csv")
+    choices, fixed = (pd.read_csv(folder / "selection" / f"{name}.csv") for name in ("choices", "fixed"))
     with matplotlib.style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(WIDTH, 2.6))
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
         for axes, target in ((left, "probe_accuracy"), (middle, "lora_gain")):
             points = scores.merge(read.target(target), "inner", PAIR)
             scatter(axes, points[points["model"] == MODEL].set_index("dataset"), datasets)
+            axes.set_title(str(as_drawn(fixed, target)), parse_math=False)
         left.set_ylabel("probe accuracy on test, best layer")
         middle.set_ylabel("LoRA's accuracy minus the probe's")
         middle.axhline(0, color="0.6", linewidth=0.5, zorder=0)
@@ -53,9 +55,15 @@ def scatter(axes: Axes, points: pd.DataFrame, datasets: list[str]) -> None:
             numbered(axes, x, y, number)
     axes.margins(0.12)
     axes.set_xlabel("NTPS")
-    axes.set_title(
-        str(correlation(points["x"].to_numpy(float), points["y"].to_numpy(float))), parse_math=False
-    )
+
+
+def as_drawn(fixed: pd.DataFrame, target: str) -> Correlation:
+    """The report's correlation of NTPS with a target, signed as the points lie and not as the paper claims."""
+    rows = fixed[(fixed["model"] == MODEL) & (fixed["score"] == "ntps") & (fixed["target"] == target)]
+    ((rho, low, high, n),) = rows[["rho", "low", "high", "n_groups"]].to_numpy(float)
+    sign, _ = results.TARGETS[target]
+    low, high = sorted((sign * low, sign * high))
+    return Correlation(sign * rho, low, high, int(n))
 
 
 def forest(axes: Axes, choices: pd.DataFrame) -> None:

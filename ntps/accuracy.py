@@ -6,6 +6,7 @@ parted into those trained on and a validation part that is only watched; test is
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -194,8 +195,8 @@ def measure(
     table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
     base = task.identity(method, settings)
     identity = base | {"seeds": list(seeds)}
-    whole, kept = _kept(table, about, identity, overwrite) if processes.first() else (False, {})
-    (there,) = processes.meet(whole)
+    kept = _kept(table, about, identity) if processes.first() and not overwrite else {}
+    (there,) = processes.meet(kept.keys() == set(seeds))
     if there:
         cli.say(f"already there: {table}")
         return
@@ -210,27 +211,25 @@ def measure(
     write_table(table, rows, storage.provenance("accuracy", identity, **task.record()))
     for seed in seeds:
         shutil.rmtree(private_folder(output, method, task, seed), ignore_errors=True)
-    tests = [row for row in rows if row["split"] == "test" and str(row["final"]) == "True"]
-    accuracy = ", ".join(f"{float(row['accuracy']):.3f}" for row in tests)
-    seconds = ", ".join(f"{float(row['seconds']):.0f}" for row in tests)
+    tests = [row for row in rows if row["split"] == "test" and row["final"]]
+    accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
+    seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
     cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
 
 
-def _kept(
-    table: Path, about: Path, identity: dict[str, Any], overwrite: bool
-) -> tuple[bool, dict[int, list[Row]]]:
-    """Whether this very table is there; if it lacks only some of the seeds, the rows of those it has."""
-    if overwrite or not (about.exists() and table.exists()):
-        return False, {}
-    try:
+def _kept(table: Path, about: Path, identity: dict[str, Any]) -> dict[int, list[Row]]:
+    """The rows by seed of the table that is there, of this identity or with some of its seeds; another is refused."""
+    if not about.exists():
+        return {}
+    with contextlib.suppress(UserError):  # of a file that cannot be read: told below
         seeds = storage.read_provenance(about, "accuracy")["identity"].get("seeds", [])
-    except UserError:
-        seeds = []  # said below
-    has_some = 0 < len(seeds) < len(identity["seeds"]) and set(seeds) < set(identity["seeds"])
-    if has_some and storage.same_output(about, "accuracy", identity | {"seeds": seeds}):
-        rows: list[Any] = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
-        return False, {seed: [row for row in rows if row["seed"] == str(seed)] for seed in seeds}
-    return storage.same_output(about, "accuracy", identity), {}
+        if set(seeds) < set(identity["seeds"]):
+            identity = identity | {"seeds": seeds}
+    storage.same_output(about, "accuracy", identity)
+    if not table.exists():
+        return {}
+    rows: list[Any] = pd.read_csv(table, float_precision="round_trip").to_dict("records")
+    return {seed: [row for row in rows if row["seed"] == seed] for seed in identity["seeds"]}
 
 
 def write_table(table: Path, rows: Sequence[Row], about: Mapping[str, Any], more: Sequence[str] = ()) -> None:

@@ -88,7 +88,7 @@ class Moments:
         parts: int = 1,
     ):
         self.layers = list(layers) * parts  # those of one part after those of another
-        self.parts = parts
+        self.stride = len(self.layers) // parts
         self.text_count = 0
         self.token_count = 0
         self.class_counts = torch.zeros(targets, dtype=torch.float64)
@@ -117,8 +117,7 @@ class Moments:
 
     def part(self, number: int, lengths: Tensor, targets: Tensor) -> Moments:
         """One part's sums, not copied; it had texts of these lengths and targets."""
-        count = len(self.layers) // self.parts
-        rows = slice(number * count, (number + 1) * count)
+        rows = slice(number * self.stride, (number + 1) * self.stride)
         width, classes = self.sums["mean_label_moment"].shape[1:]
         part = Moments(self.layers[rows], width, classes, self.permutations, self.prefix, "meta")
         part.device, part.sums = self.device, {name: value[rows] for name, value in self.sums.items()}
@@ -141,7 +140,7 @@ class Moments:
         """
         mean, prefix_sum = mean_states(states, batch)
         wide = mean[batch.order].to(self.device, torch.float64)
-        places = [number * (len(self.layers) // self.parts) + index for number, *_ in batch.parts]
+        places = [number * self.stride + index for number, *_ in batch.parts]
         for place, (_, texts, _) in zip(places, batch.parts):
             for columns, name in (
                 (batch.targets, "mean_label_moment"),

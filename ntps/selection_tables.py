@@ -123,12 +123,17 @@ def choice_rows(answers: list[Answer]) -> Iterator[Row]:
             )
 
 
+def procedure_figures(found: list[Answer], place: list[int], kind: str, name: str) -> Array:
+    """A figure of the procedure at each answer's place, mean over models; empty where one has no such draws."""
+    sources = [getattr(a, kind) for a in found]
+    if any(source is None for source in sources):
+        return np.array([])
+    return mean([getattr(source, name)[:, p] for source, p in zip(sources, place)])
+
+
 def choice_row(found: list[Answer], place: list[int]) -> Row:
     def across(kind: str, name: str) -> Array:
-        sources = [getattr(a, kind) for a in found]
-        if any(source is None for source in sources):
-            return np.array([])
-        return mean([getattr(source, name)[:, p] for source, p in zip(sources, place)])
+        return procedure_figures(found, place, kind, name)
 
     n = found[0].question.n
     itself, heldout = (float(across("judged", name)[0]) for name in ("itself", "heldout"))
@@ -217,17 +222,22 @@ def comparison_rows(answers: list[Answer]) -> Iterator[Row]:
         shared = [k for k in found[0].question.kinds if all(k in a.question.kinds for a in found)]
         for score in shared if OWN in shared else ():
             if score != OWN:
-                places = [(a, a.procedures.index(OWN), a.procedures.index(score)) for a in found]
-                own = float(mean([a.judged.heldout[0, p] for a, p, _ in places]))
-                other = float(mean([a.judged.heldout[0, q] for a, _, q in places]))
-                low = high = math.nan
-                if all(a.boot and a.null for a in found):
-                    drawn, null = (
-                        mean([a.boot.heldout[:, p] - a.boot.heldout[:, q] for a, p, q in places if a.boot]),
-                        mean([a.null.heldout[:, p] - a.null.heldout[:, q] for a, p, q in places if a.null]),
-                    )
-                    low, high = difference_interval(own - other, drawn, n, null)
+                (own, own_drawn, own_null), (other, other_drawn, other_null) = (
+                    heldout_figures(found, name) for name in (OWN, score)
+                )
+                low, high = difference_interval(
+                    own - other, own_drawn - other_drawn, n, own_null - other_null
+                )
                 yield head | compared("held out", score, own, other, low, high, math.nan, n)
+
+
+def heldout_figures(found: list[Answer], procedure: str) -> tuple[float, Array, Array]:
+    """Its held-out correlation: observed, resampled ones, permuted ones."""
+    place = [a.procedures.index(procedure) for a in found]
+    (own,), drawn, null = (
+        procedure_figures(found, place, kind, "heldout") for kind in ("judged", "boot", "null")
+    )
+    return float(own), drawn, null
 
 
 def swapped(question: Question, score: str) -> tuple[Array, Array, Array]:

@@ -11,6 +11,7 @@ import K_sweep
 from fig_plot import label_length
 from ntps import cli
 from ntps.scores import Solved
+from ntps.subspaces import Perception
 from tests.fake_results import fake_grid
 from tests.tiny import tiny_world, world_flags
 
@@ -22,7 +23,8 @@ def test_the_share_is_that_of_the_generalized_eigenvectors():
     values, vectors = eigh(S @ S.T, M)
     U, Q = vectors[:, values > 1e-9 * values[-1]], np.linalg.eigh(M)[1][:, :4]
     wanted = np.linalg.norm(Q.T @ U) ** 2 / np.linalg.norm(U) ** 2
-    found = label_length.share(*map(torch.from_numpy, (M, S, Q)))
+    M, S, Q = map(torch.from_numpy, (M, S, Q))
+    found = label_length.share(Perception(M, S).U, Q)
     assert found == pytest.approx(wanted, rel=1e-8) and found > 0.5
 
 

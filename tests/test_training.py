@@ -175,9 +175,7 @@ def test_more_seeds_are_added_to_the_table(pair, tmp_path, script, capsys):
     head, *first = file.read_text().splitlines()
     assert script.main(**pair, **settings, seeds=[0, 7], output=str(tmp_path / "grown")) == 0
     lines = file.read_text().splitlines()
-    assert (
-        lines[0] == head and lines[-len(first) :] == first
-    )  # not measured again: even the seconds are those
+    assert lines[0] == head and lines[-len(first) :] == first  # even the seconds are those
     assert script.main(**pair, **settings, seeds=[0, 7], output=str(tmp_path / "whole")) == 0
     grown, whole = (table(tmp_path / x, name).drop(columns="seconds") for x in ("grown", "whole"))
     pd.testing.assert_frame_equal(grown, whole)
