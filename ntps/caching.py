@@ -233,7 +233,8 @@ class Pass:
         self.plans = []
         for group in self.groups:
             rows = np.sort(np.concatenate([every[part.rows] for part in group]))
-            self.plans.append([rows[batch] for batch in plan_batches(lengths[rows], budget)])
+            plan = [rows[batch] for batch in plan_batches(lengths[rows], budget)]
+            self.plans.append([batch[np.argsort(places[batch], kind="stable")] for batch in plan])
         wants = {
             "tokens_per_batch": budget, "moments": want_moments, "states": want_states, "parts_at_once": size,
         }  # fmt: skip

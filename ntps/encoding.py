@@ -172,7 +172,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 class Corpus:
     """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n).
 
-    parts (n,): which of the sums that share batches each row goes to; without it there is one.
+    parts (n,): which of the sums that share batches each row goes to (ascending within a batch); without it there is one.
     """
 
     ids: list[np.ndarray]
@@ -230,7 +230,7 @@ def encode(
             if last:
                 mean[place] = hidden.flatten(0, 1)[batch.last]
             else:
-                mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)[0]
+                mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
 
         try:
             encoder.run(ids, reduce)
@@ -240,13 +240,26 @@ def encode(
             ) from None
         finite = mean.isfinite().all(2)
         if not finite.all():
-            place, row = (~finite).nonzero()[0].tolist()
+            place, row = not_finite(encoder, ids, batch) or (~finite).nonzero()[0].tolist()
             raise NotFinite(int(rows[row]), encoder.layers[place])
         if moments:
             moments.count(batch.lengths, batch.targets)
         if keep:
             keep(rows, mean.cpu().numpy())
         yield sum(len(corpus.ids[row]) for row in rows)
+
+
+def not_finite(encoder: Encoder, ids: Tensor, batch: Batch) -> tuple[int, int] | None:
+    """Place of the first layer with such a token and the first of its texts (their sums spoil others' of the batch)."""
+    real = torch.arange(ids.shape[1], device=ids.device) < batch.lengths[:, None]
+    found: list[tuple[int, int]] = []
+
+    def look(place: int, hidden: Tensor) -> None:
+        spoiled = (real & ~hidden.isfinite().all(2)).any(1)
+        found.extend((place, int(row)) for row in spoiled.nonzero()[:1])
+
+    encoder.run(ids, look)
+    return found[0] if found else None
 
 
 def moments_of_texts(

@@ -23,21 +23,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ntps.errors import UserError
 
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
 STRIPS = 4  # of a symmetric product: more would save little and make the products too narrow to be fast
-SCAN = 32  # positions summed by one triangular product, at most; longer prefixes carry the total over
+SCAN = 32  # prefixes summed by one triangular product
+TOKENS_AT_ONCE = 16384  # of arrays, with their padding
+GAP = 16  # zeros behind a scratch row: rows at multiples of 256 bytes would compete for the same cache lines
 
 
 class Batch:
-    """What all layers share of one right-padded batch: lengths, prefix positions and targets.
+    """What all layers share of one right-padded batch: where its tokens and prefixes lie, and its targets.
 
     lengths (B,) counts real tokens; targets (B, C) and permuted (B, R*C) are float64. parts (B,) numbers the sums that
-    each text goes to (`Moments.part`), from 0; without it there is one. Targets, permuted and prefixes lie part by part
-    (text `order[i]` in row i), so that what goes to one sum is a slice.
+    each text goes to (`Moments.part`), from 0 and in ascending order, so that what goes to one sum is a slice; without
+    it there is one. The prefixes 1..n-1 of all texts follow each other in blocks of SCAN rows, unused ones at the end.
     """
 
     def __init__(
@@ -48,25 +51,48 @@ class Batch:
         permuted: Tensor | None = None,
         parts: np.ndarray | None = None,
     ):
-        count = len(lengths)
-        parts = np.zeros(count, dtype=np.int64) if parts is None else parts
-        self.lengths = lengths
-        self.last = torch.arange(count, device=lengths.device) * width + lengths - 1
-        self.order = torch.from_numpy(np.argsort(parts, kind="stable")).to(lengths.device)
-        rows = self.order.to(targets.device)
-        self.targets = targets[rows]
-        self.permuted = None if permuted is None else permuted[rows]
-        # flat positions 1..n-1 of every text: those that have a next token
-        prefixes = lengths[self.order] - 1
-        positions = torch.arange(width, device=lengths.device)
-        self.prefix = (self.order[:, None] * width + positions)[positions < prefixes[:, None]]
+        parts = np.zeros(len(lengths), dtype=np.int64) if parts is None else parts
+        if (np.diff(parts) < 0).any():
+            raise ValueError("the texts of a batch must be in the order of their parts")
+        self.lengths, self.targets, self.permuted = lengths, targets, permuted
+        device, prefixes = lengths.device, lengths - 1
+        first = torch.arange(len(lengths), device=device) * width
+        self.last = first + prefixes  # flat places of the texts' last tokens
+        ends = prefixes.cumsum(0)
+        total = int(ends[-1])
+        text = torch.arange(len(lengths), device=device).repeat_interleave(prefixes)
+        places = torch.arange(total, device=device) + (first - ends + prefixes)[text]
+        unused = SCAN - total % SCAN  # one at least: all zeros, the prefix of a text of one token
+        self.token, self.following = (pad(flat, (0, unused)) for flat in (places, places + 1))
+        self.longest = torch.where(prefixes > 0, ends - 1, total)  # rows of the texts' longest prefixes
+        text = pad(text, (0, unused), value=-1).view(-1, SCAN)
+        head, tail = text[:, :1], text[:, -1]
+        self.within = ((text[:, :, None] == text[:, None]) & (text >= 0)[:, None]).tril()  # sums in a block
+        self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
+        self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
         numbers, texts = np.unique(parts, return_counts=True)
         starts = np.concatenate([[0], texts.cumsum()])
-        begins = np.concatenate([[0], prefixes.cumsum(0).cpu().numpy()])[starts]
+        rows = np.concatenate([[0], ends.cpu().numpy()])[starts]
         self.parts = [  # the number of a sum, its texts and its prefixes
-            (int(number), slice(*map(int, starts[at : at + 2])), slice(*map(int, begins[at : at + 2])))
+            (int(number), slice(*map(int, starts[at : at + 2])), slice(*map(int, rows[at : at + 2])))
             for at, number in enumerate(numbers)
         ]
+        self.scratch: Scratch | None = None  # of the first layer, for all
+
+
+class Scratch:
+    """Masks and matrices of a batch in the type and width of its states.
+
+    tokens, prefix and following (rows, d + GAP) hold h_t, c_t and h_(t+1); product (d, d) what joins the sums.
+    """
+
+    def __init__(self, batch: Batch, states: Tensor):
+        rows, width = len(batch.token), states.shape[1]
+        self.within, self.open, self.before = (
+            mask.to(states.dtype) for mask in (batch.within, batch.open, batch.before)
+        )
+        self.tokens, self.prefix, self.following = states.new_zeros(3, rows, width + GAP)
+        self.product = states.new_empty(width, width)
 
 
 class Moments:
@@ -138,8 +164,8 @@ class Moments:
         `index` is the layer's place among those of one part. Token products run in float32, or in float64 for float64
         states; mean-state products in float64, from mean states rounded as they are returned (and stored).
         """
-        mean, prefix_sum = mean_states(states, batch)
-        wide = mean[batch.order].to(self.device, torch.float64)
+        mean = mean_states(states, batch)
+        wide = mean.to(self.device, torch.float64)
         places = [number * self.stride + index for number, *_ in batch.parts]
         for place, (_, texts, _) in zip(places, batch.parts):
             for columns, name in (
@@ -150,16 +176,11 @@ class Moments:
                     self.sums[name][place].addmm_(wide[texts].T, columns[texts])
             self.sums["mean_state"][place] += wide[texts].sum(0)
             add_gram(self.sums["mean_second_moment"][place], wide[texts])
-        if self.prefix and len(batch.prefix):
-            flat = states.to(prefix_sum.dtype).flatten(0, 1)
-            rows = prefix_sum.flatten(0, 1).index_select(0, batch.prefix)
-            del prefix_sum
-            for place, (_, _, prefixes) in zip(places, batch.parts):
-                add_gram(self.sums["prefix_second_moment"][place], rows[prefixes])
-            following = flat.index_select(0, batch.prefix + 1)
-            for place, (_, _, prefixes) in zip(places, batch.parts):
-                product = rows[prefixes].T @ following[prefixes]
-                self.sums["prefix_next_moment"][place] += product.to(self.device)
+        if self.prefix and (scratch := batch.scratch):
+            for place, (_, _, rows) in zip(places, batch.parts):
+                prefix, following = (m[rows, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
+                add_gram(self.sums["prefix_second_moment"][place], prefix, scratch.product)
+                add_product(self.sums["prefix_next_moment"][place], prefix, following, scratch.product)
         return mean
 
     def merge(self, other: Moments) -> Moments:
@@ -202,34 +223,40 @@ class Moments:
         }
 
 
-def add_gram(total: Tensor, rows: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor, product: Tensor | None = None) -> None:
+    """total += left^T right; through `product` where the sums are of another type or on another device."""
+    if left.dtype == total.dtype and left.device == total.device:
+        total.addmm_(left.T, right)
+    else:
+        total += torch.mm(left.T, right, out=product).to(total.device)
+
+
+def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None:
     """Add rows^T rows to `total` in strips that start at the diagonal: 3/8 of the product is never computed."""
     step = -(-rows.shape[1] // STRIPS)
     for start in range(0, rows.shape[1], step):
-        strip = rows[:, start : start + step].T @ rows[:, start:]
-        total[start : start + step, start:] += strip.to(total.device)
+        strip = slice(start, start + step), slice(start, None)
+        by_way = None if product is None else product[strip]
+        add_product(total[strip], rows[:, strip[0]], rows[:, strip[1]], by_way)
 
 
-def mean_states(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean states (B, d) and prefix sums (B, T, d) of right-padded states (B, T, d), in float32 or better."""
-    prefix_sum = running_sum(states.to(torch.promote_types(states.dtype, torch.float32)))
-    mean = prefix_sum.flatten(0, 1).index_select(0, batch.last) / batch.lengths[:, None]
-    return mean, prefix_sum
+def mean_states(states: Tensor, batch: Batch) -> Tensor:
+    """Mean states (B, d) of right-padded states (B, T, d), in float32 or better; c_t and h_(t+1) into the batch's scratch.
 
-
-def running_sum(states: Tensor) -> Tensor:
-    """Cumulative sum over positions (B, T, d) as small triangular products: several times faster than a scan."""
-    batch, length, width = states.shape
-    blocks = -(-length // SCAN)
-    step = -(-length // blocks)
-    if blocks * step > length:
-        states = torch.nn.functional.pad(states, (0, 0, 0, blocks * step - length))
-    triangle = torch.ones(step, step, dtype=states.dtype, device=states.device).tril()
-    sums = triangle @ states.reshape(batch * blocks, step, width)
-    sums = sums.view(batch, blocks, step, width)
-    if blocks > 1:
-        sums[:, 1:] += sums[:, :-1, -1].cumsum(1)[:, :, None]
-    return sums.view(batch, blocks * step, width)[:, :length]
+    Prefixes are summed by small triangular products, several times faster than a scan: each within its block of rows,
+    then what earlier blocks hold of the text that goes on.
+    """
+    flat = states.to(torch.promote_types(states.dtype, torch.float32)).flatten(0, 1)
+    scratch = batch.scratch = batch.scratch or Scratch(batch, flat)
+    width = flat.shape[1]
+    torch.index_select(flat, 0, batch.token, out=scratch.tokens[:, :width])
+    torch.index_select(flat, 0, batch.following, out=scratch.following[:, :width])
+    blocks = scratch.prefix.unflatten(0, (-1, SCAN))
+    torch.bmm(scratch.within, scratch.tokens.view_as(blocks), out=blocks)
+    if len(blocks) > 1:
+        blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
+    sums = scratch.prefix.index_select(0, batch.longest)[:, :width] + flat.index_select(0, batch.last)
+    return sums / batch.lengths[:, None]
 
 
 def one_hot(labels: np.ndarray, classes: int) -> Tensor:
@@ -256,7 +283,7 @@ def from_arrays(
     A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
     labels that do not fit.
     """
-    states = torch.as_tensor(states)
+    states = torch.as_tensor(states).detach()
     states = states[None] if states.ndim == 3 else states
     labels, lengths = np.asarray(labels), np.asarray(lengths)
     count, longest = states.shape[1:3]
@@ -271,19 +298,16 @@ def from_arrays(
             f"lengths run from {lengths.min()} to {lengths.max()}: they must lie in 1 to {longest}"
         )
     classes = int(labels.max()) + 1 if classes is None else classes
-    order = permuted_rows(len(labels), permutations, seed)
+    order = permuted_rows(count, permutations, seed)
+    targets, permuted = one_hot(labels, classes), one_hot(labels[order].T, classes).flatten(1)
     counts = torch.as_tensor(lengths)
-    padding = (torch.arange(states.shape[2]) >= counts[:, None])[..., None]
-    batch = Batch(
-        counts,
-        states.shape[2],
-        one_hot(labels, classes),
-        one_hot(labels[order].T, classes).flatten(1),
-    )
     moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
-    moments.count(counts, batch.targets)
-    for index, layer in enumerate(states):
-        moments.add(index, layer.masked_fill(padding, 0), batch)
+    moments.count(counts, targets)
+    step = max(1, TOKENS_AT_ONCE // longest)
+    for rows in (slice(start, start + step) for start in range(0, count, step)):
+        batch = Batch(counts[rows], longest, targets[rows], permuted[rows])
+        for index, layer in enumerate(states):
+            moments.add(index, layer[rows], batch)
     return moments
 
 

@@ -15,7 +15,7 @@ from ntps.caching import parse_layers
 from ntps.encoding import find_blocks
 from ntps.errors import UserError
 from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model, without_weights
-from ntps.moments import SCAN, STRIPS
+from ntps.moments import GAP, SCAN, STRIPS
 
 Batches = Sequence[np.ndarray]  # the lengths in tokens of every batch's texts
 
@@ -112,18 +112,19 @@ def forward_flops(weights: int, attention: int, batches: Batches) -> float:
 def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
     """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts
 
-    g(B) + 2 B d C (R + 1) + 2 d s B T for M, the labels and the running sums (T in the fewest blocks of at most SCAN
-    positions, all of the same length s), and with prefix moments g(N) + 2 N d^2, N = sum of (n - 1); g(n) = n d^2 (1 + 1 / STRIPS).
+    g(B) + 2 B d C (R + 1) for M and the labels, 2 b (d + GAP) (SCAN^2 + b) for the prefix sums in b = N // SCAN + 1 blocks, and
+    with prefix moments g(N) + 2 N d^2; N = sum of (n - 1) and g(n) = n d^2 (1 + 1 / STRIPS).
     """
     step = -(-width // STRIPS)
     gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
     total = 0.0
     for n in batches:
-        blocks = -(-int(n.max()) // SCAN)
-        scan = -(-int(n.max()) // blocks)
-        padded = len(n) * blocks * scan
-        total += len(n) * (gram + 2 * width * targets * (permutations + 1)) + 2 * width * scan * padded
-        total += float((n - 1).sum()) * (gram + 2 * width**2) if prefix else 0.0
+        prefixes = int((n - 1).sum())
+        blocks = prefixes // SCAN + 1
+        carried = blocks if blocks > 1 else 0
+        total += len(n) * (gram + 2 * width * targets * (permutations + 1))
+        total += 2 * blocks * (width + GAP) * (SCAN**2 + carried)
+        total += float(prefixes) * (gram + 2 * width**2) if prefix else 0.0
     return total
 
 
@@ -131,10 +132,10 @@ def moments_flops(width: int, targets: int, permutations: int, prefix: bool, bat
 
 
 def batch_bytes(outline: Outline) -> int:
-    """Bound on the temporaries of one padded token, in bytes, for d = width and s bytes a number: the larger of
+    """Bound on what one padded token takes, in bytes, for d = width and s bytes a number: the sum of
 
-    a block's, s (2 d + the outputs of its matrices + the widest of them), and of the moments', 2 s d + 5 d max(4, s):
-    running sums, what they are made from, and the rows picked for the products.
+    a block's temporaries, s (2 d + the outputs of its matrices + the widest of them), and of the moments' scratch for all
+    layers, max(4, s) (3 (d + GAP) + 2 SCAN): h_t, c_t and h_(t+1) by row, and the masks of the sums.
     """
     size, d = outline.dtype.itemsize, outline.width
     widths = [
@@ -146,4 +147,4 @@ def batch_bytes(outline: Outline) -> int:
         for block in outline.blocks
     ]  # numel / d is the output of a matrix that reads the states, or the input of one that makes them
     block = max(sum(found) + max(found) for found in widths)
-    return max(size * (2 * d + block), 2 * size * d + 5 * d * max(4, size))
+    return size * (2 * d + block) + max(4, size) * (3 * (d + GAP) + 2 * SCAN)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.moments import Batch, Moments, from_arrays, one_hot, permuted_rows, running_sum
+from ntps.moments import Batch, Moments, from_arrays, mean_states, one_hot, permuted_rows
 from ntps.subspaces import ntps
 
 NAMES = (
@@ -71,13 +71,13 @@ def test_golden_moments_and_scores(golden):
 
 def test_texts_of_several_sums_may_share_a_batch():
     states, lengths, labels = ragged(n=11)
-    parts = np.array([2, 0, 2, 0, 0, 2, 3, 0, 3, 2, 0])  # none goes to sum 1
+    parts = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 3])  # none goes to sum 1
     targets, order = one_hot(labels, 3), permuted_rows(11, 2, 0)
     permuted = one_hot(labels[order].T, 3).flatten(1)
     moments = Moments([7], 5, 3, permutations=2, parts=4)
-    states = states.masked_fill((torch.arange(7) >= lengths[:, None])[..., None], 0)
     mean = moments.add(0, states, Batch(lengths, 7, targets, permuted, parts))
-    assert torch.allclose(mean, states.sum(1) / lengths[:, None], rtol=1e-12)
+    real = states.masked_fill((torch.arange(7) >= lengths[:, None])[..., None], 0)
+    assert torch.allclose(mean, real.sum(1) / lengths[:, None], rtol=1e-12)
     for number in range(4):
         own = np.flatnonzero(parts == number)
         part = moments.part(number, lengths[own], targets[own])
@@ -168,6 +168,21 @@ def test_permuted_label_moments_are_those_of_the_shuffled_labels():
         assert torch.allclose(moments.average("label_moment_permuted", 0)[draw], again, atol=1e-14)
 
 
+def test_many_texts_are_taken_in_batches(monkeypatch):
+    states, lengths, labels = ragged(n=11)
+    whole = from_arrays(states, lengths, labels, 3, permutations=2)
+    monkeypatch.setattr("ntps.moments.TOKENS_AT_ONCE", 3 * states.shape[1])
+    batches = from_arrays(states, lengths, labels, 3, permutations=2)
+    assert batches.text_count == whole.text_count == 11
+    for name, value in whole.sums.items():
+        assert torch.allclose(batches.sums[name], value, rtol=1e-12, atol=1e-12), name
+
+
+def test_texts_out_of_the_order_of_their_parts_are_refused():
+    with pytest.raises(ValueError, match="order of their parts"):
+        Batch(torch.tensor([2, 2, 2]), 2, torch.ones(3, 1), parts=np.array([0, 1, 0]))
+
+
 def test_one_token_texts_add_to_the_mean_moments_only():
     states, _, labels = ragged(longest=4)
     ones = from_arrays(states, np.ones(len(labels), dtype=int), labels, 3)
@@ -177,10 +192,20 @@ def test_one_token_texts_add_to_the_mean_moments_only():
     assert torch.allclose(ones.average("mean_state", 0), states[:, 0].mean(0))
 
 
-@pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 64, 100])
-def test_running_sum_is_a_cumulative_sum(length):
-    states = torch.randn(3, length, 4, dtype=torch.float64)
-    assert torch.allclose(running_sum(states), states.cumsum(1), atol=1e-12)
+@pytest.mark.parametrize(
+    "lengths", [[1], [1, 1], [33], [5, 1, 28], [32, 1, 32, 2], [100, 3, 64, 65, 1, 9, 9, 9]]
+)
+def test_prefix_sums_are_cumulative_sums_of_each_text(lengths):
+    states = torch.randn(len(lengths), max(lengths) + 2, 4, dtype=torch.float64)
+    batch = Batch(torch.tensor(lengths), states.shape[1], torch.ones(len(lengths), 1))
+    mean = mean_states(states, batch)
+    expected = [states[row, : n - 1].cumsum(0) for row, n in enumerate(lengths)]
+    following = [states[row, 1:n] for row, n in enumerate(lengths)]
+    count = sum(lengths) - len(lengths)
+    for found, rows in ((batch.scratch.prefix, expected), (batch.scratch.following, following)):
+        assert torch.allclose(found[:count, :4], torch.cat(rows), atol=1e-12)
+    for row, n in enumerate(lengths):
+        assert torch.allclose(mean[row], states[row, :n].mean(0), atol=1e-12)
 
 
 def test_moments_of_other_layers_do_not_add_up():
