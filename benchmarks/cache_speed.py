@@ -3,9 +3,10 @@
     python -m benchmarks.cache_speed                      # SmolLM2-135M, ten minutes on two cores
     python -m benchmarks.cache_speed --model FOLDER --texts 96
 
-Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading,
-no writing. Forward pass and cache loop alternate batch by batch, and the faster of two runs of each batch counts, so that
-a machine's moods fall on both; what the loop spends in the moments, against the rest of it, hardly knows them. Some hundred texts at least: with few, hardly any are of similar length to share a batch.
+Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading, no
+writing. Forward pass and cache loop alternate batch by batch, and the faster of two runs of each batch counts, so that a
+machine's moods fall on both; the seconds within the moments against the rest of the loop hardly know them. A hundred
+texts at least: of fewer, hardly any are of similar length and share a batch.
 """
 
 import argparse

@@ -386,16 +386,17 @@ class Pass:
         for process, share in enumerate(shares):
             rows = np.concatenate(share)
             if process == processes.rank():
-                block = np.concatenate(means, 1)
+                block = means[0] if len(means) == 1 else np.concatenate(means, 1)
             else:
                 block = np.empty((layers, len(rows), width), storage.KINDS[kind])
             if process and processes.rank() in (0, process):
                 processes.carry(block, process)
             found.append((np.searchsorted(self.rows, rows), block))
         if processes.first():
-            states = storage.maps(self.job.states_partial)["states"]
-            for places, block in found:
-                states[:, places] = block
+            for layer in range(layers):  # a map of its own each: touched pages count as memory
+                states = storage.maps(self.job.states_partial)["states"][layer]
+                for places, block in found:
+                    states[places] = block[layer]
 
     def _write_parts(self, group: list[Part], moments: Moments) -> None:
         processes.to_first(moments)
