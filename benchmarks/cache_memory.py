@@ -3,7 +3,7 @@
     python -m benchmarks.cache_memory                 # SmolLM2-135M on trec6, nine processes, about ten minutes
 
 Bound: model and one batch (measured: a process that loads texts and model and runs one forward pass of a full batch)
-+ 4 L d^2 x 8 bytes + (R + 1) L d C x 8 bytes. Medians, for the heap of one process is not laid out as the next one's (40 MB).
++ 4 L d^2 x 8 bytes + (R + 1) L d C x 8 bytes. Medians, for the heap of one process is not laid out as the next one's.
 Texts enough to fill batches: fewer make smaller ones, and take less.
 """
 

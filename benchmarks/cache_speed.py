@@ -134,11 +134,9 @@ def compare(
             else:
                 list(encode(encoder, corpus, [rows], moments))
             seconds[(turn + number) % 2].append(time.perf_counter() - start)
-        ours, forward, all_runs = (
-            ours + min(seconds[0]),
-            forward + min(seconds[1]),
-            all_runs + sum(seconds[0]),
-        )
+        ours += min(seconds[0])
+        forward += min(seconds[1])
+        all_runs += sum(seconds[0])
     few = slice(0, plain_count)
     start = time.perf_counter()
     sums = textbook(model, ids[few], labels[few], classes)

@@ -1,6 +1,6 @@
 """How often 90 % intervals after a choice cover what they should: the held-out correlation's, the gap's, a difference's.
 
-    python -m benchmarks.interval_coverage               # some minutes
+    python -m benchmarks.interval_coverage               # half an hour
     python -m benchmarks.interval_coverage --trials 60
 
 n units, a target, and candidates that correlate with it at a given strength; the best candidate is chosen as

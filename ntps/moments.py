@@ -177,10 +177,14 @@ class Moments:
             self.sums["mean_state"][place] += wide[texts].sum(0)
             add_gram(self.sums["mean_second_moment"][place], wide[texts])
         if self.prefix and (scratch := batch.scratch):
+            prefix, following = (m[:, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
+            flat = states.to(following.dtype).flatten(0, 1)
+            torch.index_select(flat, 0, batch.following, out=following)
             for place, (_, _, rows) in zip(places, batch.parts):
-                prefix, following = (m[rows, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
-                add_gram(self.sums["prefix_second_moment"][place], prefix, scratch.product)
-                add_product(self.sums["prefix_next_moment"][place], prefix, following, scratch.product)
+                add_gram(self.sums["prefix_second_moment"][place], prefix[rows], scratch.product)
+                add_product(
+                    self.sums["prefix_next_moment"][place], prefix[rows], following[rows], scratch.product
+                )
         return mean
 
     def merge(self, other: Moments) -> Moments:
@@ -241,7 +245,7 @@ def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None
 
 
 def mean_states(states: Tensor, batch: Batch) -> Tensor:
-    """Mean states (B, d) of right-padded states (B, T, d), in float32 or better; c_t and h_(t+1) into the batch's scratch.
+    """Mean states (B, d) of right-padded states (B, T, d), in float32 or better; the c_t into the batch's scratch.
 
     Prefixes are summed by small triangular products, several times faster than a scan: each within its block of rows,
     then what earlier blocks hold of the text that goes on.
@@ -250,7 +254,6 @@ def mean_states(states: Tensor, batch: Batch) -> Tensor:
     scratch = batch.scratch = batch.scratch or Scratch(batch, flat)
     width = flat.shape[1]
     torch.index_select(flat, 0, batch.token, out=scratch.tokens[:, :width])
-    torch.index_select(flat, 0, batch.following, out=scratch.following[:, :width])
     blocks = scratch.prefix.unflatten(0, (-1, SCAN))
     torch.bmm(scratch.within, scratch.tokens.view_as(blocks), out=blocks)
     if len(blocks) > 1:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.moments import Batch, Moments, from_arrays, mean_states, one_hot, permuted_rows
+from ntps.moments import Batch, Moments, from_arrays, one_hot, permuted_rows
 from ntps.subspaces import ntps
 
 NAMES = (
@@ -197,8 +197,8 @@ def test_one_token_texts_add_to_the_mean_moments_only():
 )
 def test_prefix_sums_are_cumulative_sums_of_each_text(lengths):
     states = torch.randn(len(lengths), max(lengths) + 2, 4, dtype=torch.float64)
-    batch = Batch(torch.tensor(lengths), states.shape[1], torch.ones(len(lengths), 1))
-    mean = mean_states(states, batch)
+    batch = Batch(torch.tensor(lengths), states.shape[1], torch.ones(len(lengths), 1, dtype=torch.float64))
+    mean = Moments([0], 4, 1).add(0, states, batch)
     expected = [states[row, : n - 1].cumsum(0) for row, n in enumerate(lengths)]
     following = [states[row, 1:n] for row, n in enumerate(lengths)]
     count = sum(lengths) - len(lengths)
