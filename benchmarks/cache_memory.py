@@ -21,13 +21,13 @@ from ntps.models import load_config, resolve_model
 ROOT = Path(__file__).resolve().parent.parent
 PERMUTATIONS = 20
 FORWARD = """
-import sys, torch
+import sys, numpy, torch
 from ntps.caching import TOKENS_PER_BATCH, Source
 from ntps.data import load_dataset
 data = load_dataset(sys.argv[2])
 source = Source(sys.argv[1], None, "cpu", "float32", None, "all")
-ids = torch.randint(3, 1000, (TOKENS_PER_BATCH["cpu"] // 32, 32))
-source.encoder.run(ids, lambda place, states: None)
+tokens = TOKENS_PER_BATCH["cpu"]
+source.encoder.run(torch.randint(3, 1000, (tokens,)), numpy.full(tokens // 32, 32), lambda place, states: None)
 """
 
 

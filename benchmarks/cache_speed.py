@@ -3,10 +3,11 @@
     python -m benchmarks.cache_speed                      # SmolLM2-135M, ten minutes on two cores
     python -m benchmarks.cache_speed --model FOLDER --texts 96
 
-Unit: the plain forward pass of the base model over the same batches, no hidden states kept. Loop only: no loading, no
-writing. Forward pass and cache loop alternate batch by batch, and the faster of two runs of each batch counts, so that a
-machine's moods fall on both; the seconds within the moments against the rest of the loop hardly know them. A hundred
-texts at least: of fewer, hardly any are of similar length and share a batch.
+Unit: the plain forward pass of the base model over the same texts, no hidden states kept, in batches of similar length
+with as little padding as pays (`padded_batches`). The loop is faster than that by what padding costs, for its texts
+share a row (ntps/packing.py), and slower by the moments: their seconds against the rest of the loop are printed too.
+Loop only: no loading, no writing. Batches of both take turns, and the faster of two runs of each counts, so that a machine's
+moods fall on both. A hundred texts at least: of fewer, hardly any are of similar length and share a batch.
 """
 
 import argparse
@@ -18,10 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from ntps.caching import TOKENS_PER_BATCH
 from ntps.data import load_dataset
-from ntps.encoding import Corpus, Encoder, encode, pad, plan_batches, tokenize
+from ntps.encoding import Corpus, Encoder, encode, plan_batches, tokenize
 from ntps.model_files import source_folder
 from ntps.models import load_tokenizer, resolve_model
 from ntps.moments import Batch, Moments, one_hot, permuted_rows
+from ntps.text_order import pad
 
 PERMUTATIONS = 20
 
@@ -99,6 +101,28 @@ def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int) -> 
     return sums
 
 
+def padded_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """Rows of every batch, longest texts first: rows x longest <= tokens_per_batch (one row may exceed it).
+
+    Of all ways to cut the sorted texts, the one with the smallest sum of rows x longest + tokens_per_batch / 16; the last
+    is what a batch costs by itself, about. So this is as little padding as pays.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    count = len(order)
+    least, ends = np.zeros(count + 1), np.zeros(count, int)  # of the texts from each place on
+    for start in range(count - 1, -1, -1):
+        longest = int(lengths[order[start]])
+        rows = min(max(1, tokens_per_batch // longest), count - start)
+        costs = np.arange(1, rows + 1) * longest + least[start + 1 : start + 1 + rows]
+        ends[start] = start + 1 + costs.argmin()
+        least[start] = costs.min() + tokens_per_batch / 16
+    batches, start = [], 0
+    while start < count:
+        batches.append(order[start : ends[start]])
+        start = ends[start]
+    return batches
+
+
 def matmul_rate(size: int = 2048) -> float:
     """FLOP/s of a large float32 matrix product."""
     a = torch.randn(size, size)
@@ -119,24 +143,31 @@ def compare(
     ids, _ = tokenize(texts, tokenizer, 512)
     corpus = Corpus(ids, labels, classes, permuted_rows(len(ids), PERMUTATIONS, 42))
     encoder = Encoder(base)
-    batches = plan_batches(corpus.lengths, budget)
+    batches, padded = (plan(corpus.lengths, budget) for plan in (plan_batches, padded_batches))
     moments = Timed(encoder.layers, encoder.width, classes, PERMUTATIONS)
     warm = Moments(encoder.layers, encoder.width, classes, PERMUTATIONS)
     list(encode(encoder, corpus, [batches[0], batches[-1]], warm))
-    forward = ours = all_runs = 0.0
-    for number, rows in enumerate(batches):
-        padded = pad([ids[row] for row in rows])
-        seconds: tuple[list[float], list[float]] = ([], [])
-        for turn in range(4):
+
+    def loop(rows: np.ndarray) -> None:
+        list(encode(encoder, corpus, [rows], moments))
+
+    def plain_pass(rows: np.ndarray) -> None:
+        base(input_ids=pad([ids[row] for row in rows]), use_cache=False)
+
+    times = {loop: np.zeros((2, len(batches))), plain_pass: np.zeros((2, len(padded)))}
+    turns = [
+        ((number + 0.5) / len(plan), run, number, rows)
+        for run, plan in ((loop, batches), (plain_pass, padded))
+        for number, rows in enumerate(plan)
+    ]
+    turns.sort(key=lambda turn: turn[0])
+    for repeat in range(2):
+        for _, run, number, rows in turns:
             start = time.perf_counter()
-            if (turn + number) % 2:
-                base(input_ids=padded, use_cache=False)
-            else:
-                list(encode(encoder, corpus, [rows], moments))
-            seconds[(turn + number) % 2].append(time.perf_counter() - start)
-        ours += min(seconds[0])
-        forward += min(seconds[1])
-        all_runs += sum(seconds[0])
+            run(rows)
+            times[run][repeat, number] = time.perf_counter() - start
+    ours, forward = (float(times[run].min(0).sum()) for run in (loop, plain_pass))
+    all_runs = float(times[loop].sum())
     few = slice(0, plain_count)
     start = time.perf_counter()
     sums = textbook(model, ids[few], labels[few], classes)
@@ -153,11 +184,11 @@ def compare(
     )
     plain *= corpus.lengths.sum() / part.lengths.sum()
     lengths = corpus.lengths
-    padded_tokens = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    padded_tokens = sum(len(rows) * int(lengths[rows].max()) for rows in padded)
     weights = sum(p.numel() for block in encoder.blocks for p in block.parameters())
     rate = 2 * weights * padded_tokens / forward
     print(
-        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}), {len(batches)} batches\n"
+        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}), {len(batches)} batches, padded {len(padded)} of {padded_tokens} tokens\n"
         f"  forward pass alone      {forward:7.2f} s   {lengths.sum() / forward:6.0f} tokens/s   {rate / 1e9:.0f} GFLOP/s"
         f" = {rate / matmul_rate():.2f} of a large matrix product\n"
         f"  cache loop              {ours:7.2f} s   {ours / forward:.3f} x the forward pass; moments {moments.seconds / (all_runs - moments.seconds):.3f} of the rest of the loop\n"

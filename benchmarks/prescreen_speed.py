@@ -17,13 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import prescreen
+from benchmarks.cache_speed import padded_batches
 from ntps import cli
 from ntps.caching import default_budget
 from ntps.data import load_dataset
-from ntps.encoding import pad, plan_batches, tokenize
+from ntps.encoding import tokenize
 from ntps.models import (
     context_length,
     load_config,
@@ -33,6 +35,7 @@ from ntps.models import (
     pick_dtype,
     resolve_model,
 )
+from ntps.text_order import pad
 
 
 def candidates(folder: Path, model: str) -> list[str]:
@@ -65,8 +68,8 @@ def forward_alone(name: str, texts: list[str]) -> tuple[float, float]:
     model = load_model(spec, pick_dtype(None, spec, device), device)
     ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None))
     begun = time.perf_counter()
-    for rows in plan_batches([len(tokens) for tokens in ids], default_budget(device)):
-        model(input_ids=pad([ids[row] for row in rows], device), use_cache=False)
+    for rows in padded_batches(np.array([len(tokens) for tokens in ids]), default_budget(device)):
+        model(input_ids=pad([ids[row] for row in rows]).to(device), use_cache=False)
     if device.type == "cuda":
         torch.cuda.synchronize()
     ended = time.perf_counter()

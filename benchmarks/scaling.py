@@ -91,8 +91,8 @@ def add(d: int, texts: int, tokens: int) -> Callable[[], object]:
     """What cache.py does for a layer of a batch, beside the forward pass."""
     targets = one_hot(np.arange(texts) % CLASSES, CLASSES)
     lengths = torch.full((texts,), tokens)
-    batch = Batch(lengths, tokens, targets, targets.repeat(1, PERMUTATIONS))
-    states, moments = torch.randn(texts, tokens, d), Moments([0], d, CLASSES, PERMUTATIONS)
+    batch = Batch(lengths, targets, targets.repeat(1, PERMUTATIONS))
+    states, moments = torch.randn(texts * tokens, d), Moments([0], d, CLASSES, PERMUTATIONS)
     return lambda: moments.add(0, states, batch)
 
 

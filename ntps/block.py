@@ -143,12 +143,12 @@ def saved_bytes(outline: Outline, lora: Mapping[str, Any] | None) -> int:
 
 
 def _moments(states: Tensor, targets: int, permutations: int) -> Callable[[], Tensor]:
-    rows, length, width = states.shape
+    (rows, length, width), states = states.shape, states.flatten(0, 1)
     home = torch.device("cpu" if states.device.type == "mps" else states.device)
     true, permuted = (
         torch.ones(rows, n, dtype=torch.float64, device=home) for n in (targets, targets * permutations)
     )
-    batch = Batch(torch.full((rows,), length, device=states.device), length, true, permuted)
+    batch = Batch(torch.full((rows,), length, device=states.device), true, permuted)
     sums = Moments([0], width, targets, permutations, device=states.device)
     return lambda: sums.add(0, states, batch)
 

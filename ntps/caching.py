@@ -46,7 +46,7 @@ SUMS_AT_ONCE = 2**30  # bytes; a part that takes more has them alone
 
 
 def default_budget(device: torch.device) -> int:
-    """Padded tokens in a batch, unless the user says otherwise."""
+    """Tokens in a batch, unless the user says otherwise."""
     return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
 
 
@@ -236,7 +236,7 @@ class Pass:
             plan = [rows[batch] for batch in plan_batches(lengths[rows], budget)]
             self.plans.append([batch[np.argsort(places[batch], kind="stable")] for batch in plan])
         wants = {
-            "tokens_per_batch": budget, "moments": want_moments, "states": want_states, "parts_at_once": size,
+            "tokens_per_batch": budget, "packed": True, "moments": want_moments, "states": want_states, "parts_at_once": size,
         }  # fmt: skip
         self.progress_identity = job.identity | {"pass": wants}
         self.about = {

@@ -1,7 +1,8 @@
-"""Text to hidden states to moments: tokens, batches of similar length, each layer reduced as it appears."""
+"""Text to hidden states to moments: tokens, batches, each layer reduced as it appears."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from ntps.errors import UserError
 from ntps.moments import Batch, Moments, mean_states, permuted_rows, targets_of
+from ntps.packing import Packed, equal_runs, run_packed
 
-Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (B, T, d)
+Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
 
 
 # --- tokens and batches --------------------------------------------------------------------------------------------
@@ -41,40 +43,21 @@ def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.
 
 
 def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Rows of every batch, longest texts first: rows x longest <= tokens_per_batch (one row may exceed it).
+    """Rows of every batch, longest texts first: as many as have tokens_per_batch tokens at most (one may have more).
 
-    Of all ways to cut the sorted texts, the one with the smallest sum of rows x longest + c, where c = tokens_per_batch / 16
-    stands for what a batch costs by itself (on a CPU half of it for the forward pass alone, benchmarks/batch_cost.py): texts
-    much shorter than a batch's longest are worth their own.
-    Longest first, so that memory runs out at once or never and the time left is not too hopeful. The plan depends
-    on lengths and budget alone: a resumed run, or rank r of N that takes every N-th batch, follows the same plan.
+    Longest first, so that memory runs out at once or never, the time left is not too hopeful, and texts of equal length
+    are neighbours. The plan depends on lengths and budget alone: a resumed run, or rank r of N that takes every N-th
+    batch, follows the same plan.
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")
-    count = len(order)
-    least, ends = (
-        np.zeros(count + 1),
-        np.zeros(count, int),
-    )  # of the texts from each place on; where its batch ends
-    for start in range(count - 1, -1, -1):
-        longest = int(lengths[order[start]])
-        rows = min(max(1, tokens_per_batch // longest), count - start)
-        costs = np.arange(1, rows + 1) * longest + least[start + 1 : start + 1 + rows]
-        ends[start] = start + 1 + costs.argmin()
-        least[start] = costs.min() + tokens_per_batch / 16
-    batches, start = [], 0
-    while start < count:
-        batches.append(order[start : ends[start]])
-        start = ends[start]
-    return batches
-
-
-def pad(ids: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Tensor:
-    """Right-padded (B, T). Causal attention never looks right, so any padding id will do and no mask is needed."""
-    padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
-    for row, tokens in zip(padded, ids, strict=True):
-        row[: len(tokens)] = tokens
-    return torch.from_numpy(padded).to(device)
+    starts, tokens = [0], 0
+    for place, length in enumerate(lengths[order]):
+        if tokens and tokens + length > tokens_per_batch:
+            starts.append(place)
+            tokens = 0
+        tokens += length
+    return np.split(order, starts[1:])
 
 
 # --- hidden states -------------------------------------------------------------------------------------------------
@@ -88,7 +71,8 @@ class Encoder:
     """Runs a base model and hands over each wanted layer's states the moment they appear; none are kept.
 
     layers: indices in the convention of `hidden_states` (0 = embeddings, K = last block after the final norm), or
-    None for all K+1. Blocks above the highest wanted layer are not computed.
+    None for all K+1. Blocks above the highest wanted layer are not computed. packs: whether texts of different lengths
+    share a pass, in one row without padding (ntps.packing); where the model cannot, only texts of equal length do.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
@@ -98,7 +82,7 @@ class Encoder:
         self.layers = list(range(top + 1)) if layers is None else sorted(set(layers))
         if not self.layers or self.layers[0] < 0 or self.layers[-1] > top:
             raise UserError(f"--layers {','.join(map(str, self.layers))}: this model has layers 0 to {top}")
-        self._verify()
+        self.packs = self._verified()
 
     @property
     def device(self) -> torch.device:
@@ -112,17 +96,30 @@ class Encoder:
     def width(self) -> int:
         return int(self.model.config.hidden_size)
 
+    def passes(self, lengths: np.ndarray) -> list[slice]:
+        """The texts of a batch that share a forward pass: all of them, or those of equal length."""
+        return [slice(0, len(lengths))] if self.packs else equal_runs(lengths)
+
     @torch.inference_mode()
-    def run(self, input_ids: Tensor, sink: Sink) -> None:
-        """One forward pass of right-padded ids (B, T); `sink(place, states)` for each wanted layer, in order."""
+    def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> None:
+        """One forward pass of texts that may share one (`passes`), their ids (N,) one after the other.
+
+        `sink(place, states)` for each wanted layer, in order, with states (N, d) as the ids.
+        """
+        self._run(ids, lengths, sink, Packed(lengths) if self.packs else None)
+
+    def _run(self, ids: Tensor, lengths: np.ndarray, sink: Sink, packed: Packed | None) -> None:
         handles = [
             self.blocks[layer].register_forward_pre_hook(self._tap(place, layer, sink), with_kwargs=True)
             for place, layer in enumerate(self.layers)
             if layer < len(self.blocks)
         ]
         try:
-            final = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
-            sink(len(self.layers) - 1, final)
+            if packed:
+                output = run_packed(self.model, ids, packed)
+            else:
+                output = self.model(input_ids=ids.view(len(lengths), -1), use_cache=False)
+            sink(len(self.layers) - 1, output.last_hidden_state.flatten(0, 1))
         except _Enough:
             pass
         finally:
@@ -131,27 +128,58 @@ class Encoder:
 
     def _tap(self, place: int, layer: int, sink: Sink):
         def hook(block, args, kwargs):  # what enters block i is hidden_states[i]
-            sink(place, args[0] if args else kwargs["hidden_states"])
+            sink(place, (args[0] if args else kwargs["hidden_states"]).flatten(0, 1))
             if layer == self.layers[-1]:
                 raise _Enough
 
         return hook
 
     @torch.inference_mode()
-    def _verify(self) -> None:
-        """The states caught must be the model's own hidden_states, and must not depend on what stands to their right."""
-        ids = torch.arange(3, 11, device=self.device)[None] % self.model.config.vocab_size
-        caught: dict[int, Tensor] = {}
-        self.run(ids, lambda place, states: caught.update({place: states[:, :5]}))
-        expected = self.model(input_ids=ids[:, :5], use_cache=False, output_hidden_states=True).hidden_states
-        tolerance = 1e-4 if expected[0].dtype in (torch.float32, torch.float64) else 5e-2
-        for place, layer in enumerate(self.layers):
-            gap = (caught[place].float() - expected[layer].float()).norm() / expected[layer].float().norm()
-            if gap > tolerance:  # NaN passes: encode() names the text and the layer
+    def _verified(self) -> bool:
+        """Whether texts may share a row. UserError unless what is caught are the model's own hidden_states of a text
+        alone, whatever stands to its right."""
+        ids = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size
+        texts, seen = [ids, ids[2:], ids[2:], ids[:5]], 4
+        alone = [
+            self.model(input_ids=text[None, :seen], use_cache=False, output_hidden_states=True).hidden_states
+            for text in texts
+        ]
+        tolerance = 1e-4 if alone[0][0].dtype in (torch.float32, torch.float64) else 5e-2
+
+        def furthest(some: slice, packed: Packed | None) -> tuple[float, int]:
+            """The largest relative difference of a layer, over these texts in one pass."""
+            caught: dict[int, Tensor] = {}
+            lengths = [len(text) for text in texts[some]]
+            self._run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__, packed)
+            return max(
+                (difference(one[:seen], own[layer][0]), layer)
+                for place, layer in enumerate(self.layers)
+                for one, own in zip(caught[place].split(lengths), alone[some])
+            )
+
+        every = Packed(np.array([len(text) for text in texts]))
+        try:
+            gap, _ = furthest(slice(None), every)
+            if gap <= tolerance and every.attentions == self.layers[-1]:
+                return True
+        except Exception:  # whatever a model says to a row of texts: it gets them one length at a time
+            pass
+        for run in equal_runs(every.lengths):
+            gap, layer = furthest(run, None)
+            if gap > tolerance:
                 raise UserError(
                     f"{type(self.model).__name__}: layer {layer} does not match the model's own hidden_states "
                     f"(relative difference {gap:.1e}); only causal language models are supported"
                 )
+        return False
+
+
+def difference(found: Tensor, own: Tensor) -> float:
+    """Relative difference of states; 0 where the model's own are not finite, which encode() tells of text and layer."""
+    found, own = found.float(), own.float()
+    if not own.isfinite().all():
+        return 0.0
+    return float(((found - own).norm() / own.norm()).nan_to_num(math.inf))
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
@@ -186,14 +214,14 @@ class Corpus:
         return np.array([len(tokens) for tokens in self.ids])
 
     def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Batch]:
-        """Padded ids and the batch description of some rows."""
-        ids = pad([self.ids[row] for row in rows], device)
+        """The ids (N,) of some rows, one text after the other, and the batch description."""
+        ids = torch.from_numpy(np.concatenate([self.ids[row] for row in rows])).to(device)
         home = torch.device("cpu" if device.type == "mps" else device)
-        lengths = torch.tensor([len(self.ids[row]) for row in rows], device=device)
+        lengths = torch.from_numpy(self.lengths[rows]).to(device)
         targets = targets_of(self.labels[rows], self.classes).to(home)
         permuted = targets_of(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
         parts = None if self.parts is None else self.parts[rows]
-        return ids, Batch(lengths, ids.shape[1], targets, permuted, parts)
+        return ids, Batch(lengths, targets, permuted, parts)
 
 
 class NotFinite(UserError):
@@ -220,45 +248,52 @@ def encode(
     Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
     UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
     """
-    for rows in batches:
-        ids, batch = corpus.batch(rows, encoder.device)
-        kept = torch.promote_types(encoder.dtype, torch.float32)
-        # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
-        mean = torch.empty(len(encoder.layers), len(rows), encoder.width, dtype=kept, device=ids.device)
+    for whole in batches:
+        for some in encoder.passes(corpus.lengths[whole]):
+            rows = whole[some]
+            ids, batch = corpus.batch(rows, encoder.device)
+            mean = one_pass(encoder, ids, batch, moments, last)
+            finite = mean.isfinite().all(2)
+            if not finite.all():
+                place, row = not_finite(encoder, ids, batch) or (~finite).nonzero()[0].tolist()
+                raise NotFinite(int(rows[row]), encoder.layers[place])
+            if moments:
+                moments.count(batch.lengths, batch.targets)
+            if keep:
+                keep(rows, mean.cpu().numpy())
+        yield int(corpus.lengths[whole].sum())
 
-        def reduce(place: int, hidden: Tensor, batch=batch, mean=mean) -> None:
-            if last:
-                mean[place] = hidden.flatten(0, 1)[batch.last]
-            else:
-                mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
 
-        try:
-            encoder.run(ids, reduce)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"out of memory with {ids.numel()} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
-            ) from None
-        finite = mean.isfinite().all(2)
-        if not finite.all():
-            place, row = not_finite(encoder, ids, batch) or (~finite).nonzero()[0].tolist()
-            raise NotFinite(int(rows[row]), encoder.layers[place])
-        if moments:
-            moments.count(batch.lengths, batch.targets)
-        if keep:
-            keep(rows, mean.cpu().numpy())
-        yield sum(len(corpus.ids[row]) for row in rows)
+def one_pass(encoder: Encoder, ids: Tensor, batch: Batch, moments: Moments | None, last: bool) -> Tensor:
+    """Mean states (L, B, d), or those of the last tokens; UserError for a batch too large for the memory."""
+    kept = torch.promote_types(encoder.dtype, torch.float32)
+    # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
+    mean = torch.empty(len(encoder.layers), len(batch.last), encoder.width, dtype=kept, device=ids.device)
+
+    def reduce(place: int, hidden: Tensor) -> None:
+        if last:
+            mean[place] = hidden[batch.last]
+        else:
+            mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
+
+    try:
+        encoder.run(ids, batch.lengths.cpu().numpy(), reduce)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
+        ) from None
+    return mean
 
 
 def not_finite(encoder: Encoder, ids: Tensor, batch: Batch) -> tuple[int, int] | None:
     """Place of the first layer with such a token and the first of its texts (their sums spoil others' of the batch)."""
-    real = torch.arange(ids.shape[1], device=ids.device) < batch.lengths[:, None]
     found: list[tuple[int, int]] = []
 
     def look(place: int, hidden: Tensor) -> None:
-        spoiled = (real & ~hidden.isfinite().all(2)).any(1)
-        found.extend((place, int(row)) for row in spoiled.nonzero()[:1])
+        spoiled = (~hidden.isfinite().all(1)).nonzero()[:1, 0]
+        found.extend((place, int(row)) for row in torch.searchsorted(batch.last, spoiled))
 
-    encoder.run(ids, look)
+    encoder.run(ids, batch.lengths.cpu().numpy(), look)
     return found[0] if found else None
 
 

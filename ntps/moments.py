@@ -36,9 +36,9 @@ GAP = 16  # zeros behind a scratch row: rows at multiples of 256 bytes would com
 
 
 class Batch:
-    """What all layers share of one right-padded batch: where its tokens and prefixes lie, and its targets.
+    """What all layers share of one batch: where its tokens and prefixes lie, and its targets.
 
-    lengths (B,) counts real tokens; targets (B, C) and permuted (B, R*C) are float64. parts (B,) numbers the sums that
+    lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are float64. parts (B,) numbers the sums that
     each text goes to (`Moments.part`), from 0 and in ascending order, so that what goes to one sum is a slice; without
     it there is one. The prefixes 1..n-1 of all texts follow each other in blocks of SCAN rows, unused ones at the end.
     """
@@ -46,7 +46,6 @@ class Batch:
     def __init__(
         self,
         lengths: Tensor,
-        width: int,
         targets: Tensor,
         permuted: Tensor | None = None,
         parts: np.ndarray | None = None,
@@ -56,12 +55,13 @@ class Batch:
             raise ValueError("the texts of a batch must be in the order of their parts")
         self.lengths, self.targets, self.permuted = lengths, targets, permuted
         device, prefixes = lengths.device, lengths - 1
-        first = torch.arange(len(lengths), device=device) * width
-        self.last = first + prefixes  # flat places of the texts' last tokens
+        self.last = lengths.cumsum(0) - 1  # places of the texts' last tokens
         ends = prefixes.cumsum(0)
         total = int(ends[-1])
         text = torch.arange(len(lengths), device=device).repeat_interleave(prefixes)
-        places = torch.arange(total, device=device) + (first - ends + prefixes)[text]
+        places = (
+            torch.arange(total, device=device) + text
+        )  # every text before has a last token that is no prefix's
         unused = SCAN - total % SCAN  # one at least: all zeros, the prefix of a text of one token
         self.token, self.following = (pad(flat, (0, unused)) for flat in (places, places + 1))
         self.longest = torch.where(prefixes > 0, ends - 1, total)  # rows of the texts' longest prefixes
@@ -159,7 +159,7 @@ class Moments:
         self.label_second_moment += float((targets**2).sum())
 
     def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
-        """Add one layer's states (B, T, d) of a right-padded batch; return the mean states (B, d).
+        """Add one layer's states (N, d), the tokens of a batch one after the other; return the mean states (B, d).
 
         `index` is the layer's place among those of one part. Token products run in float32, or in float64 for float64
         states; mean-state products in float64, from mean states rounded as they are returned (and stored).
@@ -178,8 +178,7 @@ class Moments:
             add_gram(self.sums["mean_second_moment"][place], wide[texts])
         if self.prefix and (scratch := batch.scratch):
             prefix, following = (m[:, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
-            flat = states.to(following.dtype).flatten(0, 1)
-            torch.index_select(flat, 0, batch.following, out=following)
+            torch.index_select(states.to(following.dtype), 0, batch.following, out=following)
             for place, (_, _, rows) in zip(places, batch.parts):
                 add_gram(self.sums["prefix_second_moment"][place], prefix[rows], scratch.product)
                 add_product(
@@ -245,20 +244,20 @@ def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None
 
 
 def mean_states(states: Tensor, batch: Batch) -> Tensor:
-    """Mean states (B, d) of right-padded states (B, T, d), in float32 or better; the c_t into the batch's scratch.
+    """Mean states (B, d) of states (N, d), in float32 or better; the c_t into the batch's scratch.
 
     Prefixes are summed by small triangular products, several times faster than a scan: each within its block of rows,
     then what earlier blocks hold of the text that goes on.
     """
-    flat = states.to(torch.promote_types(states.dtype, torch.float32)).flatten(0, 1)
-    scratch = batch.scratch = batch.scratch or Scratch(batch, flat)
-    width = flat.shape[1]
-    torch.index_select(flat, 0, batch.token, out=scratch.tokens[:, :width])
+    states = states.to(torch.promote_types(states.dtype, torch.float32))
+    scratch = batch.scratch = batch.scratch or Scratch(batch, states)
+    width = states.shape[1]
+    torch.index_select(states, 0, batch.token, out=scratch.tokens[:, :width])
     blocks = scratch.prefix.unflatten(0, (-1, SCAN))
     torch.bmm(scratch.within, scratch.tokens.view_as(blocks), out=blocks)
     if len(blocks) > 1:
         blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
-    sums = scratch.prefix.index_select(0, batch.longest)[:, :width] + flat.index_select(0, batch.last)
+    sums = scratch.prefix.index_select(0, batch.longest)[:, :width] + states.index_select(0, batch.last)
     return sums / batch.lengths[:, None]
 
 
@@ -306,11 +305,11 @@ def from_arrays(
     counts = torch.as_tensor(lengths)
     moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
     moments.count(counts, targets)
-    step = max(1, TOKENS_AT_ONCE // longest)
+    step, real = max(1, TOKENS_AT_ONCE // longest), torch.arange(longest) < counts[:, None]
     for rows in (slice(start, start + step) for start in range(0, count, step)):
-        batch = Batch(counts[rows], longest, targets[rows], permuted[rows])
+        batch = Batch(counts[rows], targets[rows], permuted[rows])
         for index, layer in enumerate(states):
-            moments.add(index, layer[rows], batch)
+            moments.add(index, layer[rows][real[rows]], batch)
     return moments
 
 

@@ -22,9 +22,11 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -151,28 +153,29 @@ class OutputProjection(nn.Linear):
 class OpenELMAttention(nn.Module):
     def __init__(self, config: OpenELMConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.config, self.layer, self.head_dim = config, layer, config.head_dim
         assert config.num_query_heads is not None and config.num_kv_heads is not None  # __post_init__
         self.query_heads, self.kv_heads = config.num_query_heads[layer], config.num_kv_heads[layer]
+        self.num_key_value_groups = self.query_heads // self.kv_heads  # as attention functions call it
         heads = self.query_heads + 2 * self.kv_heads
         self.qkv_proj = nn.Linear(config.model_dim, heads * config.head_dim, bias=False)
         self.q_norm = OpenELMRMSNorm(config.head_dim)
         self.k_norm = OpenELMRMSNorm(config.head_dim)
         self.out_proj = OutputProjection(self.query_heads * config.head_dim, config.model_dim, bias=False)
 
-    def forward(self, x, mask, cos, sin, cache: Cache | None):
+    def forward(self, x, mask, cos, sin, cache: Cache | None, **kwargs):
         batch, length, _ = x.shape
         heads = self.qkv_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         query, key, value = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
         query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # (B, G, T, d)
-        groups = self.query_heads // self.kv_heads
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         # create_causal_mask gives None where a plain causal mask (for one new token: none at all) is right
-        causal = mask is None and length > 1
-        states = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.out_proj(states.transpose(1, 2).reshape(batch, length, -1))
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, sdpa_attention_forward
+        )
+        states, _ = attention(self, query, key, value, mask, **kwargs)
+        return self.out_proj(states.reshape(batch, length, -1))
 
 
 class OpenELMFeedForward(nn.Module):
@@ -195,8 +198,8 @@ class OpenELMBlock(GradientCheckpointingLayer):
         self.ffn_norm = OpenELMRMSNorm(config.model_dim)
         self.ffn = OpenELMFeedForward(config, layer)
 
-    def forward(self, x, mask, cos, sin, past_key_values: Cache | None = None):
-        x = x + self.attn(self.attn_norm(x), mask, cos, sin, past_key_values)
+    def forward(self, x, mask, cos, sin, past_key_values: Cache | None = None, **kwargs):
+        x = x + self.attn(self.attn_norm(x), mask, cos, sin, past_key_values, **kwargs)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -259,7 +262,7 @@ class OpenELMModel(OpenELMPreTrainedModel):
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
         cos, sin = rotary_angles(position_ids, self.config.head_dim, self.config.rope_freq_constant)
         for block in self.layers:
-            x = block(x, mask, cos, sin, past_key_values=past_key_values)
+            x = block(x, mask, cos, sin, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
 
 

@@ -17,7 +17,9 @@ from ntps.errors import UserError
 from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model, without_weights
 from ntps.moments import GAP, SCAN, STRIPS
 
-Batches = Sequence[np.ndarray]  # the lengths in tokens of every batch's texts
+Batches = Sequence[
+    np.ndarray
+]  # the lengths in tokens of every batch's texts, with their padding if there is any
 
 
 class Outline:
@@ -101,12 +103,12 @@ class Outline:
 
 
 def forward_flops(weights: int, attention: int, batches: Batches) -> float:
-    """Sum over batches of B texts padded to T tokens of 2 P B T + 4 A B T^2; a multiply-add counts as two.
+    """Sum over texts of n tokens of 2 P n + 4 A n^2; a multiply-add counts as two.
 
     P: numbers in the matrices of the blocks; A: their sum of heads x head_dim. Attention counts in full, as torch's
     FlopCounterMode has it, though only its causal half is needed; what is elementwise does not count.
     """
-    return float(sum(len(n) * int(n.max()) * (2 * weights + 4 * attention * int(n.max())) for n in batches))
+    return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
 
 
 def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
@@ -132,7 +134,7 @@ def moments_flops(width: int, targets: int, permutations: int, prefix: bool, bat
 
 
 def batch_bytes(outline: Outline) -> int:
-    """Bound on what one padded token takes, in bytes, for d = width and s bytes a number: the sum of
+    """Bound on what one token takes, in bytes, for d = width and s bytes a number: the sum of
 
     a block's temporaries, s (2 d + the outputs of its matrices + the widest of them), and of the moments' scratch for all
     layers, max(4, s) (3 (d + GAP) + 2 SCAN): h_t, c_t and h_(t+1) by row, and the masks of the sums.

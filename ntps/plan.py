@@ -120,7 +120,7 @@ class Plan:
     per_token: int  # of batch
     disk: int
     work: dict[str, float]
-    typical: tuple[int, int]  # texts and padded length of a middling batch
+    typical: tuple[int, int]  # texts of a middling batch and their tokens on average
     longest: int  # tokens of the longest text
     notes: list[str]
     updated: float = 0.0  # parameters that optimizer steps update, over all steps
@@ -130,7 +130,7 @@ class Plan:
         return self.weights + self.sums + self.batch
 
     def largest(self, free: int) -> int:
-        """Padded tokens of the largest batch that fits."""
+        """Tokens of the largest batch that fits, with their padding where texts are padded."""
         return max(0, (free - self.weights - self.sums) // self.per_token)
 
     def seconds(self, speed: Speed) -> float:
@@ -143,10 +143,10 @@ class Plan:
 
 
 def middling(batches: Batches) -> tuple[int, int]:
-    """Texts and padded length of the batch that the middle token lies in."""
-    sizes = np.cumsum([len(n) * n.max() for n in batches])
+    """Texts, and their tokens on average, of the batch that the middle token lies in."""
+    sizes = np.cumsum([n.sum() for n in batches])
     n = batches[int(np.searchsorted(sizes, sizes[-1] / 2))]
-    return len(n), int(n.max())
+    return len(n), round(n.mean())
 
 
 def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan:
@@ -170,7 +170,7 @@ def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan
         sums = max(sums, empty.nbytes * (1 if shard else group_size(parts, empty)))
         disk += (1 if shard else parts + (parts > 1)) * storage.layout_bytes(storage.moments_layout(empty))
         disk += flags["keep_states"] * len(layers) * len(lengths) * d * max(4, outline.dtype.itemsize)
-    largest = max(len(n) * int(n.max()) for n in planned)
+    largest = max(int(n.sum()) for n in planned)
     return Plan(
         **texts.facts, weights=outline.weight_bytes, sums=sums, batch=per_token * largest, per_token=per_token,
         disk=disk, work=work, typical=middling(planned),
@@ -184,7 +184,7 @@ def plan_linear(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Pla
     states = 4 * outline.width * sum(map(len, texts.lengths.values()))
     return Plan(
         **texts.facts, weights=outline.weight_bytes, sums=states, per_token=per_token,
-        batch=per_token * max(len(n) * int(n.max()) for n in batches), disk=0,
+        batch=per_token * max(int(n.sum()) for n in batches), disk=0,
         work={"forward": forward_flops(outline.weights, outline.attention, batches)}, typical=middling(batches),
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def plan_training(outline: Outline, texts: Texts, flags: Mapping[str, Any], lora
     epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
     training = epochs * (2 if lora else 3) * work(batches)
     if lora:
-        training += epochs * 6 * trained * sum(len(n) * int(n.max()) for n in batches)
+        training += epochs * 6 * trained * sum(int(n.sum()) for n in batches)
     watched = test if released else train[: math.ceil(WATCHED * len(train))]
     scores = [_consecutive(n, max(rows, EVALUATION_BATCH)) for n in (test, watched)]
     evaluation = work(scores[0]) + work(scores[1]) * max(0, steps // flags["eval_every"] - released)
@@ -221,9 +221,9 @@ def plan_training(outline: Outline, texts: Texts, flags: Mapping[str, Any], lora
 
 
 def _consecutive(lengths: np.ndarray, rows: int) -> Batches:
-    """Batches of `rows` texts of similar length, as the trainers make them."""
+    """Batches of `rows` texts of similar length, padded to the longest, as the trainers make them."""
     ordered = np.sort(lengths)[::-1]
-    return np.split(ordered, range(rows, len(ordered), rows))
+    return [np.full_like(n, n.max()) for n in np.split(ordered, range(rows, len(ordered), rows))]
 
 
 def plan_pair(
@@ -360,7 +360,7 @@ def say(script: str, plan: Plan, seconds: float, free: int) -> None:
         f"  {plan.dataset}: {plan.texts} texts, {plan.tokens} tokens; about {duration(seconds)}; {size(plan.disk)} on disk"
     )
     print(f"    memory {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, batch {size(plan.batch)}; "
-          f"largest batch {plan.largest(free)} padded tokens")  # fmt: skip
+          f"largest batch {plan.largest(free)} tokens")  # fmt: skip
     print(f"    operations: {work}")
     for note in plan.notes:
         print(f"    assumed: {note}")

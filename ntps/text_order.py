@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ntps.encoding import pad
+
+def pad(ids: Sequence[np.ndarray]) -> Tensor:
+    """Right-padded (B, T). Causal attention never looks right, so any padding id will do."""
+    padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
+    for row, tokens in zip(padded, ids, strict=True):
+        row[: len(tokens)] = tokens
+    return torch.from_numpy(padded)
 
 
 def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,16 +1,14 @@
 """Tokens, batches, hidden states as they appear, and one pass over texts."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ntps
-from ntps.encoding import Corpus, Encoder, encode, find_blocks, pad, plan_batches, tokenize
+from ntps.encoding import Corpus, Encoder, encode, find_blocks, plan_batches, tokenize
 from ntps.errors import UserError
 from ntps.models import load_model, load_tokenizer, resolve_model
 from ntps.moments import Moments, from_arrays, permuted_rows
@@ -51,63 +49,91 @@ def random_ids(count=12, longest=40, seed=0):
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 4096))
 def test_batches_hold_every_row_once_within_the_budget_longest_first(lengths, budget):
     batches = plan_batches(lengths, budget)
+    planned = [lengths[row] for rows in batches for row in rows]
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    longest = [max(lengths[row] for row in rows) for rows in batches]
-    assert longest == sorted(longest, reverse=True)
-    assert all(
-        len(rows) * top <= budget or len(rows) == 1 for rows, top in zip(batches, longest, strict=True)
-    )
+    assert planned == sorted(lengths, reverse=True)
+    tokens = [sum(lengths[row] for row in rows) for rows in batches]
+    assert all(count <= budget or len(rows) == 1 for rows, count in zip(batches, tokens, strict=True))
+    for count, rows in zip(tokens, batches[1:]):  # none is cut before it is full
+        assert count + lengths[rows[0]] > budget
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 160))
-def test_no_way_to_cut_the_sorted_texts_is_cheaper(lengths, budget):
-    def cost(batches):
-        return sum(len(batch) * max(batch) + budget / 16 for batch in batches)
-
-    longest_first, ways = sorted(lengths, reverse=True), []
-    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
-        ends = [place + 1 for place, cut in enumerate(cuts) if cut]
-        ways.append([longest_first[a:b] for a, b in zip([0, *ends], [*ends, len(lengths)])])
-    allowed = [way for way in ways if all(len(b) == 1 or len(b) * max(b) <= budget for b in way)]
-    planned = [[lengths[row] for row in rows] for rows in plan_batches(lengths, budget)]
-    assert cost(planned) == pytest.approx(min(map(cost, allowed)))
-
-
-def test_every_layer_is_the_models_own_hidden_state(model):
-    ids = [np.arange(3, 15), np.arange(20, 32)]
-    caught = {}
-    encoder = Encoder(model)
-    encoder.run(pad(ids), lambda place, states: caught.update({place: states.clone()}))
+def hidden_states(model, ids):
+    """(layers, n, d) of one text alone."""
     with torch.no_grad():
-        expected = model(input_ids=pad(ids), output_hidden_states=True, use_cache=False).hidden_states
-    assert len(caught) == len(expected) == len(find_blocks(model)) + 1
-    for place, states in enumerate(expected):
-        assert torch.allclose(caught[place], states, atol=1e-5)
+        output = model(input_ids=torch.as_tensor(ids)[None], output_hidden_states=True, use_cache=False)
+    return torch.stack(output.hidden_states)[:, 0]
+
+
+def states_of(encoder, ids):
+    """The same of every text, from the encoder's passes over all of them."""
+    lengths, found = np.array([len(text) for text in ids]), []
+    for some in encoder.passes(lengths):
+        layers: list[torch.Tensor] = []
+        row = torch.from_numpy(np.concatenate(ids[some]))
+        encoder.run(row, lengths[some], lambda place, states, layers=layers: layers.append(states.clone()))
+        found += torch.stack(layers).split(lengths[some].tolist(), dim=1)
+    return found
+
+
+TEXTS = [np.arange(3, 15), np.arange(20, 32), np.arange(40, 45), np.arange(7, 8), np.arange(50, 55)]
+
+
+@pytest.mark.parametrize("packs, passes", [(True, 1), (False, 4)])
+def test_every_layer_is_the_models_own_hidden_state_of_each_text_alone(model, packs, passes):
+    encoder, usual = Encoder(model), model.config._attn_implementation
+    assert encoder.packs
+    encoder.packs = packs
+    assert len(encoder.passes(np.array([len(text) for text in TEXTS]))) == passes
+    for text, states in zip(TEXTS, states_of(encoder, TEXTS), strict=True):
+        assert torch.allclose(states, hidden_states(model, text), atol=1e-5)
+    assert model.config._attn_implementation == usual
+
+
+@pytest.mark.parametrize(
+    "kind, own",
+    [
+        ("bloom", {}),  # positions by bias, from the mask
+        (
+            "gpt_neo",
+            {"num_layers": 3, "num_heads": 4, "attention_types": [[["global"], 3]]},
+        ),  # its own attention
+        ("mistral", {"sliding_window": 4}),
+        ("llama4_text", {"head_dim": 8, "attention_chunk_size": 4}),  # a window that only its mask knows
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_texts_cannot_share_a_row_gets_them_by_length(kind, own, dtype):
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 100}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, **own}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **shape), dtype=dtype).eval()
+    encoder = Encoder(model)
+    assert not encoder.packs
+    for text, states in zip(TEXTS, states_of(encoder, TEXTS), strict=True):
+        expected = hidden_states(model, text)
+        assert torch.allclose(states, expected, atol=1e-5 if dtype == torch.float32 else 0.05)
 
 
 def test_chosen_layers_are_the_same_states_and_higher_blocks_do_not_run(model):
-    ids = pad([np.arange(3, 15)])
+    ids, lengths = torch.arange(3, 15), np.array([5, 7])
     every, some, ran = {}, {}, []
-    Encoder(model).run(ids, lambda place, states: every.update({place: states.clone()}))
+    Encoder(model).run(ids, lengths, lambda place, states: every.update({place: states.clone()}))
     encoder = Encoder(model, [2, 0])
-    for number, block in enumerate(encoder.blocks):
+    hooks = [
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
-    encoder.run(ids, lambda place, states: some.update({place: states.clone()}))
-    assert ran == [0, 1]
+        for number, block in enumerate(encoder.blocks)
+    ]
+    encoder.run(ids, lengths, lambda place, states: some.update({place: states.clone()}))
+    for hook in hooks:
+        hook.remove()
+    assert encoder.packs and ran == [0, 1]
     assert torch.equal(some[0], every[0]) and torch.equal(some[1], every[2])
 
 
-def test_the_pass_equals_one_text_at_a_time(model):
+@pytest.mark.parametrize("packs", [True, False])
+def test_the_pass_equals_one_text_at_a_time(model, packs):
     ids, labels = random_ids(), np.arange(12) % 3
-    with torch.no_grad():
-        outputs = [
-            torch.stack(
-                model(
-                    input_ids=torch.as_tensor(row)[None], output_hidden_states=True, use_cache=False
-                ).hidden_states
-            )[:, 0]
-            for row in ids
-        ]
+    outputs = [hidden_states(model, row) for row in ids]
     states = torch.nn.utils.rnn.pad_sequence([o.transpose(0, 1) for o in outputs], batch_first=True).permute(
         2, 0, 1, 3
     )
@@ -115,9 +141,11 @@ def test_the_pass_equals_one_text_at_a_time(model):
     corpus = Corpus(ids, labels, 3, permuted_rows(12, 2, 42))
     kept = np.zeros((4, 12, 32), np.float32)
     moments = Moments(range(4), 32, 3, 2)
+    encoder = Encoder(model)
+    encoder.packs = packs
     list(
         encode(
-            Encoder(model),
+            encoder,
             corpus,
             plan_batches(corpus.lengths, 64),
             moments,

@@ -75,7 +75,8 @@ def test_texts_of_several_sums_may_share_a_batch():
     targets, order = one_hot(labels, 3), permuted_rows(11, 2, 0)
     permuted = one_hot(labels[order].T, 3).flatten(1)
     moments = Moments([7], 5, 3, permutations=2, parts=4)
-    mean = moments.add(0, states, Batch(lengths, 7, targets, permuted, parts))
+    flat = states[torch.arange(7) < lengths[:, None]]
+    mean = moments.add(0, flat, Batch(lengths, targets, permuted, parts))
     real = states.masked_fill((torch.arange(7) >= lengths[:, None])[..., None], 0)
     assert torch.allclose(mean, real.sum(1) / lengths[:, None], rtol=1e-12)
     for number in range(4):
@@ -180,7 +181,7 @@ def test_many_texts_are_taken_in_batches(monkeypatch):
 
 def test_texts_out_of_the_order_of_their_parts_are_refused():
     with pytest.raises(ValueError, match="order of their parts"):
-        Batch(torch.tensor([2, 2, 2]), 2, torch.ones(3, 1), parts=np.array([0, 1, 0]))
+        Batch(torch.tensor([2, 2, 2]), torch.ones(3, 1), parts=np.array([0, 1, 0]))
 
 
 def test_one_token_texts_add_to_the_mean_moments_only():
@@ -196,16 +197,16 @@ def test_one_token_texts_add_to_the_mean_moments_only():
     "lengths", [[1], [1, 1], [33], [5, 1, 28], [32, 1, 32, 2], [100, 3, 64, 65, 1, 9, 9, 9]]
 )
 def test_prefix_sums_are_cumulative_sums_of_each_text(lengths):
-    states = torch.randn(len(lengths), max(lengths) + 2, 4, dtype=torch.float64)
-    batch = Batch(torch.tensor(lengths), states.shape[1], torch.ones(len(lengths), 1, dtype=torch.float64))
-    mean = Moments([0], 4, 1).add(0, states, batch)
-    expected = [states[row, : n - 1].cumsum(0) for row, n in enumerate(lengths)]
-    following = [states[row, 1:n] for row, n in enumerate(lengths)]
+    states = torch.randn(sum(lengths), 4, dtype=torch.float64)
+    batch = Batch(torch.tensor(lengths), torch.ones(len(lengths), 1, dtype=torch.float64))
+    mean, texts = Moments([0], 4, 1).add(0, states, batch), states.split(lengths)
+    expected = [text[:-1].cumsum(0) for text in texts]
+    following = [text[1:] for text in texts]
     count = sum(lengths) - len(lengths)
     for found, rows in ((batch.scratch.prefix, expected), (batch.scratch.following, following)):
         assert torch.allclose(found[:count, :4], torch.cat(rows), atol=1e-12)
-    for row, n in enumerate(lengths):
-        assert torch.allclose(mean[row], states[row, :n].mean(0), atol=1e-12)
+    for row, text in enumerate(texts):
+        assert torch.allclose(mean[row], text.mean(0), atol=1e-12)
 
 
 def test_moments_of_other_layers_do_not_add_up():

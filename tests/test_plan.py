@@ -91,7 +91,7 @@ def test_forward_operations_are_those_that_torch_counts(tmp_path, arch, layers):
     batches = [np.array([40, 40, 37]), np.array([9, 3])]
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         for n in batches:
-            encoder.run(torch.ones(len(n), n.max(), dtype=torch.int64), lambda place, states: None)
+            encoder.run(torch.ones(n.sum(), dtype=torch.int64), n, lambda place, states: None)
     ours = outline.forward_flops(found.weights, found.attention, batches)
     assert ours == pytest.approx(counted.get_total_flops(), rel=0.01)  # 0.01: angles of rotary positions
 
@@ -104,8 +104,7 @@ def test_moments_operations_are_those_that_torch_counts(d, prefix):
     with FlopCounterMode(display=False) as counted:
         for n in batches:
             targets, permuted = torch.ones(len(n), C).double(), torch.ones(len(n), C * R).double()
-            batch = Batch(torch.as_tensor(n), int(n.max()), targets, permuted)
-            moments.add(0, torch.randn(len(n), int(n.max()), d), batch)
+            moments.add(0, torch.randn(n.sum(), d), Batch(torch.as_tensor(n), targets, permuted))
     # M and the labels are added by addmm_ in place, which torch does not count: 8 texts, 4 strips
     labels, step = 2 * 8 * d * C * (R + 1), -(-d // 4)
     gram = 2 * 8 * sum(min(step, d - start) * (d - start) for start in range(0, d, step))
@@ -201,12 +200,13 @@ def test_batch_memory_bounds_what_a_batch_takes(tmp_path, arch):
     encoder = Encoder(AutoModel.from_pretrained(tiny).eval())
     rows, length = 16, 100
     columns = torch.ones(rows, 3, dtype=torch.float64)
-    batch = Batch(torch.full((rows,), length), length, columns, None)
+    lengths = np.full(rows, length)
+    batch = Batch(torch.from_numpy(lengths), columns, None)
     moments = Moments(found.layers, 64, 3)
-    ids = torch.ones(rows, length, dtype=torch.int64)
-    encoder.run(ids, lambda place, states: moments.add(place, states, batch))
+    ids = torch.ones(rows * length, dtype=torch.int64)
+    encoder.run(ids, lengths, lambda place, states: moments.add(place, states, batch))
     with Peak() as peak:
-        encoder.run(ids, lambda place, states: moments.add(place, states, batch))
+        encoder.run(ids, lengths, lambda place, states: moments.add(place, states, batch))
     bound = outline.batch_bytes(found) * rows * length
     assert bound / 3 < peak.most <= bound
 
@@ -362,7 +362,7 @@ def test_the_calibration_runs_one_block_of_the_models_own_size(tmp_path, arch):
 def test_the_middling_batch_holds_the_middle_token():
     lengths = np.array([1, 1, 1, 10, 30, 40])
     batches = [lengths[rows] for rows in plan_batches(lengths, 40)]
-    assert plan.middling(batches) == (1, 30)
+    assert plan.middling(batches) == (2, 20)
 
 
 def test_a_split_without_a_size_has_that_of_test(no_hub):

@@ -1,0 +1,100 @@
+"""Texts of different lengths in one row, without padding, each by itself.
+
+A batch is one sequence of all its tokens (1, N) whose positions start again with every text. A decoder treats tokens one
+by one, but for its attention, which transformers lets be replaced (AttentionInterface); here it is the model's own SDPA, on
+the texts of each length together. Texts come sorted by length, so that a pass over a data set has about as many calls more
+as there are different lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ATTENTION = "ntps_packed"
+UNDERSTOOD = {
+    "dropout",
+    "scaling",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+}  # of what models tell an attention
+PLAIN = {"full_attention"}  # of the kinds of layers a configuration may list
+
+
+class NotPlain(Exception):
+    """The attention is more than causal: windows, caps or sinks, which texts in one row are not to be trusted with."""
+
+
+def equal_runs(lengths: Sequence[int] | np.ndarray) -> list[slice]:
+    """The texts in runs of equal length, as slices."""
+    cuts = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
+    return [slice(start, stop) for start, stop in zip(cuts, cuts[1:])]
+
+
+@dataclass
+class Packed:
+    """The lengths of the texts in a row, and how many attentions have kept them apart."""
+
+    lengths: np.ndarray
+    attentions: int = 0
+
+    def __post_init__(self) -> None:
+        self.lengths = np.asarray(self.lengths)
+        ends = self.lengths.cumsum()
+        self.starts = ends - self.lengths
+        self.runs = [  # first token, end, texts
+            (int(self.starts[run.start]), int(ends[run.stop - 1]), run.stop - run.start)
+            for run in equal_runs(self.lengths)
+        ]
+
+    def positions(self, device: torch.device) -> Tensor:
+        """(1, N): of every token in its text."""
+        positions = np.arange(self.lengths.sum()) - self.starts.repeat(self.lengths)
+        return torch.from_numpy(positions).to(device)[None]
+
+
+def attend_apart(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed: Packed,
+    **told: Any,
+) -> tuple[Tensor, None]:
+    """(1, N, heads, head_dim) of query (1, heads, N, head_dim), key and value: causal attention within each text."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if more := {name for name, what in told.items() if what is not None} - UNDERSTOOD:
+        raise NotPlain(f"{type(module).__name__} asks for {', '.join(sorted(more))}")
+    states = []
+    for start, end, texts in packed.runs:
+        q, k, v = (
+            whole[0, :, start:end].unflatten(1, (texts, -1)).transpose(0, 1) for whole in (query, key, value)
+        )
+        states.append(sdpa_attention_forward(module, q, k, v, None, **told)[0].flatten(0, 1))
+    packed.attentions += 1
+    return torch.cat(states)[None], None
+
+
+def run_packed(model: Any, ids: Tensor, packed: Packed) -> Any:
+    """The model's output on ids (N,) of packed texts."""
+    from transformers import AttentionInterface
+
+    if more := set(getattr(model.config, "layer_types", None) or ()) - PLAIN:
+        raise NotPlain(f"{type(model).__name__} has {', '.join(sorted(more))}")
+    AttentionInterface.register(ATTENTION, attend_apart)
+    usual = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION  # models look it up at every call, and make no mask for it
+    try:
+        return model(
+            input_ids=ids[None], position_ids=packed.positions(ids.device), use_cache=False, packed=packed
+        )
+    finally:
+        model.config._attn_implementation = usual
