@@ -1,20 +1,20 @@
 """One model over one split: what is asked, what is there, and a pass that a kill cannot corrupt.
 
-A split is done in parts (ntps/merge.py): all of it, its partitions, or one shard. Partitions whose sums fit side by side
-in SUMS_AT_ONCE form a group and share batches, which are the fewer and fuller for it; the groups follow each other.
-Progress lives in two hidden files beside the output: `.SPLIT.resume.safetensors` holds the moments of the group so far
+A split is done in parts (ntps/merge.py), one after the other: all of it, its partitions, or one shard.
+Progress lives in two hidden files beside the output: `.SPLIT.resume.safetensors` holds the moments of the part so far
 with the number of batches behind them, `.SPLIT.partial` the mean states so far. Both vanish when the output is there.
-Several processes share the batches of a group; the first reads and writes all files.
+Several processes share the batches of a part; the first reads and writes all files.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,24 +36,17 @@ from ntps.models import (
     resolve_model,
     tokenizer_facts,
 )
-from ntps.moments import Moments, permuted_rows, targets_of
+from ntps.moments import Moments, permuted_rows
 
 CHECKPOINT_SECONDS = 60.0
 BATCHES_PER_ROUND = 1  # of every process, between two meetings
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
-SUMS_AT_ONCE = 2**30  # bytes; a part that takes more has them alone
 
 
 def default_budget(device: torch.device) -> int:
     """Tokens in a batch, unless the user says otherwise."""
     return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
-
-
-def group_size(parts: int, sums: Moments) -> int:
-    """How many of the partitions share batches: as many as fit, in groups as equal as can be. `sums` are those of one."""
-    groups = -(-parts // max(1, SUMS_AT_ONCE // sums.nbytes))
-    return -(-parts // groups)
 
 
 class Source:
@@ -107,6 +100,13 @@ def parse_shard(shard: str | None, partitions: int) -> tuple[int | None, int]:
     if not 1 <= number <= parts or partitions not in (1, parts):
         raise UserError(f"--shard {shard}: give i/n with i from 1 to n, without --partitions")
     return number, parts
+
+
+def check_parts(flags: Mapping[str, Any], parts: int, split: str, texts: int) -> None:
+    """UserError unless every part of a split has a text."""
+    if parts > texts:
+        flag = f"--partitions {parts}" if flags["shard"] is None else f"--shard {flags['shard']}"
+        raise UserError(f"{flag}: {split} has {texts} texts only")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Job:
             and not storage.same_output(self.states_target, "states", self.states_identity, overwrite),
         )
 
-    def empty(self, device: torch.device | str, parts: int = 1) -> Moments:
+    def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
         source = self.source
         return Moments(
@@ -203,41 +203,27 @@ class Job:
             self.flags["label_permutations"],
             self.prefix,
             device,
-            parts,
         )
 
 
 class Pass:
-    """The forward pass over all groups of a job's parts, in stages: plan, begin or go on, loop, finish."""
+    """The forward pass over all parts of a job, in stages: plan, begin or go on, loop, finish."""
 
     def __init__(self, job: Job, want_moments: bool, want_states: bool):
         self.job, self.want_moments, self.want_states = job, want_moments, want_states
         source, flags, split = job.source, job.flags, job.split
         self.started = time.monotonic()
         self.parts = job.all_parts() if want_moments else [Part(job.target, job.identity, job.rows)]
-        if job.part_count > len(split.texts):
-            flag = f"--partitions {job.part_count}" if job.shard is None else f"--shard {flags['shard']}"
-            raise UserError(f"{flag}: {split.name} has {len(split.texts)} texts only")
+        check_parts(flags, job.part_count, split.name, len(split.texts))
         ids, self.cut = tokenize(split.texts, source.tokenizer, source.max_length)
         orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
-        every, size = np.arange(len(ids)), group_size(len(self.parts), job.empty("meta"))
-        self.groups = [self.parts[start : start + size] for start in range(0, len(self.parts), size)]
-        places = np.zeros(len(ids), dtype=np.int64)  # of the part in its group
-        for group in self.groups:
-            for place, part in enumerate(group):
-                places[part.rows] = place
-        self.corpus = Corpus(ids, split.labels, job.data.targets, orders, places)
+        self.corpus, every = Corpus(ids, split.labels, job.data.targets, orders), np.arange(len(ids))
         lengths = self.corpus.lengths
         self.rows, self.lengths = every[job.rows], lengths[job.rows]
         budget = flags["tokens_per_batch"] or default_budget(source.device)
-        self.plans = []
-        for group in self.groups:
-            rows = np.sort(np.concatenate([every[part.rows] for part in group]))
-            plan = [rows[batch] for batch in plan_batches(lengths[rows], budget)]
-            self.plans.append([batch[np.argsort(places[batch], kind="stable")] for batch in plan])
-        wants = {
-            "tokens_per_batch": budget, "packed": True, "moments": want_moments, "states": want_states, "parts_at_once": size,
-        }  # fmt: skip
+        parts = [every[part.rows] for part in self.parts]
+        self.plans = [[rows[batch] for batch in plan_batches(lengths[rows], budget)] for rows in parts]
+        wants = {"tokens_per_batch": budget, "packed": True, "moments": want_moments, "states": want_states}
         self.progress_identity = job.identity | {"pass": wants}
         self.about = {
             "model": source.spec.provenance,
@@ -253,16 +239,16 @@ class Pass:
 
     def run(self) -> None:
         first = processes.first()
-        group, done, moments = self._resumed() if first else (0, 0, None)
+        part, done, moments = self._resumed() if first else (0, 0, None)
         if first:
             self._check_space()
-        group, done = processes.meet(group, done)
+        part, done = processes.meet(part, done)
         encoder = self.job.source.encoder
-        fresh = first and not (group or done)
+        fresh = first and not (part or done)
         try:
             if fresh:
                 self._begin()
-            rate = self._loop(encoder, group, done, moments)
+            rate = self._loop(encoder, part, done, moments)
         except NotFinite as error:
             if first:
                 self._forget_progress()
@@ -275,7 +261,7 @@ class Pass:
             self._finish(rate)
 
     def _resumed(self) -> tuple[int, int, Moments | None]:
-        """Group, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
+        """Part, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
         job = self.job
         if not job.resume.exists():
             return 0, 0, None
@@ -287,25 +273,24 @@ class Pass:
                 lines = storage.differences(partial, job.states_identity)
             if lines:
                 raise UserError(f"it is of another run: {'; '.join(lines[:2])}")
-            group, done = about["record"]["group"], about["record"]["batches_done"]
+            part, done = about["record"]["part"], about["record"]["batches_done"]
             moments = None
             if done and self.want_moments:
-                sums = storage.MomentsFile(job.resume, "resume")
-                moments = sums.load(job.source.device, len(self.groups[group]))
+                moments = storage.MomentsFile(job.resume, "resume").load(job.source.device)
         except UserError as error:
             cli.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
             return 0, 0, None
         batches = sum(map(len, self.plans))
-        before = sum(map(len, self.plans[:group])) + done
+        before = sum(map(len, self.plans[:part])) + done
         cli.say(f"going on with {job.target}: batch {before + 1} of {batches}")
-        return group, done, moments
+        return part, done, moments
 
     def _check_space(self) -> None:
         """Room for the parts, their sum, a checkpoint and the states, less what a killed run took already."""
         job = self.job
         size = storage.layout_bytes(self._states_layout()) if self.want_states else 0
         if self.want_moments:
-            files = len(self.parts) + len(self.groups[0]) + (len(self.parts) > 1)
+            files = len(self.parts) + 1 + (len(self.parts) > 1)
             size += files * storage.layout_bytes(storage.moments_layout(job.empty("meta")))
         size -= sum(path.stat().st_size for path in (job.resume, job.states_partial) if path.exists())
         storage.check_space(Path(job.flags["output"]), size)
@@ -327,18 +312,18 @@ class Pass:
             storage.create(job.states_partial, self._states_layout(), about)
             storage.maps(job.states_partial)["labels"][...] = job.split.labels[job.rows]
 
-    def _loop(self, encoder: Encoder, group: int, done: int, moments: Moments | None) -> float:
-        """All batches from number `done` of `group` on; tokens a second."""
+    def _loop(self, encoder: Encoder, part: int, done: int, moments: Moments | None) -> float:
+        """All batches from number `done` of `part` on; tokens a second."""
         job, source = self.job, self.job.source
-        batches = [rows for plan in self.plans[:group] for rows in plan] + self.plans[group][:done]
+        batches = [rows for plan in self.plans[:part] for rows in plan] + self.plans[part][:done]
         total, before = int(self.lengths.sum()), self._tokens(batches)
         started = saved = time.monotonic()
         pause = CHECKPOINT_SECONDS
         title = f"{source.name} x {job.data.name} {job.split.name}"
         with cli.progress(total, "token", title, initial=before) as bar:
-            for number in range(group, len(self.plans)):
+            for number in range(part, len(self.plans)):
                 if self.want_moments and moments is None:
-                    moments = job.empty(source.device, len(self.groups[number]))
+                    moments = job.empty(source.device)
                 plan = self.plans[number]
                 while done < len(plan):
                     shares = self._shares(plan, done)
@@ -354,7 +339,7 @@ class Pass:
                         saved = time.monotonic()
                         pause = max(CHECKPOINT_SECONDS, 20 * (saved - began))  # writing takes 1/20 at most
                 if moments is not None:
-                    self._write_parts(self.groups[number], moments)
+                    self._write_part(self.parts[number], moments)
                 done, moments = 0, None
                 if number + 1 < len(self.plans):
                     self._checkpoint(None, number + 1, 0)
@@ -398,15 +383,13 @@ class Pass:
                 for places, block in found:
                     states[places] = block[layer]
 
-    def _write_parts(self, group: list[Part], moments: Moments) -> None:
+    def _write_part(self, part: Part, moments: Moments) -> None:
         processes.to_first(moments)
-        for place, part in enumerate(group) if processes.first() else ():
-            lengths = torch.from_numpy(self.corpus.lengths[part.rows])
-            targets = targets_of(self.corpus.labels[part.rows], self.corpus.classes)
+        if processes.first():
             about = storage.provenance("moments", part.identity, **self.about)
-            storage.write_moments(part.target, moments.part(place, lengths, targets), about)
+            storage.write_moments(part.target, moments, about)
 
-    def _checkpoint(self, moments: Moments | None, group: int, done: int) -> None:
+    def _checkpoint(self, moments: Moments | None, part: int, done: int) -> None:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
         if moments is not None:
             processes.to_first(moments)
@@ -414,7 +397,7 @@ class Pass:
             return
         if self.want_states:
             storage.sync(self.job.states_partial)
-        about = storage.provenance("resume", self.progress_identity, group=group, batches_done=done)
+        about = storage.provenance("resume", self.progress_identity, part=part, batches_done=done)
         if moments is None:
             storage.write_arrays(self.job.resume, {}, about)
         else:

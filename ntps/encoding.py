@@ -198,16 +198,12 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n).
-
-    parts (n,): which of the sums that share batches each row goes to (ascending within a batch); without it there is one.
-    """
+    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n)."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
     classes: int
     orders: np.ndarray
-    parts: np.ndarray | None = None
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -220,8 +216,7 @@ class Corpus:
         lengths = torch.from_numpy(self.lengths[rows]).to(device)
         targets = targets_of(self.labels[rows], self.classes).to(home)
         permuted = targets_of(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
-        parts = None if self.parts is None else self.parts[rows]
-        return ids, Batch(lengths, targets, permuted, parts)
+        return ids, Batch(lengths, targets, permuted)
 
 
 class NotFinite(UserError):

@@ -38,26 +38,16 @@ GAP = 16  # zeros behind a scratch row: rows at multiples of 256 bytes would com
 class Batch:
     """What all layers share of one batch: where its tokens and prefixes lie, and its targets.
 
-    lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are float64. parts (B,) numbers the sums that
-    each text goes to (`Moments.part`), from 0 and in ascending order, so that what goes to one sum is a slice; without
-    it there is one. The prefixes 1..n-1 of all texts follow each other in blocks of SCAN rows, unused ones at the end.
+    lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are
+    float64. The prefixes 1..n-1 of all texts follow each other in blocks of SCAN rows, unused ones at the end.
     """
 
-    def __init__(
-        self,
-        lengths: Tensor,
-        targets: Tensor,
-        permuted: Tensor | None = None,
-        parts: np.ndarray | None = None,
-    ):
-        parts = np.zeros(len(lengths), dtype=np.int64) if parts is None else parts
-        if (np.diff(parts) < 0).any():
-            raise ValueError("the texts of a batch must be in the order of their parts")
+    def __init__(self, lengths: Tensor, targets: Tensor, permuted: Tensor | None = None):
         self.lengths, self.targets, self.permuted = lengths, targets, permuted
         device, prefixes = lengths.device, lengths - 1
         self.last = lengths.cumsum(0) - 1  # places of the texts' last tokens
         ends = prefixes.cumsum(0)
-        total = int(ends[-1])
+        self.prefixes = total = int(ends[-1])
         text = torch.arange(len(lengths), device=device).repeat_interleave(prefixes)
         places = (
             torch.arange(total, device=device) + text
@@ -70,13 +60,6 @@ class Batch:
         self.within = ((text[:, :, None] == text[:, None]) & (text >= 0)[:, None]).tril()  # sums in a block
         self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
         self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
-        numbers, texts = np.unique(parts, return_counts=True)
-        starts = np.concatenate([[0], texts.cumsum()])
-        rows = np.concatenate([[0], ends.cpu().numpy()])[starts]
-        self.parts = [  # the number of a sum, its texts and its prefixes
-            (int(number), slice(*map(int, starts[at : at + 2])), slice(*map(int, rows[at : at + 2])))
-            for at, number in enumerate(numbers)
-        ]
         self.scratch: Scratch | None = None  # of the first layer, for all
 
 
@@ -99,8 +82,7 @@ class Moments:
     """Sums over texts, in float64, for a list of layers; `averages` divides them by the number of texts.
 
     layers: indices in the convention of `hidden_states` (0 = token embeddings). width d, targets C,
-    permutations R. prefix=False leaves out the two token moments (a test split does not need them). parts: sums kept
-    side by side, so that texts of several share a batch; `part` takes one out.
+    permutations R. prefix=False leaves out the two token moments (a test split does not need them).
     """
 
     def __init__(
@@ -111,10 +93,8 @@ class Moments:
         permutations: int = 0,
         prefix: bool = True,
         device: torch.device | str = "cpu",
-        parts: int = 1,
     ):
-        self.layers = list(layers) * parts  # those of one part after those of another
-        self.stride = len(self.layers) // parts
+        self.layers = list(layers)
         self.text_count = 0
         self.token_count = 0
         self.class_counts = torch.zeros(targets, dtype=torch.float64)
@@ -141,15 +121,6 @@ class Moments:
     def nbytes(self) -> int:
         return sum(value.nbytes for value in self.sums.values())
 
-    def part(self, number: int, lengths: Tensor, targets: Tensor) -> Moments:
-        """One part's sums, not copied; it had texts of these lengths and targets."""
-        rows = slice(number * self.stride, (number + 1) * self.stride)
-        width, classes = self.sums["mean_label_moment"].shape[1:]
-        part = Moments(self.layers[rows], width, classes, self.permutations, self.prefix, "meta")
-        part.device, part.sums = self.device, {name: value[rows] for name, value in self.sums.items()}
-        part.count(lengths, targets)
-        return part
-
     def count(self, lengths: Tensor, targets: Tensor) -> None:
         """Count texts by their tokens (n,) and targets (n, C), once, before or after their layers."""
         targets = targets.cpu()
@@ -161,29 +132,25 @@ class Moments:
     def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
         """Add one layer's states (N, d), the tokens of a batch one after the other; return the mean states (B, d).
 
-        `index` is the layer's place among those of one part. Token products run in float32, or in float64 for float64
-        states; mean-state products in float64, from mean states rounded as they are returned (and stored).
+        `index` is the layer's place among these. Token products run in float32, or in float64 for float64 states;
+        mean-state products in float64, from mean states rounded as they are returned (and stored).
         """
         mean = mean_states(states, batch)
-        wide = mean.to(self.device, torch.float64)
-        places = [number * self.stride + index for number, *_ in batch.parts]
-        for place, (_, texts, _) in zip(places, batch.parts):
-            for columns, name in (
-                (batch.targets, "mean_label_moment"),
-                (batch.permuted, "label_moment_permuted"),
-            ):
-                if columns is not None and columns.shape[1]:
-                    self.sums[name][place].addmm_(wide[texts].T, columns[texts])
-            self.sums["mean_state"][place] += wide[texts].sum(0)
-            add_gram(self.sums["mean_second_moment"][place], wide[texts])
+        wide, sums = mean.to(self.device, torch.float64), self.sums
+        for columns, name in (
+            (batch.targets, "mean_label_moment"),
+            (batch.permuted, "label_moment_permuted"),
+        ):
+            if columns is not None and columns.shape[1]:
+                sums[name][index].addmm_(wide.T, columns)
+        sums["mean_state"][index] += wide.sum(0)
+        add_gram(sums["mean_second_moment"][index], wide)
         if self.prefix and (scratch := batch.scratch):
             prefix, following = (m[:, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
             torch.index_select(states.to(following.dtype), 0, batch.following, out=following)
-            for place, (_, _, rows) in zip(places, batch.parts):
-                add_gram(self.sums["prefix_second_moment"][place], prefix[rows], scratch.product)
-                add_product(
-                    self.sums["prefix_next_moment"][place], prefix[rows], following[rows], scratch.product
-                )
+            prefix, following = prefix[: batch.prefixes], following[: batch.prefixes]
+            add_gram(sums["prefix_second_moment"][index], prefix, scratch.product)
+            add_product(sums["prefix_next_moment"][index], prefix, following, scratch.product)
         return mean
 
     def merge(self, other: Moments) -> Moments:

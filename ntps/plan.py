@@ -17,7 +17,7 @@ import torch
 
 from ntps import storage
 from ntps.block import Speed, measured, training_bytes
-from ntps.caching import default_budget, group_size, parse_shard
+from ntps.caching import check_parts, default_budget, parse_shard
 from ntps.data import Dataset, find_description, load_dataset
 from ntps.descriptions import read_description
 from ntps.encoding import plan_batches, tokenize
@@ -156,18 +156,17 @@ def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan
     per_token, layers, d = batch_bytes(outline), outline.layers, outline.width
     work, sums, disk, planned = {"forward": 0.0, "moments": 0.0}, 0, 0, []
     for split, lengths in texts.lengths.items():
-        lengths = lengths if shard is None else lengths[shard - 1 :: parts]
-        if not len(lengths):
-            raise UserError(
-                f"{split} has fewer texts than --shard {flags['shard']} has parts: nothing is left for it"
-            )
+        check_parts(flags, parts, split, len(lengths))
+        apart = [lengths[part::parts] for part in range(parts)]
+        apart = apart if shard is None else [apart[shard - 1]]
+        lengths = np.concatenate(apart)
         prefix = split == "train" or flags["prefix_moments"] == "all"
-        batches = [lengths[rows] for rows in plan_batches(lengths, budget)]
+        batches = [own[rows] for own in apart for rows in plan_batches(own, budget)]
         planned += batches
         work["forward"] += forward_flops(outline.weights, outline.attention, batches)
         work["moments"] += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
         empty = Moments(layers, d, texts.targets, R, prefix, "meta")
-        sums = max(sums, empty.nbytes * (1 if shard else group_size(parts, empty)))
+        sums = max(sums, empty.nbytes)
         disk += (1 if shard else parts + (parts > 1)) * storage.layout_bytes(storage.moments_layout(empty))
         disk += flags["keep_states"] * len(layers) * len(lengths) * d * max(4, outline.dtype.itemsize)
     largest = max(int(n.sum()) for n in planned)

@@ -351,17 +351,10 @@ class MomentsFile:
                 result[name] = torch.from_numpy(np.ascontiguousarray(value))
         return result
 
-    def load(self, device: torch.device | str = "cpu", parts: int = 1) -> Moments:
-        """The sums, to go on adding to; of several parts kept side by side if a checkpoint has them."""
-        moments = Moments(
-            self.layers[: len(self.layers) // parts],
-            self.width,
-            self.targets,
-            self.permutations,
-            "prefix_next_moment" in self.names,
-            device,
-            parts,
-        )
+    def load(self, device: torch.device | str = "cpu") -> Moments:
+        """The sums, to go on adding to."""
+        prefix = "prefix_next_moment" in self.names
+        moments = Moments(self.layers, self.width, self.targets, self.permutations, prefix, device)
         self.add_to(moments)
         return moments
 

@@ -111,37 +111,12 @@ def test_partitions_add_up_to_the_whole(world, tmp_path):
     assert np.allclose(*read, atol=1e-6)
 
 
-def test_partitions_are_the_same_whether_they_share_batches_or_not(world, tmp_path, monkeypatch):
-    """All five together, in groups of three and two, and each alone, as the machines of a shard would."""
-    flags = ["--splits", "train", "--tokens_per_batch", 128]
-    one = 8 * 4 * (3 * 32 * 32 + 32 * 3 + 32 + 20 * 32 * 3)  # bytes of the sums of a part
-    for number in range(1, 6):
-        assert call(world, tmp_path / "shard", *flags, "--shard", f"{number}/5") == 0
-    sizes, begin = [], caching.Pass._begin
-    monkeypatch.setattr(
-        caching.Pass, "_begin", lambda self: sizes.append(list(map(len, self.groups))) or begin(self)
-    )
-    for name, at_once, size in (
-        ("together", 10 * one, [5]),
-        ("groups", 3 * one, [3, 2]),
-        ("alone", 0, [1] * 5),
-    ):
-        monkeypatch.setattr(caching, "SUMS_AT_ONCE", at_once)
-        assert call(world, tmp_path / name, *flags, "--partitions", 5) == 0
-        assert sizes[-1] == size
-        for number in range(1, 6):
-            file = f"train.{number}-of-5.safetensors"
-            a, b = (load_file(moments_folder(tmp_path / x) / file) for x in (name, "shard"))
-            assert all(np.linalg.norm(a[k] - b[k]) <= 1e-6 * np.linalg.norm(b[k]) for k in b), (name, number)
-
-
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import cache
 from ntps import caching, cli
 caching.CHECKPOINT_SECONDS = 0.0
-caching.SUMS_AT_ONCE = {sums}
 inner, calls = caching.encode, [0]
 def encode(*arguments):
     for tokens in inner(*arguments):
@@ -154,12 +129,9 @@ sys.exit(cli.run(cache.main, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("partitions, sums", [(1, 2**29), (2, 2**29), (2, 0)])
+@pytest.mark.parametrize("partitions", [1, 2])
 @pytest.mark.parametrize("batches", [2, 9])
-def test_a_killed_run_goes_on_and_ends_at_the_same_numbers(
-    world, tmp_path, partitions, sums, batches, capsys, monkeypatch
-):
-    monkeypatch.setattr(caching, "SUMS_AT_ONCE", sums)
+def test_a_killed_run_goes_on_and_ends_at_the_same_numbers(world, tmp_path, partitions, batches, capsys):
     flags = [
         "--splits",
         "train",
@@ -170,7 +142,7 @@ def test_a_killed_run_goes_on_and_ends_at_the_same_numbers(
         str(partitions),
     ]
     pair = ["--models", str(world / "model"), "--datasets", str(world / "data" / "tiny.yaml")]
-    code = KILLED.format(root=str(ROOT), batches=batches, sums=sums)
+    code = KILLED.format(root=str(ROOT), batches=batches)
     run = subprocess.run(
         [sys.executable, "-c", code, *pair, "--output", str(tmp_path / "killed"), *flags], cwd=ROOT
     )
@@ -204,7 +176,7 @@ def killed(world, output, batches, *flags):
     command = [
         sys.executable,
         "-c",
-        KILLED.format(root=str(ROOT), batches=batches, sums=2**29),
+        KILLED.format(root=str(ROOT), batches=batches),
         *pair,
         "--output",
         str(output),

@@ -69,30 +69,6 @@ def test_golden_moments_and_scores(golden):
         assert torch.allclose(curve, golden["expected.ntps_descending"][layer, 3], atol=1e-5)
 
 
-def test_texts_of_several_sums_may_share_a_batch():
-    states, lengths, labels = ragged(n=11)
-    parts = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 3])  # none goes to sum 1
-    targets, order = one_hot(labels, 3), permuted_rows(11, 2, 0)
-    permuted = one_hot(labels[order].T, 3).flatten(1)
-    moments = Moments([7], 5, 3, permutations=2, parts=4)
-    flat = states[torch.arange(7) < lengths[:, None]]
-    mean = moments.add(0, flat, Batch(lengths, targets, permuted, parts))
-    real = states.masked_fill((torch.arange(7) >= lengths[:, None])[..., None], 0)
-    assert torch.allclose(mean, real.sum(1) / lengths[:, None], rtol=1e-12)
-    for number in range(4):
-        own = np.flatnonzero(parts == number)
-        part = moments.part(number, lengths[own], targets[own])
-        assert part.layers == [7] and part.text_count == len(own)
-        if not len(own):
-            assert not any(value.any() for value in part.sums.values())
-            continue
-        for name, value in explicit(states[own], lengths[own], labels[own], 3).items():
-            assert torch.allclose(part.average(name, 0), value, rtol=1e-12, atol=1e-12), name
-        for draw in range(2):
-            S = (mean[own].T @ one_hot(labels[order[draw]], 3)[own]) / len(own)
-            assert torch.allclose(part.permuted_average(draw, 0), S, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("longest", [1, 2, 7, 33, 70])
 def test_float64_moments_equal_the_explicit_matrices(longest):
     states, lengths, labels = ragged(longest=longest)
@@ -177,11 +153,6 @@ def test_many_texts_are_taken_in_batches(monkeypatch):
     assert batches.text_count == whole.text_count == 11
     for name, value in whole.sums.items():
         assert torch.allclose(batches.sums[name], value, rtol=1e-12, atol=1e-12), name
-
-
-def test_texts_out_of_the_order_of_their_parts_are_refused():
-    with pytest.raises(ValueError, match="order of their parts"):
-        Batch(torch.tensor([2, 2, 2]), torch.ones(3, 1), parts=np.array([0, 1, 0]))
 
 
 def test_one_token_texts_add_to_the_mean_moments_only():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import cache
-from ntps import caching, cli, merge, processes, storage
+from ntps import cli, merge, processes, storage
 from ntps.errors import UserError
 from tests.launch import SCRIPTS, disk_full, killed, launch, not_finite, silent, training_killed
 from tests.tiny import tiny_world, world_flags
@@ -116,8 +116,7 @@ def merged(folder: Path, *flags) -> int:
     return cli.run(merge.main, [str(folder), *flags])
 
 
-def test_merged_shards_are_the_partitions_of_one_run(world, shards, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(caching, "SUMS_AT_ONCE", 0)  # the same batches: equal beyond float32
+def test_merged_shards_are_the_partitions_of_one_run(world, shards, tmp_path, capsys):
     for machine in shards.iterdir():
         shutil.copytree(machine, tmp_path / "all", dirs_exist_ok=True)
     assert merged(tmp_path / "all") == 0
