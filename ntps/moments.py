@@ -49,9 +49,8 @@ class Batch:
         ends = prefixes.cumsum(0)
         self.prefixes = total = int(ends[-1])
         text = torch.arange(len(lengths), device=device).repeat_interleave(prefixes)
-        places = (
-            torch.arange(total, device=device) + text
-        )  # every text before has a last token that is no prefix's
+        # every text before has a token more than prefixes: its last
+        places = torch.arange(total, device=device) + text
         unused = SCAN - total % SCAN  # one at least: all zeros, the prefix of a text of one token
         self.token, self.following = (pad(flat, (0, unused)) for flat in (places, places + 1))
         self.longest = torch.where(prefixes > 0, ends - 1, total)  # rows of the texts' longest prefixes
