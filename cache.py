@@ -50,7 +50,7 @@ def main(
         output: folder for all results
         limit: texts per split, the first of one seeded permutation (default: all)
         max_length: tokens per text (default: the smaller of the tokenizer's and the model's limit)
-        tokens_per_batch: tokens in a batch (default: 1024 on a CPU, 16384 elsewhere)
+        tokens_per_batch: tokens in a batch (default: 2048 on a CPU, 16384 elsewhere)
         dtype: of the forward pass: float32, bfloat16, float16, float64 (default: bfloat16 on cuda, else float32)
         device: auto, cpu, cuda, cuda:1, mps
         layers: all, or a list such as 0,8,16 (0 = embeddings)

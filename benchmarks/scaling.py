@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --tables   # only writes the tables of docs/scaling.md from docs/scaling.csv again
 
 Every point is a process of its own, on one thread, as K_sweep.py has a thread for each layer: one layer, float64 as in
-K_sweep.py (6 classes, 20 permutations, held-out moments), float32 token products as in cache.py (batches of 2048
-tokens). CPU seconds, so that other work on the machine hardly counts: the median of three after a first run, or the
+K_sweep.py (6 classes, 20 permutations, held-out moments), float32 token products as in cache.py, 2048
+tokens at a time. CPU seconds, so that other work on the machine hardly counts: the median of three after a first run, or the
 first if it is long.
 """
 

@@ -40,7 +40,7 @@ from ntps.moments import Moments, permuted_rows
 
 CHECKPOINT_SECONDS = 60.0
 BATCHES_PER_ROUND = 1  # of every process, between two meetings
-TOKENS_PER_BATCH = {"cpu": 1024}  # what a CPU's cache likes
+TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
 
 

@@ -299,7 +299,7 @@ def moments_of_texts(
     labels: Sequence,
     layers: Sequence[int] | None = None,
     max_length: int = 512,
-    tokens_per_batch: int = 1024,
+    tokens_per_batch: int = 2048,
     permutations: int = 0,
     seed: int = 42,
 ) -> Moments:
