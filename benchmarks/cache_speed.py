@@ -26,9 +26,6 @@ from ntps.moments import Batch, Moments, one_hot, permuted_rows
 from ntps.text_order import pad
 
 PERMUTATIONS = 20
-PADDED_TOKENS = (
-    2048  # in a batch of the plain forward pass: more than the loop takes, for it has fewer real ones
-)
 
 
 class Timed(Moments):
@@ -104,7 +101,7 @@ def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int) -> 
     return sums
 
 
-def padded_batches(lengths: np.ndarray, tokens_per_batch: int = PADDED_TOKENS) -> list[np.ndarray]:
+def padded_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Rows of every batch, longest texts first: rows x longest <= tokens_per_batch (one row may exceed it).
 
     Of all ways to cut the sorted texts, the one with the smallest sum of rows x longest + tokens_per_batch / 16; the last
@@ -146,7 +143,7 @@ def compare(
     ids, _ = tokenize(texts, tokenizer, 512)
     corpus = Corpus(ids, labels, classes, permuted_rows(len(ids), PERMUTATIONS, 42))
     encoder = Encoder(base)
-    batches, padded = plan_batches(corpus.lengths, budget), padded_batches(corpus.lengths)
+    batches, padded = plan_batches(corpus.lengths, budget), padded_batches(corpus.lengths, budget)
     moments = Timed(encoder.layers, encoder.width, classes, PERMUTATIONS)
     warm = Moments(encoder.layers, encoder.width, classes, PERMUTATIONS)
     list(encode(encoder, corpus, [batches[0], batches[-1]], warm))

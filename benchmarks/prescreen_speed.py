@@ -23,6 +23,7 @@ import torch
 import prescreen
 from benchmarks.cache_speed import padded_batches
 from ntps import cli
+from ntps.caching import default_budget
 from ntps.data import load_dataset
 from ntps.encoding import tokenize
 from ntps.models import (
@@ -67,7 +68,7 @@ def forward_alone(name: str, texts: list[str]) -> tuple[float, float]:
     model = load_model(spec, pick_dtype(None, spec, device), device)
     ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None))
     begun = time.perf_counter()
-    for rows in padded_batches(np.array([len(tokens) for tokens in ids])):
+    for rows in padded_batches(np.array([len(tokens) for tokens in ids]), default_budget(device)):
         model(input_ids=pad([ids[row] for row in rows]).to(device), use_cache=False)
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -51,13 +51,13 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")
-    starts, tokens = [0], 0
+    cuts, tokens = [], 0
     for place, length in enumerate(lengths[order]):
         if tokens and tokens + length > tokens_per_batch:
-            starts.append(place)
+            cuts.append(place)
             tokens = 0
         tokens += length
-    return np.split(order, starts[1:])
+    return np.split(order, cuts)
 
 
 # --- hidden states -------------------------------------------------------------------------------------------------
@@ -247,10 +247,11 @@ def encode(
         for some in encoder.passes(corpus.lengths[whole]):
             rows = whole[some]
             ids, batch = corpus.batch(rows, encoder.device)
-            mean = one_pass(encoder, ids, batch, moments, last)
+            lengths = corpus.lengths[rows]
+            mean = one_pass(encoder, ids, lengths, batch, moments, last)
             finite = mean.isfinite().all(2)
             if not finite.all():
-                place, row = not_finite(encoder, ids, batch) or (~finite).nonzero()[0].tolist()
+                place, row = not_finite(encoder, ids, lengths) or (~finite).nonzero()[0].tolist()
                 raise NotFinite(int(rows[row]), encoder.layers[place])
             if moments:
                 moments.count(batch.lengths, batch.targets)
@@ -259,7 +260,9 @@ def encode(
         yield int(corpus.lengths[whole].sum())
 
 
-def one_pass(encoder: Encoder, ids: Tensor, batch: Batch, moments: Moments | None, last: bool) -> Tensor:
+def one_pass(
+    encoder: Encoder, ids: Tensor, lengths: np.ndarray, batch: Batch, moments: Moments | None, last: bool
+) -> Tensor:
     """Mean states (L, B, d), or those of the last tokens; UserError for a batch too large for the memory."""
     kept = torch.promote_types(encoder.dtype, torch.float32)
     # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
@@ -272,7 +275,7 @@ def one_pass(encoder: Encoder, ids: Tensor, batch: Batch, moments: Moments | Non
             mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
 
     try:
-        encoder.run(ids, batch.lengths.cpu().numpy(), reduce)
+        encoder.run(ids, lengths, reduce)
     except torch.OutOfMemoryError:
         raise UserError(
             f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
@@ -280,15 +283,15 @@ def one_pass(encoder: Encoder, ids: Tensor, batch: Batch, moments: Moments | Non
     return mean
 
 
-def not_finite(encoder: Encoder, ids: Tensor, batch: Batch) -> tuple[int, int] | None:
+def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int, int] | None:
     """Place of the first layer with such a token and the first of its texts (their sums spoil others' of the batch)."""
     found: list[tuple[int, int]] = []
 
     def look(place: int, hidden: Tensor) -> None:
-        spoiled = (~hidden.isfinite().all(1)).nonzero()[:1, 0]
-        found.extend((place, int(row)) for row in torch.searchsorted(batch.last, spoiled))
+        spoiled = (~hidden.isfinite().all(1)).nonzero()[:1, 0].tolist()
+        found.extend((place, int(np.searchsorted(lengths.cumsum(), token, "right"))) for token in spoiled)
 
-    encoder.run(ids, batch.lengths.cpu().numpy(), look)
+    encoder.run(ids, lengths, look)
     return found[0] if found else None
 
 

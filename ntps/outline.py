@@ -17,9 +17,7 @@ from ntps.errors import UserError
 from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model, without_weights
 from ntps.moments import GAP, SCAN, STRIPS
 
-Batches = Sequence[
-    np.ndarray
-]  # the lengths in tokens of every batch's texts, with their padding if there is any
+Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
 
 
 class Outline:

@@ -17,13 +17,8 @@ import torch
 from torch import Tensor, nn
 
 ATTENTION = "ntps_packed"
-UNDERSTOOD = {
-    "dropout",
-    "scaling",
-    "is_causal",
-    "position_ids",
-    "use_cache",
-}  # of what models tell an attention
+# what a model may tell its attention
+UNDERSTOOD = {"dropout", "scaling", "is_causal", "position_ids", "use_cache"}
 PLAIN = {"full_attention"}  # of the kinds of layers a configuration may list
 
 
