@@ -71,8 +71,8 @@ class Encoder:
     """Runs a base model and hands over each wanted layer's states the moment they appear; none are kept.
 
     layers: indices in the convention of `hidden_states` (0 = embeddings, K = last block after the final norm), or
-    None for all K+1. Blocks above the highest wanted layer are not computed. packs: whether texts of different lengths
-    share a pass, in one row without padding (ntps.packing); where the model cannot, only texts of equal length do.
+    None for all K+1. Blocks above the highest wanted layer are not computed. packs: texts of up to so many tokens share a
+    pass, in one row without padding (ntps.packing), as all do of most models; longer ones only with those of equal length.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
@@ -98,7 +98,7 @@ class Encoder:
 
     def passes(self, lengths: np.ndarray) -> list[slice]:
         """The texts of a batch that share a forward pass: all of them, or those of equal length."""
-        return [slice(0, len(lengths))] if self.packs else equal_runs(lengths)
+        return [slice(0, len(lengths))] if max(lengths) <= self.packs else equal_runs(lengths)
 
     @torch.inference_mode()
     def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> None:
@@ -106,7 +106,7 @@ class Encoder:
 
         `sink(place, states)` for each wanted layer, in order, with states (N, d) as the ids.
         """
-        self._run(ids, lengths, sink, Packed(lengths) if self.packs else None)
+        self._run(ids, lengths, sink, Packed(lengths) if max(lengths) <= self.packs else None)
 
     def _run(self, ids: Tensor, lengths: np.ndarray, sink: Sink, packed: Packed | None) -> None:
         handles = [
@@ -135,16 +135,14 @@ class Encoder:
         return hook
 
     @torch.inference_mode()
-    def _verified(self) -> bool:
-        """Whether texts may share a row. UserError unless what is caught are the model's own hidden_states of a text
-        alone, whatever stands to its right."""
-        ids = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size
-        texts, seen = [ids, ids[2:], ids[2:], ids[:5]], 4
-        alone = [
-            self.model(input_ids=text[None, :seen], use_cache=False, output_hidden_states=True).hidden_states
-            for text in texts
-        ]
-        tolerance = 1e-4 if alone[0][0].dtype in (torch.float32, torch.float64) else 5e-2
+    def _verified(self) -> float:
+        """How long texts may be that share a row: 0 where none may. UserError unless what is caught are the model's own hidden_states of a text's
+        beginning, whatever stands to its right."""
+        ids, seen = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size, 4
+        texts = [ids, ids[2:], ids[2:], ids[:5]]
+        starts = torch.stack([text[:seen] for text in texts])
+        alone = self.model(input_ids=starts, use_cache=False, output_hidden_states=True).hidden_states
+        tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
 
         def furthest(some: slice, packed: Packed | None) -> tuple[float, int]:
             """The largest relative difference of a layer, over these texts in one pass."""
@@ -152,16 +150,16 @@ class Encoder:
             lengths = [len(text) for text in texts[some]]
             self._run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__, packed)
             return max(
-                (difference(one[:seen], own[layer][0]), layer)
+                (difference(one[:seen], own), layer)
                 for place, layer in enumerate(self.layers)
-                for one, own in zip(caught[place].split(lengths), alone[some])
+                for one, own in zip(caught[place].split(lengths), alone[layer][some])
             )
 
         every = Packed(np.array([len(text) for text in texts]))
         try:
             gap, _ = furthest(slice(None), every)
             if gap <= tolerance and every.attentions == self.layers[-1]:
-                return True
+                return every.window
         except Exception:  # whatever a model says to a row of texts: it gets them one length at a time
             pass
         for run in equal_runs(every.lengths):
@@ -171,7 +169,7 @@ class Encoder:
                     f"{type(self.model).__name__}: layer {layer} does not match the model's own hidden_states "
                     f"(relative difference {gap:.1e}); only causal language models are supported"
                 )
-        return False
+        return 0.0
 
 
 def difference(found: Tensor, own: Tensor) -> float:

@@ -8,6 +8,7 @@ as there are different lengths.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 
 ATTENTION = "ntps_packed"
 # what a model may tell its attention
-UNDERSTOOD = {"dropout", "scaling", "is_causal", "position_ids", "use_cache"}
-PLAIN = {"full_attention"}  # of the kinds of layers a configuration may list
+UNDERSTOOD = {"dropout", "scaling", "is_causal", "position_ids", "use_cache", "sliding_window"}
+PLAIN = {"full_attention", "sliding_attention"}  # of the kinds of layers a configuration may list
 
 
 class NotPlain(Exception):
-    """The attention is more than causal: windows, caps or sinks, which texts in one row are not to be trusted with."""
+    """The attention is more than causal: chunks, caps or sinks, which texts in one row are not to be trusted with."""
 
 
 def equal_runs(lengths: Sequence[int] | np.ndarray) -> list[slice]:
@@ -34,10 +35,11 @@ def equal_runs(lengths: Sequence[int] | np.ndarray) -> list[slice]:
 
 @dataclass
 class Packed:
-    """The lengths of the texts in a row, and how many attentions have kept them apart."""
+    """The lengths of the texts in a row, how many attentions have kept them apart, and the shortest of their windows."""
 
     lengths: np.ndarray
     attentions: int = 0
+    window: float = math.inf  # tokens: a text as long as that sees no window
 
     def __post_init__(self) -> None:
         self.lengths = np.asarray(self.lengths)
@@ -47,6 +49,13 @@ class Packed:
             (int(self.starts[run.start]), int(ends[run.stop - 1]), run.stop - run.start)
             for run in equal_runs(self.lengths)
         ]
+
+    def narrow(self, window: int | None) -> None:
+        """A window that the model has; NotPlain where a text is longer."""
+        if window is not None:
+            self.window = min(self.window, window)
+        if self.lengths.max() > self.window:
+            raise NotPlain(f"a window of {window} tokens")
 
     def positions(self, device: torch.device) -> Tensor:
         """(1, N): of every token in its text."""
@@ -68,6 +77,7 @@ def attend_apart(
 
     if more := {name for name, what in told.items() if what is not None} - UNDERSTOOD:
         raise NotPlain(f"{type(module).__name__} asks for {', '.join(sorted(more))}")
+    packed.narrow(told.get("sliding_window"))
     states = []
     for start, end, texts in packed.runs:
         q, k, v = (
@@ -84,6 +94,7 @@ def run_packed(model: Any, ids: Tensor, packed: Packed) -> Any:
 
     if more := set(getattr(model.config, "layer_types", None) or ()) - PLAIN:
         raise NotPlain(f"{type(model).__name__} has {', '.join(sorted(more))}")
+    packed.narrow(getattr(model.config, "sliding_window", None))
     AttentionInterface.register(ATTENTION, attend_apart)
     usual = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION  # models look it up at every call, and make no mask for it

@@ -1,5 +1,7 @@
 """Tokens, batches, hidden states as they appear, and one pass over texts."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -79,15 +81,19 @@ def states_of(encoder, ids):
 TEXTS = [np.arange(3, 15), np.arange(20, 32), np.arange(40, 45), np.arange(7, 8), np.arange(50, 55)]
 
 
-@pytest.mark.parametrize("packs, passes", [(True, 1), (False, 4)])
+@pytest.mark.parametrize("packs, passes", [(math.inf, 1), (0, 4)])
 def test_every_layer_is_the_models_own_hidden_state_of_each_text_alone(model, packs, passes):
     encoder, usual = Encoder(model), model.config._attn_implementation
-    assert encoder.packs
+    assert encoder.packs == math.inf
     encoder.packs = packs
     assert len(encoder.passes(np.array([len(text) for text in TEXTS]))) == passes
     for text, states in zip(TEXTS, states_of(encoder, TEXTS), strict=True):
         assert torch.allclose(states, hidden_states(model, text), atol=1e-5)
     assert model.config._attn_implementation == usual
+
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 100}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
 
 
 @pytest.mark.parametrize(
@@ -104,14 +110,32 @@ def test_every_layer_is_the_models_own_hidden_state_of_each_text_alone(model, pa
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_whose_texts_cannot_share_a_row_gets_them_by_length(kind, own, dtype):
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 100}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, **own}
-    model = AutoModel.from_config(AutoConfig.for_model(kind, **shape), dtype=dtype).eval()
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **SHAPE | own), dtype=dtype).eval()
     encoder = Encoder(model)
     assert not encoder.packs
     for text, states in zip(TEXTS, states_of(encoder, TEXTS), strict=True):
         expected = hidden_states(model, text)
         assert torch.allclose(states, expected, atol=1e-5 if dtype == torch.float32 else 0.05)
+
+
+@pytest.mark.parametrize(
+    "kind, own",
+    [
+        ("mistral", {}),
+        ("gemma3_text", {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
+        ("phi3", {}),
+    ],
+)  # fmt: skip
+def test_texts_within_a_models_window_share_a_row(kind, own):
+    config = AutoConfig.for_model(kind, **SHAPE | own, sliding_window=12)
+    encoder = Encoder(AutoModel.from_config(config, dtype=torch.float32).eval())
+    assert encoder.packs == 12
+    longer = [np.arange(60, 74), *TEXTS]
+    for ids, passes in ((TEXTS, 1), (longer, 5)):
+        assert len(encoder.passes(np.array([len(text) for text in ids]))) == passes
+        for text, states in zip(ids, states_of(encoder, ids), strict=True):
+            assert torch.allclose(states, hidden_states(encoder.model, text), atol=1e-5)
 
 
 def test_chosen_layers_are_the_same_states_and_higher_blocks_do_not_run(model):
@@ -130,7 +154,7 @@ def test_chosen_layers_are_the_same_states_and_higher_blocks_do_not_run(model):
     assert torch.equal(some[0], every[0]) and torch.equal(some[1], every[2])
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("packs", [math.inf, 0])
 def test_the_pass_equals_one_text_at_a_time(model, packs):
     ids, labels = random_ids(), np.arange(12) % 3
     outputs = [hidden_states(model, row) for row in ids]
