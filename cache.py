@@ -68,7 +68,8 @@ def main(
     flags = dict(locals())
     for name in ("limit", "max_length", "tokens_per_batch", "partitions"):
         cli.at_least(name, flags[name], 1)
-    cli.at_least("label_permutations", label_permutations, 0)
+    for name in ("label_permutations", "seed"):
+        cli.at_least(name, flags[name], 0)
     parse_shard(shard, partitions)
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")

@@ -63,7 +63,13 @@ def main(
         overwrite: replace results of other settings
     """
     flags = dict(locals())
-    for name, least in (("max_length", 1), ("tokens_per_batch", 1), ("limit", 2), ("partitions", 1)):
+    for name, least in (
+        ("max_length", 1),
+        ("tokens_per_batch", 1),
+        ("limit", 2),
+        ("partitions", 1),
+        ("seed", 0),
+    ):
         cli.at_least(name, flags[name], least)
     if label_permutations and label_permutations < prescreening.FEWEST_SHUFFLES:
         raise UserError(

@@ -272,13 +272,12 @@ def pair_panels(
 
 def save(figure: Figure, path: str | Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
     """Write PATH.png (200 dots an inch) and PATH.pdf, or those of `kinds`, each whole or not at all, the same bytes for the same results."""
-    path, written = Path(path), []
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, made = Path(path), []
     with matplotlib.style.context(STYLE, after_reset=True):
         for kind in kinds:
             target = path.with_name(f"{path.name}.{kind}")
-            temporary = storage.temporary_name(target)
-            figure.savefig(temporary, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
-            storage.replace(temporary, target)
-            written.append(target)
-    return written
+            about = {"CreationDate": None} if kind == "pdf" else None
+            with storage.written(target) as temporary:
+                figure.savefig(temporary, format=kind, metadata=about)
+            made.append(target)
+    return made

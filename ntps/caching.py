@@ -223,7 +223,7 @@ class Pass:
         budget = flags["tokens_per_batch"] or default_budget(source.device)
         parts = [every[part.rows] for part in self.parts]
         self.plans = [[rows[batch] for batch in plan_batches(lengths[rows], budget)] for rows in parts]
-        wants = {"tokens_per_batch": budget, "packed": True, "moments": want_moments, "states": want_states}
+        wants = {"tokens_per_batch": budget, "moments": want_moments, "states": want_states}
         self.progress_identity = job.identity | {"pass": wants}
         self.about = {
             "model": source.spec.provenance,
@@ -254,7 +254,7 @@ class Pass:
                 self._forget_progress()
             raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
         except (UserError, OSError):
-            if fresh:
+            if fresh and not self.job.resume.exists():  # nothing that a new run could go on from
                 self._forget_progress()
             raise
         if first:
@@ -274,10 +274,14 @@ class Pass:
             if lines:
                 raise UserError(f"it is of another run: {'; '.join(lines[:2])}")
             part, done = about["record"]["part"], about["record"]["batches_done"]
+            for earlier in self.parts[:part]:
+                found = storage.read_provenance(earlier.target, "moments")["identity"]
+                if lines := storage.differences(found, earlier.identity):
+                    raise UserError(f"{earlier.target} is of another run: {'; '.join(lines[:2])}")
             moments = None
             if done and self.want_moments:
                 moments = storage.MomentsFile(job.resume, "resume").load(job.source.device)
-        except UserError as error:
+        except (UserError, KeyError, TypeError) as error:
             cli.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
             return 0, 0, None
         batches = sum(map(len, self.plans))
@@ -304,7 +308,7 @@ class Pass:
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
         job = self.job
-        job.resume.unlink(missing_ok=True)
+        self._forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
             storage.same_output(part.target, "moments", part.identity, job.flags["overwrite"])
         if self.want_states:

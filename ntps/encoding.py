@@ -31,6 +31,10 @@ def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.
     for row, tokens in enumerate(ids):
         if not len(tokens):
             raise UserError(f"text {row} ({texts[row][:40]!r}) has no tokens under this tokenizer: remove it")
+        if len(tokens) > max_length:
+            raise UserError(
+                f"--max_length {max_length}: the tokenizer adds more special tokens to every text"
+            )
     full = [
         row for row, tokens in enumerate(ids) if len(tokens) == max_length
     ]  # the only ones that may be cut
@@ -72,7 +76,7 @@ class Encoder:
 
     layers: indices in the convention of `hidden_states` (0 = embeddings, K = last block after the final norm), or
     None for all K+1. Blocks above the highest wanted layer are not computed. packs: texts of up to so many tokens share a
-    pass, in one row without padding (ntps.packing), as all do of most models; longer ones only with those of equal length.
+    pass, in one row without padding (ntps.packing), as all do of most models; longer ones only if they are equally long.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
@@ -97,8 +101,10 @@ class Encoder:
         return int(self.model.config.hidden_size)
 
     def passes(self, lengths: np.ndarray) -> list[slice]:
-        """The texts of a batch that share a forward pass: all of them, or those of equal length."""
-        return [slice(0, len(lengths))] if max(lengths) <= self.packs else equal_runs(lengths)
+        """The texts of a batch, longest first, that share a forward pass: those up to `packs`, and of equal length."""
+        longer = int((lengths > self.packs).sum())
+        parts = [*equal_runs(lengths[:longer]), slice(longer, len(lengths))]
+        return [part for part in parts if part.start < part.stop]
 
     @torch.inference_mode()
     def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> None:
@@ -136,12 +142,14 @@ class Encoder:
 
     @torch.inference_mode()
     def _verified(self) -> float:
-        """How long texts may be that share a row: 0 where none may. UserError unless what is caught are the model's own hidden_states of a text's
-        beginning, whatever stands to its right."""
+        """How long texts may be that share a row: 0 where none may. UserError unless what is caught are the model's own
+        hidden_states of a text's beginning, whatever stands to its right."""
         ids, seen = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size, 4
         texts = [ids, ids[2:], ids[2:], ids[:5]]
         starts = torch.stack([text[:seen] for text in texts])
         alone = self.model(input_ids=starts, use_cache=False, output_hidden_states=True).hidden_states
+        if any(alone[layer].shape != (*starts.shape, self.width) for layer in self.layers):
+            raise UserError(f"{type(self.model).__name__}: not every layer has {self.width} numbers a token")
         tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
 
         def furthest(some: slice, packed: Packed | None) -> tuple[float, int]:
@@ -167,7 +175,7 @@ class Encoder:
             if gap > tolerance:
                 raise UserError(
                     f"{type(self.model).__name__}: layer {layer} does not match the model's own hidden_states "
-                    f"(relative difference {gap:.1e}); only causal language models are supported"
+                    f"(relative difference {gap:.1e}): it looks ahead, or is no transformer of one causal stack"
                 )
         return 0.0
 
@@ -274,7 +282,9 @@ def one_pass(
 
     try:
         encoder.run(ids, lengths, reduce)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise UserError(
             f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
         ) from None
@@ -320,11 +330,14 @@ def moments_of_texts(
     base = getattr(model, "base_model", model)
     limit = getattr(base.config, "max_position_embeddings", None) or max_length
     ids, _ = tokenize(texts, tokenizer, min(max_length, limit))
-    training = base.training
-    encoder = Encoder(base.eval(), layers)
     corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
-    moments = Moments(encoder.layers, encoder.width, len(classes), permutations, device=encoder.device)
-    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, tokens_per_batch), moments):
-        pass
-    base.train(training)
+    modes = {module: module.training for module in base.modules()}
+    try:
+        encoder = Encoder(base.eval(), layers)
+        moments = Moments(encoder.layers, encoder.width, len(classes), permutations, device=encoder.device)
+        for _ in encode(encoder, corpus, plan_batches(corpus.lengths, tokens_per_batch), moments):
+            pass
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return moments

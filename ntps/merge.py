@@ -75,16 +75,15 @@ def _interleave(paths: Sequence[Path], target: Path, about: dict) -> None:
     layers, _, width = states[0].get_shape()
     texts, kinds = sum(map(len, labels)), {"f": "F64", "i": "I64"}
     shape = (layers, texts, width)
-    temporary = storage.temporary_name(target)
     layout = {"states": (states[0].get_dtype(), shape), "labels": (kinds[labels[0].dtype.kind], (texts,))}
-    storage.create(temporary, layout, about)
-    whole = storage.maps(temporary)
-    for number in range(len(paths)):
-        rows = slice(number, None, len(paths))
-        whole["labels"][rows] = labels[number]
-        for layer in range(layers):
-            whole["states"][layer, rows] = states[number][layer : layer + 1][0]
-    storage.replace(temporary, target)
+    with storage.written(target) as temporary:
+        storage.create(temporary, layout, about)
+        whole = storage.maps(temporary)
+        for number in range(len(paths)):
+            rows = slice(number, None, len(paths))
+            whole["labels"][rows] = labels[number]
+            for layer in range(layers):
+                whole["states"][layer, rows] = states[number][layer : layer + 1][0]
 
 
 def main(folder: str, overwrite: bool = False) -> int:

@@ -98,7 +98,7 @@ def pick_device(name: str = "auto") -> torch.device:
         name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
@@ -128,6 +128,8 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
+    if not hasattr(config, "num_hidden_layers"):
+        raise UserError(f"{spec.name}: a {config.model_type} is no language model of texts alone")
     return config
 
 

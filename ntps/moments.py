@@ -17,6 +17,7 @@ partitions for error bars and resumed runs are one thing: sums that add.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,31 +33,23 @@ PREFIX = ("prefix_second_moment", "prefix_next_moment")
 STRIPS = 4  # of a symmetric product: more would save little and make the products too narrow to be fast
 SCAN = 32  # prefixes summed by one triangular product
 TOKENS_AT_ONCE = 16384  # of arrays, with their padding
-GAP = 16  # zeros behind a scratch row: rows at multiples of 256 bytes would compete for the same cache lines
+GAP = 16  # numbers between prefixes: rows at multiples of 256 bytes would compete for the same cache lines
 
 
 class Batch:
-    """What all layers share of one batch: where its tokens and prefixes lie, and its targets.
+    """What all layers share of one batch: where its texts lie among its tokens, and its targets.
 
     lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are
-    float64. The prefixes 1..n-1 of all texts follow each other in blocks of SCAN rows, unused ones at the end.
+    float64. The tokens are summed in blocks of SCAN, the last one filled up.
     """
 
     def __init__(self, lengths: Tensor, targets: Tensor, permuted: Tensor | None = None):
         self.lengths, self.targets, self.permuted = lengths, targets, permuted
-        device, prefixes = lengths.device, lengths - 1
         self.last = lengths.cumsum(0) - 1  # places of the texts' last tokens
-        ends = prefixes.cumsum(0)
-        self.prefixes = total = int(ends[-1])
-        text = torch.arange(len(lengths), device=device).repeat_interleave(prefixes)
-        # every text before has a token more than prefixes: its last
-        places = torch.arange(total, device=device) + text
-        unused = SCAN - total % SCAN  # one at least: all zeros, the prefix of a text of one token
-        self.token, self.following = (pad(flat, (0, unused)) for flat in (places, places + 1))
-        self.longest = torch.where(prefixes > 0, ends - 1, total)  # rows of the texts' longest prefixes
-        text = pad(text, (0, unused), value=-1).view(-1, SCAN)
+        text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        text = pad(text, (0, -len(text) % SCAN), value=-1).view(-1, SCAN)
         head, tail = text[:, :1], text[:, -1]
-        self.within = ((text[:, :, None] == text[:, None]) & (text >= 0)[:, None]).tril()  # sums in a block
+        self.within = (text[:, :, None] == text[:, None]).tril()  # sums in a block
         self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
         self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
         self.scratch: Scratch | None = None  # of the first layer, for all
@@ -65,15 +58,15 @@ class Batch:
 class Scratch:
     """Masks and matrices of a batch in the type and width of its states.
 
-    tokens, prefix and following (rows, d + GAP) hold h_t, c_t and h_(t+1); product (d, d) what joins the sums.
+    prefix (rows, d + GAP) holds c_t, 0 for the last token of a text; product (d, d) what joins the sums.
     """
 
     def __init__(self, batch: Batch, states: Tensor):
-        rows, width = len(batch.token), states.shape[1]
+        width = states.shape[1]
         self.within, self.open, self.before = (
             mask.to(states.dtype) for mask in (batch.within, batch.open, batch.before)
         )
-        self.tokens, self.prefix, self.following = states.new_zeros(3, rows, width + GAP)
+        self.prefix = states.new_zeros(batch.open.numel(), width + GAP)
         self.product = states.new_empty(width, width)
 
 
@@ -134,6 +127,7 @@ class Moments:
         `index` is the layer's place among these. Token products run in float32, or in float64 for float64 states;
         mean-state products in float64, from mean states rounded as they are returned (and stored).
         """
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
         mean = mean_states(states, batch)
         wide, sums = mean.to(self.device, torch.float64), self.sums
         for columns, name in (
@@ -145,11 +139,9 @@ class Moments:
         sums["mean_state"][index] += wide.sum(0)
         add_gram(sums["mean_second_moment"][index], wide)
         if self.prefix and (scratch := batch.scratch):
-            prefix, following = (m[:, : wide.shape[1]] for m in (scratch.prefix, scratch.following))
-            torch.index_select(states.to(following.dtype), 0, batch.following, out=following)
-            prefix, following = prefix[: batch.prefixes], following[: batch.prefixes]
+            prefix = scratch.prefix[: len(states) - 1, : wide.shape[1]]
             add_gram(sums["prefix_second_moment"][index], prefix, scratch.product)
-            add_product(sums["prefix_next_moment"][index], prefix, following, scratch.product)
+            add_product(sums["prefix_next_moment"][index], prefix, states[1:], scratch.product)
         return mean
 
     def merge(self, other: Moments) -> Moments:
@@ -212,19 +204,23 @@ def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None
 def mean_states(states: Tensor, batch: Batch) -> Tensor:
     """Mean states (B, d) of states (N, d), in float32 or better; the c_t into the batch's scratch.
 
-    Prefixes are summed by small triangular products, several times faster than a scan: each within its block of rows,
+    Tokens are summed by small triangular products, several times faster than a scan: each block of rows by itself,
     then what earlier blocks hold of the text that goes on.
     """
     states = states.to(torch.promote_types(states.dtype, torch.float32))
     scratch = batch.scratch = batch.scratch or Scratch(batch, states)
-    width = states.shape[1]
-    torch.index_select(states, 0, batch.token, out=scratch.tokens[:, :width])
-    blocks = scratch.prefix.unflatten(0, (-1, SCAN))
-    torch.bmm(scratch.within, scratch.tokens.view_as(blocks), out=blocks)
+    count, width = states.shape
+    sums = scratch.prefix[:, :width]
+    blocks, whole = sums.unflatten(0, (-1, SCAN)), count // SCAN
+    cut = whole * SCAN
+    torch.bmm(scratch.within[:whole], states[:cut].view(whole, SCAN, width), out=blocks[:whole])
+    if cut < count:
+        sums[cut:count] = scratch.within[-1, : count - cut, : count - cut] @ states[cut:]
     if len(blocks) > 1:
         blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
-    sums = scratch.prefix.index_select(0, batch.longest)[:, :width] + states.index_select(0, batch.last)
-    return sums / batch.lengths[:, None]
+    mean = sums[batch.last] / batch.lengths[:, None]
+    sums[batch.last] = 0  # they are no prefix: nothing follows
+    return mean
 
 
 def one_hot(labels: np.ndarray, classes: int) -> Tensor:
@@ -249,21 +245,24 @@ def from_arrays(
     """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
 
     A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
-    labels that do not fit.
+    labels that do not fit, and for states that are not finite.
     """
     states = torch.as_tensor(states).detach()
     states = states[None] if states.ndim == 3 else states
+    if states.ndim != 4:
+        raise UserError(f"states of shape {tuple(states.shape)}: give (layers, texts, tokens, width)")
     labels, lengths = np.asarray(labels), np.asarray(lengths)
     count, longest = states.shape[1:3]
     if labels.shape != (count,) or lengths.shape != (count,) or not count:
         raise UserError(
             f"{count} texts, lengths {lengths.shape} and labels {labels.shape}: give one of each a text"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise UserError("labels must be class indices: whole numbers from 0")
-    if lengths.min() < 1 or lengths.max() > longest:
+    most = math.inf if classes is None else classes - 1
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() > most:
+        raise UserError("labels must be class indices: whole numbers from 0, below the number of classes")
+    if not np.issubdtype(lengths.dtype, np.integer) or lengths.min() < 1 or lengths.max() > longest:
         raise UserError(
-            f"lengths run from {lengths.min()} to {lengths.max()}: they must lie in 1 to {longest}"
+            f"lengths run from {lengths.min()} to {lengths.max()}: they must be whole numbers in 1 to {longest}"
         )
     classes = int(labels.max()) + 1 if classes is None else classes
     order = permuted_rows(count, permutations, seed)
@@ -276,6 +275,8 @@ def from_arrays(
         batch = Batch(counts[rows], targets[rows], permuted[rows])
         for index, layer in enumerate(states):
             moments.add(index, layer[rows][real[rows]], batch)
+    if not moments.sums["mean_state"].isfinite().all():
+        raise UserError("states that are not finite")
     return moments
 
 

@@ -110,21 +110,21 @@ def forward_flops(weights: int, attention: int, batches: Batches) -> float:
 
 
 def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
-    """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts
+    """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts, N tokens
 
-    g(B) + 2 B d C (R + 1) for M and the labels, 2 b (d + GAP) (SCAN^2 + b) for the prefix sums in b = N // SCAN + 1 blocks, and
-    with prefix moments g(N) + 2 N d^2; N = sum of (n - 1) and g(n) = n d^2 (1 + 1 / STRIPS).
+    g(B) + 2 B d C (R + 1) for M and the labels, 2 d (N SCAN + b^2) for the prefix sums in b blocks, of which the last may
+    be shorter, and with prefix moments g(N - 1) + 2 (N - 1) d^2; g(n) = n d^2 (1 + 1 / STRIPS).
     """
     step = -(-width // STRIPS)
     gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
     total = 0.0
     for n in batches:
-        prefixes = int((n - 1).sum())
-        blocks = prefixes // SCAN + 1
-        carried = blocks if blocks > 1 else 0
+        tokens = int(n.sum())
+        whole, rest = divmod(tokens, SCAN)
+        blocks = whole + (rest > 0)
         total += len(n) * (gram + 2 * width * targets * (permutations + 1))
-        total += 2 * blocks * (width + GAP) * (SCAN**2 + carried)
-        total += float(prefixes) * (gram + 2 * width**2) if prefix else 0.0
+        total += 2 * width * (whole * SCAN**2 + rest**2 + (blocks**2 if blocks > 1 else 0))
+        total += float(tokens - 1) * (gram + 2 * width**2) if prefix else 0.0
     return total
 
 
@@ -134,8 +134,8 @@ def moments_flops(width: int, targets: int, permutations: int, prefix: bool, bat
 def batch_bytes(outline: Outline) -> int:
     """Bound on what one token takes, in bytes, for d = width and s bytes a number: the sum of
 
-    a block's temporaries, s (2 d + the outputs of its matrices + the widest of them), and of the moments' scratch for all
-    layers, max(4, s) (3 (d + GAP) + 2 SCAN): h_t, c_t and h_(t+1) by row, and the masks of the sums.
+    a block's temporaries, s (2 d + the outputs of its matrices + the widest of them), and of what the moments hold,
+    max(4, s) (2 (d + GAP) + 2 SCAN): h_t and c_t by row, and the masks of the sums.
     """
     size, d = outline.dtype.itemsize, outline.width
     widths = [
@@ -147,4 +147,4 @@ def batch_bytes(outline: Outline) -> int:
         for block in outline.blocks
     ]  # numel / d is the output of a matrix that reads the states, or the input of one that makes them
     block = max(sum(found) + max(found) for found in widths)
-    return size * (2 * d + block) + max(4, size) * (3 * (d + GAP) + 2 * SCAN)
+    return size * (2 * d + block) + max(4, size) * (2 * (d + GAP) + 2 * SCAN)

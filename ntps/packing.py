@@ -9,7 +9,7 @@ as there are different lengths.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,11 @@ def equal_runs(lengths: Sequence[int] | np.ndarray) -> list[slice]:
 
 @dataclass
 class Packed:
-    """The lengths of the texts in a row, how many attentions have kept them apart, and the shortest of their windows."""
+    """The lengths of the texts in a row, how many attentions have kept them apart, and the model's shortest window."""
 
     lengths: np.ndarray
     attentions: int = 0
-    window: float = math.inf  # tokens: a text as long as that sees no window
+    window: float = math.inf  # tokens: of texts up to that length it says nothing
 
     def __post_init__(self) -> None:
         self.lengths = np.asarray(self.lengths)
@@ -51,7 +51,7 @@ class Packed:
         ]
 
     def narrow(self, window: int | None) -> None:
-        """A window that the model has; NotPlain where a text is longer."""
+        """Take note of a window that the model has; NotPlain where a text is longer."""
         if window is not None:
             self.window = min(self.window, window)
         if self.lengths.max() > self.window:
@@ -75,6 +75,8 @@ def attend_apart(
     """(1, N, heads, head_dim) of query (1, heads, N, head_dim), key and value: causal attention within each text."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if attention_mask is not None:
+        raise NotPlain(f"{type(module).__name__} has a mask of its own")
     if more := {name for name, what in told.items() if what is not None} - UNDERSTOOD:
         raise NotPlain(f"{type(module).__name__} asks for {', '.join(sorted(more))}")
     packed.narrow(told.get("sliding_window"))
@@ -88,13 +90,27 @@ def attend_apart(
     return torch.cat(states)[None], None
 
 
+def windows(config: Any) -> Iterator[int | None]:
+    """Lengths up to which a text is treated as it is in a row of longer ones.
+
+    Of a sliding window, and of rotary positions that change with the longest text of a pass (`dynamic` ones do beyond
+    max_position_embeddings only, where texts are cut).
+    """
+    yield getattr(config, "sliding_window", None)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *ropes.values()):  # of all layers, or by kind of layer
+        if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
+            yield rope.get("original_max_position_embeddings") or config.max_position_embeddings
+
+
 def run_packed(model: Any, ids: Tensor, packed: Packed) -> Any:
     """The model's output on ids (N,) of packed texts."""
     from transformers import AttentionInterface
 
     if more := set(getattr(model.config, "layer_types", None) or ()) - PLAIN:
         raise NotPlain(f"{type(model).__name__} has {', '.join(sorted(more))}")
-    packed.narrow(getattr(model.config, "sliding_window", None))
+    for window in windows(model.config):
+        packed.narrow(window)
     AttentionInterface.register(ATTENTION, attend_apart)
     usual = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION  # models look it up at every call, and make no mask for it

@@ -126,17 +126,14 @@ def write_pieces(
     path: Path, layout: Layout, about: Mapping, pieces: Callable[[str], Iterable[np.ndarray]]
 ) -> None:
     """Write a safetensors file atomically, each array from its pieces in order: no copy of a large array is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
     head, order, size = header(layout, about)
-    with temporary.open("wb") as file:
+    with written(path) as temporary, temporary.open("wb") as file:
         file.write(head)
         for name in order:
             for piece in pieces(name):
                 file.write(np.ascontiguousarray(piece, dtype=KINDS[layout[name][0]]).data)
         if file.tell() != len(head) + size:
             raise ValueError(f"{path}: the pieces do not fill the layout")
-    replace(temporary, path)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
@@ -183,6 +180,18 @@ def replace(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` at the end; on an error nothing of it is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside `path` for writing; what a killed process left there is removed."""
     host = platform.node().replace(".", "-")
@@ -202,10 +211,8 @@ def to_json(value: Mapping) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.write_text(text, encoding="utf-8")
-    replace(temporary, path)
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_provenance(path: Path, kind: str | None = None) -> dict:

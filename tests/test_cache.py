@@ -219,6 +219,42 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
     assert call(world, tmp_path, *flags) == 0 and "going on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_disk_that_fails_late_costs_no_checkpoint(world, tmp_path, capsys, monkeypatch, resumed):
+    monkeypatch.setattr(caching, "CHECKPOINT_SECONDS", 0.0)
+    flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
+    if resumed:
+        killed(world, tmp_path, 4, "--keep_states")
+    inner = storage.header
+
+    def full(layout, about):
+        if about["format"].startswith("ntps moments"):
+            raise OSError(28, "No space left on device")
+        return inner(layout, about)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "header", full)
+        assert call(world, tmp_path, *flags) == 1
+    assert "No space" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert call(world, tmp_path, *flags) == 0 and "going on" in capsys.readouterr().out
+
+
+def test_a_lost_partition_starts_over(world, tmp_path, capsys):
+    flags = ["--splits", "train", "--tokens_per_batch", "128", "--partitions", "2"]
+    killed(world, tmp_path, 9, "--partitions", "2")
+    (moments_folder(tmp_path) / "train.1-of-2.safetensors").unlink()
+    assert call(world, tmp_path, *flags) == 0
+    assert "1-of-2.safetensors does not exist" in capsys.readouterr().out
+
+
+def test_states_that_are_no_longer_asked_for_leave_nothing(world, tmp_path):
+    killed(world, tmp_path, 4, "--keep_states")
+    assert call(world, tmp_path, "--splits", "train") == 0
+    assert not (tmp_path / "states").exists()
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
 def test_a_damaged_checkpoint_is_reported_and_not_used(world, tmp_path, capsys):
     killed(world, tmp_path, 4)
     resume = next(tmp_path.rglob(".train.resume.safetensors"))
@@ -269,6 +305,8 @@ GOOD = "text,label\nred green,a\nblue,b\nred,a\nyellow,b\n"
         ({}, ["--max_length", "0"], "max_length"),
         ({}, ["--tokens_per_batch", "-1"], "tokens_per_batch"),
         ({}, ["--label_permutations", "-1"], "label_permutations"),
+        ({}, ["--seed", "-1"], "seed"),
+        ({}, ["--device", "meta"], "meta"),
         ({}, ["--prefix_moments", "some"], "prefix_moments"),
         ({}, ["--layers", "0,9"], "layers 0 to 3"),
         ({}, ["--layers", "one"], "0,8,16"),

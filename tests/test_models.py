@@ -287,6 +287,8 @@ def test_unknown_architectures_remote_code_and_encoder_decoders_are_refused(tiny
     assert not marker.exists()
     (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
     refused(lambda: load_config(spec), "encoder-decoder")
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    refused(lambda: load_config(spec), "no language model of texts alone")
     (folder / "config.json").write_text("{")
     refused(lambda: load_config(spec), "config.json")
 

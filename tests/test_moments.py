@@ -171,11 +171,8 @@ def test_prefix_sums_are_cumulative_sums_of_each_text(lengths):
     states = torch.randn(sum(lengths), 4, dtype=torch.float64)
     batch = Batch(torch.tensor(lengths), torch.ones(len(lengths), 1, dtype=torch.float64))
     mean, texts = Moments([0], 4, 1).add(0, states, batch), states.split(lengths)
-    expected = [text[:-1].cumsum(0) for text in texts]
-    following = [text[1:] for text in texts]
-    count = sum(lengths) - len(lengths)
-    for found, rows in ((batch.scratch.prefix, expected), (batch.scratch.following, following)):
-        assert torch.allclose(found[:count, :4], torch.cat(rows), atol=1e-12)
+    expected = [torch.cat([text[:-1].cumsum(0), torch.zeros(1, 4)]) for text in texts]
+    assert torch.allclose(batch.scratch.prefix[: sum(lengths), :4], torch.cat(expected), atol=1e-12)
     for row, text in enumerate(texts):
         assert torch.allclose(mean[row], text.mean(0), atol=1e-12)
 
@@ -196,8 +193,16 @@ def test_moments_of_other_layers_do_not_add_up():
         ([3, 3], [0]),
         ([3, 3], ["a", "b"]),
         ([3, 3], [0, -1]),
+        ([3, 3], [0, 2]),
+        ([3.0, 3.0], [0, 1]),
     ],
 )
 def test_lengths_and_labels_that_do_not_fit_are_refused(lengths, labels):
     with pytest.raises(UserError):
-        from_arrays(torch.ones(2, 4, 3), lengths, labels)
+        from_arrays(torch.ones(2, 4, 3), lengths, labels, classes=2)
+
+
+@pytest.mark.parametrize("states", [torch.ones(2, 4), torch.full((2, 4, 3), torch.nan)])
+def test_states_of_another_shape_or_not_finite_are_refused(states):
+    with pytest.raises(UserError, match="states"):
+        from_arrays(states, [3, 3], [0, 1])

@@ -108,6 +108,20 @@ storage.write_moments(Path({str(path)!r}), some_moments(1), ABOUT)
     assert path.read_bytes() != before
 
 
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "train.safetensors"
+    storage.write_moments(path, some_moments(), ABOUT)
+    old, layout = path.read_bytes(), {"states": ("F64", (2, 3))}
+
+    def pieces(name):
+        yield np.ones((1, 3))
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        storage.write_pieces(path, layout, ABOUT, pieces)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
 def test_states_are_filled_in_place(tmp_path):
     path = tmp_path / "s" / ".partial"
     storage.create(path, {"states": ("F32", (2, 4, 3)), "labels": ("I64", (4,))}, ABOUT)
