@@ -231,12 +231,14 @@ def test_special_tokens_alone_may_be_too_many(llama):
 
 
 @pytest.mark.parametrize(
-    "kind, own", [("opt", {"word_embed_proj_dim": 16, "ffn_dim": 64}), ("gemma3n_text", {})]
-)
+    "kind, own",
+    [
+        ("opt", {"word_embed_proj_dim": 16, "ffn_dim": 64}),
+        ("gemma3n_text", {"head_dim": 8, "num_kv_shared_layers": 0, "laurel_rank": 4, "vocab_size_per_layer_input": 100,
+                          "hidden_size_per_layer_input": 8, "activation_sparsity_pattern": [0.0] * 3}),
+    ],
+)  # fmt: skip
 def test_a_model_whose_states_are_no_vectors_of_its_width_is_refused(kind, own):
-    if kind == "gemma3n_text":
-        own = {"head_dim": 8, "num_kv_shared_layers": 0, "laurel_rank": 4, "vocab_size_per_layer_input": 100,
-               "hidden_size_per_layer_input": 8, "activation_sparsity_pattern": [0.0] * 3}  # fmt: skip
     model = AutoModel.from_config(AutoConfig.for_model(kind, **SHAPE | own), dtype=torch.float32).eval()
     with pytest.raises(UserError, match="32 numbers a token"):
         Encoder(model)
