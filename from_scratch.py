@@ -67,16 +67,7 @@ def main(
         plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
-    settings = {
-        "max_steps": max_steps,
-        "batch_size": batch_size,
-        "gradient_accumulation": gradient_accumulation,
-        "eval_every": eval_every,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "dropout": dropout,
-        "released_protocol": released_protocol,
-    } | processes.several()
+    settings = {name: flags[name] for name in training.SETTINGS} | processes.several()
     accuracy.check(settings)
     if plan:
         return planning.print_plan(METHOD, flags)

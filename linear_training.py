@@ -16,6 +16,10 @@ from ntps import accuracy, cli, heads
 from ntps import plan as planning
 from ntps.errors import UserError
 
+SETTINGS = (  # named as the flags that set them
+    "layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout", "released_protocol",
+)  # fmt: skip
+
 
 def main(
     models: Sequence[str],
@@ -61,16 +65,7 @@ def main(
         plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
-    settings = {
-        "layer": layer,
-        "pooling": pooling,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "dropout": dropout,
-        "released_protocol": released_protocol,
-    }
+    settings = {name: flags[name] for name in SETTINGS}
     accuracy.check(settings)
     if pooling not in ("mean", "last"):
         raise UserError(f"--pooling {pooling}: must be mean or last")

@@ -80,20 +80,8 @@ def main(
         plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
-    common = {
-        "max_steps": max_steps,
-        "batch_size": batch_size,
-        "gradient_accumulation": gradient_accumulation,
-        "eval_every": eval_every,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "dropout": dropout,
-        "rank": rank,
-        "alpha": alpha,
-        "lora_dropout": lora_dropout,
-        "start_layer": start_layer,
-        "released_protocol": released_protocol,
-    } | processes.several()
+    names = (*training.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
+    common = {name: flags[name] for name in names} | processes.several()
     accuracy.check(common)
     if plan:
         return planning.print_plan(METHOD, flags)

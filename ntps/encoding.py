@@ -17,6 +17,7 @@ from ntps.moments import Batch, Moments, mean_states, permuted_rows, targets_of
 from ntps.packing import Packed, equal_runs, run_packed
 
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
+TEXTS_AT_ONCE = 1000  # to be tokenized: a tokenizer takes many times the memory of the ids it returns
 
 
 # --- tokens and batches --------------------------------------------------------------------------------------------
@@ -24,10 +25,16 @@ Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, 
 
 def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.ndarray], int]:
     """Token ids of every text (special tokens as the tokenizer adds them, cut at max_length), and how many were cut."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)[
-        "input_ids"
-    ]
-    ids = [np.asarray(row, dtype=np.int64) for row in encoded]
+    ids: list[np.ndarray] = []
+    cut = 0
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = list(texts[start : start + TEXTS_AT_ONCE])
+        encoded = tokenizer(some, truncation=True, max_length=max_length, return_attention_mask=False)
+        ids += [np.asarray(row, dtype=np.int64) for row in encoded["input_ids"]]
+        full = [text for text, tokens in zip(some, ids[start:]) if len(tokens) == max_length]
+        if full:
+            whole = tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"]
+            cut += sum(len(tokens) > max_length for tokens in whole)
     for row, tokens in enumerate(ids):
         if not len(tokens):
             raise UserError(f"text {row} ({texts[row][:40]!r}) has no tokens under this tokenizer: remove it")
@@ -35,15 +42,7 @@ def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.
             raise UserError(
                 f"--max_length {max_length}: the tokenizer adds more special tokens to every text"
             )
-    full = [
-        row for row, tokens in enumerate(ids) if len(tokens) == max_length
-    ]  # the only ones that may be cut
-    whole = (
-        tokenizer([texts[row] for row in full], return_attention_mask=False, verbose=False)["input_ids"]
-        if full
-        else []
-    )
-    return ids, sum(len(tokens) > max_length for tokens in whole)
+    return ids, cut
 
 
 def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:

@@ -34,6 +34,10 @@ CHECKPOINT_SECONDS = 60.0
 EVALUATION_BATCH = 16
 LOGGERS = ("none", "tensorboard", "wandb", "trackio")
 WEIGHTS = "trained.safetensors"
+SETTINGS = (  # of a training, named as the flags that set them
+    "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
+    "released_protocol",
+)  # fmt: skip
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
 
 
