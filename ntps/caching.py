@@ -41,7 +41,6 @@ from ntps.models import (
 from ntps.moments import Moments, permuted_rows
 
 CHECKPOINT_SECONDS = 60.0
-BATCHES_PER_ROUND = 1  # of every process, between two meetings
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
 
@@ -342,13 +341,12 @@ class Pass:
                     moments = job.empty(source.device)
                 plan = self.plans[number]
                 while done < len(plan):
-                    shares = self._shares(plan, done)
+                    shares = plan[done : done + processes.count()]  # a batch for each process
                     blocks = self._encode(encoder, shares, moments)
                     (due,) = processes.meet(time.monotonic() - saved >= pause)
                     self._keep_states(shares, blocks)
-                    round_batches = [rows for share in shares for rows in share]
-                    bar.update(self._tokens(round_batches))
-                    done += len(round_batches)
+                    bar.update(self._tokens(shares))
+                    done += len(shares)
                     if due and done < len(plan):
                         began = time.monotonic()
                         self._checkpoint(moments, number, done)
@@ -364,17 +362,11 @@ class Pass:
     def _tokens(self, batches: Iterable[np.ndarray]) -> int:
         return sum(int(self.corpus.lengths[rows].sum()) for rows in batches)
 
-    def _shares(self, plan: list[np.ndarray], done: int) -> list[list[np.ndarray]]:
-        """The batches of the next round, by process: the plan is dealt out in turn."""
-        end = min(done + BATCHES_PER_ROUND * processes.count(), len(plan))
-        return [plan[start : start + BATCHES_PER_ROUND] for start in range(done, end, BATCHES_PER_ROUND)]
-
     def _encode(self, encoder: Encoder, shares: list, moments: Moments | None) -> list[np.ndarray]:
         """Add this process's share to the moments; its mean states (L, B, d), batch by batch, if they are kept."""
         means: list[np.ndarray] = []
         keep = (lambda _, found: means.append(found)) if self.want_states else None
-        mine = shares[processes.rank()] if processes.rank() < len(shares) else []
-        for _ in encode(encoder, self.corpus, mine, moments, keep):
+        for _ in encode(encoder, self.corpus, shares[processes.rank() :][:1], moments, keep):
             pass
         return means
 
@@ -384,10 +376,9 @@ class Pass:
             return
         kind, (layers, _, width) = self._states_layout()["states"]
         found = []
-        for process, share in enumerate(shares):
-            rows = np.concatenate(share)
+        for process, rows in enumerate(shares):
             if process == processes.rank():
-                block = means[0] if len(means) == 1 else np.concatenate(means, 1)
+                block = np.concatenate(means, 1)
             else:
                 block = np.empty((layers, len(rows), width), storage.KINDS[kind])
             if process and processes.rank() in (0, process):

@@ -35,22 +35,9 @@ from ntps.model_files import (
     source_folder,
     source_hash,
 )
-from ntps.model_specs import DTYPES, ModelSpec, model_names, resolve_model
-
-__all__ = [
-    "ModelSpec",
-    "context_length",
-    "load_config",
-    "load_model",
-    "load_tokenizer",
-    "model_identity",
-    "model_names",
-    "output_name",
-    "pick_device",
-    "pick_dtype",
-    "resolve_model",
-    "tokenizer_facts",
-]
+from ntps.model_specs import DTYPES, ModelSpec
+from ntps.model_specs import model_names as model_names
+from ntps.model_specs import resolve_model as resolve_model
 
 
 def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
@@ -315,7 +302,9 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-def context_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *asked: int | None) -> int:
+def context_length(
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+) -> int:
     """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `asked`, of those below 1e9.
 
     UserError if none is.
@@ -327,6 +316,9 @@ def context_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig,
     )
 
 
-def _limits(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *asked: int | None) -> list[int]:
-    limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
+def _limits(
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+) -> list[int]:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [getattr(tokenizer, "model_max_length", None), positions]
     return [int(limit) for limit in (*limits, *asked) if limit and 0 < limit < 1e9]

@@ -158,20 +158,13 @@ class Moments:
 
     def average(self, name: str, index: int) -> Tensor:
         """One moment of one layer, divided by the number of texts; the permuted one as (R, d, C)."""
-        if name == "label_moment_permuted":
-            draws = [self.permuted_average(draw, index) for draw in range(self.permutations)]
-            return torch.stack(draws) if draws else torch.zeros(0, *self.sums["mean_label_moment"].shape[1:])
         value = self.sums[name][index] / max(self.text_count, 1)
+        if name == "label_moment_permuted":
+            value = value.unflatten(1, (self.permutations, len(self.class_counts))).transpose(0, 1)
         if name in SYMMETRIC:  # only strips from the diagonal on are accumulated
             value = value.triu()
             value += value.triu(1).T
         return value
-
-    def permuted_average(self, draw: int, index: int) -> Tensor:
-        """S (d, C) under one permutation of the labels."""
-        classes = len(self.class_counts)
-        columns = self.sums["label_moment_permuted"][index, :, draw * classes : (draw + 1) * classes]
-        return columns / max(self.text_count, 1)
 
     def averages(self, index: int) -> dict[str, Any]:
         """All moments of one layer by name, with the counts: the input of `ntps.subspaces` and `ntps.probes`."""

@@ -27,6 +27,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -116,19 +117,6 @@ class OpenELMConfig(PreTrainedConfig):
         return make_divisible(self.model_dim * multiplier, self.ffn_dim_divisor)
 
 
-class OpenELMRMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) in float32, cast back, then times the weight; over the last dimension."""
-
-    def __init__(self, dim: int, eps: float = 1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        full = x.float()
-        return (full * torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
-
-
 def rotary_angles(positions: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin, each (B or 1, 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over.
 
@@ -159,8 +147,8 @@ class OpenELMAttention(nn.Module):
         self.num_key_value_groups = self.query_heads // self.kv_heads  # as attention functions call it
         heads = self.query_heads + 2 * self.kv_heads
         self.qkv_proj = nn.Linear(config.model_dim, heads * config.head_dim, bias=False)
-        self.q_norm = OpenELMRMSNorm(config.head_dim)
-        self.k_norm = OpenELMRMSNorm(config.head_dim)
+        self.q_norm = LlamaRMSNorm(config.head_dim)
+        self.k_norm = LlamaRMSNorm(config.head_dim)
         self.out_proj = OutputProjection(self.query_heads * config.head_dim, config.model_dim, bias=False)
 
     def forward(self, x, mask, cos, sin, cache: Cache | None, **kwargs):
@@ -193,9 +181,9 @@ class OpenELMFeedForward(nn.Module):
 class OpenELMBlock(GradientCheckpointingLayer):
     def __init__(self, config: OpenELMConfig, layer: int):
         super().__init__()
-        self.attn_norm = OpenELMRMSNorm(config.model_dim)
+        self.attn_norm = LlamaRMSNorm(config.model_dim)
         self.attn = OpenELMAttention(config, layer)
-        self.ffn_norm = OpenELMRMSNorm(config.model_dim)
+        self.ffn_norm = LlamaRMSNorm(config.model_dim)
         self.ffn = OpenELMFeedForward(config, layer)
 
     def forward(self, x, mask, cos, sin, past_key_values: Cache | None = None, **kwargs):
@@ -210,6 +198,7 @@ class OpenELMPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["OpenELMBlock"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
+    _input_embed_layer = "token_embeddings"
     _can_record_outputs = {"hidden_states": OpenELMBlock}
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -222,7 +211,7 @@ class OpenELMPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif isinstance(module, OpenELMRMSNorm):
+        elif isinstance(module, LlamaRMSNorm):
             init.ones_(module.weight)
 
 
@@ -233,14 +222,8 @@ class OpenELMModel(OpenELMPreTrainedModel):
         super().__init__(config)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.model_dim)
         self.layers = nn.ModuleList(OpenELMBlock(config, i) for i in range(config.num_transformer_layers))
-        self.norm = OpenELMRMSNorm(config.model_dim)
+        self.norm = LlamaRMSNorm(config.model_dim)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.token_embeddings
-
-    def set_input_embeddings(self, embeddings: nn.Module) -> None:
-        self.token_embeddings = embeddings  # type: ignore[assignment]
 
     @capture_outputs
     def forward(
@@ -273,12 +256,6 @@ class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.transformer = OpenELMModel(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.transformer.token_embeddings
-
-    def set_input_embeddings(self, embeddings: nn.Module) -> None:
-        self.transformer.token_embeddings = embeddings  # type: ignore[assignment]
 
     @can_return_tuple
     def forward(

@@ -14,7 +14,15 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ntps.caching import parse_layers
 from ntps.encoding import find_blocks
 from ntps.errors import UserError
-from ntps.models import load_config, load_tokenizer, output_name, pick_dtype, resolve_model, without_weights
+from ntps.models import (
+    context_length,
+    load_config,
+    load_tokenizer,
+    output_name,
+    pick_dtype,
+    resolve_model,
+    without_weights,
+)
 from ntps.moments import GAP, SCAN, STRIPS
 
 Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
@@ -39,12 +47,9 @@ class Outline:
         self.tokenizer: PreTrainedTokenizerBase | None = None
         with contextlib.suppress(UserError):
             self.tokenizer = load_tokenizer(self.spec)
-        limits = [flags.get("max_length"), self.spec.context, getattr(self.tokenizer, "model_max_length", 0),
-                  getattr(self.config, "max_position_embeddings", 0)]  # fmt: skip
-        known = [int(limit) for limit in limits if limit and 0 < limit < 1e9]
-        if not known:
-            raise UserError(f"{name}: nothing says how long a text may be: give --max_length, or `context:`")
-        self.max_length = min(known)
+        self.max_length = context_length(
+            self.tokenizer, self.config, flags.get("max_length"), self.spec.context
+        )
 
     def _config(self) -> PreTrainedConfig:
         """config.json, else `architecture:` of the description."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -257,13 +256,6 @@ def free_memory(device: torch.device) -> int:
     return free
 
 
-def free_disk(output: str) -> int:
-    folder = Path(output).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def complaint(script: str, plan: Plan, outline: Outline, free: int, disk: int) -> str | None:
     """Why a plan does not fit, and what to change; None where it does."""
     if plan.disk > disk:
@@ -321,7 +313,7 @@ def print_plan(script: str, flags: Mapping[str, Any]) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             bad += 1
             continue
-        free, room, speed = free_memory(device), free_disk(flags["output"]), None
+        free, room, speed = free_memory(device), storage.free_space(Path(flags["output"])), None
         kind = str(outline.dtype).removeprefix("torch.")
         print(
             f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "

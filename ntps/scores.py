@@ -4,9 +4,8 @@ Notation and source as in ntps.subspaces; excess, retention, chance and label nu
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -259,20 +258,14 @@ def map_layers(
     """function over layers, in order, several at a time (default: as many as torch has threads).
 
     torch.linalg releases the interpreter lock, and two layers on one thread each are done sooner than two
-    in turn on two threads. At most `workers` layers are held, so the iterator may load each from disk; give
-    workers=1 where the layers lie on a GPU.
+    in turn on two threads. Give layers by number, for `function` to read from disk, where they are large; and workers=1
+    where they lie on a GPU.
     """
     threads = torch.get_num_threads()
     workers = workers or threads
     torch.set_num_threads(max(1, threads // workers))
     try:
         with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future[Result]] = deque()
-            for layer in layers:
-                waiting.append(pool.submit(function, layer))
-                if len(waiting) == workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from pool.map(function, layers)
     finally:
         torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ntps.errors import UserError
 from ntps.moments import SYMMETRIC, Moments
@@ -100,19 +101,18 @@ def check_same_run(train: Mapping, test: Mapping, where: Path) -> None:
 # --- safetensors ---------------------------------------------------------------------------------------------------
 
 
-def header(layout: Layout, about: Mapping) -> tuple[bytes, list[str], int]:
-    """The head of a safetensors file, the order of its arrays, and the bytes that follow."""
+def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
+    """The head of a safetensors file and the bytes that follow."""
     entries: dict = {"__metadata__": {"ntps": json.dumps(about)}}
     offset = 0
-    order = sorted(layout, key=lambda name: layout[name][0] == "F32")  # 8-byte types first keeps all aligned
-    for name in order:
+    for name in sorted(layout, key=lambda name: layout[name][0] == "F32"):  # 8 bytes first: all are aligned
         size = layout_bytes({name: layout[name]})
         kind, shape = layout[name]
         entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text, order, offset
+    return struct.pack("<Q", len(text)) + text, offset
 
 
 def layout_bytes(layout: Layout) -> int:
@@ -122,31 +122,16 @@ def layout_bytes(layout: Layout) -> int:
     )
 
 
-def write_pieces(
-    path: Path, layout: Layout, about: Mapping, pieces: Callable[[str], Iterable[np.ndarray]]
-) -> None:
-    """Write a safetensors file atomically, each array from its pieces in order: no copy of a large array is made."""
-    head, order, size = header(layout, about)
-    with written(path) as temporary, temporary.open("wb") as file:
-        file.write(head)
-        for name in order:
-            for piece in pieces(name):
-                file.write(np.ascontiguousarray(piece, dtype=KINDS[layout[name][0]]).data)
-        if file.tell() != len(head) + size:
-            raise ValueError(f"{path}: the pieces do not fill the layout")
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
     """Write small or medium arrays at once."""
-    names = {np.dtype(value): key for key, value in KINDS.items()}
-    layout = {name: (names[value.dtype], value.shape) for name, value in arrays.items()}
-    write_pieces(path, layout, about, lambda name: [arrays[name]])
+    with written(path) as temporary:
+        save_file(dict(arrays), temporary, {"ntps": json.dumps(about)})
 
 
 def create(path: Path, layout: Layout, about: Mapping) -> None:
     """Make a safetensors file of zeros, to be filled through `maps` and given its name by `replace`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    head, _, size = header(layout, about)
+    head, size = header(layout, about)
     with path.open("wb") as file:
         file.write(head)
         if hasattr(os, "posix_fallocate"):  # a full disk is said here, not by a crash while it is filled
@@ -259,11 +244,15 @@ def remove_empty(folder: Path, levels: int) -> None:
             place.rmdir()
 
 
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk where `folder` is, or will be."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
 def check_space(folder: Path, size: int) -> None:
     """UserError if the disk of `folder` has less than `size` bytes free."""
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if free < size:
         raise UserError(
             f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another --output, or fewer --layers or --label_permutations."
@@ -300,20 +289,17 @@ def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
         "text_count": np.array(moments.text_count),
         "token_count": np.array(moments.token_count),
     }
-    count = len(moments.layers)
-
-    def pieces(name: str) -> Iterator[np.ndarray]:
-        if name in small:
-            yield small[name]
-        elif name == "label_moment_permuted":
-            for draw, index in product(range(moments.permutations), range(count)):
-                yield moments.permuted_average(draw, index).cpu().numpy()
-        else:
-            for index in range(count):
-                value = moments.average(name, index).cpu().numpy()
-                yield value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
-
-    write_pieces(path, moments_layout(moments), about, pieces)
+    with written(path) as temporary:
+        create(temporary, moments_layout(moments), about)
+        for name, value in small.items():
+            maps(temporary)[name][...] = value
+        for name, index in product(moments.sums, range(len(moments.layers))):
+            value = moments.average(name, index).cpu().numpy()
+            whole = maps(temporary)[name]  # one map each: touched pages count as memory
+            if name == "label_moment_permuted":
+                whole[:, index] = value
+            else:
+                whole[index] = value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
 
 
 class MomentsFile:

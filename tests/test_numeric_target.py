@@ -14,8 +14,6 @@ from ntps import cli, probes, storage
 from ntps.accuracy import Task
 from ntps.data import load_dataset
 from ntps.errors import UserError
-from ntps.scores import layer_scores
-from tests.synthetic_moments import moments_of, random_texts
 from tests.tiny import tiny_model, tiny_texts
 
 
@@ -127,25 +125,6 @@ def test_probes_are_scikit_learns(world):
         means @ ours.coefficients[:, 0].numpy() + ours.intercept.numpy(), fitted.predict(means)
     )
     assert probes.skill(ours, file.averages(1), file.averages(1)) == pytest.approx(fitted.score(means, y))
-
-
-def test_retention_null_is_the_mean_over_shuffles():
-    """The closed form's mean(y)^2 and Var(y) against many shuffles, numerator and denominator apart."""
-    texts, _ = random_texts(n=40, d=6)
-    y = np.random.default_rng(1).normal(2, 3, 40)
-    moments, means, _ = moments_of(texts, y)
-    scores = layer_scores(moments)
-    closed = [row["retention_null"] for row in scores.rows if row["kv"] == 2 and row["order"] == "descending"]
-    M_inverse = np.linalg.inv(moments["mean_second_moment"])
-    P0, P1 = moments["prefix_second_moment"], moments["prefix_next_moment"]
-    values, V = np.linalg.eig(np.linalg.solve(P0, P1 @ P1.T))
-    V = V.real[:, np.argsort(-values.real)[:2]]
-    inner = V @ np.linalg.solve(V.T @ moments["mean_second_moment"] @ V, V.T)
-    rng = np.random.default_rng(2)
-    shuffles = [means.T @ rng.permutation(y) / 40 for _ in range(20000)]
-    kept = np.mean([S @ inner @ S for S in shuffles])
-    whole = np.mean([S @ M_inverse @ S for S in shuffles])
-    assert closed and closed[0] == pytest.approx(kept / whole, rel=0.02)
 
 
 def test_accuracy_is_refused(tmp_path):
