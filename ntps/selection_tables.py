@@ -28,6 +28,7 @@ from ntps.results import TARGETS
 
 CANDIDATE = ["score", "layer", "k"]
 OWN = "ntps"  # the score that the others are compared with
+DRAWN = ("boot", "null", "left")  # of an answer: its resamples, its permutations, and each group left out
 Row = dict[str, Any]
 
 
@@ -57,12 +58,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Observed figures, and the same in every resample and permutation: names (P,) or scores (F,) in the last axis."""
+    """Observed figures, and the same under each kind of DRAWN: names (P,) or scores (F,) in the last axis."""
 
     question: Question
     judged: Judged
     boot: Judged | None
     null: Judged
+    left: Judged
     fixed: Array  # (F,)
     fixed_boot: Array  # (b, F)
     fixed_null: Array  # (R, F)
@@ -84,6 +86,7 @@ def answer(question: Question, count: int, shuffles: int, seed: int) -> Answer:
         judged=judge(values, kinds, y[None], one, np.float64),
         boot=judge(values, kinds, y[None], drawn) if enough else None,
         null=judge(values, kinds, shuffled, one),
+        left=judge(values, kinds, y[None], 1 - np.eye(n)),
         fixed=spearman(fixed, y)[0],
         fixed_boot=spearman(fixed, y, drawn),
         fixed_null=spearman(fixed, shuffled),
@@ -141,10 +144,10 @@ def choice_row(found: list[Answer], place: list[int]) -> Row:
     if len(found) == 1:
         table = found[0].question.candidates
         row = dict(zip(CANDIDATE, table.index[found[0].judged.chosen[0, place[0]]]))
-    drawn, gap = across("boot", "heldout"), itself - heldout
-    low, high = z_interval(heldout, drawn, n, across("null", "heldout"))
-    null = across("null", "itself") - across("null", "heldout")
-    gap_low, gap_high = difference_interval(gap, across("boot", "itself") - drawn, n, null)
+    low, high = z_interval(heldout, across("boot", "heldout"), n, across("null", "heldout"))
+    gap = itself - heldout
+    drawn, null, left = (across(kind, "itself") - across(kind, "heldout") for kind in DRAWN)
+    gap_low, gap_high = difference_interval(gap, drawn, n, null, left, heldout)
     row |= {"itself": itself, "itself_p": p_value(itself, across("null", "itself"))}
     row |= {"heldout": heldout, "heldout_low": low, "heldout_high": high}
     row |= {"heldout_p": p_value(heldout, across("null", "heldout")), "gap": gap}
@@ -222,22 +225,17 @@ def comparison_rows(answers: list[Answer]) -> Iterator[Row]:
         shared = [k for k in found[0].question.kinds if all(k in a.question.kinds for a in found)]
         for score in shared if OWN in shared else ():
             if score != OWN:
-                (own, own_drawn, own_null), (other, other_drawn, other_null) = (
-                    heldout_figures(found, name) for name in (OWN, score)
-                )
-                low, high = difference_interval(
-                    own - other, own_drawn - other_drawn, n, own_null - other_null
-                )
+                (ours, *of_own), (theirs, *of_other) = (heldout_figures(found, name) for name in (OWN, score))
+                drawn, null, left = (one - two for one, two in zip(of_own, of_other))
+                own, other = float(ours[0]), float(theirs[0])
+                low, high = difference_interval(own - other, drawn, n, null, left, max(own, other))
                 yield head | compared("held out", score, own, other, low, high, math.nan, n)
 
 
-def heldout_figures(found: list[Answer], procedure: str) -> tuple[float, Array, Array]:
-    """Its held-out correlation: observed, resampled ones, permuted ones."""
+def heldout_figures(found: list[Answer], procedure: str) -> list[Array]:
+    """Its held-out correlation: observed, and under each kind of DRAWN."""
     place = [a.procedures.index(procedure) for a in found]
-    (own,), drawn, null = (
-        procedure_figures(found, place, kind, "heldout") for kind in ("judged", "boot", "null")
-    )
-    return float(own), drawn, null
+    return [procedure_figures(found, place, kind, "heldout") for kind in ("judged", *DRAWN)]
 
 
 def swapped(question: Question, score: str) -> tuple[Array, Array, Array]:

@@ -126,21 +126,27 @@ def test_intervals_of_the_search_cover(n, strengths):
         y = rng.normal(size=n)
         values = np.concatenate([s * y + math.sqrt(1 - s**2) * rng.normal(size=(15, n)) for s in strengths])
         whole, shuffled = np.ones((1, n)), y[orders(n, 80, trial)]
-        found, drawn, null = (
+        found, *drawn = (
             judge(values, [(0, 15), (15, 30)], targets, weights)
-            for targets, weights in ((y[None], whole), (y[None], resamples(n, 80, trial)), (shuffled, whole))
-        )
+            for targets, weights in (
+                (y[None], whole), (y[None], resamples(n, 80, trial)), (shuffled, whole), (y[None], 1 - np.eye(n)),
+            )
+        )  # fmt: skip
         searches = [lambda j: j.heldout[:, 2], lambda j: j.heldout[:, 3]]
         differences = [
             lambda j: j.itself[:, 2] - j.heldout[:, 2],
             lambda j: j.heldout[:, 0] - j.heldout[:, 1],
         ]
+        strengths_found = found.heldout[0, 2], found.heldout[0, :2].max()
         observed.append([float(figure(found)[0]) for figure in searches + differences])
+        boot, null, left = drawn
         ends.append(
-            [
-                interval(float(figure(found)[0]), figure(drawn), n, figure(null))
-                for interval, figures in ((z_interval, searches), (difference_interval, differences))
-                for figure in figures
+            [z_interval(float(figure(found)[0]), figure(boot), n, figure(null)) for figure in searches]
+            + [
+                difference_interval(
+                    float(figure(found)[0]), figure(boot), n, figure(null), figure(left), strong
+                )
+                for figure, strong in zip(differences, strengths_found)
             ]
         )
     truth = np.nanmean(observed, axis=0)

@@ -148,7 +148,7 @@ def test_a_perfect_order_of_few_is_not_certain():
     [
         (rs.percentile_interval, 6),
         (lambda rho, drawn, n: rs.z_interval(rho, drawn, n, drawn - 0.5), 7),
-        (lambda rho, drawn, n: rs.difference_interval(rho, drawn, n, drawn - 0.5), 7),
+        (lambda rho, drawn, n: rs.difference_interval(rho, drawn, n, drawn - 0.5, drawn, 0.5), 7),
     ],
 )
 def test_too_few_units_have_no_interval(interval, least):
@@ -156,3 +156,29 @@ def test_too_few_units_have_no_interval(interval, least):
     assert all(map(math.isnan, interval(math.nan, np.linspace(0, 1, 50), least)))
     low, high = interval(0.5, np.linspace(0, 1, 50), least)
     assert low < 0.5 < high
+
+
+def test_width_of_a_difference_after_a_choice():
+    """In deviations: resamples', part of the way to a smaller jackknife's, or permutations' if that is smaller."""
+
+    def reach(n: int, drawn: float, null: float, left: float, strength: float) -> float:
+        even = np.tile(
+            [-1.0, 1.0], 30
+        )  # of deviation 1; the jackknife's is sqrt(n - 1) times that of its figures
+        figures = drawn * even, n, null * even, left * even / math.sqrt(n - 1)
+        low, high = rs.difference_interval(0.0, *figures, strength)
+        assert high == -low
+        return high / 1.6448536
+
+    assert reach(7, 0.4, 0.9, 0.1, 1) == pytest.approx(0.4)
+    assert reach(9, 0.4, 0.9, 0.1, 1) == pytest.approx(0.4 ** (1 / 3) * 0.1 ** (2 / 3))
+    assert reach(16, 0.4, 0.9, 0.1, 1) == pytest.approx(0.1)
+    assert reach(16, 0.4, 0.9, 0.1, 0.5**0.25) == pytest.approx(0.2)
+    assert reach(16, 0.4, 0.9, 0.1, -0.9) == reach(16, 0.4, 0.9, 0.8, 1) == pytest.approx(0.4)
+    assert reach(16, 0.4, 0.3, 0.8, 1) == pytest.approx(0.3)
+
+
+def test_no_variables_have_no_correlations():
+    y = np.arange(6.0)
+    assert rs.spearman(np.empty((0, 6)), y).shape == (1, 0)
+    assert rs.spearman(np.empty((0, 6)), y, rs.resamples(6, 9, 0)).shape == (9, 0)
