@@ -121,7 +121,7 @@ def conclude(kept: Kept, rows: list[Row], settings: dict[str, Any]) -> None:
     else:
         constant = probes.constant_probe(kept.train.averages(0))
         guess = probes.mse(constant, kept.test.averages(0))
-        figures = f"mse of ridge {test['ridge']['mse']:.4f}, of knowing nothing {guess:.4f}"
+        figures = f"mse of ridge {test['ridge']['mse']:.4g}, of knowing nothing {guess:.4g}"
     cli.say(f"best layer by cross-validation on train: {best}; on test: {figures}")
     fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
     if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:

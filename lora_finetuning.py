@@ -17,7 +17,6 @@ from torch import nn
 
 from ntps import accuracy, adapters, cli, processes, training
 from ntps import plan as planning
-from ntps.errors import UserError
 from ntps.models import load_model
 
 METHOD = "lora_finetuning"
@@ -88,11 +87,7 @@ def main(
 
     def work(task: accuracy.Task) -> None:
         spec = task.source.spec
-        settings = common | {"lora_targets": list(lora_targets or spec.lora_targets or ())}
-        if not settings["lora_targets"]:
-            raise UserError(
-                "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
-            )
+        settings = common | {"lora_targets": spec.targets(lora_targets)}
 
         def build(seed: int) -> nn.Module:
             base = load_model(spec, task.source.dtype, task.source.device)

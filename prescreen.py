@@ -16,6 +16,7 @@ from fig_plot import prescreen_page
 from ntps import cli, prescreening
 from ntps.data import load_dataset
 from ntps.errors import UserError
+from ntps.gain import Calibration
 
 
 def main(
@@ -78,6 +79,8 @@ def main(
         )
     if target not in ("classes", "numeric"):
         raise UserError(f"--target {target}: must be classes or numeric")
+    if gain:
+        Calibration(gain)  # refused before any pass if it is none
     if not train and (test or target != "classes"):
         raise UserError(f"--{'test' if test else 'target'}: only together with --train")
     where = dataset
@@ -88,7 +91,9 @@ def main(
         doubts = prescreening.check_texts(data, limit, seed)
     found: list[prescreening.Measured] = []
     code = cli.for_each_pair(
-        models, [where], lambda model, _: found.append(prescreening.measure(model, where, data, flags))
+        dict.fromkeys(models),
+        [where],
+        lambda model, _: found.append(prescreening.measure(model, where, data, flags)),
     )
     if not found:
         return 1

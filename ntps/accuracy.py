@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -186,50 +186,61 @@ def measure(
 ) -> None:
     """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
 
-    A table of the same identity is left as it is, one that lacks only some of the seeds is given them, and one of
-    another identity is refused unless `overwrite`.
+    A table of the same identity keeps the seeds that it has and is given those that it lacks; one of another identity
+    is refused unless `overwrite`.
     """
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: must be different numbers from 0 up")
     folder = Path(output) / "accuracy" / method / task.source.name
-    table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
-    base = task.identity(method, settings)
-    identity = base | {"seeds": list(seeds)}
-    kept = _kept(table, about, identity) if processes.first() and not overwrite else {}
-    (there,) = processes.meet(kept.keys() == set(seeds))
-    if there:
-        cli.say(f"already there: {table}")
-        return
-    fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
-    rows = []
-    for seed in seeds:
-        (known,) = processes.meet(seed in kept)
-        found = kept.get(seed, []) if known else fit(seed, base | {"seed": seed})
-        rows += [fixed | row for row in found]
-    if not processes.first():
-        return
-    write_table(table, rows, storage.provenance("accuracy", identity, **task.record()))
-    for seed in seeds:
-        shutil.rmtree(private_folder(output, method, task, seed), ignore_errors=True)
-    tests = [row for row in rows if row["split"] == "test" and row["final"]]
-    accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
-    seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
-    cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
+    with _alone(folder, task.data.name):
+        table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
+        base = task.identity(method, settings)
+        found = _kept(table, about, base) if processes.first() and not overwrite else {}
+        (there,) = processes.meet(set(seeds) <= found.keys())
+        if there:
+            cli.say(f"already there: {table}")
+            return
+        fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
+        for seed in seeds:
+            (known,) = processes.meet(seed in found)
+            if not known:
+                found[seed] = [fixed | row for row in fit(seed, base | {"seed": seed})]
+        if not processes.first():
+            return
+        identity = base | {"seeds": sorted(found)}
+        rows = [row for seed in sorted(found) for row in found[seed]]
+        write_table(table, rows, storage.provenance("accuracy", identity, **task.record()))
+        for seed in seeds:
+            shutil.rmtree(private_folder(output, method, task, seed), ignore_errors=True)
+        tests = [row for row in rows if row["split"] == "test" and row["final"]]
+        accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
+        seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
+        cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """No other run works on this table; of one that fails before it writes anything no folder is left."""
+    try:
+        with storage.locked(folder / f".{name}.lock") if processes.first() else contextlib.nullcontext():
+            yield
+    finally:
+        if processes.first():
+            storage.remove_empty(folder, 4)  # MODEL, METHOD, accuracy, OUTPUT
 
 
 def _kept(table: Path, about: Path, identity: dict[str, Any]) -> dict[int, list[Row]]:
-    """The rows by seed of the table that is there, of this identity or with some of its seeds; another is refused."""
+    """The rows by seed of the table that is there, of this identity whatever its seeds; another is refused."""
     if not about.exists():
         return {}
+    seeds: list[int] = []
     with contextlib.suppress(UserError):  # of a file that cannot be read: told below
         seeds = storage.read_provenance(about, "accuracy")["identity"].get("seeds", [])
-        if set(seeds) < set(identity["seeds"]):
-            identity = identity | {"seeds": seeds}
-    storage.same_output(about, "accuracy", identity)
+    storage.same_output(about, "accuracy", identity | {"seeds": seeds})
     if not table.exists():
         return {}
     rows: list[Any] = pd.read_csv(table, float_precision="round_trip").to_dict("records")
-    return {seed: [row for row in rows if row["seed"] == seed] for seed in identity["seeds"]}
+    return {seed: [row for row in rows if row["seed"] == seed] for seed in seeds}
 
 
 def write_table(table: Path, rows: Sequence[Row], about: Mapping[str, Any], more: Sequence[str] = ()) -> None:

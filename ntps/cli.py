@@ -32,7 +32,10 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     of several scripts (ntps/experiments.py); what the command line says wins.
     """
     parser = jsonargparse.ArgumentParser(
-        description=inspect.getdoc(inspect.getmodule(main)), formatter_class=Formatter, default_env=False
+        description=inspect.getdoc(inspect.getmodule(main)),
+        formatter_class=Formatter,
+        default_env=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
@@ -41,13 +44,16 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     docs = parameter_docs(main)
     lists = [name for name in flags if name in LISTS]
     switches = [name for name, flag in flags.items() if flag.default is False]
+    words = [name for name, flag in flags.items() if flag.annotation == str | None]
     for name in lists:
         needed = flags[name].default is inspect.Parameter.empty
         default = None if needed else list(flags[name].default)
         parser.add_argument(
             f"--{name}", nargs="+", type=LISTS[name], required=needed, default=default, help=docs.get(name)
         )
-    parser.add_function_arguments(main, skip={*lists, *switches}, as_positional=True)
+    parser.add_function_arguments(main, skip={*lists, *switches, *words}, as_positional=True)
+    for name in words:  # as they stand: `#a.csv` and `null` are names like others
+        parser.add_argument(f"--{name}", type=str, help=docs.get(name))
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true", help=docs.get(name))
     try:
@@ -56,6 +62,9 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
         parser.error(str(error))
     values = parser.parse_args(argv).as_dict()
     values.pop("config", None)
+    for name in words:
+        if values[name] == "":
+            parser.error(f"--{name} is empty: leave it out, or give it a value")
     quiet()
     try:
         with processes.launched():
@@ -82,6 +91,8 @@ def with_config(argv: list[str], main: Callable, lists: list[str], switches: lis
     script, flags = Path(inspect.getfile(main)).stem, inspect.signature(main).parameters
     words: list[str] = []
     for name, value in read_experiment(given.config).flags(script, flags).items():
+        if value is None and flags[name].default is None:
+            continue
         if name in lists:
             items = value if isinstance(value, list) else [value]
             words += [f"--{name}", *map(str, items)] if value is not None else []

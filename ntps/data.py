@@ -25,6 +25,7 @@ from ntps.readers import Row, read_files, read_hub, read_wheel
 SPLIT_SEED = 42
 READERS = {"package": read_wheel, "id": read_hub, "files": read_files}
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 FIELD = re.compile(r"\{([^{}]*)\}")
 Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
 
@@ -157,7 +158,7 @@ def _as_text(value: Any) -> str:
         value = value["text"]
     if isinstance(value, list):
         return " ".join(f"({i}) {_as_text(choice)}" for i, choice in enumerate(value))
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
 
 
 def _fill(template: str, row: Row) -> str:

@@ -95,6 +95,11 @@ class Encoder:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    @cached_property
+    def vocabulary(self) -> int:
+        """Tokens that have an embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     @property
     def width(self) -> int:
         return int(self.model.config.hidden_size)
@@ -251,6 +256,12 @@ def encode(
     for whole in batches:
         for some in encoder.passes(corpus.lengths[whole]):
             rows = whole[some]
+            for row in rows:
+                if (largest := corpus.ids[row].max()) >= encoder.vocabulary:
+                    raise UserError(
+                        f"text {row} has token {largest}, the model embeds {encoder.vocabulary} tokens only: "
+                        "its tokenizer is another model's, or was given tokens that the model was not"
+                    )
             ids, batch = corpus.batch(rows, encoder.device)
             lengths = corpus.lengths[rows]
             mean = one_pass(encoder, ids, lengths, batch, moments, last)

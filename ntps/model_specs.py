@@ -5,7 +5,7 @@ A model is a config name (configs/models/NAME.yaml), a YAML file, a local folder
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,14 @@ class ModelSpec:
     def trust_remote_code(self) -> bool:
         """Whether the code that the model's repository holds may run."""
         return bool((self.base or self).source.get("trust_remote_code"))
+
+    def targets(self, asked: Sequence[str]) -> list[str]:
+        """The modules that LoRA adapts: those asked for, or the description's; UserError where there are none."""
+        if not (targets := list(asked or self.lora_targets or ())):
+            raise UserError(
+                "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
+            )
+        return targets
 
     def described_config(self) -> Any:
         """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""

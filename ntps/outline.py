@@ -98,8 +98,9 @@ class Outline:
     def lora(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """What lora_finetuning.py's flags say of the adapter, with the description's lora_targets where they have none."""
         known = ("rank", "alpha", "lora_dropout", "start_layer")
-        targets = list(flags["lora_targets"] or self.spec.lora_targets or ())
-        return {name: flags[name] for name in known} | {"lora_targets": targets}
+        return {name: flags[name] for name in known} | {
+            "lora_targets": self.spec.targets(flags["lora_targets"])
+        }
 
 
 # --- operations ----------------------------------------------------------------------------------------------------

@@ -307,6 +307,7 @@ class MomentsFile:
 
     def __init__(self, path: Path, kind: str = "moments"):
         self.path = Path(path)
+        self.opened = self._stamp()
         self.about = read_provenance(self.path, kind)
         with safe_open(self.path, "numpy") as file:
             self.names = set(file.keys())
@@ -320,8 +321,20 @@ class MomentsFile:
                 "label_moment_permuted"
             ).get_shape()
 
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Changes when another file takes this one's name."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self.path.stat()
+            return status.st_ino, status.st_mtime_ns, status.st_size
+        return None
+
     def averages(self, index: int, names: set[str] | None = None) -> dict[str, Any]:
-        """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them."""
+        """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them.
+
+        UserError where the file was replaced since it was opened: its layers would be of two runs.
+        """
+        if self._stamp() != self.opened:
+            raise UserError(f"{self.path} was replaced or removed while it was read: run this again")
         result: dict[str, Any] = {
             "class_counts": self.class_counts,
             "label_second_moment": self.label_second_moment,

@@ -480,3 +480,33 @@ def test_the_script_and_show_run_as_commands(world, tmp_path):
         [sys.executable, "-m", "ntps.show", "nothing"], env=environment, capture_output=True, text=True
     )
     assert gone.returncode == 1 and "nothing does not exist" in gone.stderr and "Traceback" not in gone.stderr
+
+
+@pytest.mark.parametrize("flag", ["--adapter", "--shard", "--dtype"])
+def test_names_are_taken_as_they_stand(world, tmp_path, capsys, flag):
+    """`#a` is no comment and `null` is not "none given": what was asked for is refused, not left out."""
+    for value in ("#a", "null"):
+        assert call(world, tmp_path / "out", flag, value) == 1
+        assert value in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        call(world, tmp_path / "out", flag, "")
+    assert "empty" in capsys.readouterr().err
+
+
+def test_flags_are_not_abbreviated(world, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(world, tmp_path, "--conf", "e.yaml")
+    assert "--conf" in capsys.readouterr().err
+
+
+def test_a_token_that_the_model_does_not_embed_is_told(world, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(world, tmp_path / "w")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "w/model")
+    tokenizer.add_tokens("[EXTRA]")
+    tokenizer.save_pretrained(tmp_path / "w/model")
+    with open(tmp_path / "w/data/tiny-train.csv", "a", encoding="utf-8") as file:
+        file.write("some [EXTRA] words,class0\n")
+    assert call(tmp_path / "w", tmp_path / "out") == 1
+    assert "text 60 has token" in capsys.readouterr().err

@@ -559,3 +559,10 @@ def test_some_real_texts_read_as_they_should():
     assert counts == {"ham": 4518, "spam": 642}
     diseases = load_dataset("icd10")
     assert ("Cholera", "I") in pairs(diseases, "train") + pairs(diseases, "test")
+
+
+def test_half_a_character_is_replaced(tmp_path, describe):
+    rows = [{"text": f"cut \ud83d {i}", "label": i % 2} for i in range(6)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = describe(files={"train": "train.jsonl"}).splits["train"].texts
+    assert all("cut \ufffd " in text for text in texts)

@@ -23,7 +23,7 @@ from ntps.data import load_dataset
 from ntps.encoding import Encoder, find_blocks, plan_batches
 from ntps.errors import UserError
 from ntps.moments import Batch, Moments
-from tests.tiny import tiny_config, tiny_dataset, tiny_model
+from tests.tiny import tiny_config, tiny_dataset, tiny_model, tiny_world, world_flags
 
 CPU = torch.device("cpu")
 # As the hub's safetensors have them; with the language-model head where it is not tied to the embeddings.
@@ -401,3 +401,9 @@ def test_what_training_is_watched_with_is_given_back(tmp_path):
     tiny.remembered.clear()
     block.training_bytes(tiny, None)
     assert alive() <= before
+
+
+def test_lora_without_targets_is_planned_as_it_is_run(tmp_path, capsys):
+    world = tiny_world(tmp_path / "world")
+    assert cli.run(lora_finetuning.main, world_flags(world, tmp_path / "out", "--plan")) == 1
+    assert "give --lora_targets" in capsys.readouterr().err

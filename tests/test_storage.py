@@ -146,3 +146,14 @@ def test_provenance_is_complete_json():
     about = json.loads(json.dumps(ABOUT))
     assert about["format"] == "ntps moments 1"
     assert {"torch", "transformers", "numpy"} <= about["record"]["versions"].keys()
+
+
+def test_a_file_replaced_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "train.safetensors"
+    storage.write_moments(path, some_moments(0), ABOUT)
+    file = storage.MomentsFile(path)
+    file.averages(0)
+    storage.write_moments(path, some_moments(1), ABOUT)
+    with pytest.raises(UserError, match="replaced or removed while it was read"):
+        file.averages(1)
+    storage.MomentsFile(path).averages(1)

@@ -20,7 +20,7 @@ import cache
 import from_scratch
 import linear_training
 import lora_finetuning
-from ntps import accuracy, heads, text_order, training
+from ntps import accuracy, heads, storage, text_order, training
 from ntps.data import load_dataset
 from ntps.encoding import find_blocks
 from ntps.errors import UserError
@@ -180,8 +180,9 @@ def test_more_seeds_are_added_to_the_table(pair, tmp_path, script, capsys):
     grown, whole = (table(tmp_path / x, name).drop(columns="seconds") for x in ("grown", "whole"))
     pd.testing.assert_frame_equal(grown, whole)
     capsys.readouterr()
-    assert script.main(**pair, **settings, seeds=[0], output=str(tmp_path / "grown")) == 1
-    assert "seeds is [0, 7] there, [0] here" in capsys.readouterr().err
+    lines = file.read_text().splitlines()
+    assert script.main(**pair, **settings, seeds=[0], output=str(tmp_path / "grown")) == 0
+    assert "already there" in capsys.readouterr().out and file.read_text().splitlines() == lines
 
 
 def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
@@ -539,3 +540,12 @@ def test_a_model_without_targets_and_texts_without_a_test_split(pair, tmp_path, 
     source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "all")
     with pytest.raises(UserError, match="no split 'test'"):
         accuracy.Task(source, data, None)
+
+
+def test_one_run_at_a_time_works_on_a_table(pair, tmp_path, capsys):
+    folder = tmp_path / "accuracy/linear_training/small"
+    with storage.locked(folder / ".tiny.lock"):
+        assert linear_training.main(**pair, epochs=1, output=str(tmp_path)) == 1
+    assert "another process is working on this" in capsys.readouterr().err
+    assert linear_training.main(**pair, epochs=1, output=str(tmp_path)) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny.csv", "tiny.json"]
