@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file
 
 from ntps import cli, storage
 from ntps.errors import UserError
-from ntps.results import METHODS, PAIR, best_rows
+from ntps.results import METHODS, PAIR, best_rows, read_table
 
 KINDS = ("ntps", "scores", "words", *(f"accuracy/{method}" for method in METHODS))
 DIGITS = 7
@@ -56,7 +55,7 @@ def main(results: str, output: str, brief: bool = False) -> int:
 
 def copy_table(path: Path, target: Path, brief: bool) -> None:
     """One table, and the provenance beside it."""
-    table = pd.read_csv(path)
+    table = read_table(path)
     if brief:
         table = table[(table["rule"] == "task_rank") & table["fraction"].isna()]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ are comparable between data sets; kv without a fraction is the headline's kv = d
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,22 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
     UserError for one that is cut short or not a table, or lacks a column that is needed.
     """
     tables = [pd.DataFrame(columns=[*PAIR, *needed])]
-    script = {"words": "alignment_vis", "ntps": "K_sweep", "scores": "K_sweep"}.get(kind, Path(kind).name)
     for path in sorted((Path(folder) / kind).glob("*/*.csv")):
-        try:
-            table = pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
-        if lacking := [name for name in needed if name not in table]:
-            raise UserError(f"{path} has no column {', '.join(lacking)}: run {script}.py with --overwrite")
-        tables.append(table.assign(model=path.parent.name, dataset=path.stem))
+        tables.append(read_table(path, needed).assign(model=path.parent.name, dataset=path.stem))
     return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """One table KIND/MODEL/DATASET.csv. UserError as above."""
+    kind = path.parts[-3]
+    script = {"words": "alignment_vis", "ntps": "K_sweep", "scores": "K_sweep"}.get(kind, kind)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
+    if lacking := [name for name in needed if name not in table]:
+        raise UserError(f"{path} has no column {', '.join(lacking)}: run {script}.py with --overwrite")
+    return table
 
 
 def load_scores(folder: str | Path) -> pd.DataFrame:
@@ -102,6 +109,8 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
     pairs = found.drop_duplicates().sort_values(PAIR).reset_index(drop=True)
     if pairs.empty:
         raise UserError(f"no scores and no accuracies in {folder}")
+    for model, dataset in pairs.itertuples(index=False):
+        warn_of_other_texts(Path(folder), model, dataset)
     facts = [pair_facts(Path(folder), model, dataset) for model, dataset in pairs.itertuples(index=False)]
     pairs = pairs.join(pd.DataFrame(facts))
     pairs["group"] = join_groups(pairs["dataset"], pairs.pop("source"), groups)
@@ -174,6 +183,30 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     return facts
 
 
+def warn_of_other_texts(folder: Path, model: str, dataset: str) -> None:
+    """A warning where tables of a pair tell of other limits or classes: its row holds figures of several runs."""
+    kinds = ("ntps", *(f"accuracy/{name}" for name in METHODS))
+    runs: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        beside = folder / kind / model / f"{dataset}.json"
+        identity = (storage.read_provenance(beside).get("identity") or {}) if beside.exists() else {}
+        train = identity.get("train") or identity
+        if data := train.get("data"):
+            runs[kind] = {
+                "limit": train.get("limit"),
+                "max_length": train.get("max_length"),
+                "classes": data.get("classes"),
+            }
+    first, *others = runs or {"": {}}
+    for kind in others:
+        if unlike := [name for name, value in runs[kind].items() if value != runs[first][name]]:
+            warnings.warn(
+                f"{model} x {dataset}: {kind} is of another run than {first} ({', '.join(unlike)}); figures of both are "
+                "set side by side",
+                stacklevel=2,
+            )
+
+
 def source_of(data: dict[str, Any]) -> str | None:
     """What decides whether two data sets are the same texts: the files they are read from."""
     source, used = data.get("source") or {}, data.get("description") or {}
@@ -208,8 +241,12 @@ def sizes(table: pd.DataFrame) -> pd.DataFrame:
 def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     """best_layer and headroom of each pair: by gcv_error, from K_sweep.py's table or else linear_sklearn.py's."""
     wanted = [*PAIR, "layer", "gcv_error", "headroom"]
-    both = pd.concat([table.reindex(columns=wanted) for table in (scores, probes)], ignore_index=True)
-    both = both.dropna(subset=["gcv_error"]).drop_duplicates([*PAIR, "layer"])
+    scores, probes = (
+        table.reindex(columns=wanted).dropna(subset=["gcv_error"]) for table in (scores, probes)
+    )
+    told = set(scores[PAIR].itertuples(index=False, name=None))
+    lacking = [pair not in told for pair in probes[PAIR].itertuples(index=False, name=None)]
+    both = pd.concat([scores, probes[lacking]], ignore_index=True)
     best = lowest_error(both)
     headroom = both.groupby(PAIR, as_index=False)["headroom"].first()
     return best[[*PAIR, "layer"]].rename(columns={"layer": "best_layer"}).merge(headroom, "left", PAIR)

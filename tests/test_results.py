@@ -1,12 +1,15 @@
 """ntps.results: a folder of the contract as tidy tables."""
 
+import json
 import math
+import warnings
 
+import pandas as pd
 import pytest
 
 from ntps import results
 from ntps.errors import UserError
-from tests.results_folder import TEXTS, WIDTH, write_pair
+from tests.results_folder import BEST, TEXTS, WIDTH, write_pair
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,29 @@ def test_empty_folder_and_broken_table(tmp_path):
     path.write_text("")
     with pytest.raises(UserError, match="broken.csv cannot be read"):
         results.load_scores(tmp_path)
+
+
+def test_tables_of_different_texts_are_told(tmp_path):
+    write_pair(tmp_path, "a", "d1", ntps=0.5)
+    beside = tmp_path / "accuracy/linear_sklearn/a/d1.json"
+    about = json.loads(beside.read_text())
+    data = json.loads((tmp_path / "ntps/a/d1.json").read_text())["identity"]["train"]["data"]
+    beside.write_text(json.dumps(about | {"identity": {"train": {"data": data}}}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results.load_pairs(tmp_path)
+    beside.write_text(json.dumps(about | {"identity": {"train": {"data": data, "limit": 40}}}))
+    with pytest.warns(
+        UserWarning, match=r"a x d1: accuracy/linear_sklearn is of another run than ntps \(limit\)"
+    ):
+        results.load_pairs(tmp_path)
+
+
+def test_the_best_layer_is_k_sweeps_where_it_tells_one(tmp_path):
+    """Not the lowest error of linear_sklearn's table, which may be of layers that K_sweep.py no longer has."""
+    write_pair(tmp_path, "a", "d1", ntps=0.5)
+    path = tmp_path / "accuracy/linear_sklearn/a/d1.csv"
+    table = pd.read_csv(path)
+    ridge = table.iloc[:1].assign(layer=7, probe="ridge", gcv_error=0.001)
+    pd.concat([table, ridge]).to_csv(path, index=False)
+    assert results.load_pairs(tmp_path)["best_layer"].tolist() == [BEST]
