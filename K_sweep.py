@@ -9,6 +9,7 @@ scores that others proposed, in OUTPUT/scores/MODEL/DATASET.csv.
 """
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import torch
 from ntps import cli, storage, sweep
 from ntps.data import dataset_name
 from ntps.errors import UserError
-from ntps.kept import partition_files, scorable_moments
+from ntps.kept import pair_flags, partition_files, scorable_moments
 from ntps.models import output_name, resolve_model
 from ntps.scores import LayerScores
 from ntps.subspaces import RANK_RTOL
@@ -66,16 +67,16 @@ def main(
     target = sweep.solver_device(device)
 
     def work(model: str, dataset: str) -> None:
+        asked = shlex.join(pair_flags(model, dataset, output, adapter))
         name = output_name(resolve_model(model), adapter)
-        score_pair(Path(output), name, dataset_name(dataset), target, flags)
+        score_pair(asked, Path(output), name, dataset_name(dataset), target, flags)
 
     return cli.for_each_pair(models, datasets, work)
 
 
-def score_pair(output: Path, model: str, dataset: str, device: torch.device, flags: dict) -> None:
+def score_pair(asked: str, output: Path, model: str, dataset: str, device: torch.device, flags: dict) -> None:
     """Scores of one pair, all layers: a table, its curves, the other scores, and their provenance."""
     started = time.monotonic()
-    asked = f"--models {flags['models'][0]} --datasets {dataset} --output {output}"
     train = scorable_moments(output, model, dataset, asked)
     source, held_out = train.path, train.path.with_name("test.safetensors")
     test = storage.MomentsFile(held_out) if held_out.exists() else None

@@ -12,6 +12,7 @@ Unit of an axis: the root mean square of the training texts' coordinates. Sign: 
 right of and above the second. Dashed line: linear discriminant analysis between these two, equal priors.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from ntps.caching import Source, default_budget
 from ntps.data import dataset_name
 from ntps.encoding import Corpus, encode, plan_batches, tokenize
 from ntps.errors import UserError
-from ntps.kept import scorable_moments
+from ntps.kept import pair_flags, scorable_moments
 from ntps.models import output_name, resolve_model
 
 Groups = dict[str, list[str]]
@@ -68,7 +69,8 @@ def main(
 
     def work(model: str, dataset: str) -> None:
         place = Path(output), output_name(resolve_model(model), adapter), dataset_name(dataset)
-        draw(model, *place, groups, (pair[0], pair[1]), flags)
+        command = shlex.join(pair_flags(model, dataset, output, adapter))
+        draw(model, command, *place, groups, (pair[0], pair[1]), flags)
 
     return cli.for_each_pair(models, datasets, work)
 
@@ -94,6 +96,7 @@ def read_words(path: str | None) -> Groups:
 
 def draw(
     asked: str,
+    command: str,
     output: Path,
     model: str,
     dataset: str,
@@ -102,7 +105,6 @@ def draw(
     flags: dict[str, Any],
 ) -> None:
     """The table, its figure and its provenance, of one pair; nothing where they are there."""
-    command = f"--models {asked} --datasets {dataset} --output {output}"
     file = scorable_moments(output, model, dataset, command)
     source = file.path
     layer = flags["layer"]

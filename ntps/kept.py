@@ -15,6 +15,12 @@ SPLITS = ("train", "test")
 OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # what states do not depend on
 
 
+def pair_flags(model: str, dataset: str, output: str, adapter: str | None) -> list[str]:
+    """The flags that name one pair, as the user gave them."""
+    flags = ["--models", model, "--datasets", dataset, "--output", output]
+    return flags + (["--adapter", adapter] if adapter else [])
+
+
 class Kept:
     """Moments `train` and `test`, the paths of the states (None unless both are there), and which texts they are of.
 
@@ -22,8 +28,7 @@ class Kept:
     """
 
     def __init__(self, model: str, dataset: str, output: str, adapter: str | None):
-        self.asked = ["--models", model, "--datasets", dataset, "--output", output]
-        self.asked += ["--adapter", adapter] if adapter else []
+        self.asked = pair_flags(model, dataset, output, adapter)
         self.model, self.dataset = output_name(resolve_model(model), adapter), dataset_name(dataset)
         self.moments, states = (
             {name: Path(output) / kind / self.model / self.dataset / f"{name}.safetensors" for name in SPLITS}
@@ -71,6 +76,11 @@ def scorable_moments(output: Path, model: str, dataset: str, flags: str) -> stor
     """The train moments of a pair, token moments among them; UserError without, with the command (its flags are given)."""
     path = output / "moments" / model / dataset / "train.safetensors"
     if not path.exists():
+        if any(path.parent.glob("train.*-of-*.safetensors")):
+            raise UserError(
+                f"only parts of {path} are there: python -m ntps.merge {shlex.quote(str(output))} adds up those of "
+                "several machines; after a kill, run the same cache.py again"
+            )
         raise UserError(f"no moments at {path}: run python cache.py {flags}")
     train = storage.MomentsFile(path)
     if not train.prefix:

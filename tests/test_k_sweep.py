@@ -1,6 +1,7 @@
 """K_sweep.py: its table and curves against the scores computed from the moments themselves."""
 
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +258,14 @@ def test_a_layer_too_large_for_the_device_is_solved_on_the_cpu(capsys):
     assert tried == [(0, "cuda"), (1, "cuda"), (1, "cpu"), (2, "cuda")]
     told = "".join(capsys.readouterr())
     assert "layer 4" in told and "CPU" in told
+
+
+def test_what_is_missing_is_asked_for_as_it_was_named(world, tmp_path, capsys):
+    pair, _ = world
+    model, dataset = pair[1], pair[3]
+    flags = ["--models", model, "--datasets", dataset, "--output", str(tmp_path / "o p")]
+    assert cli.run(K_sweep.main, flags) == 1
+    assert f"run python cache.py {shlex.join(flags)}" in capsys.readouterr().err
+    assert cli.run(cache.main, [*flags, "--splits", "train", "--shard", "1/2"]) == 0
+    assert cli.run(K_sweep.main, flags) == 1
+    assert f"python -m ntps.merge '{tmp_path / 'o p'}' adds" in capsys.readouterr().err
