@@ -164,8 +164,6 @@ class Read:
         if not (long["order"] == "descending").any():
             return self.target("probe_mse")[:0].rename(columns={"y": "x"})
         found = results.headline(results.at_points(long), self.pairs)
-        if score not in found:  # no pair has a best layer
-            found = found.assign(**{score: math.nan})
         return self.grouped(found.rename(columns={score: "x"}), [], "x")
 
     @property

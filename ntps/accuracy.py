@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def measure(
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: must be different numbers from 0 up")
     folder = Path(output) / "accuracy" / method / task.source.name
-    with _alone(folder, task.data.name):
+    with storage.alone(folder / f".{task.data.name}.lock", folder):
         table, about = folder / f"{task.data.name}.csv", folder / f"{task.data.name}.json"
         base = task.identity(method, settings)
         found = _kept(table, about, base) if processes.first() and not overwrite else {}
@@ -216,17 +216,6 @@ def measure(
         accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
         seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
         cli.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """No other run works on this table; of one that fails before it writes anything no folder is left."""
-    try:
-        with storage.locked(folder / f".{name}.lock") if processes.first() else contextlib.nullcontext():
-            yield
-    finally:
-        if processes.first():
-            storage.remove_empty(folder, 4)  # MODEL, METHOD, accuracy, OUTPUT
 
 
 def _kept(table: Path, about: Path, identity: dict[str, Any]) -> dict[int, list[Row]]:

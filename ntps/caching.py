@@ -12,7 +12,6 @@ import ctypes
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,12 +188,8 @@ class Job:
             cli.say(f"already there: {self.target}")
             return
         lock = self.path("moments", f".{self.name}.lock")
-        try:
-            with storage.locked(lock) if processes.first() else nullcontext():
-                Pass(self, want_moments, want_states).run()
-        finally:  # folders of a run that failed before it wrote anything
-            for path in (self.target, self.states_target) if processes.first() else ():
-                storage.remove_empty(path.parent, 4)  # DATASET, MODEL, moments or states, OUTPUT
+        with storage.alone(lock, self.target.parent, self.states_target.parent):
+            Pass(self, want_moments, want_states).run()
 
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""

@@ -149,7 +149,8 @@ def headline(long: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     k = next((k for k in ("d/10", "0.10") if k in known), "")
     rows = long.merge(pairs[[*PAIR, "best_layer"]], on=PAIR)
     rows = rows[((rows["layer"] == rows["best_layer"]) | rows["layer"].isna()) & rows["k"].isin([k, ""])]
-    return rows.pivot_table("value", PAIR, "score", "mean").reset_index().rename_axis(columns=None)
+    table = rows.pivot_table("value", PAIR, "score", "mean").reset_index().rename_axis(columns=None)
+    return table.reindex(columns=[*PAIR, *sorted(set(long["score"]))])
 
 
 def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import platform
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ntps import processes
 from ntps.errors import UserError
 from ntps.moments import SYMMETRIC, Moments
 
@@ -237,6 +237,20 @@ def locked(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(lock: Path, *folders: Path) -> Iterator[None]:
+    """Hold a lock, in the first process of a launch; of work that fails before it writes anything no folder is left.
+
+    folders: of what is written, three levels below OUTPUT.
+    """
+    try:
+        with locked(lock) if processes.first() else contextlib.nullcontext():
+            yield
+    finally:
+        for folder in folders if processes.first() else ():
+            remove_empty(folder, 4)
+
+
 def remove_empty(folder: Path, levels: int) -> None:
     """Remove a folder and its parents, up to `levels` of them, as far as they are empty."""
     for place in (folder, *folder.parents)[:levels]:
@@ -291,15 +305,19 @@ def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
     }
     with written(path) as temporary:
         create(temporary, moments_layout(moments), about)
+        arrays = maps(temporary)
         for name, value in small.items():
-            maps(temporary)[name][...] = value
-        for name, index in product(moments.sums, range(len(moments.layers))):
-            value = moments.average(name, index).cpu().numpy()
-            whole = maps(temporary)[name]  # one map each: touched pages count as memory
-            if name == "label_moment_permuted":
-                whole[:, index] = value
-            else:
-                whole[index] = value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
+            arrays[name][...] = value
+        for index in range(len(moments.layers)):
+            arrays = maps(temporary)  # of a layer each: touched pages count as memory
+            for name in moments.sums:
+                value = moments.average(name, index).cpu().numpy()
+                if name == "label_moment_permuted":
+                    arrays[name][:, index] = value
+                else:
+                    arrays[name][index] = (
+                        value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
+                    )
 
 
 class MomentsFile:

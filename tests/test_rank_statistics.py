@@ -162,9 +162,8 @@ def test_width_of_a_difference_after_a_choice():
     """In deviations: resamples', part of the way to a smaller jackknife's, or permutations' if that is smaller."""
 
     def reach(n: int, drawn: float, null: float, left: float, strength: float) -> float:
-        even = np.tile(
-            [-1.0, 1.0], 30
-        )  # of deviation 1; the jackknife's is sqrt(n - 1) times that of its figures
+        # of deviation 1; the jackknife's is sqrt(n - 1) times that of its figures
+        even = np.tile([-1.0, 1.0], 30)
         figures = drawn * even, n, null * even, left * even / math.sqrt(n - 1)
         low, high = rs.difference_interval(0.0, *figures, strength)
         assert high == -low
