@@ -27,7 +27,7 @@ from fig_plot.words import word_figure
 from ntps import cli, storage, words
 from ntps.caching import Source, default_budget
 from ntps.data import dataset_name
-from ntps.encoding import Corpus, encode, plan_batches, tokenize
+from ntps.encoding import Corpus, encode, plan_batches
 from ntps.errors import UserError
 from ntps.kept import pair_flags, scorable_moments
 from ntps.models import output_name, resolve_model
@@ -151,7 +151,7 @@ def points(
 ) -> list[dict[str, Any]]:
     """A row for each space and word."""
     texts = [(group, word) for group, listed in groups.items() for word in listed]
-    ids, _ = tokenize([word for _, word in texts], source.tokenizer, source.max_length)
+    ids, _ = source.tokenize([word for _, word in texts])
     corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, np.zeros((0, len(ids)), np.int64))
     states = np.empty((len(ids), source.encoder.width))
 

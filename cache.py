@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from ntps import cli
 from ntps import plan as planning
-from ntps.caching import Job, Source, parse_shard, share_heap
+from ntps.caching import Job, Source, parse_shard
 from ntps.data import Dataset, load_dataset
 from ntps.errors import UserError
 
@@ -75,7 +75,6 @@ def main(
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
     if plan:
         return planning.print_plan("cache", flags)
-    share_heap()
     sources: dict[str, Source] = {}
     texts: dict[str, Dataset] = {}
 

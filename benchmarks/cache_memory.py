@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PERMUTATIONS = 20
 FORWARD = """
 import sys, numpy, torch
-from ntps.caching import TOKENS_PER_BATCH, Source, share_heap
+from ntps.caching import TOKENS_PER_BATCH, Source
+from ntps.cli import keep_heap
 from ntps.data import load_dataset
-share_heap()
+keep_heap()
 data = load_dataset(sys.argv[2])
 source = Source(sys.argv[1], None, "cpu", "float32", None, "all")
 tokens = TOKENS_PER_BATCH["cpu"]

@@ -1,13 +1,13 @@
 """What the moments cost beside the forward pass, and against the textbook way, side by side in one run.
 
-    python -m benchmarks.cache_speed                      # SmolLM2-135M, ten minutes on two cores
+    python -m benchmarks.cache_speed                      # SmolLM2-135M, half an hour on two cores
     python -m benchmarks.cache_speed --model FOLDER --texts 96
 
 Unit: the plain forward pass of the base model over the same texts, no hidden states kept, in batches of similar length
 with as little padding as pays (`padded_batches`). The loop is faster than that by what padding costs, for its texts
 share a row (ntps/packing.py), and slower by the moments: their seconds against the rest of the loop are printed too.
-Loop only: no loading, no writing. Batches of both take turns, and the faster of two runs of each counts, so that a machine's
-moods fall on both. A hundred texts at least: of fewer, hardly any are of similar length and share a batch.
+Loop only: no loading, no writing. All three ways take all texts; their batches take turns, and the faster of two runs of
+each counts, so that a machine's moods fall on all. A hundred texts at least: of fewer, hardly any are of similar length and share a batch.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ntps.caching import TOKENS_PER_BATCH
+from ntps.cli import keep_heap
 from ntps.data import load_dataset
 from ntps.encoding import Corpus, Encoder, encode, plan_batches, tokenize
 from ntps.model_files import source_folder
@@ -41,8 +42,12 @@ class Timed(Moments):
 
 
 def spread_texts(count: int) -> tuple[list[str], np.ndarray]:
-    """Reviews joined to lengths from a few to about 500 tokens, log-uniform, in random order."""
-    return joined(np.exp(np.random.default_rng(0).uniform(np.log(3), np.log(420), count)).astype(int))
+    """Reviews joined to 3 to 420 words, about 500 tokens, in random order: log-uniform, at its evenly spaced quantiles.
+
+    The mean of as many random draws is anywhere from 80 to 100 words, and how much is padded with it.
+    """
+    quantiles = np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
+    return joined(np.exp(np.log(3) + quantiles * np.log(420 / 3)).astype(int))
 
 
 def mostly_short_texts(count: int) -> tuple[list[str], np.ndarray]:
@@ -71,34 +76,30 @@ def short_texts(count: int) -> tuple[list[str], np.ndarray]:
     return split.texts[:count], split.labels[:count]
 
 
-def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int) -> dict[str, torch.Tensor]:
-    """The plain way: file order, batches of 32 padded to their longest, head included, all layers' states stacked,
-    L1 and L2 written out for every text."""
-    sums: dict[str, torch.Tensor] = {}
-    for start in range(0, len(ids), 32):
-        rows = range(start, min(start + 32, len(ids)))
-        padded = pad([ids[row] for row in rows])
-        mask = torch.zeros_like(padded)
-        for place, row in enumerate(rows):
-            mask[place, : len(ids[row])] = 1
-        output = model(input_ids=padded, attention_mask=mask, output_hidden_states=True)
-        states = torch.stack(output.hidden_states)  # (L, B, T, d)
-        for place, row in enumerate(rows):
-            n = len(ids[row])
-            X = states[:, place, :n].transpose(1, 2)  # (L, d, n)
-            y = one_hot(labels[row : row + 1], classes).float()
-            L1 = torch.ones(n, n - 1).triu()
-            L2 = torch.zeros(n, n - 1)
-            L2[1:] = torch.eye(n - 1)
-            mean = X.mean(2, keepdim=True)
-            for name, value in (
-                ("mean_second_moment", mean @ mean.transpose(1, 2)),
-                ("mean_label_moment", mean @ y),
-                ("prefix_second_moment", X @ L1 @ L1.T @ X.transpose(1, 2)),
-                ("prefix_next_moment", X @ L1 @ L2.T @ X.transpose(1, 2)),
-            ):
-                sums[name] = sums.get(name, 0) + value.double()
-    return sums
+def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int, sums: dict) -> None:
+    """The plain way, one batch: texts in file order padded to their longest, head included, all layers' states stacked,
+    L1 and L2 written out for every text. Adds to ``sums``."""
+    padded = pad(ids)
+    mask = torch.zeros_like(padded)
+    for row, text in enumerate(ids):
+        mask[row, : len(text)] = 1
+    output = model(input_ids=padded, attention_mask=mask, output_hidden_states=True)
+    states = torch.stack(output.hidden_states)  # (L, B, T, d)
+    for row, text in enumerate(ids):
+        n = len(text)
+        X = states[:, row, :n].transpose(1, 2)  # (L, d, n)
+        y = one_hot(labels[row : row + 1], classes).float()
+        L1 = torch.ones(n, n - 1).triu()
+        L2 = torch.zeros(n, n - 1)
+        L2[1:] = torch.eye(n - 1)
+        mean = X.mean(2, keepdim=True)
+        for name, value in (
+            ("mean_second_moment", mean @ mean.transpose(1, 2)),
+            ("mean_label_moment", mean @ y),
+            ("prefix_second_moment", X @ L1 @ L1.T @ X.transpose(1, 2)),
+            ("prefix_next_moment", X @ L1 @ L2.T @ X.transpose(1, 2)),
+        ):
+            sums[name] = sums.get(name, 0) + value.double()
 
 
 def padded_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
@@ -135,18 +136,15 @@ def matmul_rate(size: int = 2048) -> float:
 
 
 @torch.inference_mode()
-def compare(
-    name: str, model, tokenizer, texts: list[str], labels: np.ndarray, budget: int, plain_count: int
-) -> None:
+def compare(name: str, model, tokenizer, texts: list[str], labels: np.ndarray, budget: int) -> None:
     base = model.base_model
     classes = int(labels.max()) + 1
-    ids, _ = tokenize(texts, tokenizer, 512)
+    ids, _ = tokenize(texts, tokenizer, 512, base.config.vocab_size)
     corpus = Corpus(ids, labels, classes, permuted_rows(len(ids), PERMUTATIONS, 42))
+    lengths = corpus.lengths
     encoder = Encoder(base)
-    batches, padded = plan_batches(corpus.lengths, budget), padded_batches(corpus.lengths, budget)
     moments = Timed(encoder.layers, encoder.width, classes, PERMUTATIONS)
-    warm = Moments(encoder.layers, encoder.width, classes, PERMUTATIONS)
-    list(encode(encoder, corpus, [batches[0], batches[-1]], warm))
+    sums: dict[str, torch.Tensor] = {}
 
     def loop(rows: np.ndarray) -> None:
         list(encode(encoder, corpus, [rows], moments))
@@ -154,10 +152,20 @@ def compare(
     def plain_pass(rows: np.ndarray) -> None:
         base(input_ids=pad([ids[row] for row in rows]), use_cache=False)
 
-    times = {loop: np.zeros((2, len(batches))), plain_pass: np.zeros((2, len(padded)))}
+    def textbook_way(rows: np.ndarray) -> None:
+        textbook(model, [ids[row] for row in rows], labels[rows], classes, sums)
+
+    plans = {
+        loop: plan_batches(lengths, budget),
+        plain_pass: padded_batches(lengths, budget),
+        textbook_way: [np.arange(len(ids))[start : start + 32] for start in range(0, len(ids), 32)],
+    }
+    warm = Moments(encoder.layers, encoder.width, classes, PERMUTATIONS)
+    list(encode(encoder, corpus, [plans[loop][0], plans[loop][-1]], warm))
+    times = {run: np.zeros((2, len(plan))) for run, plan in plans.items()}
     turns = [
         ((number + 0.5) / len(plan), run, number, rows)
-        for run, plan in ((loop, batches), (plain_pass, padded))
+        for run, plan in plans.items()
         for number, rows in enumerate(plan)
     ]
     turns.sort(key=lambda turn: turn[0])
@@ -166,34 +174,25 @@ def compare(
             start = time.perf_counter()
             run(rows)
             times[run][repeat, number] = time.perf_counter() - start
-    ours, forward = (float(times[run].min(0).sum()) for run in (loop, plain_pass))
+    ours, forward, plain = (float(times[run].min(0).sum()) for run in plans)
     all_runs = float(times[loop].sum())
-    few = slice(0, plain_count)
-    start = time.perf_counter()
-    sums = textbook(model, ids[few], labels[few], classes)
-    plain = time.perf_counter() - start
-    same = Moments(encoder.layers, encoder.width, classes)
-    part = Corpus(ids[few], labels[few], classes, permuted_rows(plain_count, 0, 0))
-    list(encode(encoder, part, plan_batches(part.lengths, budget), same))
     gap = max(
-        float(
-            (same.average(key, layer) - value[layer] / plain_count).norm() / same.average(key, layer).norm()
-        )
+        float((moments.average(key, layer) - mean).norm() / mean.norm())
         for key, value in sums.items()
-        for layer in range(len(encoder.layers))
+        for layer, mean in enumerate(value / (2 * len(ids)))
     )
-    plain *= corpus.lengths.sum() / part.lengths.sum()
-    lengths = corpus.lengths
-    padded_tokens = sum(len(rows) * int(lengths[rows].max()) for rows in padded)
+    padded_tokens, file_tokens = (
+        sum(len(rows) * int(lengths[rows].max()) for rows in plans[run]) for run in (plain_pass, textbook_way)
+    )
     weights = sum(p.numel() for block in encoder.blocks for p in block.parameters())
     rate = 2 * weights * padded_tokens / forward
     print(
-        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}), {len(batches)} batches, padded {len(padded)} of {padded_tokens} tokens\n"
+        f"{name}: {len(ids)} texts, {lengths.sum()} tokens ({lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}), {len(plans[loop])} batches, padded {len(plans[plain_pass])} of {padded_tokens} tokens\n"
         f"  forward pass alone      {forward:7.2f} s   {lengths.sum() / forward:6.0f} tokens/s   {rate / 1e9:.0f} GFLOP/s"
         f" = {rate / matmul_rate():.2f} of a large matrix product\n"
         f"  cache loop              {ours:7.2f} s   {ours / forward:.3f} x the forward pass; moments {moments.seconds / (all_runs - moments.seconds):.3f} of the rest of the loop\n"
         f"  textbook way            {plain:7.2f} s   {plain / ours:.1f} x the cache loop"
-        f" (measured on the first {plain_count} texts, same tokens a text assumed)\n"
+        f" (its {len(plans[textbook_way])} batches pad the texts to {file_tokens} tokens)\n"
         f"  largest relative difference of a moment between the two: {gap:.1e}"
     )
 
@@ -206,15 +205,16 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=128, help="mixed texts; six times as many short ones")
     parser.add_argument("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH["cpu"])
     flags = parser.parse_args()
+    keep_heap()  # as the scripts do
     spec = resolve_model(flags.model)
     model = AutoModelForCausalLM.from_pretrained(source_folder(spec.source), dtype=torch.float32).eval()
     tokenizer = load_tokenizer(spec)
-    for name, texts, plain_count in (
-        ("mixed lengths, log-uniform", spread_texts(flags.texts), flags.texts // 4),
-        ("mixed lengths, mostly short", mostly_short_texts(2 * flags.texts), flags.texts // 2),
-        ("short texts", short_texts(6 * flags.texts), flags.texts),
+    for name, texts in (
+        ("mixed lengths, log-uniform", spread_texts(flags.texts)),
+        ("mixed lengths, mostly short", mostly_short_texts(2 * flags.texts)),
+        ("short texts", short_texts(6 * flags.texts)),
     ):
-        compare(name, model, tokenizer, *texts, flags.tokens_per_batch, plain_count)
+        compare(name, model, tokenizer, *texts, flags.tokens_per_batch)
 
 
 if __name__ == "__main__":

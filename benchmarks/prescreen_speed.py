@@ -66,7 +66,7 @@ def forward_alone(name: str, texts: list[str]) -> tuple[float, float]:
     spec, device = resolve_model(name), pick_device("auto")
     tokenizer, config = load_tokenizer(spec), load_config(spec)
     model = load_model(spec, pick_dtype(None, spec, device), device)
-    ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None))
+    ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None), config.vocab_size)
     begun = time.perf_counter()
     for rows in padded_batches(np.array([len(tokens) for tokens in ids]), default_budget(device)):
         model(input_ids=pad([ids[row] for row in rows]).to(device), use_cache=False)

@@ -21,7 +21,6 @@ from scipy.special import log_softmax
 from ntps import cli, processes, storage
 from ntps.caching import Source
 from ntps.data import Dataset, load_dataset, texts_hash
-from ntps.encoding import tokenize
 from ntps.errors import UserError
 from ntps.models import tokenizer_facts
 
@@ -86,11 +85,7 @@ class Task:
     @cached_property
     def tokens(self) -> dict[str, tuple[list[np.ndarray], int]]:
         """Token ids of each split, and how many of its texts were cut at the maximum length."""
-        source = self.source
-        return {
-            name: tokenize(split.texts, source.tokenizer, source.max_length)
-            for name, split in self.splits.items()
-        }
+        return {name: self.source.tokenize(split.texts) for name, split in self.splits.items()}
 
     def ids(self, split: str) -> list[np.ndarray]:
         return self.tokens[split][0]

@@ -16,7 +16,7 @@ from transformers.optimization import Adafactor
 
 from ntps import adapters
 from ntps.encoding import find_blocks
-from ntps.errors import UserError
+from ntps.errors import enough_memory
 from ntps.models import without_weights
 from ntps.moments import Batch, Moments
 from ntps.outline import Outline, forward_flops, moments_flops
@@ -53,7 +53,7 @@ def measured(script: str, outline: Outline, batch: tuple[int, int], targets: int
     most = MOST.get(outline.device.type, MOST_ELSEWHERE)
     rows = max(1, min(rows, int(most / forward_flops(weights, attention, [np.array([length])]))))
     lengths = [np.full(rows, length)]
-    try:
+    with enough_memory(f"{outline.name}: not even one block fits on {outline.device}"):
         model, device = one_block(outline, outline.device, outline.dtype), outline.device
         ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
         with torch.inference_mode():
@@ -70,8 +70,6 @@ def measured(script: str, outline: Outline, batch: tuple[int, int], targets: int
         matrix.grad = torch.ones_like(matrix)
         step = Adafactor([matrix], lr=1e-4, relative_step=False, scale_parameter=False).step
         return Speed(forward, updates=matrix.numel() / timed(step, device))
-    except torch.OutOfMemoryError:
-        raise UserError(f"{outline.name}: not even one block fits on {outline.device}") from None
 
 
 def one_block(

@@ -8,10 +8,9 @@ Several processes share the batches of a part; the first reads and writes all fi
 
 from __future__ import annotations
 
-import ctypes
-import sys
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,17 +48,6 @@ def default_budget(device: torch.device) -> int:
     return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
 
 
-def share_heap() -> None:
-    """Have all threads take memory from one heap: of glibc's heap a thread, each keeps what it once had, some 50 MB in all.
-
-    M_ARENA_MAX of mallopt(3), for a process that has not started its threads; nothing where there is no glibc.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            mallopt(-8, 1)
-
-
 class Source:
     """One model as asked for; its weights are read only when a forward pass is due."""
 
@@ -81,6 +69,10 @@ class Source:
         self.config = load_config(self.spec)
         self.max_length = context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
+        """Token ids of every text, and how many texts were cut (see ntps.encoding)."""
+        return tokenize(texts, self.tokenizer, self.max_length, self.config.get_text_config().vocab_size)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -194,11 +186,17 @@ class Job:
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
         overwrite = self.flags["overwrite"]
-        return (
-            not storage.same_output(self.target, "moments", self.identity, overwrite),
-            self.flags["keep_states"]
-            and not storage.same_output(self.states_target, "states", self.states_identity, overwrite),
+        moments = not storage.same_output(self.target, "moments", self.identity, overwrite)
+        states = self.flags["keep_states"] and not storage.same_output(
+            self.states_target, "states", self.states_identity, overwrite
         )
+        if states and not moments and self.resume.exists():
+            # a pass over both may have been killed before the states had their name: it goes on as such
+            with contextlib.suppress(UserError, KeyError):
+                found = storage.read_provenance(self.resume, "resume")["identity"]
+                unlike = storage.differences(found | {"pass": None}, self.identity | {"pass": None})
+                moments = found["pass"]["moments"] and not unlike
+        return moments, states
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
@@ -222,7 +220,7 @@ class Pass:
         self.started = time.monotonic()
         self.parts = job.all_parts() if want_moments else [Part(job.target, job.identity, job.rows)]
         check_parts(flags, job.part_count, split.name, len(split.texts))
-        ids, self.cut = tokenize(split.texts, source.tokenizer, source.max_length)
+        ids, self.cut = source.tokenize(split.texts)
         orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
         self.corpus, every = Corpus(ids, split.labels, job.data.targets, orders), np.arange(len(ids))
         lengths = self.corpus.lengths
@@ -291,8 +289,8 @@ class Pass:
             cli.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
             return 0, 0, None
         batches = sum(map(len, self.plans))
-        before = sum(map(len, self.plans[:part])) + done
-        cli.say(f"going on with {job.target}: batch {before + 1} of {batches}")
+        behind = sum(map(len, self.plans[:part])) + done
+        cli.say(f"going on with {job.target}: {behind} of {batches} batches are done")
         return part, done, moments
 
     def _check_space(self) -> None:
@@ -325,8 +323,9 @@ class Pass:
     def _loop(self, encoder: Encoder, part: int, done: int, moments: Moments | None) -> float:
         """All batches from number `done` of `part` on; tokens a second."""
         job, source = self.job, self.job.source
-        batches = [rows for plan in self.plans[:part] for rows in plan] + self.plans[part][:done]
-        total, before = int(self.lengths.sum()), self._tokens(batches)
+        batches = [rows for plan in self.plans for rows in plan]
+        behind = sum(map(len, self.plans[:part])) + done
+        total, before = int(self.lengths.sum()), self._tokens(batches[:behind])
         started = saved = time.monotonic()
         pause = CHECKPOINT_SECONDS
         title = f"{source.name} x {job.data.name} {job.split.name}"
@@ -350,7 +349,7 @@ class Pass:
                 if moments is not None:
                     self._write_part(self.parts[number], moments)
                 done, moments = 0, None
-                if number + 1 < len(self.plans):
+                if number + 1 < len(self.plans) or self.want_states:
                     self._checkpoint(None, number + 1, 0)
         return (total - before) / max(time.monotonic() - started, 1e-9)
 

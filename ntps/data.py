@@ -25,6 +25,7 @@ from ntps.readers import Row, read_files, read_hub, read_wheel
 SPLIT_SEED = 42
 READERS = {"package": read_wheel, "id": read_hub, "files": read_files}
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+TINY = 1e-50  # numbers of this size have squares, and their squares too
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 FIELD = re.compile(r"\{([^{}]*)\}")
 Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
@@ -100,7 +101,7 @@ def load_dataset(name: str) -> Dataset:
     found, facts = READERS[source](spec, where)
     dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
     rows = {split: _clean(part, spec, where, split, dropped) for split, part in found.items()}
-    if spec.get("deduplicate", source == "package"):
+    if spec.get("deduplicate", source == "package" or (source == "files" and "test" not in rows)):
         _deduplicate(rows, dropped)
     rule = "as given"
     if "test" not in rows:
@@ -124,6 +125,10 @@ def load_dataset(name: str) -> Dataset:
     mean = {}
     if numeric:
         mean["label_mean"] = math.fsum(splits["train"].labels) / len(splits["train"].labels)
+        if not TINY < splits["train"].labels.std():
+            raise UserError(
+                f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them"
+            )
         splits = {s: Split(s, part.texts, part.labels - mean["label_mean"]) for s, part in splits.items()}
     used = {
         key: value
@@ -334,10 +339,10 @@ def _number(label: str, split: str, where: Path) -> float:
         number = float(label)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) < 1 / TINY or "_" in label:  # Python reads 1_000
         raise UserError(
-            f"{where}: label: split {split!r} has {label!r}, which is no number: mend it or leave the cell "
-            "empty, or leave out target: numeric"
+            f"{where}: label: split {split!r} has {label!r}, which is no number below {1 / TINY:g}: mend it or leave "
+            "the cell empty, or leave out target: numeric"
         )
     return number
 

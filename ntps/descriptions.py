@@ -58,7 +58,10 @@ COMMON: Keys = {
     "drop_labels": ((list,), "labels whose rows are left out"),
     "where": ((dict,), "column: list of values; other rows are left out"),
     "replace": ((dict,), "regular expression: replacement, applied to the texts in this order"),
-    "deduplicate": ((bool,), "keep the first of equal texts; done for wheels unless false"),
+    "deduplicate": (
+        (bool,),
+        "keep the first of equal texts; done unless false for wheels, and for files without test",
+    ),
     "group": ((str,), "column or template: rows that share it stay on one side of the split"),
     "stratify": ((str,), "column or template to stratify the split on, if not the label"),
     "min_class_count": ((int,), "classes with fewer rows are left out, after the split is made"),

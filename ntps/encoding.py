@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ntps.errors import UserError
+from ntps.errors import UserError, enough_memory
 from ntps.moments import Batch, Moments, mean_states, permuted_rows, targets_of
 from ntps.packing import Packed, equal_runs, run_packed
 
@@ -23,8 +23,13 @@ TEXTS_AT_ONCE = 1000  # to be tokenized: a tokenizer takes many times the memory
 # --- tokens and batches --------------------------------------------------------------------------------------------
 
 
-def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.ndarray], int]:
-    """Token ids of every text (special tokens as the tokenizer adds them, cut at max_length), and how many were cut."""
+def tokenize(
+    texts: Sequence[str], tokenizer, max_length: int, vocabulary: int
+) -> tuple[list[np.ndarray], int]:
+    """Token ids of every text (special tokens as the tokenizer adds them, cut at max_length), and how many were cut.
+
+    UserError for a text without tokens, and for a token beyond the `vocabulary` that the model embeds.
+    """
     ids: list[np.ndarray] = []
     cut = 0
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -41,6 +46,11 @@ def tokenize(texts: Sequence[str], tokenizer, max_length: int) -> tuple[list[np.
         if len(tokens) > max_length:
             raise UserError(
                 f"--max_length {max_length}: the tokenizer adds more special tokens to every text"
+            )
+        if (largest := tokens.max()) >= vocabulary:
+            raise UserError(
+                f"text {row} ({texts[row][:40]!r}) has token {largest}, the model embeds {vocabulary} tokens only: "
+                "its tokenizer is another model's, or was given tokens that the model was not"
             )
     return ids, cut
 
@@ -94,11 +104,6 @@ class Encoder:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
-
-    @cached_property
-    def vocabulary(self) -> int:
-        """Tokens that have an embedding."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def width(self) -> int:
@@ -256,12 +261,6 @@ def encode(
     for whole in batches:
         for some in encoder.passes(corpus.lengths[whole]):
             rows = whole[some]
-            for row in rows:
-                if (largest := corpus.ids[row].max()) >= encoder.vocabulary:
-                    raise UserError(
-                        f"text {row} has token {largest}, the model embeds {encoder.vocabulary} tokens only: "
-                        "its tokenizer is another model's, or was given tokens that the model was not"
-                    )
             ids, batch = corpus.batch(rows, encoder.device)
             lengths = corpus.lengths[rows]
             mean = one_pass(encoder, ids, lengths, batch, moments, last)
@@ -290,14 +289,11 @@ def one_pass(
         else:
             mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
 
-    try:
+    told = (
+        f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
+    )
+    with enough_memory(told):
         encoder.run(ids, lengths, reduce)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
-        ) from None
     return mean
 
 
@@ -339,7 +335,7 @@ def moments_of_texts(
         model = model.get_base_model()
     base = getattr(model, "base_model", model)
     limit = getattr(base.config, "max_position_embeddings", None) or max_length
-    ids, _ = tokenize(texts, tokenizer, min(max_length, limit))
+    ids, _ = tokenize(texts, tokenizer, min(max_length, limit), base.config.get_text_config().vocab_size)
     corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
     modes = {module: module.training for module in base.modules()}
     try:

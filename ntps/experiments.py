@@ -84,12 +84,10 @@ def read_experiment(where: str | Path) -> Experiment:
         if script is None and isinstance(value, dict):
             names = [path.stem for path in ROOT.glob("*.py")]
             raise UserError(f"{where}: {key}: no script has this name; {suggest(key, names)}")
-        if script is None and key != "about":
-            top |= _with_lists(f"{where}", {key: value})
-        elif script and value is not None and not isinstance(value, dict):
-            raise UserError(f"{where}: {key}: a section holds `flag: value` lines, not {value!r}")
-        elif script:
+        if script and (value is None or isinstance(value, dict)):
             sections[key] = _with_lists(f"{where}: {key}", value or {})
+        elif key != "about":
+            top |= _with_lists(f"{where}", {key: value})
     return Experiment(where, top, sections)
 
 

@@ -84,7 +84,8 @@ def planned_texts(
             lengths = {k: np.array([2 + len(text) // CHARACTERS_PER_TOKEN for text in texts]).clip(max=outline.max_length)
                        for k, texts in chosen.items()}  # fmt: skip
         else:
-            ids = {k: tokenize(v, outline.tokenizer, outline.max_length)[0] for k, v in chosen.items()}
+            rules = outline.tokenizer, outline.max_length, outline.config.get_text_config().vocab_size
+            ids = {k: tokenize(v, *rules)[0] for k, v in chosen.items()}
             lengths = {k: np.array([len(tokens) for tokens in rows]) for k, rows in ids.items()}
         return Texts(where.stem, lengths, data.targets, notes)
     _, description = read_description(where)

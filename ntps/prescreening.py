@@ -84,6 +84,7 @@ def undone_if_refused(path: Path) -> Iterator[None]:
             storage.write_text(path, before)
         else:
             path.unlink(missing_ok=True)
+            storage.remove_empty(path.parent, 2)
         raise
 
 
@@ -92,8 +93,7 @@ def describe(
 ) -> Path:
     """Write the description of the user's files at `description_path`.
 
-    Without a test file, equal texts are kept once and a part of train is held out (stratified where there
-    are classes), so that nothing is scored on what it was fitted on. UserError if the description of an
+    Without a test file a part of train is held out, stratified where there are classes. UserError if the description of an
     earlier run is there and says something else, unless `overwrite`: results beside it rest on it.
     """
     files = {name: file for name, file in zip(SPLITS, (train, test)) if file}
@@ -102,8 +102,8 @@ def describe(
             raise UserError(f"--{name} {file}: there is no such file")
     spec: dict[str, Any] = {"files": {name: str(Path(file).resolve()) for name, file in files.items()}}
     spec |= {"text": text, "label": label, "target": target}
-    if not test:
-        spec |= {"deduplicate": True} | ({"stratify": label} if target == "classes" else {})
+    if not test and target == "classes":
+        spec["stratify"] = label
     where = description_path(train, output)
     content = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
     if where.exists() and not overwrite and where.read_text(encoding="utf-8") != content:

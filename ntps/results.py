@@ -101,7 +101,7 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
     group: data sets that share it have their texts from one source and count once; `groups` joins further ones,
     each a list such as "sst2,rotten_tomatoes". Columns: n_texts, the names of COVARIATES, best_layer (lowest gcv_error of
     the ridge probe on train; the one layer there is, where only one is told), headroom, and the names of TARGETS.
-    Accuracies are means over seeds.
+    Accuracies are means over seeds; an mse is of classes, whose labels have one unit.
     """
     tables = {kind: read_tables(folder, kind) for kind in ("ntps", "scores")}
     methods = {name: read_tables(folder, f"accuracy/{name}") for name in METHODS}
@@ -118,6 +118,11 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
     pairs = pairs.merge(best_layers(tables["scores"], methods["linear_sklearn"]), "left", PAIR)
     for name, measured in accuracies(methods, pairs).items():
         pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
+    for name in (
+        "probe_mse",
+        "probe_train_mse",
+    ):  # of numbers in their own unit: not to be ranked beside classes'
+        pairs[name] = pairs[name].mask(pairs["numeric"])
     pairs["lora_gain"] = pairs["lora_accuracy"] - pairs["probe_accuracy"]
     pairs["lora_gain_linear"] = pairs["lora_accuracy"] - pairs["linear_accuracy"]
     columns = [*PAIR, "group", "n_texts", *COVARIATES, "best_layer", "headroom", *TARGETS]
@@ -164,18 +169,20 @@ def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
-    """source, classes, majority and tokens_per_text, from the provenance beside the scores."""
+    """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores."""
     facts: dict[str, Any] = {
         "source": None,
         "classes": math.nan,
         "tokens_per_text": math.nan,
         "majority": math.nan,
+        "numeric": False,
     }
     beside = folder / "ntps" / model / f"{dataset}.json"
     about = storage.read_provenance(beside, "scores") if beside.exists() else {}
     data = ((about.get("identity") or {}).get("train") or {}).get("data") or {}
     record = (about.get("record") or {}).get("moments") or {}
     facts["classes"] = len(data.get("classes") or []) or math.nan
+    facts["numeric"] = data.get("classes") == []
     if record.get("texts"):
         facts["tokens_per_text"] = record["tokens"] / record["texts"]
     facts["source"] = source_of(record.get("data") or {})

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ntps import cli, processes, storage
 from ntps.accuracy import Row, Task, private_folder, scores
-from ntps.errors import UserError
+from ntps.errors import OutOfMemory, UserError, enough_memory
 from ntps.heads import Head
 from ntps.text_order import GroupedOrder, collate
 
@@ -302,18 +302,19 @@ def train(
     args = trainer.args
     texts_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     tokens_due = texts_due * sum(len(text["input_ids"]) for text in texts["train"]) // len(texts["train"])
+    told = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
     try:
-        with cli.progress(tokens_due, "token", str(args.run_name)) as bar:
-            trainer.add_callback(Watcher(bar))
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        for name in dict.fromkeys((watched, "test")):
-            if not evaluations(trainer, name, args.max_steps):
-                trainer.evaluate({name: texts[name]})
-    except torch.OutOfMemoryError:
-        told = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
+        with enough_memory(told):
+            with cli.progress(tokens_due, "token", str(args.run_name)) as bar:
+                trainer.add_callback(Watcher(bar))
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            for name in dict.fromkeys((watched, "test")):
+                if not evaluations(trainer, name, args.max_steps):
+                    trainer.evaluate({name: texts[name]})
+    except OutOfMemory as error:
         if processes.count() > 1:  # the others wait for this one's gradients: the launcher ends them
-            sys.exit(f"error: {told}")
-        raise UserError(told) from None
+            sys.exit(f"error: {error}")
+        raise
     rows = []
     for name in dict.fromkeys((watched, "test")):
         for entry in evaluations(trainer, name):

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 import cache
+import linear_training
 from ntps import caching, cli, storage
 from ntps.data import load_dataset
 from ntps.errors import UserError
@@ -182,6 +183,31 @@ def killed(world, output, batches, *flags):
         str(output),
     ]
     assert subprocess.run([*command, "--tokens_per_batch", "128", *flags], cwd=ROOT).returncode == -9
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_kill_between_moments_and_states_costs_no_pass(world, tmp_path, monkeypatch, partitions):
+    flags = ["--splits", "train", "--keep_states", "--partitions", partitions]
+    assert call(world, tmp_path / "whole", *flags) == 0
+
+    def killed(temporary, path):
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+        inner = storage.replace
+        patched.setattr(storage, "replace", lambda a, b: (killed if "states" in b.parts else inner)(a, b))
+        call(world, tmp_path / "killed", *flags)
+    assert (moments_folder(tmp_path / "killed") / "train.safetensors").exists()
+    assert not list((tmp_path / "killed").glob("states/*/tiny/train.safetensors"))
+    monkeypatch.setattr(caching, "encode", killed)
+    assert call(world, tmp_path / "killed", *flags) == 0
+    for kind in ("moments", "states"):
+        a, b = (
+            load_file(next((tmp_path / x / kind).glob("*/tiny/train.safetensors")))
+            for x in ("killed", "whole")
+        )
+        assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+    assert not [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(world, tmp_path):
@@ -509,4 +535,21 @@ def test_a_token_that_the_model_does_not_embed_is_told(world, tmp_path, capsys):
     with open(tmp_path / "w/data/tiny-train.csv", "a", encoding="utf-8") as file:
         file.write("some [EXTRA] words,class0\n")
     assert call(tmp_path / "w", tmp_path / "out") == 1
-    assert "text 60 has token" in capsys.readouterr().err
+    assert "text 60 ('some [EXTRA] words') has token" in capsys.readouterr().err
+    assert cli.run(linear_training.main, world_flags(tmp_path / "w", tmp_path / "out")) == 1
+    assert "text 60 ('some [EXTRA] words') has token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("")],
+)
+def test_a_model_too_large_for_the_memory_is_told(world, tmp_path, capsys, monkeypatch, raised):
+    def too_large(*_):
+        raise raised
+
+    monkeypatch.setattr(caching, "load_model", too_large)
+    assert call(world, tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "error: " in told and "out of memory: take fewer" in told
+    assert not (tmp_path / "out").exists()

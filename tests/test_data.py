@@ -172,6 +172,15 @@ def test_deduplicate_leaves_no_text_of_train_in_test(describe, capsys):
     assert dataset.provenance["dropped"]["conflicting_labels"] == 2
 
 
+def test_equal_texts_never_lie_on_both_sides_of_a_split_that_we_make(describe):
+    table = "text,label\n" + "".join(f"text {i % 30},{i % 2}\n" for i in range(60))
+    dataset = describe({"train.csv": table}, files={"train": "train.csv"})
+    assert dataset.provenance["shared_with_train"] == {"test": 0}
+    assert dataset.provenance["dropped"]["duplicate"] == 30
+    as_is = describe({"train.csv": table}, files={"train": "train.csv"}, deduplicate=False)
+    assert as_is.provenance["shared_with_train"]["test"] > 0
+
+
 def test_provenance_is_json_and_follows_the_files(describe):
     dataset = describe(TWO, files=FILES, about="a note")
     provenance = json.loads(json.dumps(dataset.provenance))

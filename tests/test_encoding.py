@@ -217,7 +217,7 @@ def test_texts_are_cut_and_counted_and_special_tokens_stay(llama):
     _, tokenizer = llama
     texts, _ = tiny_texts(20, 2, 0)
     whole = [tokenizer(text)["input_ids"] for text in texts]
-    ids, cut = tokenize(texts, tokenizer, 10)
+    ids, cut = tokenize(texts, tokenizer, 10, len(tokenizer))
     assert cut == sum(len(row) > 10 for row in whole) > 0
     assert [row.tolist() for row in ids] == [row[:10] for row in whole]
     assert all(row[0] == tokenizer.bos_token_id for row in ids)
@@ -227,7 +227,7 @@ def test_special_tokens_alone_may_be_too_many(llama):
     _, tokenizer = llama
     assert len(tokenizer("")["input_ids"]) == 1
     with pytest.raises(UserError, match="special tokens"):
-        tokenize(["red"], tokenizer, 0)
+        tokenize(["red"], tokenizer, 0, len(tokenizer))
 
 
 @pytest.mark.parametrize(

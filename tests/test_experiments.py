@@ -70,6 +70,12 @@ def test_own_section_over_the_top_and_the_command_line_over_both(run):
     assert (again["models"], again["limit"], again["output"]) == (["x"], 2, "other")
 
 
+def test_a_flag_may_be_named_as_a_script_is(tmp_path):
+    (tmp_path / "e.yaml").write_text("gain: mine.json\nlimit: 5\n")
+    known = {"gain", "limit"}
+    assert read_experiment(tmp_path / "e.yaml").flags("prescreen", known) == {"gain": "mine.json", "limit": 5}
+
+
 def test_a_file_of_flags_alone(run):
     assert run("models: m\nkeep: false\nlimit: null\n")["models"] == ["m"]
     assert taken["keep"] is False and taken["limit"] is None
@@ -86,7 +92,7 @@ def test_a_file_of_flags_alone(run):
             "models: [m]\ncahce: {keep: true}\n",
             "e.yaml: cahce: no script has this name; did you mean 'cache'",
         ),
-        ("models: [m]\ncache: 3\n", "e.yaml: cache: a section holds `flag: value` lines, not 3"),
+        ("models: [m]\ncache: 3\n", "e.yaml: cache: no flag of"),
         ("- models\n", "e.yaml: it must be made of `key: value` lines"),
         ("models: [m]\nlimit: many\n", "many"),
         ("limit: 3\n", "models"),

@@ -79,6 +79,9 @@ def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
     [
         (["four"] * 90, {}, "label: split 'test' has 'four', which is no number"),
         (["inf"] * 90, {}, "has 'inf', which is no number"),
+        (["1e200"] * 90, {}, "has '1e200', which is no number below"),
+        (["1_000"] * 90, {}, "has '1_000', which is no number"),
+        (["1e-170", "2e-170", "3e-170"] * 30, {}, "label: the numbers of train differ by less than"),
         (["2"] * 90, {}, "all of train has the one number 2.0"),
         (["2"] * 90, {"target": "number"}, "target: 'number' is neither classes nor numeric"),
         (["2"] * 90, {"label_ranges": [[0, 1, "a"]]}, "label_ranges: .* makes classes"),

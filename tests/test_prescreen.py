@@ -196,7 +196,9 @@ def test_wrong_flags_suggest_the_right_ones(tmp_path, keys, message):
 
 
 def test_faults_of_the_flags(tmp_path, capsys):
+    (texts := tmp_path.parent / "texts.csv").write_text("text,label\na,x\nb,x\n")
     for flags, message in (
+        (["--train", str(texts)], "texts.yaml: "),
         (["--train", "nowhere.csv"], "--train nowhere.csv: there is no such file"),
         (["--test", "x.csv"], "--test: only together with --train"),
         (["--target", "numeric"], "--target: only together with --train"),
@@ -205,8 +207,8 @@ def test_faults_of_the_flags(tmp_path, capsys):
         (["--label_permutations", "18"], "--label_permutations 18: must be 0 or at least 19"),
         (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 19"),
     ):
-        assert cli.run(prescreen.main, [*flags, "--output", str(tmp_path)]) == 1
-        assert message in capsys.readouterr().err
+        assert cli.run(prescreen.main, [*flags, "--output", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_labels_that_are_not_classes(tmp_path):

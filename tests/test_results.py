@@ -48,6 +48,16 @@ def test_pairs_measure_the_best_layer_on_test_and_average_seeds(folder):
     assert row["n_texts"] == TEXTS and row["n_over_d"] == TEXTS / WIDTH
 
 
+def test_errors_of_numbers_are_not_set_beside_those_of_classes(tmp_path):
+    for name, classes in (("stars", 0), ("trec6", 6)):
+        write_pair(tmp_path, "small", name, ntps=0.3, classes=classes)
+        table = tmp_path / f"accuracy/linear_sklearn/small/{name}.csv"
+        pd.read_csv(table).assign(probe="linear_regression", mse=0.5).to_csv(table, index=False)
+    pairs = results.load_pairs(tmp_path).set_index("dataset")
+    assert pairs.loc["trec6", "probe_mse"] == pairs.loc["trec6", "probe_train_mse"] == 0.5
+    assert pairs.loc["stars", ["probe_mse", "probe_train_mse"]].isna().all()
+
+
 def test_what_is_missing_is_nan(folder):
     pairs = results.load_pairs(folder).set_index(["model", "dataset"])
     assert math.isnan(pairs.loc["small", "sms"]["probe_accuracy"])
