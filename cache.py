@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from ntps import cli
-from ntps import plan as planning
 from ntps.caching import Job, Source, parse_shard
 from ntps.data import Dataset, load_dataset
 from ntps.errors import UserError
@@ -74,7 +73,9 @@ def main(
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
     if plan:
-        return planning.print_plan("cache", flags)
+        from ntps.plan import print_plan  # what it imports takes seconds and 90 MB
+
+        return print_plan("cache", flags)
     sources: dict[str, Source] = {}
     texts: dict[str, Dataset] = {}
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 from ntps import accuracy, cli, heads
-from ntps import plan as planning
 from ntps.errors import UserError
 
 SETTINGS = (  # named as the flags that set them
@@ -70,7 +69,9 @@ def main(
     if pooling not in ("mean", "last"):
         raise UserError(f"--pooling {pooling}: must be mean or last")
     if plan:
-        return planning.print_plan("linear_training", flags)
+        from ntps.plan import print_plan  # what it imports takes seconds and 90 MB
+
+        return print_plan("linear_training", flags)
 
     def work(task: accuracy.Task) -> None:
         fit = heads.fitter(task, settings, output)
