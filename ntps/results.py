@@ -118,10 +118,7 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
     pairs = pairs.merge(best_layers(tables["scores"], methods["linear_sklearn"]), "left", PAIR)
     for name, measured in accuracies(methods, pairs).items():
         pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
-    for name in (
-        "probe_mse",
-        "probe_train_mse",
-    ):  # of numbers in their own unit: not to be ranked beside classes'
+    for name in ("probe_mse", "probe_train_mse"):  # numbers have units of their own
         pairs[name] = pairs[name].mask(pairs["numeric"])
     pairs["lora_gain"] = pairs["lora_accuracy"] - pairs["probe_accuracy"]
     pairs["lora_gain_linear"] = pairs["lora_accuracy"] - pairs["linear_accuracy"]
