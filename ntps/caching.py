@@ -22,7 +22,7 @@ import torch
 from ntps import cli, processes, storage
 from ntps.data import Dataset, Split, texts_hash
 from ntps.encoding import Corpus, Encoder, NotFinite, encode, plan_batches, tokenize
-from ntps.errors import UserError
+from ntps.errors import UserError, enough_memory
 from ntps.merge import merge, part_name
 from ntps.models import (
     context_length,
@@ -194,9 +194,14 @@ class Job:
             # a pass over both may have been killed before the states had their name: it goes on as such
             with contextlib.suppress(UserError, KeyError):
                 found = storage.read_provenance(self.resume, "resume")["identity"]
-                unlike = storage.differences(found | {"pass": None}, self.identity | {"pass": None})
-                moments = found["pass"]["moments"] and not unlike
+                both = self.identity | {"pass": self.wants(True, True)}
+                moments = self.states_partial.exists() and not storage.differences(found, both)
         return moments, states
+
+    def wants(self, moments: bool, states: bool) -> dict[str, Any]:
+        """What a checkpoint says of its pass beside the identity."""
+        budget = self.flags["tokens_per_batch"] or default_budget(self.source.device)
+        return {"tokens_per_batch": budget, "moments": moments, "states": states}
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
@@ -225,10 +230,12 @@ class Pass:
         self.corpus, every = Corpus(ids, split.labels, job.data.targets, orders), np.arange(len(ids))
         lengths = self.corpus.lengths
         self.rows, self.lengths = every[job.rows], lengths[job.rows]
-        budget = flags["tokens_per_batch"] or default_budget(source.device)
+        wants = job.wants(want_moments, want_states)
         parts = [every[part.rows] for part in self.parts]
-        self.plans = [[rows[batch] for batch in plan_batches(lengths[rows], budget)] for rows in parts]
-        wants = {"tokens_per_batch": budget, "moments": want_moments, "states": want_states}
+        self.plans = [
+            [rows[batch] for batch in plan_batches(lengths[rows], wants["tokens_per_batch"])]
+            for rows in parts
+        ]
         self.progress_identity = job.identity | {"pass": wants}
         self.about = {
             "model": source.spec.provenance,
@@ -332,7 +339,8 @@ class Pass:
         with cli.progress(total, "token", title, initial=before) as bar:
             for number in range(part, len(self.plans)):
                 if self.want_moments and moments is None:
-                    moments = job.empty(source.device)
+                    with enough_memory(cli.NO_MEMORY):
+                        moments = job.empty(source.device)
                 plan = self.plans[number]
                 while done < len(plan):
                     shares = plan[done : done + processes.count()]  # a batch for each process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import inspect
 import logging
@@ -25,7 +26,7 @@ LISTS = {  # and their items
     "targets": str, "scores": str, "groups": str, "predictors": str,
 }  # fmt: skip
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
-NO_MEMORY = "out of memory: take fewer --label_permutations, --layers or texts (--limit), a --dtype of 16 bits, or a smaller model"
+NO_MEMORY = "out of memory: take fewer texts, layers or label permutations, or a smaller model"
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
@@ -129,7 +130,9 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
     failed = 0
     for model, dataset in product(models, datasets):
         try:
-            with processes.in_step(), enough_memory(NO_MEMORY):
+            # of several processes the launcher ends all: in the middle of a step they would wait for each other
+            alone = processes.count() == 1
+            with processes.in_step(), enough_memory(NO_MEMORY) if alone else contextlib.nullcontext():
                 work(model, dataset)
         except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
             failed += 1

@@ -255,7 +255,8 @@ def remove_empty(folder: Path, levels: int) -> None:
     """Remove a folder and its parents, up to `levels` of them, as far as they are empty."""
     for place in (folder, *folder.parents)[:levels]:
         if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
+            with contextlib.suppress(OSError):  # the working folder, a mount point, no right to
+                place.rmdir()
 
 
 def free_space(folder: Path) -> int:

@@ -185,6 +185,20 @@ def killed(world, output, batches, *flags):
     assert subprocess.run([*command, "--tokens_per_batch", "128", *flags], cwd=ROOT).returncode == -9
 
 
+def test_sums_too_large_for_the_memory_leave_nothing(world, tmp_path, capsys, monkeypatch):
+    inner = caching.Job.empty
+
+    def too_large(job, device):
+        if device != "meta":
+            raise MemoryError
+        return inner(job, device)
+
+    monkeypatch.setattr(caching.Job, "empty", too_large)
+    assert call(world, tmp_path / "out", "--keep_states") == 1
+    assert "out of memory: take fewer" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("partitions", [1, 2])
 def test_a_kill_between_moments_and_states_costs_no_pass(world, tmp_path, monkeypatch, partitions):
     flags = ["--splits", "train", "--keep_states", "--partitions", partitions]
