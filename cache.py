@@ -73,7 +73,7 @@ def main(
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
     if plan:
-        from ntps.plan import print_plan  # what it imports takes seconds and 90 MB
+        from ntps.plan import print_plan  # its imports are large
 
         return print_plan("cache", flags)
     sources: dict[str, Source] = {}

@@ -69,7 +69,7 @@ def main(
     if pooling not in ("mean", "last"):
         raise UserError(f"--pooling {pooling}: must be mean or last")
     if plan:
-        from ntps.plan import print_plan  # what it imports takes seconds and 90 MB
+        from ntps.plan import print_plan  # its imports are large
 
         return print_plan("linear_training", flags)
 

@@ -1,13 +1,14 @@
 """What the moments cost beside the forward pass, and against the textbook way, side by side in one run.
 
-    python -m benchmarks.cache_speed                      # SmolLM2-135M, half an hour on two cores
+    python -m benchmarks.cache_speed                      # SmolLM2-135M, twenty minutes on two cores
     python -m benchmarks.cache_speed --model FOLDER --texts 96
 
 Unit: the plain forward pass of the base model over the same texts, no hidden states kept, in batches of similar length
 with as little padding as pays (`padded_batches`). The loop is faster than that by what padding costs, for its texts
 share a row (ntps/packing.py), and slower by the moments: their seconds against the rest of the loop are printed too.
 Loop only: no loading, no writing. All three ways take all texts; their batches take turns, and the faster of two runs of
-each counts, so that a machine's moods fall on all. A hundred texts at least: of fewer, hardly any are of similar length and share a batch.
+each counts, so that a machine's moods fall on all. A hundred texts at least: of fewer, hardly any are of similar length
+and share a batch.
 """
 
 import argparse
@@ -44,7 +45,7 @@ class Timed(Moments):
 def spread_texts(count: int) -> tuple[list[str], np.ndarray]:
     """Reviews joined to 3 to 420 words, about 500 tokens, in random order: log-uniform, at its evenly spaced quantiles.
 
-    The mean of as many random draws is anywhere from 80 to 100 words, and how much is padded with it.
+    So few random draws can lie far from their distribution, and how much is padded with them.
     """
     quantiles = np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
     return joined(np.exp(np.log(3) + quantiles * np.log(420 / 3)).astype(int))
@@ -78,7 +79,7 @@ def short_texts(count: int) -> tuple[list[str], np.ndarray]:
 
 def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int, sums: dict) -> None:
     """The plain way, one batch: texts in file order padded to their longest, head included, all layers' states stacked,
-    L1 and L2 written out for every text. Adds to ``sums``."""
+    L1 and L2 written out for every text. Adds to `sums`."""
     padded = pad(ids)
     mask = torch.zeros_like(padded)
     for row, text in enumerate(ids):

@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--texts", type=int, default=2000)
     flags = parser.parse_args()
+    cli.keep_heap()  # as prescreen.py does: all passes run alike
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         models, train = candidates(folder, flags.model), write_texts(folder, flags.texts)

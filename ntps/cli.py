@@ -172,7 +172,7 @@ def keep_heap() -> None:
     """Have glibc keep the memory that is freed, in one heap, for blocks up to 32 MB; mallopt(3).
 
     By default every thread has a heap that keeps what it once had, and the temporaries of a forward pass go back to the
-    system again and again: page faults were a tenth of its time.
+    system again and again, at the price of a page fault each time.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**30)):

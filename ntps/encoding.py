@@ -335,7 +335,7 @@ def moments_of_texts(
         model = model.get_base_model()
     base = getattr(model, "base_model", model)
     limit = getattr(base.config, "max_position_embeddings", None) or max_length
-    ids, _ = tokenize(texts, tokenizer, min(max_length, limit), base.config.get_text_config().vocab_size)
+    ids, _ = tokenize(texts, tokenizer, min(max_length, limit), len(base.get_input_embeddings().weight))
     corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
     modes = {module: module.training for module in base.modules()}
     try:

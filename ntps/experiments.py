@@ -57,6 +57,8 @@ class Experiment:
         return list(dict.fromkeys(name for part in parts for name in part.get(key, [])))
 
     def _fault(self, script: str, key: str, known: Collection[str]) -> str:
+        if script_path(key):
+            return f"a section holds `flag: value` lines, not {self.top[key]!r}"
         if self.sections:
             near = difflib.get_close_matches(key, [*known, *SHARED])
             hint = f"did you mean {near[0]!r}? " if near else ""

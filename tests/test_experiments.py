@@ -92,7 +92,7 @@ def test_a_file_of_flags_alone(run):
             "models: [m]\ncahce: {keep: true}\n",
             "e.yaml: cahce: no script has this name; did you mean 'cache'",
         ),
-        ("models: [m]\ncache: 3\n", "e.yaml: cache: no flag of"),
+        ("models: [m]\ncache: 3\n", "e.yaml: cache: a section holds `flag: value` lines, not 3"),
         ("- models\n", "e.yaml: it must be made of `key: value` lines"),
         ("models: [m]\nlimit: many\n", "many"),
         ("limit: 3\n", "models"),
