@@ -19,14 +19,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntps import cli, storage, sweep
-from ntps.data import dataset_name
 from ntps.errors import UserError
-from ntps.kept import pair_flags, partition_files, scorable_moments
-from ntps.models import output_name, resolve_model
-from ntps.scores import LayerScores
-from ntps.subspaces import RANK_RTOL
-from ntps.transferability import headroom
+from ntps.models.description import resolve_model
+from ntps.models.loading import output_name
+from ntps.moments.file import MomentsFile
+from ntps.moments.pair import pair_flags, partition_files, scorable_moments
+from ntps.results import scoring
+from ntps.run import cli
+from ntps.scores.layer import LayerScores
+from ntps.scores.peers import headroom
+from ntps.scores.subspaces import RANK_RTOL
+from ntps.system import console, storage
+from ntps.texts.dataset import dataset_name
 
 COLUMNS = (
     "model dataset layer order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper "
@@ -62,9 +66,9 @@ def main(
     flags = dict(locals())
     if not 0 < rtol < 1:
         raise UserError(f"--rtol {rtol}: must lie between 0 and 1")
-    if error_bars not in sweep.ERROR_BARS:
-        raise UserError(f"--error_bars {error_bars}: must be one of {', '.join(sweep.ERROR_BARS)}")
-    target = sweep.solver_device(device)
+    if error_bars not in scoring.ERROR_BARS:
+        raise UserError(f"--error_bars {error_bars}: must be one of {', '.join(scoring.ERROR_BARS)}")
+    target = scoring.solver_device(device)
 
     def work(model: str, dataset: str) -> None:
         asked = shlex.join(pair_flags(model, dataset, output, adapter))
@@ -79,7 +83,7 @@ def score_pair(asked: str, output: Path, model: str, dataset: str, device: torch
     started = time.monotonic()
     train = scorable_moments(output, model, dataset, asked)
     source, held_out = train.path, train.path.with_name("test.safetensors")
-    test = storage.MomentsFile(held_out) if held_out.exists() else None
+    test = MomentsFile(held_out) if held_out.exists() else None
     error_bars = flags["error_bars"] if train.about["identity"]["partitions"] > 1 else "none"
     parts = partition_files(train) if error_bars != "none" else []
     common = float((train.class_counts / train.text_count).square().sum())
@@ -88,7 +92,7 @@ def score_pair(asked: str, output: Path, model: str, dataset: str, device: torch
     if test:
         storage.check_same_run(train.about["identity"], test.about["identity"], source.parent)
     if train.text_count < train.width:
-        cli.say(
+        console.say(
             f"warning: {model} x {dataset} has {train.text_count} texts for {train.width} dimensions: "
             "scores describe this sample more than the task"
         )
@@ -101,16 +105,16 @@ def score_pair(asked: str, output: Path, model: str, dataset: str, device: torch
     if storage.same_output(beside, "scores", identity, flags["overwrite"]) and all(
         path.exists() for path in files
     ):
-        cli.say(f"already there: {table}")
+        console.say(f"already there: {table}")
         return
     if error_bars != "none" and not parts:
-        cli.say(f"warning: the partitions of {source} are not all there: no error bars")
+        console.say(f"warning: the partitions of {source} are not all there: no error bars")
     title, rtol = f"{model} x {dataset}", flags["rtol"]
-    scores, others = sweep.score_layers(train, test, rtol, device, title)
+    scores, others = scoring.score_layers(train, test, rtol, device, title)
     if parts:
         best = min(range(len(scores)), key=lambda place: others[place]["gcv_error"])
         chosen = {best, len(scores) - 1} if error_bars == "best" else range(len(scores))
-        sweep.error_bars(scores, sorted(chosen), train, parts, rtol, device, title)
+        scoring.error_bars(scores, sorted(chosen), train, parts, rtol, device, title)
     pair = {"model": model, "dataset": dataset}
     heads = [pair | {"layer": layer, "n_texts": train.text_count} for layer in train.layers]
     rows = [head | row for head, layer in zip(heads, scores, strict=True) for row in layer.rows]
@@ -125,7 +129,7 @@ def score_pair(asked: str, output: Path, model: str, dataset: str, device: torch
     storage.write_text(table, pd.DataFrame(rows)[COLUMNS].to_csv(index=False))
     storage.write_text(beside, storage.to_json(about))
     seconds = time.monotonic() - started
-    cli.say(f"wrote {table}, {files[1].name} and {peers}: {len(scores)} layers in {seconds:.0f} s")
+    console.say(f"wrote {table}, {files[1].name} and {peers}: {len(scores)} layers in {seconds:.0f} s")
 
 
 def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray]:

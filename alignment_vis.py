@@ -24,13 +24,18 @@ import yaml
 
 from fig_plot.figures import best_layers, save
 from fig_plot.words import word_figure
-from ntps import cli, storage, words
-from ntps.caching import Source, default_budget
-from ntps.data import dataset_name
-from ntps.encoding import Corpus, encode, plan_batches
 from ntps.errors import UserError
-from ntps.kept import pair_flags, scorable_moments
-from ntps.models import output_name, resolve_model
+from ntps.models.description import resolve_model
+from ntps.models.loading import output_name
+from ntps.moments.batches import Corpus, plan_batches
+from ntps.moments.encoder import encode
+from ntps.moments.file import MomentsFile
+from ntps.moments.pair import pair_flags, scorable_moments
+from ntps.moments.source import Source, default_budget
+from ntps.run import cli
+from ntps.scores import words
+from ntps.system import console, storage
+from ntps.texts.dataset import dataset_name
 
 Groups = dict[str, list[str]]
 
@@ -129,7 +134,7 @@ def draw(
     pictures = [table.with_suffix(kind) for kind in (".png", ".pdf")]
     if storage.same_output(table.with_suffix(".json"), "words", identity, flags["overwrite"]):
         if all(path.exists() for path in (table, *pictures)):
-            cli.say(f"already there: {table}")
+            console.say(f"already there: {table}")
             return
     rows = points(encoder, file, layer, groups, pair)
     frame = pd.DataFrame([{"model": model, "dataset": dataset, **row} for row in rows])[list(words.COLUMNS)]
@@ -143,11 +148,11 @@ def draw(
         ends = [frame[(frame["space"] == space) & (frame["group"] == name)][["x", "y"]] for name in pair]
         right = words.right_side(*(end.to_numpy() for end in ends))
         told.append(f"{space} {right} of {sum(map(len, ends))}")
-    cli.say(f"wrote {table}, .png, .pdf: layer {layer}; on their side of the line: {', '.join(told)}")
+    console.say(f"wrote {table}, .png, .pdf: layer {layer}; on their side of the line: {', '.join(told)}")
 
 
 def points(
-    source: Source, file: storage.MomentsFile, layer: int, groups: Groups, pair: tuple[str, str]
+    source: Source, file: MomentsFile, layer: int, groups: Groups, pair: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """A row for each space and word."""
     texts = [(group, word) for group, listed in groups.items() for word in listed]
@@ -168,7 +173,7 @@ def points(
     for space in words.SPACES:
         directions, arbitrary = words.leading_pair(moments, space)
         if arbitrary:
-            cli.say(f"warning: eigenvalues of {space} are equal: its plane is one of many")
+            console.say(f"warning: eigenvalues of {space} are equal: its plane is one of many")
         placed = states @ directions.cpu().numpy()
         placed *= words.signs(placed, *member)
         for (group, word), tokens, (x, y) in zip(texts, ids, placed, strict=True):

@@ -13,10 +13,11 @@ after a kill the same command goes on from the last checkpoint, at most a minute
 import sys
 from collections.abc import Sequence
 
-from ntps import cli
-from ntps.caching import Job, Source, parse_shard
-from ntps.data import Dataset, load_dataset
-from ntps.errors import UserError
+from ntps.errors import UserError, at_least
+from ntps.moments.passes import Job, parse_shard
+from ntps.moments.source import Source
+from ntps.run import cli
+from ntps.texts.dataset import Dataset, load_dataset
 
 
 def main(
@@ -66,14 +67,14 @@ def main(
     """
     flags = dict(locals())
     for name in ("limit", "max_length", "tokens_per_batch", "partitions"):
-        cli.at_least(name, flags[name], 1)
+        at_least(name, flags[name], 1)
     for name in ("label_permutations", "seed"):
-        cli.at_least(name, flags[name], 0)
+        at_least(name, flags[name], 0)
     parse_shard(shard, partitions)
     if prefix_moments not in ("train", "all"):
         raise UserError(f"--prefix_moments {prefix_moments}: must be train or all")
     if plan:
-        from ntps.plan import print_plan  # its imports are large
+        from ntps.commands.plan import print_plan  # its imports are large
 
         return print_plan("cache", flags)
     sources: dict[str, Source] = {}

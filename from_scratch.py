@@ -14,8 +14,13 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ntps import accuracy, cli, processes, training
-from ntps import plan as planning
+from ntps.accuracies import finetuning
+from ntps.accuracies.table import measure
+from ntps.accuracies.task import Task, check
+from ntps.commands import plan as planning
+from ntps.run import cli
+from ntps.run.tasks import each_task
+from ntps.system import processes
 
 METHOD = "from_scratch"
 
@@ -67,21 +72,21 @@ def main(
         plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
-    settings = {name: flags[name] for name in training.SETTINGS} | processes.several()
-    accuracy.check(settings)
+    settings = {name: flags[name] for name in finetuning.SETTINGS} | processes.several()
+    check(settings)
     if plan:
         return planning.print_plan(METHOD, flags)
 
-    def work(task: accuracy.Task) -> None:
+    def work(task: Task) -> None:
         def build(seed: int) -> nn.Module:  # the seed is set already
             return AutoModel.from_config(
                 task.source.config, dtype=torch.float32, trust_remote_code=task.source.spec.trust_remote_code
             )
 
-        fit = training.fitter(task, METHOD, settings, output, log_to, build)
-        accuracy.measure(task, METHOD, settings, seeds, output, overwrite, fit)
+        fit = finetuning.fitter(task, METHOD, settings, output, log_to, build)
+        measure(task, METHOD, settings, seeds, output, overwrite, fit)
 
-    return accuracy.each_task(models, datasets, limit, device, dtype, max_length, None, work)
+    return each_task(models, datasets, limit, device, dtype, max_length, None, work)
 
 
 if __name__ == "__main__":

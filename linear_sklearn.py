@@ -20,13 +20,16 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from ntps import cli, probes, storage
-from ntps.accuracy import Row, write_table
-from ntps.caching import parse_layers
-from ntps.errors import UserError
-from ntps.kept import Kept
-from ntps.layer_probes import layer_rows
-from ntps.scores import map_layers
+from ntps.accuracies.layer_probes import layer_rows
+from ntps.accuracies.table import write_table
+from ntps.accuracies.task import Row
+from ntps.errors import UserError, at_least
+from ntps.moments.pair import Kept
+from ntps.moments.source import parse_layers
+from ntps.run import cli
+from ntps.scores import probes
+from ntps.scores.layer import map_layers
+from ntps.system import console, storage
 
 METHOD = "linear_sklearn"
 COLUMNS = ("probe", "source", "n_iter", "converged", "penalty", "gcv_error")  # after the common ones
@@ -65,7 +68,7 @@ def main(
     if not tol > 0:
         raise UserError(f"--tol {tol}: must be above 0")
     for name, value, least in (("max_iter", max_iter, 1), ("jobs", jobs, 1), ("seed", seed, 0)):
-        cli.at_least(name, value, least)
+        at_least(name, value, least)
     settings = {"solver": solver, "max_iter": max_iter, "tol": tol, "seed": seed}
 
     def work(model: str, dataset: str) -> None:
@@ -79,7 +82,7 @@ def probe(
 ) -> None:
     """Write the table, unless it is there; one that was made without states is made again with them."""
     started, cached = time.monotonic(), kept.train.layers
-    table = cli.output_path(output, f"accuracy/{METHOD}", kept.model, kept.dataset, ".csv")
+    table = storage.output_path(output, f"accuracy/{METHOD}", kept.model, kept.dataset, ".csv")
     chosen = cached if layers == "all" else parse_layers(layers, max(cached))
     if missing := [str(layer) for layer in chosen if layer not in cached]:
         raise UserError(
@@ -89,13 +92,13 @@ def probe(
     about = table.with_suffix(".json")
     if storage.same_output(about, "accuracy", identity, overwrite) and table.exists():
         if storage.read_provenance(about)["record"]["states"] or not kept.states:
-            cli.say(f"already there: {table}")
+            console.say(f"already there: {table}")
             return
     head = {"model": kept.model, "dataset": kept.dataset, "method": METHOD}
     jobs = min(jobs or torch.get_num_threads(), len(chosen))
     rows: list[Row] = []
     with (
-        cli.progress(len(chosen), "layer", f"{kept.model} x {kept.dataset}") as bar,
+        console.progress(len(chosen), "layer", f"{kept.model} x {kept.dataset}") as bar,
         threadpool_limits(1),  # LinearRegression's many small products only lose time over several threads
         warnings.catch_warnings(),
     ):
@@ -107,7 +110,7 @@ def probe(
             bar.update()
     record = {"states": bool(kept.states), "moments": kept.train.about["record"]}
     write_table(table, rows, storage.provenance("accuracy", identity, **record), COLUMNS)
-    cli.say(f"wrote {table}: {len(chosen)} layers in {time.monotonic() - started:.0f} s")
+    console.say(f"wrote {table}: {len(chosen)} layers in {time.monotonic() - started:.0f} s")
     conclude(kept, rows, settings)
 
 
@@ -122,15 +125,15 @@ def conclude(kept: Kept, rows: list[Row], settings: dict[str, Any]) -> None:
         constant = probes.constant_probe(kept.train.averages(0))
         guess = probes.mse(constant, kept.test.averages(0))
         figures = f"mse of ridge {test['ridge']['mse']:.4g}, of knowing nothing {guess:.4g}"
-    cli.say(f"best layer by cross-validation on train: {best}; on test: {figures}")
+    console.say(f"best layer by cross-validation on train: {best}; on test: {figures}")
     fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
     if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:
-        cli.say(
+        console.say(
             f"not converged after {settings['max_iter']} iterations: {len(stopped)} of {len(fits)} logistic "
             f"regressions (layers {','.join(stopped)}): raise --max_iter or --tol, or take --solver lbfgs"
         )
     if not kept.states:
-        cli.say(f"no states, so no logistic_regression and linear_regression: run {kept.cache_command()}")
+        console.say(f"no states, so no logistic_regression and linear_regression: run {kept.cache_command()}")
 
 
 if __name__ == "__main__":

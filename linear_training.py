@@ -12,8 +12,12 @@ the same texts and settings are used as they are.
 import sys
 from collections.abc import Sequence
 
-from ntps import accuracy, cli, heads
+from ntps.accuracies import linear_head
+from ntps.accuracies.table import measure
+from ntps.accuracies.task import Task, check
 from ntps.errors import UserError
+from ntps.run import cli
+from ntps.run.tasks import each_task
 
 SETTINGS = (  # named as the flags that set them
     "layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout", "released_protocol",
@@ -65,19 +69,19 @@ def main(
     """
     flags = dict(locals())
     settings = {name: flags[name] for name in SETTINGS}
-    accuracy.check(settings)
+    check(settings)
     if pooling not in ("mean", "last"):
         raise UserError(f"--pooling {pooling}: must be mean or last")
     if plan:
-        from ntps.plan import print_plan  # its imports are large
+        from ntps.commands.plan import print_plan  # its imports are large
 
         return print_plan("linear_training", flags)
 
-    def work(task: accuracy.Task) -> None:
-        fit = heads.fitter(task, settings, output)
-        accuracy.measure(task, "linear_training", settings, seeds, output, overwrite, fit)
+    def work(task: Task) -> None:
+        fit = linear_head.fitter(task, settings, output)
+        measure(task, "linear_training", settings, seeds, output, overwrite, fit)
 
-    return accuracy.each_task(models, datasets, limit, device, dtype, max_length, layer, work)
+    return each_task(models, datasets, limit, device, dtype, max_length, layer, work)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,15 @@ from pathlib import Path
 
 from torch import nn
 
-from ntps import accuracy, adapters, cli, processes, training
-from ntps import plan as planning
-from ntps.models import load_model
+from ntps.accuracies import finetuning
+from ntps.accuracies import lora as adapters
+from ntps.accuracies.table import measure
+from ntps.accuracies.task import Task, check
+from ntps.commands import plan as planning
+from ntps.models.loading import load_model
+from ntps.run import cli
+from ntps.run.tasks import each_task
+from ntps.system import processes
 
 METHOD = "lora_finetuning"
 
@@ -79,13 +85,13 @@ def main(
         plan: only print what this would take: memory, disk, operations and time
     """
     flags = dict(locals())
-    names = (*training.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
+    names = (*finetuning.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
     common = {name: flags[name] for name in names} | processes.several()
-    accuracy.check(common)
+    check(common)
     if plan:
         return planning.print_plan(METHOD, flags)
 
-    def work(task: accuracy.Task) -> None:
+    def work(task: Task) -> None:
         spec = task.source.spec
         settings = common | {"lora_targets": spec.targets(lora_targets)}
 
@@ -93,14 +99,14 @@ def main(
             base = load_model(spec, task.source.dtype, task.source.device)
             return adapters.add_lora(base, spec.source.get("id", spec.name), settings)
 
-        def keep(model: training.Classifier, seed: int, identity: dict) -> None:
+        def keep(model: finetuning.Classifier, seed: int, identity: dict) -> None:
             folder = Path(output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
             adapters.save_adapter(model.base, model.head.linear, folder, identity)
 
-        fit = training.fitter(task, METHOD, settings, output, log_to, build, keep)
-        accuracy.measure(task, METHOD, settings, seeds, output, overwrite, fit)
+        fit = finetuning.fitter(task, METHOD, settings, output, log_to, build, keep)
+        measure(task, METHOD, settings, seeds, output, overwrite, fit)
 
-    return accuracy.each_task(models, datasets, limit, device, dtype, max_length, None, work)
+    return each_task(models, datasets, limit, device, dtype, max_length, None, work)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from fig_plot import prescreen_page
-from ntps import cli, prescreening
-from ntps.data import load_dataset
-from ntps.errors import UserError
-from ntps.gain import Calibration
+from ntps.errors import UserError, at_least
+from ntps.evaluation.gain import Calibration
+from ntps.prescreening import measure
+from ntps.run import cli
+from ntps.texts.dataset import load_dataset
 
 
 def main(
@@ -71,11 +72,11 @@ def main(
         ("partitions", 1),
         ("seed", 0),
     ):
-        cli.at_least(name, flags[name], least)
-    if label_permutations and label_permutations < prescreening.FEWEST_SHUFFLES:
+        at_least(name, flags[name], least)
+    if label_permutations and label_permutations < measure.FEWEST_SHUFFLES:
         raise UserError(
-            f"--label_permutations {label_permutations}: must be 0 or at least {prescreening.FEWEST_SHUFFLES}; "
-            f"with fewer no p-value can reach {prescreening.SMALL}"
+            f"--label_permutations {label_permutations}: must be 0 or at least {measure.FEWEST_SHUFFLES}; "
+            f"with fewer no p-value can reach {measure.SMALL}"
         )
     if target not in ("classes", "numeric"):
         raise UserError(f"--target {target}: must be classes or numeric")
@@ -84,21 +85,21 @@ def main(
     if not train and (test or target != "classes"):
         raise UserError(f"--{'test' if test else 'target'}: only together with --train")
     where = dataset
-    with prescreening.undone_if_refused(prescreening.description_path(train or dataset, output)):
+    with measure.undone_if_refused(measure.description_path(train or dataset, output)):
         if train:
-            where = str(prescreening.describe(train, test, text, label, target, output, overwrite))
+            where = str(measure.describe(train, test, text, label, target, output, overwrite))
         data = load_dataset(where)
-        doubts = prescreening.check_texts(data, limit, seed)
-    found: list[prescreening.Measured] = []
+        doubts = measure.check_texts(data, limit, seed)
+    found: list[measure.Measured] = []
     code = cli.for_each_pair(
         dict.fromkeys(models),
         [where],
-        lambda model, _: found.append(prescreening.measure(model, where, data, flags)),
+        lambda model, _: found.append(measure.measure(model, where, data, flags)),
     )
     if not found:
         return 1
-    ranked = prescreening.rank(found)
-    facts = prescreening.facts(data, flags)
+    ranked = measure.rank(found)
+    facts = measure.facts(data, flags)
     for line in prescreen_page.terminal(ranked, facts, doubts):
         print(line)
     for path in prescreen_page.write(ranked, facts, doubts, output):

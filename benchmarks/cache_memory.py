@@ -15,16 +15,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ntps.data import load_dataset
-from ntps.models import load_config, resolve_model
+from ntps.models.description import resolve_model
+from ntps.models.loading import load_config
+from ntps.texts.dataset import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 PERMUTATIONS = 20
 FORWARD = """
 import sys, numpy, torch
-from ntps.caching import TOKENS_PER_BATCH, Source
-from ntps.cli import keep_heap
-from ntps.data import load_dataset
+from ntps.moments.source import TOKENS_PER_BATCH, Source
+from ntps.system.console import keep_heap
+from ntps.texts.dataset import load_dataset
 keep_heap()
 data = load_dataset(sys.argv[2])
 source = Source(sys.argv[1], None, "cpu", "float32", None, "all")

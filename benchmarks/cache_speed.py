@@ -5,7 +5,7 @@
 
 Unit: the plain forward pass of the base model over the same texts, no hidden states kept, in batches of similar length
 with as little padding as pays (`padded_batches`). The loop is faster than that by what padding costs, for its texts
-share a row (ntps/packing.py), and slower by the moments: their seconds against the rest of the loop are printed too.
+share a row (ntps/moments/packing.py), and slower by the moments: their seconds against the rest of the loop are printed too.
 Loop only: no loading, no writing. All three ways take all texts; their batches take turns, and the faster of two runs of
 each counts, so that a machine's moods fall on all. A hundred texts at least: of fewer, hardly any are of similar length
 and share a batch.
@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from ntps.caching import TOKENS_PER_BATCH
-from ntps.cli import keep_heap
-from ntps.data import load_dataset
-from ntps.encoding import Corpus, Encoder, encode, plan_batches, tokenize
-from ntps.model_files import source_folder
-from ntps.models import load_tokenizer, resolve_model
-from ntps.moments import Batch, Moments, one_hot, permuted_rows
-from ntps.text_order import pad
+from ntps.accuracies.training_order import pad
+from ntps.models.description import resolve_model
+from ntps.models.files import source_folder
+from ntps.models.loading import load_tokenizer
+from ntps.moments.batches import Corpus, plan_batches, tokenize
+from ntps.moments.encoder import Encoder, encode
+from ntps.moments.source import TOKENS_PER_BATCH
+from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.system.console import keep_heap
+from ntps.texts.dataset import load_dataset
 
 PERMUTATIONS = 20
 

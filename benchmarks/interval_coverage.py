@@ -15,8 +15,8 @@ from itertools import product
 
 import numpy as np
 
-from ntps.choosing import judge
-from ntps.rank_statistics import Array, difference_interval, orders, resamples, z_interval
+from ntps.evaluation.choice import judge
+from ntps.evaluation.correlation import Array, difference_interval, orders, resamples, z_interval
 
 DRAWS = 80
 ANY = 2  # of ntps.choosing's procedures, after the two kinds

@@ -15,8 +15,8 @@ import time
 import torch
 from torch import Tensor
 
-from ntps.scores import layer_scores, map_layers
-from ntps.subspaces import Perception, head, nested_energies, solve, whiten
+from ntps.scores.layer import layer_scores, map_layers
+from ntps.scores.subspaces import Perception, head, nested_energies, solve, whiten
 
 
 def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0) -> dict:

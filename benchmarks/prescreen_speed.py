@@ -22,20 +22,21 @@ import torch
 
 import prescreen
 from benchmarks.cache_speed import padded_batches
-from ntps import cli
-from ntps.caching import default_budget
-from ntps.data import load_dataset
-from ntps.encoding import tokenize
-from ntps.models import (
+from ntps.accuracies.training_order import pad
+from ntps.models.description import resolve_model
+from ntps.models.loading import (
     context_length,
     load_config,
     load_model,
     load_tokenizer,
     pick_device,
     pick_dtype,
-    resolve_model,
 )
-from ntps.text_order import pad
+from ntps.moments.batches import tokenize
+from ntps.moments.source import default_budget
+from ntps.run import cli
+from ntps.system import console
+from ntps.texts.dataset import load_dataset
 
 
 def candidates(folder: Path, model: str) -> list[str]:
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--texts", type=int, default=2000)
     flags = parser.parse_args()
-    cli.keep_heap()  # as prescreen.py does: all passes run alike
+    console.keep_heap()  # as prescreen.py does: all passes run alike
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         models, train = candidates(folder, flags.model), write_texts(folder, flags.texts)

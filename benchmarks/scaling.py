@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntps import storage
-from ntps.moments import Batch, Moments, one_hot, permuted_rows
-from ntps.outline import Outline, moments_flops
+from ntps.commands.outline import Outline, moments_flops
+from ntps.moments.file import moments_layout
+from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.system import storage
 
 ROOT = Path(__file__).resolve().parent.parent
 CSV, PAGE = ROOT / "docs" / "scaling.csv", ROOT / "docs" / "scaling.md"
@@ -79,9 +80,9 @@ def random_moments(d: int, seed: int) -> dict:
 
 def solve(d: int) -> Callable[[], object]:
     """What K_sweep.py does for a layer."""
-    from ntps.scores import layer_scores
-    from ntps.subspaces import RANK_RTOL
-    from ntps.transferability import other_scores
+    from ntps.scores.layer import layer_scores
+    from ntps.scores.peers import other_scores
+    from ntps.scores.subspaces import RANK_RTOL
 
     train, test = random_moments(d, 0), random_moments(d, 1)
     return lambda: (layer_scores(train, RANK_RTOL, test), other_scores(train, test))
@@ -211,7 +212,7 @@ def tables(table: pd.DataFrame) -> str:
         d, L = model.width, len(model.layers)
         empty = Moments(model.layers, d, CLASSES, PERMUTATIONS, device="meta")
         held = empty.nbytes
-        disk = storage.layout_bytes(storage.moments_layout(empty))
+        disk = storage.layout_bytes(moments_layout(empty))
         moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(64, 32)]) / 2048
         lines.append(
             f"| {name} | {d} | {L} | {model.weight_bytes / 1e9:.2f} GB | {held / 1e9:.2f} GB | {disk / 1e9:.2f} GB | "

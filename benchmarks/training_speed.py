@@ -16,12 +16,15 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ntps import adapters, cli, heads, training
-from ntps.caching import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Source
-from ntps.encoding import Corpus, encode, plan_batches
-from ntps.models import load_model
-from ntps.moments import permuted_rows
-from ntps.text_order import grouped_order
+from ntps.accuracies import finetuning, linear_head
+from ntps.accuracies import lora as adapters
+from ntps.accuracies.training_order import grouped_order
+from ntps.models.loading import load_model
+from ntps.moments.batches import Corpus, plan_batches
+from ntps.moments.encoder import encode
+from ntps.moments.source import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Source
+from ntps.moments.sums import permuted_rows
+from ntps.system import console
 
 CLASSES, EPOCHS, BATCH = 6, 50, 16
 
@@ -38,10 +41,10 @@ def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: in
     seconds, scale = time.perf_counter() - started, sum(map(len, ids)) / sum(map(len, part))
     once = seconds * scale
     states = torch.randn(len(ids), encoder.width, device=source.device)
-    head = heads.Head(encoder.width, CLASSES, 0.05).to(source.device)
+    head = linear_head.Head(encoder.width, CLASSES, 0.05).to(source.device)
     targets = torch.as_tensor(labels, device=source.device)
     started = time.perf_counter()
-    heads.train_head(
+    linear_head.train_head(
         states,
         targets,
         head,
@@ -78,15 +81,15 @@ def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) 
         "lora_targets": source.spec.lora_targets or ["q_proj", "k_proj", "v_proj"],
     }
     base = adapters.add_lora(load_model(source.spec, source.dtype, source.device), source.name, settings)
-    model = training.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
+    model = finetuning.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
     task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
     with tempfile.TemporaryDirectory() as folder:
-        args = training.arguments(Path(folder), task, settings, 0, "none")  # type: ignore[arg-type]
+        args = finetuning.arguments(Path(folder), task, settings, 0, "none")  # type: ignore[arg-type]
         args.eval_strategy = type(args.eval_strategy)("no")
-        trainer = training.Finetuner(
-            model=model, args=args, data_collator=training.collate, train_dataset=texts
+        trainer = finetuning.Finetuner(
+            model=model, args=args, data_collator=finetuning.collate, train_dataset=texts
         )
-        trainer.remove_callback(training.PrinterCallback)
+        trainer.remove_callback(finetuning.PrinterCallback)
         trainer.started = time.monotonic()
         started = time.perf_counter()
         trainer.train()
@@ -121,7 +124,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="LoRA steps, of 16 texts")
     parser.add_argument("--device", default="auto")
     flags = parser.parse_args()
-    cli.quiet()
+    console.quiet()
     draw = np.random.default_rng(0)
     source = Source(flags.model, None, flags.device, None, 128, "all")
     source.layers = source.layers[-1:]

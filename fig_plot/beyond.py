@@ -43,7 +43,7 @@ from fig_plot.relations import (
     score_grid,
 )
 from ntps import results
-from ntps.results import PAIR
+from ntps.results.tables import PAIR
 
 # --- layer x fraction ----------------------------------------------------------------------------------------------
 

@@ -24,9 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from safetensors.numpy import load_file
 
-from ntps import storage
 from ntps.errors import UserError
-from ntps.results import best_rows, read_tables
+from ntps.results.tables import best_rows, read_tables
+from ntps.system import storage
 
 Pair = tuple[str, str]
 Curves = Mapping[str, np.ndarray]

@@ -32,10 +32,12 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # run as a file, w
 
 from K_sweep import COLUMNS as SCORE_COLUMNS
 from linear_sklearn import COLUMNS as PROBE_COLUMNS
-from ntps import accuracy, cli, storage
+from ntps.accuracies.table import COLUMNS
 from ntps.errors import UserError
-from ntps.words import COLUMNS as WORD_COLUMNS
-from ntps.words import PAPER_WORDS
+from ntps.run import cli
+from ntps.scores.words import COLUMNS as WORD_COLUMNS
+from ntps.scores.words import PAPER_WORDS
+from ntps.system import console, storage
 
 LARGEST = 30_000  # bytes: the largest of the four has 7193
 SOURCE = {"source": "published in figures of arXiv 2505.17169"}
@@ -102,7 +104,7 @@ def main(folder: str, output: str = "results/released") -> int:
         kind = {"ntps": "scores"}.get(place.split("/")[1], place.split("/")[1])
         storage.write_text(path.with_suffix(".json"), about[kind])  # first: a table without it is not ours
         storage.write_text(path, table.to_csv(index=False))
-    cli.say(
+    console.say(
         f"wrote {output}: {len(tables)} tables in {', '.join(dict.fromkeys(t.split('/')[0] for t in tables))}"
     )
     return 0
@@ -132,7 +134,7 @@ def figure_tables(path: Path) -> dict[str, pd.DataFrame]:
         tables[f"{figure}/ntps/{model}/{dataset}.csv"] = pd.DataFrame([score], columns=SCORE_COLUMNS)
         for key, (method, metric, more) in methods.items():
             row = pair | {"method": method, "final": True, metric: found[key]} | more
-            columns = [*accuracy.COLUMNS, *(PROBE_COLUMNS if method == "linear_sklearn" else ())]
+            columns = [*COLUMNS, *(PROBE_COLUMNS if method == "linear_sklearn" else ())]
             tables[f"{figure}/accuracy/{method}/{model}/{dataset}.csv"] = pd.DataFrame([row], columns=columns)
     return tables
 

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from fig_plot.figures import at_tenth, load_scores
-from ntps import cli, storage
-from ntps.kept import scorable_moments
-from ntps.results import PAIR, best_rows, only
-from ntps.scores import Solved
-from ntps.subspaces import nested_energies
+from ntps.moments.pair import scorable_moments
+from ntps.results.tables import PAIR, best_rows, only
+from ntps.run import cli
+from ntps.scores.layer import Solved
+from ntps.scores.subspaces import nested_energies
+from ntps.system import storage
 
 
 def main(results: str, models: Sequence[str] = (), output: str | None = None) -> int:

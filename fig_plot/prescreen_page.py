@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 
 from fig_plot.figures import LINES, STYLE, curve_panel
 from fig_plot.summary import text_table
-from ntps import storage
-from ntps.prescreening import Measured, Row, learns_nothing, result_path, side_of
+from ntps.prescreening.measure import Measured, Row, learns_nothing, result_path, side_of
+from ntps.system import storage
 
 CSS = Path(__file__).with_name("prescreen.css")
 SHOWN_CLASSES = 30

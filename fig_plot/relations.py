@@ -19,9 +19,9 @@ import pandas as pd
 
 from fig_plot.figures import model_order
 from ntps import results
-from ntps.choosing import Judged, judge
-from ntps.rank_statistics import LEVEL, orders, percentile_interval, resamples, spearman, z_interval
-from ntps.results import PAIR
+from ntps.evaluation.choice import Judged, judge
+from ntps.evaluation.correlation import LEVEL, orders, percentile_interval, resamples, spearman, z_interval
+from ntps.results.tables import PAIR
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
 FRACTION = 0.1  # of the fixed rule, unless another is given
@@ -124,7 +124,7 @@ class Read:
         """ntps.results.load_scores."""
         if self.holds("ntps", "scores"):
             return results.load_scores(self.folder)
-        return pd.DataFrame(columns=[*PAIR, *results.POINT, "score", "value"])
+        return pd.DataFrame(columns=[*PAIR, *results.tables.POINT, "score", "value"])
 
     @cached_property
     def pairs(self) -> pd.DataFrame:

@@ -14,8 +14,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
-from ntps import cli, storage
 from ntps.errors import UserError
+from ntps.run import cli
+from ntps.system import console, storage
 
 HERE = Path(__file__).resolve().parent
 ALL = ("fig1", "fig2", "fig3", "table1", "layer_map", "kv_curves", "retention", "accuracy_mse")
@@ -39,7 +40,7 @@ def main(results: str, notebooks: Sequence[str] = ALL) -> int:
         page = folder / "figures" / f"{name}.html"
         try:
             storage.write_text(page, to_html(HERE / f"{name}.ipynb", folder))
-            cli.say(f"wrote {page}")
+            console.say(f"wrote {page}")
         except (UserError, OSError) as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)

@@ -28,12 +28,14 @@ from scipy.stats import norm
 from fig_plot.figures import ROOT, at_tenth, load_scores, save
 from fig_plot.relations import correlation
 from fig_plot.reproduction_figure import MODEL, report_figure
-from ntps import cli, results, storage
+from ntps import results
 from ntps.errors import UserError
-from ntps.rank_statistics import LEVEL, percentile_interval, resamples
-from ntps.results import PAIR, read_tables
-from ntps.selection_tables import reading
-from ntps.words import SPACES, right_side
+from ntps.evaluation.comparison import reading
+from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples
+from ntps.results.tables import PAIR, read_tables
+from ntps.run import cli
+from ntps.scores.words import SPACES, right_side
+from ntps.system import storage
 
 TEMPLATE = Path(__file__).with_name("reproduction.template.md")
 RANDOM = "smollm2-135m-random"
@@ -101,7 +103,9 @@ class Tables:
     def best(self) -> pd.DataFrame:
         """Its rows at kv = d/10 and each pair's best layer, with the layer's other scores."""
         tenth = at_tenth(self.scores)
-        return results.best_rows(self.folder).merge(tenth, "left", [*PAIR, "layer"], suffixes=("", "_"))
+        return results.tables.best_rows(self.folder).merge(
+            tenth, "left", [*PAIR, "layer"], suffixes=("", "_")
+        )
 
     @cached_property
     def pairs(self) -> pd.DataFrame:

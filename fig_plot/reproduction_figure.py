@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fig_plot.figures import STYLE, WIDTH, caption, number_list, numbered
 from fig_plot.relations import Correlation, Read
 from ntps import results
-from ntps.results import PAIR
+from ntps.results.tables import PAIR
 
 MODEL = "smollm2-135m"
 SHOWN = {  # in the order of the right panel, from above

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from fig_plot.figures import at_tenth, best_layers, demo_figure, load_scores, remedy, save
-from ntps import cli, storage
+from ntps.run import cli
+from ntps.system import storage
 
 HEADER = (
     "model",

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from fig_plot.figures import STYLE, WIDTH, Pair, caption, missing_panel, model_order
-from ntps import storage, words
-from ntps.results import read_tables
+from ntps.results.tables import read_tables
+from ntps.scores import words
+from ntps.system import storage
 
 BLANK = {
     "facecolor": "white",

@@ -22,3 +22,11 @@ def enough_memory(told: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or torchs or type(error).__name__ == "OutOfMemoryError":
             raise OutOfMemory(told) from None
         raise
+
+
+NO_MEMORY = "out of memory: take fewer texts, layers or label permutations, or a smaller model"
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"--{name} {value}: must be at least {least}")

@@ -11,7 +11,8 @@ import linear_sklearn
 import linear_training
 import lora_finetuning
 import prescreen
-from ntps import cli, storage
+from ntps.run import cli
+from ntps.system import storage
 from tests.tiny import tiny_world, world_flags
 
 TRAINING = ["--max_steps", "2", "--batch_size", "4"]
@@ -33,7 +34,12 @@ def identities(folder: Path) -> dict[str, Any]:
         assert cli.run(script.main, world_flags(world, output, *flags)) == 0, script.__name__
     shard = world_flags(world, folder / "shards", "--shard", "1/2", "--splits", "train")
     assert cli.run(cache.main, shard) == 0
-    train = ["--train", str(world / "data" / "tiny-train.csv"), "--test", str(world / "data" / "tiny-test.csv")]
+    train = [
+        "--train",
+        str(world / "data" / "tiny-train.csv"),
+        "--test",
+        str(world / "data" / "tiny-test.csv"),
+    ]
     models = ["--models", str(world / "model"), "--layers", "all"]
     assert cli.run(prescreen.main, [*models, *train, "--output", str(folder / "pre")]) == 0
     found = {}
@@ -42,7 +48,9 @@ def identities(folder: Path) -> dict[str, Any]:
             if path.suffix == ".safetensors" or (path.suffix == ".json" and "config" not in path.name):
                 if path.name != "adapter_model.safetensors":
                     place = path.relative_to(folder).as_posix()
-                    found[place.replace(str(_model(folder)), "MODEL")] = storage.read_provenance(path)["identity"]
+                    found[place.replace(str(_model(folder)), "MODEL")] = storage.read_provenance(path)[
+                        "identity"
+                    ]
     return found
 
 

@@ -16,8 +16,11 @@ import cache
 import from_scratch
 import linear_training
 import lora_finetuning
-from ntps import caching, cli, processes, training
-from ntps.encoding import NotFinite
+from ntps.accuracies import finetuning
+from ntps.moments import passes
+from ntps.moments.encoder import NotFinite
+from ntps.run import cli
+from ntps.system import processes
 
 SCRIPTS = {module.__name__: module for module in (cache, linear_training, lora_finetuning, from_scratch)}
 CONTEXT = multiprocessing.get_context("forkserver")  # imports once, not once a process
@@ -68,7 +71,7 @@ def _work(commands, ports, environment, output, trouble) -> None:
 
 def _before(batch: int, event: Callable[[], None]) -> None:
     """Let something happen to process 1 in its batch of this number."""
-    inner, calls = caching.encode, [0]
+    inner, calls = passes.encode, [0]
 
     def encode(*arguments):
         for step in inner(*arguments):
@@ -77,7 +80,7 @@ def _before(batch: int, event: Callable[[], None]) -> None:
                 event()
             yield step
 
-    caching.encode = encode
+    passes.encode = encode
 
 
 def _raise(error: Exception) -> None:
@@ -86,7 +89,7 @@ def _raise(error: Exception) -> None:
 
 def killed() -> None:
     """Process 1 dies, after checkpoints at every meeting."""
-    caching.CHECKPOINT_SECONDS = 0.0
+    passes.CHECKPOINT_SECONDS = 0.0
     _before(4, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
@@ -95,19 +98,19 @@ def not_finite() -> None:
 
 
 def disk_full() -> None:
-    caching.storage.write_moments = lambda *_: _raise(OSError(28, "No space left on device"))
+    passes.write_moments = lambda *_: _raise(OSError(28, "No space left on device"))
 
 
 def training_killed() -> None:
     """Process 1 dies at the end of step 4 of a training, after checkpoints of every step."""
 
-    class Killer(training.Watcher):
+    class Killer(finetuning.Watcher):
         def on_step_end(self, args, state, control, **rest):
             super().on_step_end(args, state, control, **rest)
             if processes.rank() == 1 and state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    training.CHECKPOINT_SECONDS, training.Watcher = 0.0, Killer
+    finetuning.CHECKPOINT_SECONDS, finetuning.Watcher = 0.0, Killer
 
 
 def silent() -> None:

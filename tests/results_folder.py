@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ntps import storage
+from ntps.system import storage
 
 LAYERS, FRACTIONS, WIDTH, TEXTS = (0, 1, 2), (0.1, 0.2), 20, 100
 BEST = 1  # the layer whose ridge probe errs least

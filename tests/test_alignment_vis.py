@@ -9,9 +9,9 @@ from transformers import AutoModel, AutoTokenizer
 import alignment_vis
 import cache
 import K_sweep
-from ntps import cli
-from ntps.storage import MomentsFile
-from ntps.words import PAPER_WORDS, leading_pair
+from ntps.moments.file import MomentsFile
+from ntps.run import cli
+from ntps.scores.words import PAPER_WORDS, leading_pair
 from tests.tiny import tiny_dataset, tiny_model
 
 
@@ -115,7 +115,8 @@ def test_moments_of_another_model_are_refused(world, capsys, tmp_path):
     assert cli.run(alignment_vis.main, flags) == 1
     assert "no moments" in capsys.readouterr().err  # its folder's name tells it apart
     other = next(p for p in [tmp_path / "tiny"])
-    from ntps.models import output_name, resolve_model
+    from ntps.models.description import resolve_model
+    from ntps.models.loading import output_name
 
     linked = folder / "out/moments" / output_name(resolve_model(str(other)))
     linked.symlink_to(folder / "out/moments" / name)

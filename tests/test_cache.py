@@ -14,10 +14,13 @@ from safetensors.numpy import load_file
 
 import cache
 import linear_training
-from ntps import caching, cli, storage
-from ntps.data import load_dataset
 from ntps.errors import UserError
-from ntps.models import resolve_model
+from ntps.models.description import resolve_model
+from ntps.moments import passes, source
+from ntps.moments.file import MomentsFile, unpack
+from ntps.run import cli
+from ntps.system import storage
+from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_world, world_flags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +55,7 @@ def test_files_shapes_and_provenance(world, tmp_path, capsys):
     data = load_dataset(str(world / "data" / "tiny.yaml"))
     assert np.array_equal(states["labels"], data.splits["train"].labels)
     means = states["states"].astype(np.float64)
-    M = storage.unpack(train["mean_second_moment"][2], 32)
+    M = unpack(train["mean_second_moment"][2], 32)
     assert np.allclose(means[2].T @ means[2] / 60, M, rtol=1e-12, atol=0)
     out = capsys.readouterr().out
     assert "wrote" in out and "4 layers, 60 texts" in out and "tokens/s" in out
@@ -66,7 +69,7 @@ def test_same_identity_is_skipped_without_loading_the_model_and_another_is_refus
     assert call(world, tmp_path, "--limit", 30) == 0
     path = moments_folder(tmp_path) / "train.safetensors"
     stamp = path.stat().st_mtime_ns
-    monkeypatch.setattr(caching, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(source, "load_model", lambda *_: pytest.fail("the model was loaded"))
     assert call(world, tmp_path, "--limit", 30, "--tokens_per_batch", 99) == 0
     assert "already there" in capsys.readouterr().out
     assert call(world, tmp_path, "--limit", 31) == 1
@@ -94,7 +97,7 @@ def test_partitions_add_up_to_the_whole(world, tmp_path):
     assert call(world, tmp_path / "a", "--splits", "train", "--keep_states") == 0
     assert call(world, tmp_path / "b", "--splits", "train", "--partitions", 3, "--keep_states") == 0
     whole, folder = moments_folder(tmp_path / "a"), moments_folder(tmp_path / "b")
-    parts = [storage.MomentsFile(folder / f"train.{i}-of-3.safetensors") for i in (1, 2, 3)]
+    parts = [MomentsFile(folder / f"train.{i}-of-3.safetensors") for i in (1, 2, 3)]
     assert sum(part.text_count for part in parts) == 60
     a, b = load_file(whole / "train.safetensors"), load_file(folder / "train.safetensors")
     for name in a:
@@ -116,16 +119,17 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import cache
-from ntps import caching, cli
-caching.CHECKPOINT_SECONDS = 0.0
-inner, calls = caching.encode, [0]
+from ntps.moments import passes
+from ntps.run import cli
+passes.CHECKPOINT_SECONDS = 0.0
+inner, calls = passes.encode, [0]
 def encode(*arguments):
     for tokens in inner(*arguments):
         calls[0] += 1
         if calls[0] == {batches}:
             os.kill(os.getpid(), signal.SIGKILL)
         yield tokens
-caching.encode = encode
+passes.encode = encode
 sys.exit(cli.run(cache.main, sys.argv[1:]))
 """
 
@@ -186,14 +190,14 @@ def killed(world, output, batches, *flags):
 
 
 def test_sums_too_large_for_the_memory_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    inner = caching.Job.empty
+    inner = passes.Job.empty
 
     def too_large(job, device):
         if device != "meta":
             raise MemoryError
         return inner(job, device)
 
-    monkeypatch.setattr(caching.Job, "empty", too_large)
+    monkeypatch.setattr(passes.Job, "empty", too_large)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     assert "out of memory: take fewer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -213,7 +217,7 @@ def test_a_kill_between_moments_and_states_costs_no_pass(world, tmp_path, monkey
         call(world, tmp_path / "killed", *flags)
     assert (moments_folder(tmp_path / "killed") / "train.safetensors").exists()
     assert not list((tmp_path / "killed").glob("states/*/tiny/train.safetensors"))
-    monkeypatch.setattr(caching, "encode", killed)
+    monkeypatch.setattr(passes, "encode", killed)
     assert call(world, tmp_path / "killed", *flags) == 0
     for kind in ("moments", "states"):
         a, b = (
@@ -253,7 +257,7 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
         broken.setattr(storage, "check_space", lambda *_: (_ for _ in ()).throw(UserError("no space")))
         assert call(world, tmp_path, *flags) == 1
     with monkeypatch.context() as broken:
-        broken.setattr(caching, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
+        broken.setattr(source, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
         assert call(world, tmp_path, *flags) == 1
     assert all(path.exists() for path in left)
     assert call(world, tmp_path, *flags) == 0 and "going on" in capsys.readouterr().out
@@ -261,7 +265,7 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_disk_that_fails_late_costs_no_checkpoint(world, tmp_path, capsys, monkeypatch, resumed):
-    monkeypatch.setattr(caching, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(passes, "CHECKPOINT_SECONDS", 0.0)
     flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
     if resumed:
         killed(world, tmp_path, 4, "--keep_states")
@@ -395,7 +399,7 @@ def test_a_bad_pair_does_not_stop_the_others(world, tmp_path, capsys):
 
 
 def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    real = caching.load_model
+    real = source.load_model
 
     def spoiled(*arguments):
         model = real(*arguments)
@@ -403,7 +407,7 @@ def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, mo
             model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
         return model
 
-    monkeypatch.setattr(caching, "load_model", spoiled)
+    monkeypatch.setattr(source, "load_model", spoiled)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     error = capsys.readouterr().err
     assert "text " in error and "layer 2" in error
@@ -412,7 +416,7 @@ def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, mo
 
 def test_no_space_is_said_before_the_pass(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    monkeypatch.setattr(caching, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(source, "load_model", lambda *_: pytest.fail("the model was loaded"))
     assert call(world, tmp_path / "out") == 1
     assert "no space" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -562,7 +566,7 @@ def test_a_model_too_large_for_the_memory_is_told(world, tmp_path, capsys, monke
     def too_large(*_):
         raise raised
 
-    monkeypatch.setattr(caching, "load_model", too_large)
+    monkeypatch.setattr(source, "load_model", too_large)
     assert call(world, tmp_path / "out") == 1
     told = capsys.readouterr().err
     assert "error: " in told and "out of memory: take fewer" in told

@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 from sklearn.linear_model import Ridge
 
-from ntps import from_arrays, probes
-from ntps.calibration import (
+from ntps import from_arrays
+from ntps.scores import probes
+from ntps.scores.controls import (
     WEAKER,
     above,
     held_out,
@@ -20,7 +21,7 @@ from ntps.calibration import (
     score_interval,
     tight_constants,
 )
-from ntps.scores import Solved, add_error_bars, layer_scores, order_curves
+from ntps.scores.layer import Solved, add_error_bars, layer_scores, order_curves
 from tests.synthetic_moments import moments_of, random_texts
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from ntps.choosing import judge
-from ntps.rank_statistics import difference_interval, orders, p_value, resamples, z_interval
+from ntps.evaluation.choice import judge
+from ntps.evaluation.correlation import difference_interval, orders, p_value, resamples, z_interval
 
 
 def rho(values, target):

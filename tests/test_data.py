@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps import readers
-from ntps.data import Dataset, Split, dataset_names, load_dataset, texts_hash
 from ntps.errors import UserError
+from ntps.texts import readers
+from ntps.texts.dataset import Dataset, Split, dataset_names, load_dataset, texts_hash
 
 
 @pytest.fixture

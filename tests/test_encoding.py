@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ntps
-from ntps.encoding import Corpus, Encoder, encode, find_blocks, plan_batches, tokenize
 from ntps.errors import UserError
-from ntps.models import load_model, load_tokenizer, resolve_model
-from ntps.moments import Moments, from_arrays, permuted_rows
+from ntps.models.description import resolve_model
+from ntps.models.loading import load_model, load_tokenizer
+from ntps.moments.batches import Corpus, plan_batches, tokenize
+from ntps.moments.encoder import Encoder, encode, find_blocks
+from ntps.moments.sums import Moments, from_arrays, permuted_rows
 from tests.tiny import tiny_model, tiny_texts
 
 CPU = torch.device("cpu")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ntps import cli
-from ntps.data import dataset_names
 from ntps.errors import UserError
-from ntps.experiments import read_experiment, script_path
-from ntps.model_specs import model_names
+from ntps.models.description import model_names
+from ntps.run import cli
+from ntps.run.experiments import read_experiment, script_path
+from ntps.texts.dataset import dataset_names
 
 ROOT = Path(__file__).resolve().parent.parent
 taken: dict = {}

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from fig_plot import beyond, figures
-from ntps import cli, export, results
+from ntps import results
+from ntps.commands import export
+from ntps.run import cli
 from tests.fake_results import fake_grid
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ntps import fetch
 from ntps.errors import UserError
+from ntps.sources import wheels
 
 
 @pytest.fixture
@@ -44,26 +44,26 @@ def never(*_):
 
 
 def test_wheel_is_fetched_once_and_then_found(index, tmp_path, monkeypatch, capsys):
-    wheel = fetch.pypi_wheel("texty", "1.0", index, megabytes=0.5)
+    wheel = wheels.pypi_wheel("texty", "1.0", index, megabytes=0.5)
     assert "downloading texty 1.0 (0.5 MB)" in capsys.readouterr().err
     assert wheel.is_relative_to(tmp_path / "cache")
     assert zipfile.ZipFile(wheel).read("texty/data.txt") == b"hello\n"
-    monkeypatch.setattr(fetch, "_download", never)
-    assert fetch.pypi_wheel("texty", "1.0", index) == wheel
+    monkeypatch.setattr(wheels, "_download", never)
+    assert wheels.pypi_wheel("texty", "1.0", index) == wheel
     assert capsys.readouterr().err == ""
 
 
 def test_damaged_wheel_is_reported_and_fetched_again(index, capsys):
-    wheel = fetch.pypi_wheel("texty", "1.0", index)
+    wheel = wheels.pypi_wheel("texty", "1.0", index)
     wheel.write_bytes(wheel.read_bytes()[:-10])
-    assert fetch.pypi_wheel("texty", "1.0", index) == wheel
-    assert fetch.file_sha256(wheel) == index
+    assert wheels.pypi_wheel("texty", "1.0", index) == wheel
+    assert wheels.file_sha256(wheel) == index
     assert "damaged" in capsys.readouterr().err
 
 
 def test_other_content_than_recorded_is_refused(index, tmp_path):
     with pytest.raises(UserError, match=f"texty 1.0: .*{index}, not the recorded 00ff"):
-        fetch.pypi_wheel("texty", "1.0", "00ff")
+        wheels.pypi_wheel("texty", "1.0", "00ff")
     assert list((tmp_path / "cache/wheels/texty-1.0").iterdir()) == []
 
 
@@ -73,28 +73,28 @@ def test_interrupted_download_leaves_nothing_that_could_be_used(index, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch, "_download", interrupted)
+        patch.setattr(wheels, "_download", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fetch.pypi_wheel("texty", "1.0", index)
+            wheels.pypi_wheel("texty", "1.0", index)
     assert list((tmp_path / "cache/wheels/texty-1.0").iterdir()) == []
-    assert fetch.file_sha256(fetch.pypi_wheel("texty", "1.0", index)) == index
+    assert wheels.file_sha256(wheels.pypi_wheel("texty", "1.0", index)) == index
 
 
 def test_package_that_cannot_be_had(index):
     with pytest.raises(UserError, match=r"cannot download texty 2\.0.*texty==2\.0.*network.*by hand"):
-        fetch.pypi_wheel("texty", "2.0", index)
+        wheels.pypi_wheel("texty", "2.0", index)
 
 
 def test_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NTPS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="NTPS_CACHE"):
-        fetch.cache_folder("wheels")
+        wheels.cache_folder("wheels")
 
 
 def test_two_processes_at_once(index, tmp_path):
-    code = f"from ntps.fetch import pypi_wheel; print(pypi_wheel('texty', '1.0', '{index}'))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(fetch.__file__).parents[1])}
+    code = f"from ntps.sources.wheels import pypi_wheel; print(pypi_wheel('texty', '1.0', '{index}'))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(wheels.__file__).parents[1])}
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from fig_plot import figures, summary
-from ntps import cli, storage
+from ntps.run import cli
+from ntps.system import storage
 
 D = 40
 

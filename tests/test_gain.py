@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ntps import cli, gain
+from ntps.commands.gain import main
 from ntps.errors import UserError
+from ntps.evaluation import gain
+from ntps.run import cli
 from tests.results_folder import write_pair
 
 
@@ -121,7 +123,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibration(folder):
-    assert cli.run(gain.main, ["--results", str(folder), "--permutations", "60"]) == 0
+    assert cli.run(main, ["--results", str(folder), "--permutations", "60"]) == 0
     return gain.Calibration(folder / "gain.json")
 
 
@@ -203,18 +205,18 @@ def test_two_predictors_that_never_met_are_refused(tmp_path, rng):
 def test_an_unusable_file_predicts_nothing(tmp_path, capsys):
     for number in range(4):
         write_pair(tmp_path, "small", f"t{number}", ntps=0.1 * number, lora=0.8)
-    assert cli.run(gain.main, ["--results", str(tmp_path)]) == 0
+    assert cli.run(main, ["--results", str(tmp_path)]) == 0
     assert "predicts nothing: 4 independent groups" in capsys.readouterr().out
     found = gain.Calibration(tmp_path / "gain.json").predict({"ntps": 0.2}, "small")
     assert math.isnan(found.gain) and "4 independent groups" in found.reason
 
 
 def test_faults_of_the_user(folder, tmp_path, capsys):
-    assert cli.run(gain.main, ["--results", str(folder), "--predictors", "nptS"]) == 1
+    assert cli.run(main, ["--results", str(folder), "--predictors", "nptS"]) == 1
     assert "--predictors nptS: there are" in capsys.readouterr().err
-    assert cli.run(gain.main, ["--results", str(folder), "--target", "gain"]) == 1
+    assert cli.run(main, ["--results", str(folder), "--target", "gain"]) == 1
     assert "--target gain: must be one of lora_gain, lora_gain_linear" in capsys.readouterr().err
-    assert cli.run(gain.main, ["--results", str(folder), "--target", "lora_gain_linear"]) == 1
+    assert cli.run(main, ["--results", str(folder), "--target", "lora_gain_linear"]) == 1
     assert "no lora_gain_linear" in capsys.readouterr().err
     (tmp_path / "cut.json").write_text('{"format": "ntps gain calibration 1", "fit"')
     with pytest.raises(UserError, match="cut short"):

@@ -14,10 +14,10 @@ import yaml
 from datasets import ClassLabel, Features, List, Value
 from huggingface_hub.utils import filter_repo_objects
 
-import ntps.hub
-from ntps.data import load_dataset
-from ntps.descriptions import config_folders
 from ntps.errors import UserError
+from ntps.sources import hub as hub_module
+from ntps.sources.yaml_files import config_folders
+from ntps.texts.dataset import load_dataset
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 TEXT = Value("string")
@@ -27,7 +27,7 @@ TEXT = Value("string")
 def hub(tmp_path, monkeypatch):
     """Fill with hub(repository, {path: bytes, or (columns, features) for a parquet file}); `.asked` of it."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
     root = tmp_path / ".cache" / "hub"
 
     class Hub:
@@ -57,9 +57,9 @@ def hub(tmp_path, monkeypatch):
 
     made = Hub()
     made.asked = []
-    monkeypatch.setattr(ntps.hub, "snapshot_download", made.download)
+    monkeypatch.setattr(hub_module, "snapshot_download", made.download)
     yield made
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
 
 
 def card(**metadata) -> bytes:
@@ -317,8 +317,8 @@ def test_a_repository_that_cannot_be_had_or_holds_no_data(hub, tmp_path, monkeyp
     def unreachable(*_, **__):
         raise ConnectionError("Name or service not known")
 
-    ntps.hub.snapshot.cache_clear()
-    monkeypatch.setattr(ntps.hub, "snapshot_download", unreachable)
+    hub_module.snapshot.cache_clear()
+    monkeypatch.setattr(hub_module, "snapshot_download", unreachable)
     with pytest.raises(UserError, match=r"hub cannot be reached.*--repo-type dataset"):
         load_dataset(str(where))
 

@@ -16,8 +16,8 @@ from fig_plot import import_released, paper
 from fig_plot.import_released import NAMES, our_name
 from fig_plot.relations import PUBLISHED, Read, relation
 from fig_plot.words import load_words
-from ntps import cli
-from ntps.words import PAPER_WORDS
+from ntps.run import cli
+from ntps.scores.words import PAPER_WORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["Qwen/Qwen2-0.5B", "apple/OpenELM-270M", "someone/else"]

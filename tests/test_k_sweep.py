@@ -12,9 +12,12 @@ from safetensors.numpy import load_file
 
 import cache
 import K_sweep
-from ntps import cli, storage, sweep
-from ntps.probes import mse, ridge
-from ntps.transferability import h_score, logme, rankme
+from ntps.moments.file import MomentsFile
+from ntps.results import scoring
+from ntps.run import cli
+from ntps.scores.peers import h_score, logme, rankme
+from ntps.scores.probes import mse, ridge
+from ntps.system import storage
 from tests.tiny import tiny_world, world_flags
 
 
@@ -53,7 +56,7 @@ def test_the_table_follows_the_contract(world):
 
 def test_rows_agree_with_an_explicit_projector(world):
     _, output = world
-    file = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    file = MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
     table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
     moments = file.averages(2)
     M, S, P0, P1 = (
@@ -99,8 +102,8 @@ def test_curves_hold_every_kv_and_agree_with_the_table(world):
 def test_other_scores_have_one_row_a_layer_and_held_out_figures(world):
     _, output = world
     table = pd.read_csv(one(output, "scores/*/tiny.csv"))
-    train = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
-    test = storage.MomentsFile(one(output, "moments/*/tiny/test.safetensors"))
+    train = MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    test = MomentsFile(one(output, "moments/*/tiny/test.safetensors"))
     assert list(table.layer) == [0, 1, 2, 3]
     probe = ridge(train.averages(1))
     assert math.isclose(table.gcv_error[1], probe.gcv_error, rel_tol=1e-9)
@@ -110,7 +113,7 @@ def test_other_scores_have_one_row_a_layer_and_held_out_figures(world):
 def test_other_scores_are_those_of_the_moments(world):
     _, output = world
     table = pd.read_csv(one(output, "scores/*/tiny.csv"))
-    train = storage.MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
+    train = MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
     assert {"h_score", "logme", "rankme", "headroom", "gcv_skill"} <= set(table.columns)
     for place, row in enumerate(table.itertuples()):
         moments = train.averages(place)
@@ -253,7 +256,7 @@ def test_a_layer_too_large_for_the_device_is_solved_on_the_cpu(capsys):
             raise torch.OutOfMemoryError("too large")
         return place * 10
 
-    found = sweep.each_layer(work, [0, 4, 8], range(3), torch.device("cuda"), "title")
+    found = scoring.each_layer(work, [0, 4, 8], range(3), torch.device("cuda"), "title")
     assert found == [0, 10, 20]
     assert tried == [(0, "cuda"), (1, "cuda"), (1, "cpu"), (2, "cuda")]
     told = "".join(capsys.readouterr())

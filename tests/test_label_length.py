@@ -9,9 +9,9 @@ from scipy.linalg import eigh
 import cache
 import K_sweep
 from fig_plot import label_length
-from ntps import cli
-from ntps.scores import Solved
-from ntps.subspaces import Perception
+from ntps.run import cli
+from ntps.scores.layer import Solved
+from ntps.scores.subspaces import Perception
 from tests.fake_results import fake_grid
 from tests.tiny import tiny_world, world_flags
 

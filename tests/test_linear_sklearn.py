@@ -14,9 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 import cache
 import linear_sklearn
-from ntps import cli, layer_probes, storage
-from ntps.accuracy import COLUMNS
-from ntps.layer_probes import moment_rows, state_rows
+from ntps.accuracies import layer_probes
+from ntps.accuracies.layer_probes import moment_rows, state_rows
+from ntps.accuracies.table import COLUMNS
+from ntps.run import cli
+from ntps.system import storage
 from tests.tiny import tiny_dataset, tiny_model
 
 SETTINGS = dict(solver="saga", max_iter=1000, tol=0.01, seed=0)

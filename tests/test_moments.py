@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.moments import Batch, Moments, from_arrays, one_hot, permuted_rows
-from ntps.subspaces import ntps
+from ntps.moments.sums import Batch, Moments, from_arrays, one_hot, permuted_rows
+from ntps.scores.subspaces import ntps
 
 NAMES = (
     "mean_second_moment",
@@ -148,7 +148,7 @@ def test_permuted_label_moments_are_those_of_the_shuffled_labels():
 def test_many_texts_are_taken_in_batches(monkeypatch):
     states, lengths, labels = ragged(n=11)
     whole = from_arrays(states, lengths, labels, 3, permutations=2)
-    monkeypatch.setattr("ntps.moments.TOKENS_AT_ONCE", 3 * states.shape[1])
+    monkeypatch.setattr("ntps.moments.sums.TOKENS_AT_ONCE", 3 * states.shape[1])
     batches = from_arrays(states, lengths, labels, 3, permutations=2)
     assert batches.text_count == whole.text_count == 11
     for name, value in whole.sums.items():

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from fig_plot import render
-from ntps import cli, storage
+from ntps.run import cli
+from ntps.system import storage
 from tests.fake_results import fake_grid
 
 ROOT = Path(__file__).resolve().parent.parent

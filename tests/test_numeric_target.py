@@ -10,10 +10,13 @@ from sklearn.linear_model import LinearRegression
 import cache
 import K_sweep
 import linear_sklearn
-from ntps import cli, probes, storage
-from ntps.accuracy import Task
-from ntps.data import load_dataset
+from ntps.accuracies.task import Task
 from ntps.errors import UserError
+from ntps.moments.file import MomentsFile
+from ntps.run import cli
+from ntps.scores import probes
+from ntps.system import storage
+from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_model, tiny_texts
 
 
@@ -48,7 +51,7 @@ def scored(folder, numbers):
     assert cli.run(K_sweep.main, pair) == 0
     assert cli.run(linear_sklearn.main, pair) == 0
     moments = next((folder / "out/moments").glob("*/stars/train.safetensors"))
-    return folder / "out", storage.MomentsFile(moments)
+    return folder / "out", MomentsFile(moments)
 
 
 def test_labels_are_the_numbers(tmp_path):

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from ntps.openelm import OpenELMConfig, OpenELMForCausalLM, OpenELMModel, make_divisible, register
+from ntps.models.openelm import OpenELMConfig, OpenELMForCausalLM, OpenELMModel, make_divisible, register
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -268,13 +268,13 @@ if {first!r} == "ntps":
     assert "transformers" not in sys.modules
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import ntps
-assert "ntps.openelm" not in sys.modules
+assert "ntps.models.openelm" not in sys.modules
 assert "openelm" not in str(AutoConfig.for_model("llama"))
-assert "ntps.openelm" not in sys.modules
+assert "ntps.models.openelm" not in sys.modules
 config = AutoConfig.from_pretrained({str(folder)!r})
 model, info = AutoModelForCausalLM.from_pretrained({str(folder)!r}, output_loading_info=True)
 assert not info["missing_keys"] and not info["unexpected_keys"]
-from ntps.openelm import OpenELMConfig, OpenELMForCausalLM
+from ntps.models.openelm import OpenELMConfig, OpenELMForCausalLM
 assert type(config) is OpenELMConfig and type(model) is OpenELMForCausalLM
 assert type(AutoConfig.for_model("openelm", num_transformer_layers=2)) is OpenELMConfig
 """

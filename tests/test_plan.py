@@ -18,11 +18,14 @@ import cache
 import from_scratch
 import linear_training
 import lora_finetuning
-from ntps import adapters, block, cli, outline, plan
-from ntps.data import load_dataset
-from ntps.encoding import Encoder, find_blocks, plan_batches
+from ntps.accuracies import lora as adapters
+from ntps.commands import block, outline, plan
 from ntps.errors import UserError
-from ntps.moments import Batch, Moments
+from ntps.moments.batches import plan_batches
+from ntps.moments.encoder import Encoder, find_blocks
+from ntps.moments.sums import Batch, Moments
+from ntps.run import cli
+from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model, tiny_world, world_flags
 
 CPU = torch.device("cpu")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-import ntps.hub
-from ntps import cli, pin, prefetch
-from ntps.model_specs import is_commit
+from ntps.commands import pin, prefetch
+from ntps.models.description import is_commit
+from ntps.run import cli
+from ntps.sources import hub
 from tests.fake_hub import Repository, serve
 from tests.tiny import tiny_dataset, tiny_model
 
@@ -115,8 +116,8 @@ def test_without_a_hub_prefetching_is_one_clear_error(monkeypatch, capsys):
     def unreachable(*_, **__):
         raise ConnectionError("Name or service not known")
 
-    ntps.hub.snapshot.cache_clear()
-    monkeypatch.setattr(ntps.hub, "snapshot_download", unreachable)
+    hub.snapshot.cache_clear()
+    monkeypatch.setattr(hub, "snapshot_download", unreachable)
     paper = str(ROOT / "configs" / "experiments" / "paper.yaml")
     assert cli.run(prefetch.main, ["--config", paper]) == 1
     said = capsys.readouterr()

@@ -12,11 +12,12 @@ import K_sweep
 import linear_sklearn
 import prescreen
 from fig_plot import prescreen_page
-from ntps import cli, prescreening
-from ntps.data import dataset_names, load_dataset
 from ntps.errors import UserError
-from ntps.kept import Kept
-from ntps.models import resolve_model
+from ntps.models.description import resolve_model
+from ntps.moments.pair import Kept
+from ntps.prescreening import measure
+from ntps.run import cli
+from ntps.texts.dataset import dataset_names, load_dataset
 from tests.tiny import tiny_model, tiny_texts
 
 SCRIPT = '<script>alert("x")</script>'
@@ -67,7 +68,7 @@ def test_figures_are_those_of_the_other_scripts(world):
             "layer == @layer and rule == 'task_rank'"
         )
         row = scores[scores["fraction"].isna() & (scores["order"] == "descending")].iloc[0]
-        for column in prescreening.SCORES:
+        for column in measure.SCORES:
             assert row[column] == pytest.approx(model[column], rel=1e-6), column
         assert row["ntps_se"] > 0
         peers = pd.read_csv(folder / f"out/scores/{name}/my.csv").set_index("layer")
@@ -122,8 +123,8 @@ def test_a_numeric_target(world, tmp_path, capsys):
 
 
 def test_spread_layers():
-    assert prescreening.spread(30) == "0,4,8,11,15,19,22,26,30"
-    assert prescreening.spread(3) == "0,1,2,3"
+    assert measure.spread(30) == "0,4,8,11,15,19,22,26,30"
+    assert measure.spread(3) == "0,1,2,3"
 
 
 def test_defaults_name_what_is_shipped():
@@ -144,7 +145,7 @@ def described(folder, content, test=None, text="review", label="stars", target="
     if test is not None:
         (folder / "mine2.csv").write_text(test)
     second = str(folder / "mine2.csv") if test is not None else None
-    where = prescreening.describe(str(folder / "my.csv"), second, text, label, target, str(folder / "out"))
+    where = measure.describe(str(folder / "my.csv"), second, text, label, target, str(folder / "out"))
     return load_dataset(str(where))
 
 
@@ -177,7 +178,7 @@ def test_a_hundred_thousand_rows(tmp_path):
     body = "review,stars\n" + "".join(f'"row {i}, ""so""\nsecond line",{i % 5}\n' for i in range(100_000))
     data = described(tmp_path, body)
     assert len(data.splits["train"].texts) == 75_000 and len(data.splits["test"].texts) == 25_000
-    doubts = prescreening.check_texts(data, 2000, 42)
+    doubts = measure.check_texts(data, 2000, 42)
     assert "2000 of 75000 train texts were used: --limit 75000 takes all" in doubts
 
 
@@ -215,9 +216,9 @@ def test_labels_that_are_not_classes(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i / 10}\n" for i in range(60))
     data = described(tmp_path, body, test=body)
     with pytest.raises(UserError, match="60 classes in 60 train texts.*--target numeric"):
-        prescreening.check_texts(data, 2000, 42)
+        measure.check_texts(data, 2000, 42)
     body = "review,stars\n" + "".join(f"text {i},{i % 25}\n" for i in range(100))
-    doubts = " ".join(prescreening.check_texts(described(tmp_path, body, test=body), 2000, 42))
+    doubts = " ".join(measure.check_texts(described(tmp_path, body, test=body), 2000, 42))
     assert "the 25 classes are all numbers: is it --target numeric?" in doubts
     assert (
         "100 test texts are in train too" in doubts
@@ -243,18 +244,18 @@ def test_labels_that_cannot_be_split(tmp_path, rows, label, message):
 def test_duplicates_are_counted_once(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80))
     body += "".join(f"text {i},{'aab'[i % 3]}\n" for i in range(6))  # texts 1, 2 and 3 as other than before
-    doubts = prescreening.check_texts(described(tmp_path, body), 2000, 42)
+    doubts = measure.check_texts(described(tmp_path, body), 2000, 42)
     assert "rows left out: 6 duplicate (3 of them with another label)" in doubts
 
 
 def test_a_test_part_that_scores_nothing(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i % 2}\n" for i in range(20))
     with pytest.raises(UserError, match="1 test text of 21: .* needs at least 2"):
-        prescreening.check_texts(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
+        measure.check_texts(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
     same = "review,stars\nnew,1\nother,1.0\n"
     data = described(tmp_path / "b", body, test=same, target="numeric")
     with pytest.raises(UserError, match="2 test texts all have one number"):
-        prescreening.check_texts(data, 2000, 42)
+        measure.check_texts(data, 2000, 42)
 
 
 def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys):
@@ -278,7 +279,7 @@ def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys
 def test_facts_tell_numbers_as_the_file_has_them(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{100 + i}\n" for i in range(20))
     data = described(tmp_path, body, test=body, target="numeric")
-    label = prescreening.facts(data, {"limit": 2000, "seed": 42})["label"]
+    label = measure.facts(data, {"limit": 2000, "seed": 42})["label"]
     assert [label[name] for name in ("mean", "least", "most")] == pytest.approx([109.5, 100, 119])
 
 
@@ -286,9 +287,9 @@ def test_facts_tell_numbers_as_the_file_has_them(tmp_path):
 
 
 def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
-    monkeypatch.setattr(prescreening, "config_folders", lambda kind: [tmp_path / "configs"])
+    monkeypatch.setattr(measure, "config_folders", lambda kind: [tmp_path / "configs"])
     row = {"model": "a", "accuracy": 0.8, "headroom": 0.05, "ntps": 0.3, "retention": 0.5}
-    found = prescreening.expected_gain(row, None)
+    found = measure.expected_gain(row, None)
     assert np.isnan(found["lora_gain"]) and "no calibration file" in found["lora_gain_note"]
     fit = {"usable": True, "predictors": ["probe_accuracy"], "intercept": 0.5, "half_width": 0.02}
     fit |= {"coefficients": {"probe_accuracy": -0.5}, "range": {"probe_accuracy": [0.6, 0.9]}}
@@ -298,19 +299,19 @@ def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/gain.json").write_text(json.dumps(about))
     for path in (None, str(tmp_path / "configs/gain.json")):
-        found = prescreening.expected_gain(row, path)
+        found = measure.expected_gain(row, path)
         assert found["lora_gain"] == pytest.approx(0.1) and found["lora_gain_high"] == pytest.approx(0.12)
         assert prescreen_page.gain(found) == "+10.0 points (+8.0 to +12.0)"
     for changed, why in (
         ({"accuracy": 0.95}, "outside 0.600 to 0.900"),
         ({"model": "b"}, "made from a alone"),
     ):
-        found = prescreening.expected_gain(row | changed, None)
+        found = measure.expected_gain(row | changed, None)
         assert why in found["lora_gain_note"] and prescreen_page.gain(found) == "not calibrated for this"
     row.pop("accuracy")
-    assert "the labels are numbers" in prescreening.expected_gain(row, None)["lora_gain_note"]
+    assert "the labels are numbers" in measure.expected_gain(row, None)["lora_gain_note"]
     with pytest.raises(UserError, match="nowhere.json does not exist"):
-        prescreening.expected_gain(row | {"accuracy": 0.8}, str(tmp_path / "nowhere.json"))
+        measure.expected_gain(row | {"accuracy": 0.8}, str(tmp_path / "nowhere.json"))
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------
@@ -324,13 +325,13 @@ def test_skill_and_its_error_cover():
         guesses = rng.gamma(2, 1, n)  # true mean 2
         shared = rng.gamma(1, 0.5, n)  # both models find the same texts hard
         errors = [0.3 * guesses + shared * rng.uniform(0.5, 1.5, n) for _ in range(2)]  # true mean 1.1
-        reach = 1.645 * prescreening.ratio_error(errors[0], guesses)
+        reach = 1.645 * measure.ratio_error(errors[0], guesses)
         covered += abs(1 - errors[0].mean() / guesses.mean() - (1 - 1.1 / 2)) <= reach
         found = [
-            prescreening.Measured({"heldout_skill": 1 - e.mean() / guesses.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
+            measure.Measured({"heldout_skill": 1 - e.mean() / guesses.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
-        apart += not prescreening.rank(found)[1].row["tied"]
+        apart += not measure.rank(found)[1].row["tied"]
     assert 0.85 < covered / tries < 0.95
     assert 0.03 < apart / tries < 0.08
 
@@ -341,18 +342,18 @@ def test_equal_models_are_tied():
     for _ in range(tries):
         errors, guesses = rng.gamma(2, 0.5, (5, 300)), np.ones(300)
         found = [
-            prescreening.Measured({"heldout_skill": -e.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
+            measure.Measured({"heldout_skill": -e.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
-        apart += not all(one.row["tied"] for one in prescreening.rank(found))
+        apart += not all(one.row["tied"] for one in measure.rank(found))
     assert 0.03 < apart / tries < 0.07
-    assert prescreening.reach(1) == prescreening.reach(2) == pytest.approx(1.95996, abs=1e-4)
+    assert measure.reach(1) == measure.reach(2) == pytest.approx(1.95996, abs=1e-4)
 
 
 def test_error_of_an_accuracy():
-    assert prescreening.share_error(1, 20) == pytest.approx(np.sqrt(22 * 2 / 24**3))
-    assert prescreening.share_error(0, 20) == pytest.approx(prescreening.share_error(1, 20))
-    assert prescreening.share_error(0.3, 10**6) == pytest.approx(np.sqrt(0.21 / 10**6), rel=1e-4)
+    assert measure.share_error(1, 20) == pytest.approx(np.sqrt(22 * 2 / 24**3))
+    assert measure.share_error(0, 20) == pytest.approx(measure.share_error(1, 20))
+    assert measure.share_error(0.3, 10**6) == pytest.approx(np.sqrt(0.21 / 10**6), rel=1e-4)
 
 
 @pytest.mark.parametrize("shuffles", [19, 20, 39, 59, 99])
@@ -361,12 +362,12 @@ def test_above_below_and_among_shuffled_labels(shuffles):
     for above in range(shuffles + 1):
         p, from_below = (1 + above) / (shuffles + 1), (1 + shuffles - above) / (shuffles + 1)
         side = "above" if round(p, 9) <= 0.05 else "below" if round(from_below, 9) <= 0.05 else "among"
-        assert prescreening.side_of(row_of(p, shuffles), "ntps") == side
-    assert prescreening.side_of(row_of(1 / (shuffles + 1), shuffles), "retention") == "above"
-    assert prescreening.side_of(row_of(1.0, shuffles), "retention") == "below"
+        assert measure.side_of(row_of(p, shuffles), "ntps") == side
+    assert measure.side_of(row_of(1 / (shuffles + 1), shuffles), "retention") == "above"
+    assert measure.side_of(row_of(1.0, shuffles), "retention") == "below"
     same = {"ntps": 1 - 1e-13, "null_mean": 1.0}  # all directions kept: every shuffle scores the same
-    assert prescreening.side_of(row_of(1.0, shuffles) | same, "ntps") == "among"
-    assert prescreening.side_of(row_of(np.nan, 0), "ntps") == ""
+    assert measure.side_of(row_of(1.0, shuffles) | same, "ntps") == "among"
+    assert measure.side_of(row_of(np.nan, 0), "ntps") == ""
 
 
 def row_of(p, shuffles):
@@ -382,7 +383,7 @@ def with_p(world, p, shuffles):
     row["lora_gain"] = row["seconds"] = np.nan
     facts = {"texts": {"test": 60}, "target": "classes"}
     kept = Kept(world[1][1], str(world[0] / "out/data/my.yaml"), str(world[0] / "out"), None)
-    return " ".join(prescreen_page.reading(row, facts)), " ".join(prescreening.doubts_of(row, kept.train))
+    return " ".join(prescreen_page.reading(row, facts)), " ".join(measure.doubts_of(row, kept.train))
 
 
 def test_what_is_said_of_shuffled_labels(world):
@@ -409,5 +410,5 @@ def test_the_page_says_what_its_p_and_signal_are(world):
 
 def test_verdict_says_when_nothing_is_learnt():
     row = {"heldout_skill": 0.01, "heldout_skill_se": 0.02, "model": "a"}
-    one = prescreening.Measured(row, [], {}, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
-    assert "none of these models can be recommended" in prescreen_page.verdict(prescreening.rank([one]))
+    one = measure.Measured(row, [], {}, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
+    assert "none of these models can be recommended" in prescreen_page.verdict(measure.rank([one]))

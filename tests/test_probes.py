@@ -7,7 +7,7 @@ from sklearn.metrics import mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ntps.probes import RIDGE_GRID, constant_probe, least_squares, mse, ridge, skill, squared_error
+from ntps.scores.probes import RIDGE_GRID, constant_probe, least_squares, mse, ridge, skill, squared_error
 from tests.synthetic_moments import moments_of, random_texts
 
 

@@ -13,8 +13,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import cache
-from ntps import cli, merge, processes, storage
+from ntps.commands.merge import main as merge_command
 from ntps.errors import UserError
+from ntps.moments.merge import merge
+from ntps.run import cli
+from ntps.system import processes, storage
 from tests.launch import SCRIPTS, disk_full, killed, launch, not_finite, silent, training_killed
 from tests.tiny import tiny_world, world_flags
 
@@ -113,7 +116,7 @@ def shards(world, tmp_path_factory):
 
 
 def merged(folder: Path, *flags) -> int:
-    return cli.run(merge.main, [str(folder), *flags])
+    return cli.run(merge_command, [str(folder), *flags])
 
 
 def test_merged_shards_are_the_partitions_of_one_run(world, shards, tmp_path, capsys):
@@ -161,7 +164,7 @@ def test_merge_refuses_what_does_not_add_up(world, shards, tmp_path, capsys):
     about["identity"].pop("part")
     storage.write_arrays(tmp_path / "train.1-of-3.safetensors", {}, about)
     with pytest.raises(UserError, match="no partial file"):
-        merge.merge([tmp_path / "train.1-of-3.safetensors"])
+        merge([tmp_path / "train.1-of-3.safetensors"])
 
 
 def test_merge_takes_partial_files_only_and_a_broken_one_stops_no_other_set(shards, tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from ntps import rank_statistics as rs
+from ntps.evaluation import correlation as rs
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ntps import cli
+from ntps.run import cli
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from fig_plot import reproduction
-from ntps import cli, storage
 from ntps.errors import UserError
+from ntps.run import cli
+from ntps.system import storage
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results" / "mini"

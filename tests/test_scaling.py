@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import scaling
-from ntps import outline
+from ntps.commands import outline
 from ntps.errors import UserError
 
 

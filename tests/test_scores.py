@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.scores import Solved, layer_scores, map_layers
-from ntps.subspaces import Perception, ntps, solve, whiten
+from ntps.scores.layer import Solved, layer_scores, map_layers
+from ntps.scores.subspaces import Perception, ntps, solve, whiten
 from tests.synthetic_moments import moments_of, random_texts
 
 COLUMNS = (

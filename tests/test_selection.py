@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ntps import cli, selection
+from ntps.commands import selection
+from ntps.run import cli
 from tests.results_folder import write_pair, write_table
 
 FAST = ["--resamples", "60", "--permutations", "60"]

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ntps import storage
 from ntps.errors import UserError
-from ntps.moments import from_arrays
+from ntps.moments.file import MomentsFile, write_moments
+from ntps.moments.sums import from_arrays
+from ntps.system import storage
 
 ABOUT = storage.provenance("moments", {"model": {"name": "m"}, "limit": 3})
 
@@ -26,11 +27,11 @@ def some_moments(seed=0, permutations=3):
 @pytest.mark.parametrize("permutations", [0, 3])
 def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutations):
     moments, path = some_moments(permutations=permutations), tmp_path / "a" / "train.safetensors"
-    storage.write_moments(path, moments, ABOUT)
+    write_moments(path, moments, ABOUT)
     plain = load_file(path)
     assert plain["mean_second_moment"].shape == (2, 15) and plain["prefix_next_moment"].shape == (2, 5, 5)
     assert plain["label_moment_permuted"].shape == (permutations, 2, 5, 3)
-    file = storage.MomentsFile(path)
+    file = MomentsFile(path)
     assert file.about == ABOUT and file.layers == [0, 1]
     for index in range(2):
         layer = file.averages(index)
@@ -42,8 +43,8 @@ def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutati
 
 def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
     first, second = some_moments(0), some_moments(1)
-    storage.write_moments(tmp_path / "x.safetensors", first, ABOUT)
-    loaded = storage.MomentsFile(tmp_path / "x.safetensors").load().merge(second)
+    write_moments(tmp_path / "x.safetensors", first, ABOUT)
+    loaded = MomentsFile(tmp_path / "x.safetensors").load().merge(second)
     both = some_moments(0).merge(second)
     for index in range(2):
         for name in both.sums:
@@ -55,7 +56,7 @@ def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
 
 def test_identities_tell_which_field_differs(tmp_path):
     path = tmp_path / "train.safetensors"
-    storage.write_moments(path, some_moments(), ABOUT)
+    write_moments(path, some_moments(), ABOUT)
     assert storage.same_output(path, "moments", {"model": {"name": "m"}, "limit": 3})
     assert not storage.same_output(path, "moments", {"limit": 4}, overwrite=True)
     assert not storage.same_output(tmp_path / "other", "moments", {})
@@ -67,7 +68,7 @@ def test_identities_tell_which_field_differs(tmp_path):
 
 def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):
     path = tmp_path / "train.safetensors"
-    storage.write_moments(path, some_moments(), ABOUT)
+    write_moments(path, some_moments(), ABOUT)
     whole = path.read_bytes()
     save_file({"a": np.zeros(3)}, tmp_path / "foreign.safetensors")
     contents = {
@@ -90,27 +91,28 @@ def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):
 
 def test_a_kill_while_writing_leaves_the_old_file_and_the_rest_is_cleaned(tmp_path):
     path = tmp_path / "train.safetensors"
-    storage.write_moments(path, some_moments(0), ABOUT)
+    write_moments(path, some_moments(0), ABOUT)
     before = path.read_bytes()
     code = f"""
 import os, signal
 from pathlib import Path
-from ntps import storage
+from ntps.moments import file
+from ntps.system import storage
 from tests.test_storage import ABOUT, some_moments
 storage.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-storage.write_moments(Path({str(path)!r}), some_moments(1), ABOUT)
+file.write_moments(Path({str(path)!r}), some_moments(1), ABOUT)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2  # the half-written one lies beside it under a hidden name
-    storage.write_moments(path, some_moments(1), ABOUT)
+    write_moments(path, some_moments(1), ABOUT)
     assert [p.name for p in tmp_path.iterdir()] == ["train.safetensors"]
     assert path.read_bytes() != before
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "train.safetensors"
-    storage.write_moments(path, some_moments(), ABOUT)
+    write_moments(path, some_moments(), ABOUT)
     old = path.read_bytes()
 
     def full(*_):
@@ -118,7 +120,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, m
 
     monkeypatch.setattr(storage, "maps", full)
     with pytest.raises(OSError, match="No space"):
-        storage.write_moments(path, some_moments(1), ABOUT)
+        write_moments(path, some_moments(1), ABOUT)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
 
 
@@ -150,10 +152,10 @@ def test_provenance_is_complete_json():
 
 def test_a_file_replaced_while_it_is_read_is_told(tmp_path):
     path = tmp_path / "train.safetensors"
-    storage.write_moments(path, some_moments(0), ABOUT)
-    file = storage.MomentsFile(path)
+    write_moments(path, some_moments(0), ABOUT)
+    file = MomentsFile(path)
     file.averages(0)
-    storage.write_moments(path, some_moments(1), ABOUT)
+    write_moments(path, some_moments(1), ABOUT)
     with pytest.raises(UserError, match="replaced or removed while it was read"):
         file.averages(1)
-    storage.MomentsFile(path).averages(1)
+    MomentsFile(path).averages(1)

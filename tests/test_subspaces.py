@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.subspaces import Perception, head, left_singular, nested_energies, ntps, solve, tail, tied, whiten
+from ntps.scores.subspaces import (
+    Perception,
+    head,
+    left_singular,
+    nested_energies,
+    ntps,
+    solve,
+    tail,
+    tied,
+    whiten,
+)
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden" / "moments_tiny.safetensors"

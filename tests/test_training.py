@@ -20,12 +20,17 @@ import cache
 import from_scratch
 import linear_training
 import lora_finetuning
-from ntps import accuracy, heads, storage, text_order, training
-from ntps.data import load_dataset
-from ntps.encoding import find_blocks
+from ntps.accuracies import finetuning, linear_head, training_order
+from ntps.accuracies.table import COLUMNS
+from ntps.accuracies.task import Task, cut_validation, scores
 from ntps.errors import UserError
-from ntps.models import load_model, resolve_model
-from ntps.storage import MomentsFile
+from ntps.models.description import resolve_model
+from ntps.models.loading import load_model
+from ntps.moments.encoder import find_blocks
+from ntps.moments.file import MomentsFile
+from ntps.moments.source import Source
+from ntps.system import storage
+from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_dataset, tiny_model
 
 SHORT = {"max_steps": 12, "batch_size": 4, "eval_every": 5, "learning_rate": 0.01}
@@ -77,7 +82,7 @@ def texts(count, labels, start=0):
 def test_scores_are_those_of_scikit_learn():
     draw = np.random.default_rng(0)
     logits, labels = draw.normal(size=(50, 5)), draw.choice([0, 2, 3], 50)  # 1 and 4 occur only as guesses
-    found, guesses = accuracy.scores(logits, labels), logits.argmax(1)
+    found, guesses = scores(logits, labels), logits.argmax(1)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses))
     assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, guesses))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, guesses, average="macro"))
@@ -85,19 +90,19 @@ def test_scores_are_those_of_scikit_learn():
     assert found["loss"] == pytest.approx(metrics.log_loss(labels, shares, labels=range(5)))
     assert found["n"] == 50
     with pytest.raises(UserError, match="not finite"):
-        accuracy.scores(np.full((2, 2), np.nan), np.array([0, 1]))
+        scores(np.full((2, 2), np.nan), np.array([0, 1]))
 
 
 def test_validation_part_is_a_stratified_tenth():
     labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 4], [500, 100, 1]))
-    train, watched = accuracy.cut_validation(labels, seed=3)
+    train, watched = cut_validation(labels, seed=3)
     assert sorted([*train, *watched]) == list(range(601))
     assert abs(np.bincount(labels[watched], minlength=5) - [50, 10, 0, 0, 0]).max() <= 1
     assert set(labels[train]) == {0, 1, 4}
-    assert np.array_equal(watched, accuracy.cut_validation(labels, seed=3)[1])
-    assert not np.array_equal(watched, accuracy.cut_validation(labels, seed=4)[1])
+    assert np.array_equal(watched, cut_validation(labels, seed=3)[1])
+    assert not np.array_equal(watched, cut_validation(labels, seed=4)[1])
     with pytest.raises(UserError, match="too few"):
-        accuracy.cut_validation(np.array([0, 1, 0]), seed=0)
+        cut_validation(np.array([0, 1, 0]), seed=0)
 
 
 # --- the head on frozen states -------------------------------------------------------------------------------------
@@ -127,18 +132,21 @@ def test_training_on_states_is_training_with_the_text_encoded_again_each_epoch(p
 
     def trained(states):
         torch.manual_seed(0)
-        head = heads.Head(32, 3, 0.05)
+        head = linear_head.Head(32, 3, 0.05)
         settings = {"seed": 5, "epochs": 3, "max_steps": None, "batch_size": 16, "learning_rate": 0.01}
-        heads.train_head(
+        linear_head.train_head(
             states, torch.as_tensor(split.labels), head, watch=lambda step, final: None, **settings
         )
         return head.linear.weight
 
-    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "3")
-    task = accuracy.Task(source, load_dataset(pair["datasets"][0]), None)
+    source = Source(pair["models"][0], None, "cpu", None, None, "3")
+    task = Task(source, load_dataset(pair["datasets"][0]), None)
     again = Encoded()
     torch.testing.assert_close(
-        trained(heads.pooled_states(task, "train", "mean", "none")), trained(again), atol=1e-5, rtol=1e-5
+        trained(linear_head.pooled_states(task, "train", "mean", "none")),
+        trained(again),
+        atol=1e-5,
+        rtol=1e-5,
     )
     assert again.calls == 3 * 60
 
@@ -147,7 +155,7 @@ def test_linear_training_writes_the_contracts_table(pair, tmp_path, capsys):
     settings = {"output": str(tmp_path), "epochs": 4, "learning_rate": 0.01, "seeds": [0, 7]}
     assert linear_training.main(**pair, **settings) == 0
     found = table(tmp_path, "linear_training")
-    assert list(found.columns) == list(accuracy.COLUMNS)
+    assert list(found.columns) == list(COLUMNS)
     assert set(found.layer) == {3} and set(found.method) == {"linear_training"} and set(found.seed) == {0, 7}
     assert (found[found.split == "test"].final).all() and (found.split == "test").sum() == 2
     assert found.groupby(["seed", "split"]).n.first().to_dict() == {
@@ -189,7 +197,7 @@ def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
     settings = {"epochs": 3, "learning_rate": 0.01, "layer": 2}
     assert linear_training.main(**pair, **settings, output=str(tmp_path / "encoded")) == 0
     assert cache.main(**pair, output=str(tmp_path / "kept"), keep_states=True) == 0
-    monkeypatch.setattr("ntps.heads.encode", None)
+    monkeypatch.setattr("ntps.accuracies.linear_head.encode", None)
     assert linear_training.main(**pair, **settings, output=str(tmp_path / "kept")) == 0
     one, two = (table(tmp_path / name, "linear_training") for name in ("encoded", "kept"))
     pd.testing.assert_frame_equal(without_seconds(one), without_seconds(two), rtol=1e-4)
@@ -198,9 +206,9 @@ def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
 
 
 def test_pooling_last_is_the_last_tokens_state(pair):
-    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "2")
-    task = accuracy.Task(source, load_dataset(pair["datasets"][0]), None)
-    states = heads.pooled_states(task, "test", "last", "none")
+    source = Source(pair["models"][0], None, "cpu", None, None, "2")
+    task = Task(source, load_dataset(pair["datasets"][0]), None)
+    states = linear_head.pooled_states(task, "test", "last", "none")
     model = AutoModel.from_pretrained(source.spec.source["path"], dtype=torch.float32).eval()
     for row in range(5):
         ids = torch.tensor(task.ids("test")[row])[None]
@@ -216,8 +224,8 @@ def test_padding_changes_no_logits():
     folder_free.forward = lambda input_ids, use_cache: type(
         "Out", (), {"last_hidden_state": input_ids[..., None] * 1.0}
     )
-    model = training.Classifier(folder_free, 1, 2, 0.0)
-    batch = text_order.collate([{"input_ids": np.array(ids), "labels": 0} for ids in ([2, 4, 6], [5])])
+    model = finetuning.Classifier(folder_free, 1, 2, 0.0)
+    batch = training_order.collate([{"input_ids": np.array(ids), "labels": 0} for ids in ([2, 4, 6], [5])])
     batch["input_ids"][1, 1:] = 99  # whatever stands in the padding
     logits = model(**batch)["logits"]
     torch.testing.assert_close(logits, model.head(torch.tensor([[4.0], [5.0]])))
@@ -232,7 +240,7 @@ def finetuned(pair, tmp_path_factory):
 
 def test_lora_table_and_adapter(pair, finetuned):
     found = table(finetuned, "lora_finetuning")
-    assert list(found.columns) == list(accuracy.COLUMNS)
+    assert list(found.columns) == list(COLUMNS)
     assert list(zip(found.step, found.split, found.final)) == [
         (5, "validation", False),
         (10, "validation", False),
@@ -285,7 +293,7 @@ def test_moments_before_and_after_lora_are_two_commands(pair, finetuned):
 def test_optimizer_and_schedule_are_the_papers(pair, tmp_path, monkeypatch):
     seen = []
 
-    class Spy(training.Watcher):
+    class Spy(finetuning.Watcher):
         def on_train_begin(self, args, state, control, optimizer=None, **rest):
             seen.extend(optimizer.param_groups)
             assert args.max_grad_norm == 0
@@ -295,7 +303,7 @@ def test_optimizer_and_schedule_are_the_papers(pair, tmp_path, monkeypatch):
             rates.append(optimizer.param_groups[0]["lr"])
 
     rates = []
-    monkeypatch.setattr(training, "Watcher", Spy)
+    monkeypatch.setattr(finetuning, "Watcher", Spy)
     settings = SHORT | {"max_steps": 40, "learning_rate": 1e-4, "eval_every": 100}
     assert lora_finetuning.main(**pair, **settings, output=str(tmp_path)) == 0
     for group in seen:
@@ -327,7 +335,7 @@ def padding_share(lengths, order, batch_size):
 
 def test_grouping_by_length_halves_the_padding():
     lengths = np.random.default_rng(0).choice([2, 5, 10, 20, 50, 100], 1000)
-    order = text_order.grouped_order(lengths.tolist(), 16, seed=1)
+    order = training_order.grouped_order(lengths.tolist(), 16, seed=1)
     assert sorted(order) == list(range(1000))
     assert lengths[order[:16]].max() == 100
     random = np.random.default_rng(1).permutation(1000)
@@ -335,8 +343,8 @@ def test_grouping_by_length_halves_the_padding():
     # the batches are not sorted: the first quarter is no longer than the last
     means = [lengths[order[i : i + 16]].mean() for i in range(0, 992, 16)]
     assert abs(np.corrcoef(means, np.arange(62))[0, 1]) < 0.4
-    assert order != text_order.grouped_order(lengths.tolist(), 16, seed=2)
-    assert sorted(text_order.grouped_order([3, 1], 4, seed=0)) == [0, 1]
+    assert order != training_order.grouped_order(lengths.tolist(), 16, seed=2)
+    assert sorted(training_order.grouped_order([3, 1], 4, seed=0)) == [0, 1]
 
 
 # --- killed and resumed --------------------------------------------------------------------------------------------
@@ -360,9 +368,9 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert script.main(**pair, **settings, output=str(whole), limit=60) == 0
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", 0.0)
 
-    class Killer(training.Watcher):
+    class Killer(finetuning.Watcher):
         def on_save(self, args, state, control, **rest):
             if state.global_step == step < 21:
                 raise Killed
@@ -371,7 +379,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Watcher", Killer)
+        patch.setattr(finetuning, "Watcher", Killer)
         with pytest.raises(Killed):
             script.main(**pair, **settings, output=str(cut), limit=60)
     [folder] = (cut / "accuracy").glob("*/small/.tiny-seed0.checkpoints")
@@ -382,11 +390,11 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
     (folder / "checkpoint-99" / "trainer_state.json").write_text('{"epoch"')
     starts = []
 
-    class Watch(training.Watcher):
+    class Watch(finetuning.Watcher):
         def on_train_begin(self, args, state, control, **rest):
             starts.append(state.global_step)
 
-    monkeypatch.setattr(training, "Watcher", Watch)
+    monkeypatch.setattr(finetuning, "Watcher", Watch)
     assert script.main(**pair, **settings, output=str(cut), limit=60) == 0
     assert starts == [step]
     one, two = (table(output, script.METHOD) for output in (whole, cut))
@@ -404,13 +412,13 @@ def test_finished_seeds_are_not_trained_again(pair, tmp_path, monkeypatch):
     settings = SHORT | {"max_steps": 4, "output": str(tmp_path), "seeds": [0, 1]}
     begun = []
 
-    class Killer(training.Watcher):
+    class Killer(finetuning.Watcher):
         def on_train_begin(self, args, state, control, **rest):
             begun.append(args.seed)
             if begun == [0, 1]:
                 raise Killed
 
-    monkeypatch.setattr(training, "Watcher", Killer)
+    monkeypatch.setattr(finetuning, "Watcher", Killer)
     with pytest.raises(Killed):
         lora_finetuning.main(**pair, **settings)
     assert lora_finetuning.main(**pair, **settings) == 0
@@ -460,14 +468,14 @@ def test_released_protocol_watches_test(pair, tmp_path, script):
 def test_from_scratch_trains_all_of_fresh_weights(pair, tmp_path, monkeypatch):
     kept = {}
 
-    class Spy(training.Watcher):
+    class Spy(finetuning.Watcher):
         def on_train_begin(self, args, state, control, model=None, **rest):
             kept[args.seed] = (
                 model,
                 {name: value.detach().clone() for name, value in model.named_parameters()},
             )
 
-    monkeypatch.setattr(training, "Watcher", Spy)
+    monkeypatch.setattr(finetuning, "Watcher", Spy)
     assert from_scratch.main(**pair, **SHORT, seeds=[0, 1], output=str(tmp_path)) == 0
     stored = load_file(f"{resolve_model(pair['models'][0]).source['path']}/model.safetensors")
     model, before = kept[0]
@@ -537,9 +545,9 @@ def test_a_model_without_targets_and_texts_without_a_test_split(pair, tmp_path, 
     assert "--lora_targets" in capsys.readouterr().err
     data = load_dataset(pair["datasets"][0])
     data.splits.pop("test")
-    source = accuracy.Source(pair["models"][0], None, "cpu", None, None, "all")
+    source = Source(pair["models"][0], None, "cpu", None, None, "all")
     with pytest.raises(UserError, match="no split 'test'"):
-        accuracy.Task(source, data, None)
+        Task(source, data, None)
 
 
 def test_one_run_at_a_time_works_on_a_table(pair, tmp_path, capsys):

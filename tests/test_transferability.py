@@ -11,8 +11,9 @@ from scipy import optimize
 from scipy.stats import multivariate_normal
 from sklearn.covariance import OAS
 
-from ntps import from_arrays, probes
-from ntps.transferability import h_score, headroom, logme, other_scores, rankme
+from ntps import from_arrays
+from ntps.scores import probes
+from ntps.scores.peers import h_score, headroom, logme, other_scores, rankme
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden"

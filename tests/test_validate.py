@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ntps import cli, readers, validate
+from ntps.commands import validate
 from ntps.errors import UserError
+from ntps.run import cli
+from ntps.texts import readers
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from fig_plot.words import load_words, word_figure
-from ntps import storage
-from ntps.words import dividing_line
+from ntps.scores.words import dividing_line
+from ntps.system import storage
 
 PLACES = {"_first": (0, 0), "Joy": (3, 1), "Sad": (0, 5)}
 

@@ -7,7 +7,7 @@ from scipy.linalg import eigh
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from ntps.errors import UserError
-from ntps.words import dividing_line, leading_pair, right_side, signs
+from ntps.scores.words import dividing_line, leading_pair, right_side, signs
 from tests.synthetic_moments import moments_of, random_texts
 
 

@@ -75,7 +75,7 @@ def tiny_config(
     if arch == "gpt2":
         shape = dict(n_embd=d, n_layer=blocks, n_head=4, n_positions=context)
     elif arch == "openelm":
-        from ntps.openelm import register
+        from ntps.models.openelm import register
 
         register()
         shape = dict(

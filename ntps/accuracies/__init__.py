@@ -1,0 +1,1 @@
+"""What scores are compared with: probes, linear heads, LoRA, training from scratch."""

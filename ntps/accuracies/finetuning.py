@@ -1,0 +1,332 @@
+"""Training a language model and a linear head on its mean state: the Hugging Face Trainer does the loop.
+
+What Trainer lacks is added here: a seeded order that a resumed run repeats beyond the first epoch, checkpoints of
+the trained weights alone, and errors that name what to do. Checkpoints are read from our own output folder only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from ntps.accuracies.linear_head import Head
+from ntps.accuracies.table import private_folder
+from ntps.accuracies.task import Row, Task, scores
+from ntps.accuracies.training_order import GroupedOrder, collate
+from ntps.errors import OutOfMemory, UserError, enough_memory
+from ntps.system import console, processes, storage
+
+CHECKPOINT_SECONDS = 60.0
+EVALUATION_BATCH = 16
+LOGGERS = ("none", "tensorboard", "wandb", "trackio")
+WEIGHTS = "trained.safetensors"
+SETTINGS = (  # of a training, named as the flags that set them
+    "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
+    "released_protocol",
+)  # fmt: skip
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
+
+
+class Classifier(nn.Module):
+    """A base model and a linear head on the mean state (1/n) sum_t h_t of a text's n real tokens.
+
+    Right-padded ids (B, T) and mask (B, T) give logits (B, C) and, with class indices (B,), the mean cross-entropy.
+    The mean and the head are float32. The base needs no mask: it is causal, and padding stands to the right.
+    """
+
+    def __init__(self, base: nn.Module, width: int, classes: int, dropout: float):
+        super().__init__()
+        self.base = base
+        self.head = Head(width, classes, dropout)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        hidden = self.base(input_ids=input_ids, use_cache=False).last_hidden_state
+        with torch.autocast(hidden.device.type, enabled=False):
+            mask = attention_mask.unsqueeze(2)
+            mean = (hidden.float() * mask).sum(1) / mask.sum(1)
+            logits = self.head(mean)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+class Finetuner(Trainer):
+    """Trainer with our order of texts, checkpoints of trained weights only, and a stop at a loss that is not finite."""
+
+    seconds_before = 0.0  # of the interrupted runs that this one goes on from
+    started = 0.0
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        texts: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(example["input_ids"]) for example in texts]
+        return GroupedOrder(
+            lengths, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
+        )
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not self.accelerator.gather(loss).isfinite().all():  # gather: all processes stop together
+            raise UserError(
+                f"the loss is not finite at step {self.state.global_step + 1}: try a smaller --learning_rate, "
+                "or --dtype float32"
+            )
+        return loss
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs | {"seconds": self.seconds()}, start_time)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        model: Any = self.model
+        return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: value.detach().contiguous() for name, value in self._trained().items()}
+        save_file(trained, folder / WEIGHTS, {"seconds": repr(self.seconds())})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        path = Path(resume_from_checkpoint) / WEIGHTS
+        stored, trained = load_file(path), self._trained()
+        if stored.keys() != trained.keys():
+            raise UserError(f"{path} holds other weights than the model trains: delete {path.parent.parent}")
+        with torch.no_grad():
+            for name, value in trained.items():
+                value.copy_(stored[name])
+        with safe_open(path, "pt") as file:
+            self.seconds_before = float(file.metadata()["seconds"])
+
+
+class Watcher(TrainerCallback):
+    """A bar in real tokens, and a checkpoint a minute."""
+
+    def __init__(self, bar):
+        self.bar, self.saved, self.pause, self.step_end = bar, time.monotonic(), 0.0, 0.0
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar.update(state.num_input_tokens_seen - self.bar.n)
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.num_input_tokens_seen - self.bar.n)
+        self.step_end = time.monotonic()
+        (due,) = processes.meet(self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause))
+        # Trainer would take one more step from a checkpoint of the last
+        control.should_save = bool(due) and state.global_step < state.max_steps
+
+    def on_save(self, args, state, control, **_):
+        self.saved = time.monotonic()
+        self.pause = 20 * (
+            self.saved - self.step_end
+        )  # writing large weights takes a twentieth of the time at most
+
+
+def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
+    ids, labels = task.ids(split), task.labels[split]
+    return [{"input_ids": ids[row], "labels": int(labels[row])} for row in rows]
+
+
+def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
+    """Rows of a training that is done, or else the step of its last whole checkpoint; other runs' are removed.
+
+    Trainer writes trainer_state.json last.
+    """
+    found = read_json(folder / "identity.json")
+    if found != identity:
+        if found is not None:
+            lines = storage.differences(found, identity)
+            console.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
+        shutil.rmtree(folder, ignore_errors=True)
+        storage.write_text(folder / "identity.json", json.dumps(identity))
+    steps = [int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
+             if read_json(path) is not None]  # fmt: skip
+    return read_json(folder / "rows.json"), max(steps, default=0)
+
+
+def read_json(path: Path) -> Any:
+    """None for a file that is missing or cut short."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def arguments(
+    folder: Path, task: Task, settings: dict[str, Any], seed: int, log_to: str
+) -> TrainingArguments:
+    """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
+    no clipping, 5 % warm-up then cosine."""
+    device, kind = task.source.device, task.source.dtype
+    every = settings["eval_every"]
+    args = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings["max_steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        per_device_eval_batch_size=max(settings["batch_size"], EVALUATION_BATCH),
+        gradient_accumulation_steps=settings["gradient_accumulation"],
+        optim="adafactor",
+        learning_rate=settings["learning_rate"],
+        weight_decay=settings["weight_decay"],
+        max_grad_norm=0.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=-(-settings["max_steps"] // 20),
+        bf16=kind == torch.bfloat16,
+        fp16=kind == torch.float16,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="no",  # the Watcher says when
+        save_total_limit=2,
+        logging_steps=max(1, every // 10),
+        logging_nan_inf_filter=False,  # Finetuner stops instead
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        report_to=[log_to],
+        run_name=f"{task.source.name} {task.data.name} seed {seed}",
+        seed=seed,
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: Trainer would split batches over all it sees
+    return args
+
+
+def check_logger(name: str) -> None:
+    if name not in LOGGERS:
+        raise UserError(f"--log_to {name}: must be one of {', '.join(LOGGERS)}")
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"--log_to {name}: not installed; pip install {name}")
+
+
+def fitter(
+    task: Task,
+    method: str,
+    settings: dict[str, Any],
+    output: str,
+    log_to: str,
+    build: Callable[[int], nn.Module],
+    keep: Callable[[Classifier, int, dict], None] | None = None,
+) -> Callable[[int, dict], list[Row]]:
+    """The function of `accuracy.measure` that trains build(seed), a base model, with a head on its mean state.
+
+    `keep(model, seed, identity)` is given the trained model. A seed that is done already is not trained again, and a killed
+    training goes on from its last checkpoint. UserError for a loss that is not finite and for too little memory.
+    """
+    check_logger(log_to)
+    if processes.count() == 1 and task.source.device.index:
+        raise UserError(
+            f"--device {task.source.device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda"
+        )
+
+    def fit(seed: int, identity: dict) -> list[Row]:
+        folder = private_folder(output, method, task, seed)
+        identity = json.loads(json.dumps(identity))
+        rows, step = progress(folder, identity) if processes.first() else (None, 0)
+        done, step = processes.meet(rows is not None, step)
+        if done:
+            return rows or []
+        checkpoint = folder / f"checkpoint-{step}" if step else None
+        try:
+            model, rows = train(task, method, settings, output, log_to, seed, folder, checkpoint, build)
+        except UserError:
+            if processes.first():
+                shutil.rmtree(folder)
+            raise
+        if processes.first():
+            if keep is not None:
+                keep(model, seed, identity)
+            storage.write_text(folder / "rows.json", json.dumps(rows))
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+        return rows
+
+    return fit
+
+
+def train(
+    task: Task,
+    method: str,
+    settings: dict[str, Any],
+    output: str,
+    log_to: str,
+    seed: int,
+    folder: Path,
+    checkpoint: Path | None,
+    build: Callable[[int], nn.Module],
+) -> tuple[Classifier, list[Row]]:
+    """One training, from a checkpoint if there is one: the model and its rows of the table."""
+    source = task.source
+    set_seed(seed)
+    model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), settings["dropout"])
+    if log_to == "tensorboard":
+        logs = Path(output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
+    parts = task.parts(seed, settings["released_protocol"])
+    texts: dict[str, Any] = {name: examples(task, split, rows) for name, (split, rows) in parts.items()}
+    watched = "test" if settings["released_protocol"] else "validation"
+    trainer = Finetuner(
+        model=model,
+        args=arguments(folder, task, settings, seed, log_to),
+        data_collator=collate,
+        train_dataset=texts["train"],
+        eval_dataset={watched: texts[watched]},
+        compute_metrics=lambda found: scores(np.asarray(found.predictions), np.asarray(found.label_ids)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.started = time.monotonic()
+    if checkpoint is not None:
+        console.say(f"going on from {checkpoint}")
+    args = trainer.args
+    texts_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    tokens_due = texts_due * sum(len(text["input_ids"]) for text in texts["train"]) // len(texts["train"])
+    told = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
+    try:
+        with enough_memory(told):
+            with console.progress(tokens_due, "token", str(args.run_name)) as bar:
+                trainer.add_callback(Watcher(bar))
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            for name in dict.fromkeys((watched, "test")):
+                if not evaluations(trainer, name, args.max_steps):
+                    trainer.evaluate({name: texts[name]})
+    except OutOfMemory as error:
+        if processes.count() > 1:  # the others wait for this one's gradients: the launcher ends them
+            sys.exit(f"error: {error}")
+        raise
+    rows = []
+    for name in dict.fromkeys((watched, "test")):
+        for entry in evaluations(trainer, name):
+            row = {"layer": source.layers[0], "seed": seed, "step": entry["step"], "split": name}
+            row |= {"final": entry["step"] == args.max_steps, "tokens": entry["num_input_tokens_seen"]}
+            row |= {key: entry[f"eval_{name}_{key}"] for key in METRICS}
+            rows.append(row | {"seconds": entry["seconds"]})
+    return model, rows
+
+
+def evaluations(trainer: Trainer, split: str, step: int | None = None) -> list[dict[str, Any]]:
+    """What Trainer logged when it scored a split, at one step or at all; checkpoints hold this log."""
+    found = [entry for entry in trainer.state.log_history if f"eval_{split}_accuracy" in entry]
+    return [entry for entry in found if step is None or entry["step"] == step]

@@ -1,0 +1,171 @@
+"""A linear head on states of a frozen model: every text is encoded once, the epochs run on the states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ntps.accuracies.task import Row, Task, scores
+from ntps.errors import UserError
+from ntps.moments.batches import Corpus, plan_batches
+from ntps.moments.encoder import encode
+from ntps.moments.passes import Job
+from ntps.moments.source import default_budget
+from ntps.moments.sums import permuted_rows
+from ntps.system import console, processes, storage
+
+
+class Head(nn.Module):
+    """Dropout and a linear map: pooled states (B, d) to logits (B, C)."""
+
+    def __init__(self, width: int, classes: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.linear(self.dropout(states))
+
+
+def fitter(task: Task, settings: Mapping[str, Any], output: str) -> Callable[[int, dict], list[Row]]:
+    """The function of `accuracy.measure` that trains a head; `settings` are those of linear_training.py.
+
+    Its rows watch every epoch; train, validation and test are scored at the end. seconds include the forward pass
+    that the seeds share.
+    """
+    states: dict[str, Tensor] = {}
+    device, encoding = task.source.device, 0.0
+
+    def fit(seed: int, identity: dict) -> list[Row]:
+        nonlocal encoding
+        started = time.monotonic()
+        for split in ("train", "test"):
+            if split not in states:
+                states[split] = pooled_states(task, split, settings["pooling"], output)
+        encoding += time.monotonic() - started
+        started, rows = time.monotonic(), []
+        parts = task.parts(seed, settings["released_protocol"])
+        chosen = torch.as_tensor(parts["train"][1], device=device)
+        labels = torch.as_tensor(task.labels["train"], device=device)[chosen]
+        tokens = int(sum(len(task.ids("train")[row]) for row in parts["train"][1]))
+        torch.manual_seed(seed)
+        head = Head(states["train"].shape[1], len(task.data.classes), settings["dropout"]).to(device)
+
+        def watch(step: int, final: bool) -> None:
+            seconds = encoding + time.monotonic() - started
+            watched = "test" if settings["released_protocol"] else "validation"
+            for name, (split, places) in parts.items():
+                if final or name == watched:
+                    with torch.inference_mode():
+                        logits = head(states[split][torch.as_tensor(places, device=device)])
+                    row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
+                    row |= {"final": final, "seconds": seconds, "tokens": tokens}
+                    rows.append(row | scores(logits.cpu().numpy(), task.labels[split][places]))
+
+        names = ("epochs", "max_steps", "batch_size", "learning_rate")
+        asked = {name: settings[name] for name in names}
+        train_head(states["train"][chosen], labels, head, seed=seed, watch=watch, **asked)
+        return rows
+
+    return fit
+
+
+def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
+    """(n, d) float32 on the model's device: the states of source.layers[0], as `cache.py --keep_states` wrote them
+    into `output`, or else from one forward pass.
+
+    pooling: `mean` over a text's tokens, or the `last` token's state.
+    """
+    source = task.source
+    states = torch.zeros(len(task.labels[split]), source.config.hidden_size)
+    kept = _kept_states(task, split, output) if pooling == "mean" and processes.first() else None
+    (there,) = processes.meet(kept is not None)
+    if kept is not None:
+        states += torch.from_numpy(kept)
+    elif not there:
+        _encode(task, split, pooling, states)
+    processes.meet()
+    processes.add_up(states)  # several processes share the batches
+    return states.to(source.device)
+
+
+def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
+    """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
+    source, ids = task.source, task.ids(split)
+    corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0))
+    batches = plan_batches(corpus.lengths, default_budget(source.device))
+    mine = batches[processes.rank() :: processes.count()]
+
+    def keep(rows: np.ndarray, found: np.ndarray) -> None:
+        states[rows] = torch.from_numpy(found[0]).float()
+
+    with console.progress(
+        int(corpus.lengths.sum()), "token", f"{source.name} x {task.data.name} {split}"
+    ) as bar:
+        for tokens in encode(source.encoder, corpus, mine, keep=keep, last=pooling == "last"):
+            bar.update(tokens * processes.count())
+
+
+def _kept_states(task: Task, split: str, output: str) -> np.ndarray | None:
+    """The states of source.layers[0] from OUTPUT/states, if the same texts and settings made them."""
+    asked = {"limit": task.limit, "seed": 42, "output": output}
+    unused = {"partitions": 1, "shard": None, "prefix_moments": "train", "label_permutations": 0}
+    job = Job(task.source, task.data, task.splits[split], asked | unused)
+    try:
+        found = storage.read_provenance(job.states_target, "states")["identity"]
+    except UserError:
+        return None
+    layers, layer = found["layers"], task.source.layers[0]
+    if layer not in layers or storage.differences(found | {"layers": [layer]}, job.states_identity):
+        return None
+    console.say(f"states from {job.states_target}")
+    place = layers.index(layer)
+    with safe_open(job.states_target, "numpy") as file:
+        return file.get_slice("states")[place : place + 1][0]
+
+
+def train_head(
+    states: Any,
+    labels: Tensor,
+    head: Head,
+    *,
+    seed: int,
+    epochs: int,
+    max_steps: int | None,
+    batch_size: int,
+    learning_rate: float,
+    watch: Callable[[int, bool], None],
+) -> Head:
+    """Minimise the cross-entropy of head(states[rows]) by AdamW, in shuffled batches; `watch(step, final)` an epoch.
+
+    states: (n, d), or anything that rows (a 1-d tensor) index into (B, d). labels: (n,) class indices.
+    max_steps ends the training early. UserError for a loss that is not finite.
+    """
+    torch.manual_seed(seed)  # of the dropout
+    shuffle = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
+    steps = epochs * -(-len(labels) // batch_size)
+    steps = min(steps, max_steps) if max_steps else steps
+    step = 0
+    with console.progress(steps, "step", "linear head") as bar:
+        while step < steps:
+            head.train()
+            for rows in torch.randperm(len(labels), generator=shuffle).split(batch_size)[: steps - step]:
+                rows = rows.to(labels.device)
+                loss = nn.functional.cross_entropy(head(states[rows]), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+                bar.update()
+            if not loss.isfinite():
+                raise UserError(f"the loss is not finite at step {step}: try a smaller --learning_rate")
+            head.eval()
+            watch(step, step >= steps)
+    return head

@@ -1,0 +1,69 @@
+"""LoRA on a base model: which modules it adapts, and its folder, which PEFT and `cache.py --adapter` read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ntps.errors import UserError
+from ntps.moments.encoder import find_blocks
+from ntps.system import storage
+
+
+def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -> list[str]:
+    """Full names of the modules called one of `targets` in block start_layer (0 = first) and those above it.
+
+    UserError for a block that is not there, and for a target that the blocks do not have.
+    """
+    blocks = find_blocks(model)
+    if not 0 <= start_layer < len(blocks):
+        raise UserError(f"--start_layer {start_layer}: this model has blocks 0 to {len(blocks) - 1}")
+    chosen = {module for block in list(blocks)[start_layer:] for module in block.modules()}
+    names = {name: module for name, module in model.named_modules() if module in chosen}
+    last = {name.rsplit(".", 1)[-1] for name in names}
+    for target in targets:
+        if target not in last:
+            known = {name.rsplit(".", 1)[-1] for name, module in names.items() if hasattr(module, "weight")}
+            raise UserError(
+                f"--lora_targets {target}: the blocks have no such module, but {', '.join(sorted(known))}"
+            )
+    return [name for name in names if name.rsplit(".", 1)[-1] in targets]
+
+
+def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module:
+    """The model with LoRA of the settings' rank, alpha and dropout, B = 0: only A and B will be trained.
+
+    PEFT's own layers_to_transform misses blocks at the top of a headless model, so modules are named one by one.
+    """
+    from peft import LoraConfig, get_peft_model  # takes seconds to import
+
+    targets = target_modules(model, settings["lora_targets"], settings["start_layer"])
+    config = LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["lora_dropout"],
+        target_modules=targets,
+    )
+    adapted: Any = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = name  # not a folder of this machine
+    return adapted
+
+
+def save_adapter(adapted: Any, head: nn.Linear, folder: Path, identity: dict[str, Any]) -> None:
+    """Write adapter_model.safetensors, adapter_config.json and head.safetensors (weight (C, d), bias (C,)).
+
+    Saved from the model without a language-model head: loaded on one with a head, PEFT would only warn that
+    nothing fits.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    adapted.save_pretrained(temporary, save_embedding_layers=False)
+    (temporary / "README.md").unlink(missing_ok=True)
+    arrays = {name: value.detach().float().cpu().numpy() for name, value in head.named_parameters()}
+    storage.write_arrays(temporary / "head.safetensors", arrays, storage.provenance("head", identity))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)

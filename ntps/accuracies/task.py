@@ -1,0 +1,125 @@
+"""One model's tokens of one data set: texts to train on, to watch and to test on; the metrics of a prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+from ntps.errors import UserError, at_least
+from ntps.models.loading import tokenizer_facts
+from ntps.moments.source import Source
+from ntps.texts.dataset import Dataset, texts_hash
+
+WATCH_EVERY = 10  # of the train texts, one in ten is watched and not trained on
+Row = dict[str, Any]
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> Row:
+    """accuracy, balanced_accuracy, macro_f1, loss (mean cross-entropy) and n, of logits (n, C) and labels (n,).
+
+    Balanced accuracy averages recall over the classes among `labels`; macro F1 runs over those and the predicted.
+    UserError for logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError("the logits are not finite: try a smaller --learning_rate, or --dtype float32")
+    n, classes = logits.shape
+    pairs = np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+    hits, true, guessed = pairs.diagonal(), pairs.sum(1), pairs.sum(0)
+    seen = true + guessed > 0
+    return {
+        "accuracy": float(hits.sum() / n),
+        "balanced_accuracy": float((hits[true > 0] / true[true > 0]).mean()),
+        "macro_f1": float((2 * hits[seen] / (true + guessed)[seen]).mean()),
+        "loss": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(n), labels].mean()),
+        "n": n,
+    }
+
+
+def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to watch, both in order: a tenth of every class, by one seeded permutation.
+
+    The first row of a class, by that permutation, is always trained on. UserError if nothing is left to watch.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first = np.unique(labels[order], return_index=True)
+    chosen = np.arange(len(order)) % WATCH_EVERY == WATCH_EVERY // 2
+    chosen[first] = False
+    if not chosen.any():
+        raise UserError(f"{len(labels)} train texts are too few to keep some for validation: take more")
+    return np.sort(order[~chosen]), np.sort(order[chosen])
+
+
+class Task:
+    """One model's tokens of one data set: `ids` and `labels` of train and test, and what they are called."""
+
+    def __init__(self, source: Source, data: Dataset, limit: int | None):
+        self.source, self.data, self.limit = source, data, limit
+        self.splits = {name: data.select(name, limit) for name in ("train", "test")}
+        self.labels = {name: split.labels for name, split in self.splits.items()}
+        if data.numeric:
+            raise UserError(f"{data.name} has target: numeric: accuracies are of classes")
+        if len(np.unique(self.labels["train"])) < 2:
+            raise UserError(
+                f"the {len(self.labels['train'])} train texts are all of one class: raise --limit"
+            )
+
+    @cached_property
+    def tokens(self) -> dict[str, tuple[list[np.ndarray], int]]:
+        """Token ids of each split, and how many of its texts were cut at the maximum length."""
+        return {name: self.source.tokenize(split.texts) for name, split in self.splits.items()}
+
+    def ids(self, split: str) -> list[np.ndarray]:
+        return self.tokens[split][0]
+
+    def parts(self, seed: int, released: bool) -> dict[str, tuple[str, np.ndarray]]:
+        """(split, rows) of `train`, of `validation` unless the released protocol is followed, and of `test`."""
+        test = {"test": ("test", np.arange(len(self.labels["test"])))}
+        if released:
+            return {"train": ("train", np.arange(len(self.labels["train"])))} | test
+        trained, watched = cut_validation(self.labels["train"], seed)
+        return {"train": ("train", trained), "validation": ("train", watched)} | test
+
+    def identity(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """All that decides a table but its seeds; `settings` are the method's own."""
+        return {
+            "method": method,
+            "model": self.source.identity,
+            "data": {
+                "name": self.data.name,
+                "classes": self.data.classes,
+                "texts_sha256": {name: texts_hash(split) for name, split in self.splits.items()},
+            },
+            "limit": self.limit,
+            "max_length": self.source.max_length,
+            "dtype": str(self.source.dtype).removeprefix("torch."),
+            "settings": dict(settings),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What a reader of the table wants to know beside its identity."""
+        return {
+            "model": self.source.spec.provenance,
+            "tokenizer": tokenizer_facts(self.source.tokenizer),
+            "data": self.data.provenance,
+            "device": str(self.source.device),
+            "texts": {name: len(ids) for name, (ids, _) in self.tokens.items()},
+            "tokens": {name: int(sum(map(len, ids))) for name, (ids, _) in self.tokens.items()},
+            "texts_cut": {name: cut for name, (_, cut) in self.tokens.items()},
+        }
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """UserError for a setting out of its range."""
+    for name, value in settings.items():
+        if name in ("epochs", "max_steps", "batch_size", "gradient_accumulation", "eval_every", "rank"):
+            at_least(name, value, 1)
+        elif name in ("dropout", "lora_dropout") and not 0 <= value < 1:
+            raise UserError(f"--{name} {value}: must be at least 0 and below 1")
+        elif name in ("learning_rate", "alpha") and not 0 < value < math.inf:
+            raise UserError(f"--{name} {value}: must be above 0")

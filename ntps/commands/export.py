@@ -1,0 +1,77 @@
+"""A results folder to keep or to send: its tables, without moments, states, adapters and most of the curves.
+
+    python -m ntps.export results/mini-run results/mini
+    python -m ntps.export results/mini-run/after_lora results/mini/after_lora --brief
+
+What K_sweep.py, the trainers, alignment_vis.py, ntps.selection and ntps.gain read or wrote stays where it is in the folder,
+with its provenance; numbers are rounded to seven digits. Of the curves over kv the best layer and the last remain, in
+float32. --brief keeps of the scores only those at kv = d/10 with rule task_rank, and no curves. Figures, ntps.selection and
+ntps.gain read the copy like the folder itself; what needs moments or states does not.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from ntps.errors import UserError
+from ntps.results.tables import METHODS, PAIR, best_rows, read_table
+from ntps.run import cli
+from ntps.system import console, storage
+
+KINDS = ("ntps", "scores", "words", *(f"accuracy/{method}" for method in METHODS))
+DIGITS = 7
+CURVES = ".curves.safetensors"
+
+
+def main(results: str, output: str, brief: bool = False) -> int:
+    """Copy the tables of a results folder.
+
+    Args:
+        results: the folder that the scripts wrote to
+        output: the folder of the copy; tables of the same names are replaced
+        brief: of the scores only those at kv = d/10, no curves
+    """
+    source, target = Path(results), Path(output)
+    if source.resolve() == target.resolve():
+        raise UserError(f"{output} is the folder itself")
+    tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))
+    if not tables:
+        raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
+    layers = best_rows(source).set_index(PAIR)["layer"].to_dict()
+    with console.progress(len(tables), "table", str(source)) as bar:
+        for path in tables:
+            copied = target / path.relative_to(source)
+            copy_table(path, copied, brief and path.parent.parent.name == "ntps")
+            curves = path.with_suffix(CURVES)
+            if curves.exists() and not brief:
+                copy_curves(curves, copied.with_suffix(CURVES), layers.get((path.parent.name, path.stem)))
+            bar.update()
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"wrote {len(tables)} tables: {target} now has {size / 1e6:.1f} MB")
+    return 0
+
+
+def copy_table(path: Path, target: Path, brief: bool) -> None:
+    """One table, and the provenance beside it."""
+    table = read_table(path)
+    if brief:
+        table = table[(table["rule"] == "task_rank") & table["fraction"].isna()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_text(target, table.to_csv(index=False, float_format=f"%.{DIGITS}g"))
+    if (beside := path.with_suffix(".json")).exists():
+        shutil.copyfile(beside, target.with_suffix(".json"))
+
+
+def copy_curves(path: Path, target: Path, best: int | None) -> None:
+    """The best layer's curves and the last layer's."""
+    about, arrays = storage.read_provenance(path, "scores"), load_file(path)
+    keep = np.isin(arrays["layers"], [arrays["layers"][-1], best])
+    short = {name: value[keep].astype(np.int64 if name == "layers" else np.float32) for name, value in arrays.items()}  # fmt: skip
+    storage.write_arrays(target, short, about)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,130 @@
+"""How much accuracy LoRA will add, as a calibration file: python -m ntps.gain --results results
+
+See ntps/evaluation/gain.py.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ntps.errors import UserError, at_least
+from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points
+from ntps.results.tables import TARGETS, at_points, headline, load_pairs, load_scores, only
+from ntps.run import cli
+from ntps.system import storage
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def main(
+    results: str = "results",
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    target: str = "lora_gain",
+    predictors: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    order: str = "descending",
+    rule: str = "task_rank",
+    permutations: int = 200,
+    seed: int = 42,
+    output: str | None = None,
+) -> int:
+    """Make a calibration file from a results folder, and say how far it can be trusted.
+
+    Args:
+        results: the folder that K_sweep.py and the trainers wrote to
+        models: folder names of models (default: all)
+        datasets: names of data sets (default: all)
+        target: lora_gain, over linear_sklearn's probe, or lora_gain_linear, over linear_training's head
+        predictors: scores at the best layer and kv = d/10, or accuracies of probes (default: ntps, retention,
+            headroom and the accuracy of the probe)
+        groups: data sets that count once, as a,b; those read from one file do so anyway
+        order: descending or released
+        rule: task_rank or fraction
+        permutations: of the gains, for p
+        seed: of the permutations
+        output: the file (default: RESULTS/gain.json)
+    """
+    flags = dict(locals())
+    if target not in PROBE:
+        raise UserError(f"--target {target}: must be one of {', '.join(PROBE)}")
+    at_least("permutations", permutations, 20)
+    at_least("seed", seed, 0)
+    table = load_pairs(results, groups)
+    long = at_points(load_scores(results), order, rule)
+    scores = headline(long, table)
+    table = only(only(table, "model", models), "dataset", datasets)
+    table = table[table[target].notna()].merge(
+        scores, "left", ["model", "dataset"], suffixes=("", "_of_score")
+    )
+    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    if unknown := [name for name in predictors if name not in table]:
+        known = sorted({*scores, *PROBE.values(), "headroom"} - {"model", "dataset"})
+        raise UserError(f"--predictors {' '.join(unknown)}: there are {' '.join(known)}")
+    table = table.reindex(
+        columns=list(dict.fromkeys([*table, *chosen]))
+    )  # of the usual ones, some may be missing
+    found, notes = points(table, chosen, target)
+    fit = calibrate(found, permutations, seed)
+    if (sizes := table[table["group"].isin(found.groups)]["n_over_d"].dropna()).size:
+        fit["sizes"] = {"n_over_d": [float(sizes.min()), float(sizes.max())]}
+    path = Path(output or Path(results) / "gain.json")
+    identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
+    identity["k"] = next((k for k in ("d/10", "0.10") if k in set(long["k"])), "")  # as headline takes them
+    about = storage.provenance(
+        "gain calibration", identity, lora=settings(Path(results), table), left_out=notes
+    )
+    rows = [
+        {"model": model, "group": group, **dict(zip(found.predictors, found.x[m, g].tolist())), target: found.gain[m, g]}
+        for m, model in enumerate(found.models)
+        for g, group in enumerate(found.groups)
+    ]  # fmt: skip
+    head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}
+    storage.write_text(path, storage.to_json(head | {"points": rows} | about))
+    for line in [*report(found, fit, target), *(f"left out: {note}" for note in notes), f"wrote {path}"]:
+        print(line)
+    return 0
+
+
+def settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The different settings of the LoRA runs behind the gains; a calibration is worth what these are worth."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, dataset in table[["model", "dataset"]].itertuples(index=False):
+        beside = folder / "accuracy" / "lora_finetuning" / model / f"{dataset}.json"
+        if beside.exists():
+            identity = storage.read_provenance(beside, "accuracy")["identity"]
+            used = {
+                name: identity.get(name) for name in ("limit", "max_length", "dtype", "settings", "seeds")
+            }
+            found.setdefault(json.dumps(used, sort_keys=True), used)
+    return list(found.values())
+
+
+def report(found: Points, fit: Mapping[str, Any], target: str) -> list[str]:
+    """What the fit says, in words."""
+    lines = [
+        f"{target}: {TARGETS[target][1]}",
+        f"{len(found.models)} models, {len(found.groups)} independent groups of data sets, "
+        f"gains {found.gain.min():.3f} to {found.gain.max():.3f}" if found.gain.size else "no gains",
+    ]  # fmt: skip
+    if "errors_of_baselines" in fit:
+        way = "group and model" if found.across else "group"
+        lines.append(f"error (root mean square, in accuracy) on the {way} left out:")
+        rows = {
+            " + ".join(fit["predictors"]) + ", choice nested": fit["held_out_error"],
+            **fit["errors_of_baselines"],
+        }
+        lines += [f"  {error:.4f}  {name}" for name, error in rows.items()]
+        terms = "".join(f" {value:+.3f} {name}" for name, value in fit["coefficients"].items())
+        lines.append(
+            f"gain = {fit['intercept']:.3f}{terms} -+ {fit['half_width']:.3f} (90 %), p = {fit['p']:.3f}"
+        )
+    return [*lines, "usable" if fit["usable"] else f"predicts nothing: {fit['why']}"]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

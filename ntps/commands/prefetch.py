@@ -1,0 +1,78 @@
+"""Download all that models and data sets need, so that afterwards HF_HUB_OFFLINE=1 and no network will do.
+
+    python -m ntps.prefetch --config configs/experiments/paper.yaml        (make prefetch EXPERIMENT=paper)
+    python -m ntps.prefetch --models qwen2-0.5b --datasets sst2 imdb
+
+Says first what is gated and how to get access, and at the end what is missing. What is there already stays.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ntps.errors import UserError
+from ntps.models.description import resolve_model
+from ntps.models.files import source_folder
+from ntps.models.loading import load_tokenizer
+from ntps.run import cli
+from ntps.sources.hub import Gated, Unreachable, first_line
+from ntps.system import console
+from ntps.texts.dataset import load_dataset
+
+
+def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
+    """Download models and data sets.
+
+    Args:
+        models: config names, YAML files or hub ids
+        datasets: config names or YAML files
+    """
+    for name in models:
+        spec = resolve_model(name)
+        if spec.gated:
+            page = f"https://huggingface.co/{spec.source.get('id', '')}"
+            console.say(f"{name} is gated: ask for access at {page}, then log in with `hf auth login`")
+    unreachable: dict[str, Unreachable] = {}
+    failed = 0
+    work: list[tuple[str, Callable[[str], str]]] = [(name, fetch_model) for name in models]
+    for name, fetch in [*work, *((name, fetch_texts) for name in datasets)]:
+        try:
+            console.say(f"{name}: {fetch(name)}")
+        except Unreachable as error:
+            unreachable[name] = error
+        except (UserError, OSError) as error:
+            failed += 1
+            print(f"{'gated' if isinstance(error, Gated) else 'error'}: {name}: {error}", file=sys.stderr)
+    if unreachable:
+        cause = next(iter(unreachable.values())).__cause__
+        raise UserError(
+            f"the hub cannot be reached ({first_line(cause) if cause else 'no reason given'}), and these are not "
+            f"complete in the cache: {', '.join(unreachable)}. Run this where there is a network"
+        )
+    if not failed:
+        console.say("all is there: with HF_HUB_OFFLINE=1 no network is needed")
+    return int(failed > 0)
+
+
+def fetch_model(name: str) -> str:
+    """Weights and tokenizer of a model, or of the one that its random weights are shaped after."""
+    spec = resolve_model(name)
+    folder = source_folder((spec.base or spec).source)
+    load_tokenizer(spec)
+    return f"{size(folder):.1f} GB in {folder}"
+
+
+def fetch_texts(name: str) -> str:
+    """A data set, read once from end to end: what is wrong with it shows now."""
+    dataset = load_dataset(name)
+    rows = ", ".join(f"{count} {split}" for split, count in dataset.provenance["rows"].items())
+    return f"{rows}; {len(dataset.classes)} classes"
+
+
+def size(folder: Path) -> float:
+    """Gigabytes in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

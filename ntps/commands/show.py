@@ -1,0 +1,31 @@
+"""Print what one of our files holds: python -m ntps.show FILE"""
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ntps.run import cli
+from ntps.system.storage import read_provenance
+
+
+def main(file: str) -> int:
+    """Print the shapes and the provenance of an output.
+
+    Args:
+        file: a .safetensors file that cache.py or K_sweep.py wrote, or the .json beside a table
+    """
+    path = Path(file)
+    about = read_provenance(path)
+    if path.suffix == ".safetensors":
+        with safe_open(path, "numpy") as arrays:
+            for name in sorted(arrays.keys()):
+                part = arrays.get_slice(name)
+                print(f"{name:<24} {part.get_dtype():<4} {'x'.join(map(str, part.get_shape()))}")
+    print(json.dumps(about, indent=1, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

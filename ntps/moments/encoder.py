@@ -1,0 +1,268 @@
+"""Text to hidden states to moments: tokens, batches, each layer reduced as it appears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ntps.errors import UserError, enough_memory
+from ntps.moments.batches import Corpus, plan_batches, tokenize
+from ntps.moments.packing import Packed, equal_runs, run_packed
+from ntps.moments.sums import Batch, Moments, mean_states, permuted_rows
+
+Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
+
+
+# --- hidden states -------------------------------------------------------------------------------------------------
+
+
+class _Enough(Exception):
+    """Ends a forward pass once the last wanted layer has appeared."""
+
+
+class Encoder:
+    """Runs a base model and hands over each wanted layer's states the moment they appear; none are kept.
+
+    layers: indices in the convention of `hidden_states` (0 = embeddings, K = last block after the final norm), or
+    None for all K+1. Blocks above the highest wanted layer are not computed. packs: texts of up to so many tokens share a
+    pass, in one row without padding (ntps.packing), as all do of most models; longer ones only if they are equally long.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
+        self.model: Any = model
+        self.blocks = find_blocks(model)
+        top = len(self.blocks)
+        self.layers = list(range(top + 1)) if layers is None else sorted(set(layers))
+        if not self.layers or self.layers[0] < 0 or self.layers[-1] > top:
+            raise UserError(f"--layers {','.join(map(str, self.layers))}: this model has layers 0 to {top}")
+        self.packs = self._verified()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    def passes(self, lengths: np.ndarray) -> list[slice]:
+        """The texts of a batch, longest first, that share a forward pass: those up to `packs`, and of equal length."""
+        longer = int((lengths > self.packs).sum())
+        parts = [*equal_runs(lengths[:longer]), slice(longer, len(lengths))]
+        return [part for part in parts if part.start < part.stop]
+
+    @torch.inference_mode()
+    def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> None:
+        """One forward pass of texts that may share one (`passes`), their ids (N,) one after the other.
+
+        `sink(place, states)` for each wanted layer, in order, with states (N, d) as the ids.
+        """
+        self._run(ids, lengths, sink, Packed(lengths) if max(lengths) <= self.packs else None)
+
+    def _run(self, ids: Tensor, lengths: np.ndarray, sink: Sink, packed: Packed | None) -> None:
+        handles = [
+            self.blocks[layer].register_forward_pre_hook(self._tap(place, layer, sink), with_kwargs=True)
+            for place, layer in enumerate(self.layers)
+            if layer < len(self.blocks)
+        ]
+        try:
+            if packed:
+                output = run_packed(self.model, ids, packed)
+            else:
+                output = self.model(input_ids=ids.view(len(lengths), -1), use_cache=False)
+            sink(len(self.layers) - 1, output.last_hidden_state.flatten(0, 1))
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _tap(self, place: int, layer: int, sink: Sink):
+        def hook(block, args, kwargs):  # what enters block i is hidden_states[i]
+            sink(place, (args[0] if args else kwargs["hidden_states"]).flatten(0, 1))
+            if layer == self.layers[-1]:
+                raise _Enough
+
+        return hook
+
+    @torch.inference_mode()
+    def _verified(self) -> float:
+        """How long texts may be that share a row: 0 where none may. UserError unless what is caught are the model's own
+        hidden_states of a text's beginning, whatever stands to its right."""
+        ids, seen = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size, 4
+        texts = [ids, ids[2:], ids[2:], ids[:5]]
+        starts = torch.stack([text[:seen] for text in texts])
+        alone = self.model(input_ids=starts, use_cache=False, output_hidden_states=True).hidden_states
+        if any(alone[layer].shape != (*starts.shape, self.width) for layer in self.layers):
+            raise UserError(f"{type(self.model).__name__}: not every layer has {self.width} numbers a token")
+        tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
+
+        def furthest(some: slice, packed: Packed | None) -> tuple[float, int]:
+            """The largest relative difference of a layer, over these texts in one pass."""
+            caught: dict[int, Tensor] = {}
+            lengths = [len(text) for text in texts[some]]
+            self._run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__, packed)
+            return max(
+                (difference(one[:seen], own), layer)
+                for place, layer in enumerate(self.layers)
+                for one, own in zip(caught[place].split(lengths), alone[layer][some])
+            )
+
+        every = Packed(np.array([len(text) for text in texts]))
+        try:
+            gap, _ = furthest(slice(None), every)
+            if gap <= tolerance and every.attentions == self.layers[-1]:
+                return every.window
+        except Exception:  # whatever a model says to a row of texts: it gets them one length at a time
+            pass
+        for run in equal_runs(every.lengths):
+            gap, layer = furthest(run, None)
+            if gap > tolerance:
+                raise UserError(
+                    f"{type(self.model).__name__}: layer {layer} does not match the model's own hidden_states "
+                    f"(relative difference {gap:.1e}): it looks ahead, or is no transformer of one causal stack"
+                )
+        return 0.0
+
+
+def difference(found: Tensor, own: Tensor) -> float:
+    """Relative difference of states; 0 where the model's own are not finite, which encode() tells of text and layer."""
+    found, own = found.float(), own.float()
+    if not own.isfinite().all():
+        return 0.0
+    return float(((found - own).norm() / own.norm()).nan_to_num(math.inf))
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's list of transformer blocks: its one ModuleList of config.num_hidden_layers modules."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    for module in model.modules():  # outermost first
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(
+        f"{type(model).__name__}: no list of {count} transformer blocks found; this architecture is not supported"
+    )
+
+
+class NotFinite(UserError):
+    """A state that is NaN or infinite, with the row of its text and its layer."""
+
+    def __init__(self, row: int, layer: int):
+        super().__init__(
+            f"states that are not finite: text {row}, layer {layer}. 16-bit forward passes can overflow: try --dtype float32"
+        )
+        self.row, self.layer = row, layer
+
+
+def encode(
+    encoder: Encoder,
+    corpus: Corpus,
+    batches: Sequence[np.ndarray],
+    moments: Moments | None = None,
+    keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    last: bool = False,
+) -> Iterator[int]:
+    """One forward pass over the batches, adding to `moments` and passing rows (B,) with their mean states (L, B, d)
+    to `keep`; with `last`, which has no moments, the states of their last tokens.
+
+    Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
+    UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
+    """
+    for whole in batches:
+        for some in encoder.passes(corpus.lengths[whole]):
+            rows = whole[some]
+            ids, batch = corpus.batch(rows, encoder.device)
+            lengths = corpus.lengths[rows]
+            mean = one_pass(encoder, ids, lengths, batch, moments, last)
+            finite = mean.isfinite().all(2)
+            if not finite.all():
+                place, row = not_finite(encoder, ids, lengths) or (~finite).nonzero()[0].tolist()
+                raise NotFinite(int(rows[row]), encoder.layers[place])
+            if moments:
+                moments.count(batch.lengths, batch.targets)
+            if keep:
+                keep(rows, mean.cpu().numpy())
+        yield int(corpus.lengths[whole].sum())
+
+
+def one_pass(
+    encoder: Encoder, ids: Tensor, lengths: np.ndarray, batch: Batch, moments: Moments | None, last: bool
+) -> Tensor:
+    """Mean states (L, B, d), or those of the last tokens; UserError for a batch too large for the memory."""
+    kept = torch.promote_types(encoder.dtype, torch.float32)
+    # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
+    mean = torch.empty(len(encoder.layers), len(batch.last), encoder.width, dtype=kept, device=ids.device)
+
+    def reduce(place: int, hidden: Tensor) -> None:
+        if last:
+            mean[place] = hidden[batch.last]
+        else:
+            mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
+
+    told = (
+        f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
+    )
+    with enough_memory(told):
+        encoder.run(ids, lengths, reduce)
+    return mean
+
+
+def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int, int] | None:
+    """Place of the first layer with such a token and the first of its texts (their sums spoil others' of the batch)."""
+    found: list[tuple[int, int]] = []
+
+    def look(place: int, hidden: Tensor) -> None:
+        spoiled = (~hidden.isfinite().all(1)).nonzero()[:1, 0].tolist()
+        found.extend((place, int(np.searchsorted(lengths.cumsum(), token, "right"))) for token in spoiled)
+
+    encoder.run(ids, lengths, look)
+    return found[0] if found else None
+
+
+def moments_of_texts(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    labels: Sequence,
+    layers: Sequence[int] | None = None,
+    max_length: int = 512,
+    tokens_per_batch: int = 2048,
+    permutations: int = 0,
+    seed: int = 42,
+) -> Moments:
+    """Moments of a loaded transformers model (with or without head) over labelled texts, all layers by default.
+
+    Classes are the sorted distinct labels. For many texts use cache.py: it checkpoints.
+    """
+    if len(texts) != len(labels) or not len(texts):
+        raise UserError(
+            f"{len(texts)} texts and {len(labels)} labels: give one label a text, and at least one text"
+        )
+    classes, indices = np.unique(np.asarray(labels), return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(f"all labels are {classes[0]!r}: at least two classes are needed")
+    if hasattr(model, "get_base_model"):  # a PEFT model: its layers lie in the model it wraps
+        model = model.get_base_model()
+    base = getattr(model, "base_model", model)
+    limit = getattr(base.config, "max_position_embeddings", None) or max_length
+    ids, _ = tokenize(texts, tokenizer, min(max_length, limit), len(base.get_input_embeddings().weight))
+    corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
+    modes = {module: module.training for module in base.modules()}
+    try:
+        encoder = Encoder(base.eval(), layers)
+        moments = Moments(encoder.layers, encoder.width, len(classes), permutations, device=encoder.device)
+        for _ in encode(encoder, corpus, plan_batches(corpus.lengths, tokens_per_batch), moments):
+            pass
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return moments

@@ -1,0 +1,146 @@
+"""Moments on disk: one safetensors file a split, written layer by layer, read layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from ntps.errors import UserError
+from ntps.moments.sums import SYMMETRIC, Moments
+from ntps.system import storage
+
+# --- moments -------------------------------------------------------------------------------------------------------
+
+
+def moments_layout(moments: Moments) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row."""
+    layers, width, targets = moments.sums["mean_label_moment"].shape
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {
+        name: ("F64", (layers, width * (width + 1) // 2) if name in SYMMETRIC else tuple(value.shape))
+        for name, value in moments.sums.items()
+    }
+    # (R, L, d, C)
+    layout["label_moment_permuted"] = ("F64", (moments.permutations, layers, width, targets))
+    return layout | {
+        "layers": ("I64", (layers,)),
+        "class_counts": ("F64", (targets,)),
+        "label_second_moment": ("F64", (1,)),
+        "text_count": ("I64", (1,)),
+        "token_count": ("I64", (1,)),
+    }
+
+
+def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
+    """Write moments as averages, layer by layer."""
+    small = {
+        "layers": np.array(moments.layers),
+        "class_counts": moments.class_counts.numpy(),
+        "label_second_moment": np.array(moments.label_second_moment / max(moments.text_count, 1)),
+        "text_count": np.array(moments.text_count),
+        "token_count": np.array(moments.token_count),
+    }
+    with storage.written(path) as temporary:
+        storage.create(temporary, moments_layout(moments), about)
+        arrays = storage.maps(temporary)
+        for name, value in small.items():
+            arrays[name][...] = value
+        for index in range(len(moments.layers)):
+            arrays = storage.maps(temporary)  # of a layer each: touched pages count as memory
+            for name in moments.sums:
+                value = moments.average(name, index).cpu().numpy()
+                if name == "label_moment_permuted":
+                    arrays[name][:, index] = value
+                else:
+                    arrays[name][index] = (
+                        value[np.tri(len(value), dtype=bool).T] if name in SYMMETRIC else value
+                    )
+
+
+class MomentsFile:
+    """Moments on disk, read layer by layer; `about` is the provenance."""
+
+    def __init__(self, path: Path, kind: str = "moments"):
+        self.path = Path(path)
+        self.opened = self._stamp()
+        self.about = storage.read_provenance(self.path, kind)
+        with safe_open(self.path, "numpy") as file:
+            self.names = set(file.keys())
+            self.prefix = "prefix_next_moment" in self.names
+            self.layers = file.get_tensor("layers").tolist()
+            self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
+            self.label_second_moment = float(file.get_tensor("label_second_moment")[0])
+            self.text_count = int(file.get_tensor("text_count")[0])
+            self.token_count = int(file.get_tensor("token_count")[0])
+            self.permutations, _, self.width, self.targets = file.get_slice(
+                "label_moment_permuted"
+            ).get_shape()
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Changes when another file takes this one's name."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self.path.stat()
+            return status.st_ino, status.st_mtime_ns, status.st_size
+        return None
+
+    def averages(self, index: int, names: set[str] | None = None) -> dict[str, Any]:
+        """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them.
+
+        UserError where the file was replaced since it was opened: its layers would be of two runs.
+        """
+        if self._stamp() != self.opened:
+            raise UserError(f"{self.path} was replaced or removed while it was read: run this again")
+        result: dict[str, Any] = {
+            "class_counts": self.class_counts,
+            "label_second_moment": self.label_second_moment,
+            "text_count": self.text_count,
+            "token_count": self.token_count,
+        }
+        with safe_open(self.path, "numpy") as file:
+            for name in (names or self.names) - {"layers", *result}:
+                part = file.get_slice(name)
+                if name in SYMMETRIC:
+                    value = unpack(part[index : index + 1][0], self.width)
+                elif name == "label_moment_permuted":
+                    value = (
+                        part[:, index : index + 1][:, 0]
+                        if self.permutations
+                        else np.zeros((0, self.width, self.targets))
+                    )
+                else:
+                    value = part[index : index + 1][0]
+                result[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return result
+
+    def load(self, device: torch.device | str = "cpu") -> Moments:
+        """The sums, to go on adding to."""
+        prefix = "prefix_next_moment" in self.names
+        moments = Moments(self.layers, self.width, self.targets, self.permutations, prefix, device)
+        self.add_to(moments)
+        return moments
+
+    def add_to(self, moments: Moments) -> None:
+        """Add this file's sums to `moments`, one layer at a time: the one way that partial files are merged."""
+        for index in range(len(self.layers)):
+            averages = self.averages(index)
+            for name, total in moments.sums.items():
+                value = averages[name]
+                if name == "label_moment_permuted":
+                    value = value.permute(1, 0, 2).flatten(1)
+                total[index] += (value * self.text_count).to(total.device)
+        moments.text_count += self.text_count
+        moments.token_count += self.token_count
+        moments.class_counts += self.class_counts
+        moments.label_second_moment += self.label_second_moment * self.text_count
+
+
+def unpack(packed: np.ndarray, width: int) -> np.ndarray:
+    """The symmetric (d, d) matrix of an upper triangle packed row by row."""
+    full = np.zeros((width, width), packed.dtype)
+    full[np.tri(width, dtype=bool).T] = packed
+    return full + np.triu(full, 1).T

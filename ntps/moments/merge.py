@@ -1,0 +1,84 @@
+"""Partial files of one run added up, from however many machines: python -m ntps.merge results
+
+A partial file SPLIT.i-of-n.safetensors holds every n-th text of a split, from text i on: a partition, or the shard
+that `cache.py --shard i/n` made elsewhere. Bring all below one folder; each set is written as SPLIT.safetensors
+beside its first file, as `cache.py --partitions n` would have.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ntps.errors import UserError
+from ntps.moments.file import MomentsFile, write_moments
+from ntps.system import storage
+
+RENEWED = {"date", "versions"}  # of the record, when a file is written
+
+
+def part_name(number: int, parts: int) -> str:
+    """`2-of-4` for the texts 1, 5, 9 ... (counted from 0)."""
+    return f"{number}-of-{parts}"
+
+
+def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
+    """Add partial files and write the whole beside the first, unless it is there; its path.
+
+    UserError unless they are all the parts of one run, each once.
+    """
+    found: dict[str, Path] = {}
+    wholes: list[dict] = []
+    for path in paths:
+        about = storage.read_provenance(path)
+        whole = about["identity"] | {"format": about["format"]}
+        part = whole.pop("part", None)
+        if not isinstance(part, str) or not re.fullmatch(r"\d+-of-\d+", part):
+            raise UserError(
+                f"{path} is no partial file of this version: make it again by cache.py --shard i/n"
+            )
+        if lines := storage.differences(wholes[0], whole) if wholes else []:
+            raise UserError(
+                f"{paths[0]} and {path} are of different runs (there, here): {'; '.join(lines[:4])}"
+            )
+        if part in found:
+            raise UserError(f"{found[part]} and {path} are both part {part}: take one away")
+        found[part], wholes = path, [*wholes, whole]
+    count = int(part.rpartition("-")[2])
+    names = [part_name(number + 1, count) for number in range(count)]
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"beside {paths[0]} there is no {', '.join(missing)}: all parts are needed")
+    kind, identity = wholes[0].pop("format").split()[1], wholes[0]
+    target = paths[0].with_name(f"{identity['split']}.safetensors")
+    if storage.same_output(target, kind, identity, overwrite):
+        return target
+    ordered = [found[name] for name in names]
+    record = storage.read_provenance(ordered[0])["record"]
+    about = storage.provenance(kind, identity, **{key: record[key] for key in record.keys() - RENEWED})
+    if kind == "states":
+        _interleave(ordered, target, about)
+    else:
+        total = MomentsFile(ordered[0]).load()
+        for path in ordered[1:]:
+            MomentsFile(path).add_to(total)
+        write_moments(target, total, about)
+    return target
+
+
+def _interleave(paths: Sequence[Path], target: Path, about: dict) -> None:
+    """Write the states of a split from those of its parts, in order."""
+    files = [safe_open(path, "numpy") for path in paths]
+    labels, states = zip(*((file.get_tensor("labels"), file.get_slice("states")) for file in files))
+    layers, _, width = states[0].get_shape()
+    texts, kinds = sum(map(len, labels)), {"f": "F64", "i": "I64"}
+    shape = (layers, texts, width)
+    layout = {"states": (states[0].get_dtype(), shape), "labels": (kinds[labels[0].dtype.kind], (texts,))}
+    with storage.written(target) as temporary:
+        storage.create(temporary, layout, about)
+        whole = storage.maps(temporary)
+        for number in range(len(paths)):
+            rows = slice(number, None, len(paths))
+            whole["labels"][rows] = labels[number]
+            for layer in range(layers):
+                whole["states"][layer, rows] = states[number][layer : layer + 1][0]

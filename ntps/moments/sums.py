@@ -1,0 +1,280 @@
+"""Moments: the per-layer sums over texts that every score is computed from, and how they add up.
+
+For text i with hidden states h_1..h_n (rows, n tokens, d wide) and target y_i (C numbers, one-hot for classes):
+
+    mean state    m_i = (1/n) sum_t h_t                      prefix sum    c_t = h_1 + .. + h_t,  t = 1..n-1
+    mean_second_moment   M  = E_i[m_i m_i^T]                 (d, d) symmetric
+    mean_label_moment    S  = E_i[m_i y_i^T]                 (d, C)
+    mean_state           mu = E_i[m_i]                       (d,)
+    prefix_second_moment P0 = E_i[sum_t c_t c_t^T]           (d, d) symmetric
+    prefix_next_moment   P1 = E_i[sum_t c_t h_{t+1}^T]       (d, d)
+    label_moment_permuted   = S with the targets shuffled    (R, d, C)
+
+E_i is the plain average over texts; nothing is centred; padding never counts. Source: arXiv 2505.17169.
+Sums are kept while texts are added and divided by the number of texts on reading, so shards of the data,
+partitions for error bars and resumed runs are one thing: sums that add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ntps.errors import UserError
+
+SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
+PREFIX = ("prefix_second_moment", "prefix_next_moment")
+STRIPS = 4  # of a symmetric product: more would save little and make the products too narrow to be fast
+SCAN = 32  # prefixes summed by one triangular product
+TOKENS_AT_ONCE = 16384  # of arrays, with their padding
+GAP = 16  # numbers between prefixes: rows at multiples of 256 bytes would compete for the same cache lines
+
+
+class Batch:
+    """What all layers share of one batch: where its texts lie among its tokens, and its targets.
+
+    lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are
+    float64. The tokens are summed in blocks of SCAN, the last one filled up.
+    """
+
+    def __init__(self, lengths: Tensor, targets: Tensor, permuted: Tensor | None = None):
+        self.lengths, self.targets, self.permuted = lengths, targets, permuted
+        self.last = lengths.cumsum(0) - 1  # places of the texts' last tokens
+        text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        text = pad(text, (0, -len(text) % SCAN), value=-1).view(-1, SCAN)
+        head, tail = text[:, :1], text[:, -1]
+        self.within = (text[:, :, None] == text[:, None]).tril()  # sums in a block
+        self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
+        self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
+        self.scratch: Scratch | None = None  # of the first layer, for all
+
+
+class Scratch:
+    """Masks and matrices of a batch in the type and width of its states.
+
+    prefix (rows, d + GAP) holds c_t, 0 for the last token of a text; product (d, d) what joins the sums.
+    """
+
+    def __init__(self, batch: Batch, states: Tensor):
+        width = states.shape[1]
+        self.within, self.open, self.before = (
+            mask.to(states.dtype) for mask in (batch.within, batch.open, batch.before)
+        )
+        self.prefix = states.new_zeros(batch.open.numel(), width + GAP)
+        self.product = states.new_empty(width, width)
+
+
+class Moments:
+    """Sums over texts, in float64, for a list of layers; `averages` divides them by the number of texts.
+
+    layers: indices in the convention of `hidden_states` (0 = token embeddings). width d, targets C,
+    permutations R. prefix=False leaves out the two token moments (a test split does not need them).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        width: int,
+        targets: int,
+        permutations: int = 0,
+        prefix: bool = True,
+        device: torch.device | str = "cpu",
+    ):
+        self.layers = list(layers)
+        self.text_count = 0
+        self.token_count = 0
+        self.class_counts = torch.zeros(targets, dtype=torch.float64)
+        self.label_second_moment = 0.0
+        count = len(self.layers)
+        shapes = {
+            "mean_second_moment": (count, width, width),
+            "mean_label_moment": (count, width, targets),
+            "mean_state": (count, width),
+            "label_moment_permuted": (count, width, permutations * targets),
+        }
+        if prefix:
+            shapes |= {name: (count, width, width) for name in PREFIX}
+        # mps has no float64: there the sums live on the CPU
+        self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+        self.sums = {k: torch.zeros(s, dtype=torch.float64, device=self.device) for k, s in shapes.items()}
+        self.permutations = permutations
+
+    @property
+    def prefix(self) -> bool:
+        return "prefix_next_moment" in self.sums
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in self.sums.values())
+
+    def count(self, lengths: Tensor, targets: Tensor) -> None:
+        """Count texts by their tokens (n,) and targets (n, C), once, before or after their layers."""
+        targets = targets.cpu()
+        self.text_count += len(targets)
+        self.token_count += int(lengths.sum())
+        self.class_counts += targets.sum(0)
+        self.label_second_moment += float((targets**2).sum())
+
+    def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
+        """Add one layer's states (N, d), the tokens of a batch one after the other; return the mean states (B, d).
+
+        `index` is the layer's place among these. Token products run in float32, or in float64 for float64 states;
+        mean-state products in float64, from mean states rounded as they are returned (and stored).
+        """
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        mean = mean_states(states, batch)
+        wide, sums = mean.to(self.device, torch.float64), self.sums
+        for columns, name in (
+            (batch.targets, "mean_label_moment"),
+            (batch.permuted, "label_moment_permuted"),
+        ):
+            if columns is not None and columns.shape[1]:
+                sums[name][index].addmm_(wide.T, columns)
+        sums["mean_state"][index] += wide.sum(0)
+        add_gram(sums["mean_second_moment"][index], wide)
+        if self.prefix and (scratch := batch.scratch):
+            prefix = scratch.prefix[: len(states) - 1, : wide.shape[1]]
+            add_gram(sums["prefix_second_moment"][index], prefix, scratch.product)
+            add_product(sums["prefix_next_moment"][index], prefix, states[1:], scratch.product)
+        return mean
+
+    def merge(self, other: Moments) -> Moments:
+        """Add another shard's sums to these, in place."""
+        if self.layers != other.layers or self.sums.keys() != other.sums.keys():
+            raise ValueError("moments of different layers or kinds do not add up")
+        for name, value in other.sums.items():
+            self.sums[name] += value.to(self.device)
+        self.text_count += other.text_count
+        self.token_count += other.token_count
+        self.class_counts += other.class_counts
+        self.label_second_moment += other.label_second_moment
+        return self
+
+    def average(self, name: str, index: int) -> Tensor:
+        """One moment of one layer, divided by the number of texts; the permuted one as (R, d, C)."""
+        value = self.sums[name][index] / max(self.text_count, 1)
+        if name == "label_moment_permuted":
+            value = value.unflatten(1, (self.permutations, len(self.class_counts))).transpose(0, 1)
+        if name in SYMMETRIC:  # only strips from the diagonal on are accumulated
+            value = value.triu()
+            value += value.triu(1).T
+        return value
+
+    def averages(self, index: int) -> dict[str, Any]:
+        """All moments of one layer by name, with the counts: the input of `ntps.scores`."""
+        arrays: dict[str, Any] = {name: self.average(name, index) for name in self.sums}
+        return arrays | {
+            "class_counts": self.class_counts,
+            "label_second_moment": self.label_second_moment / max(self.text_count, 1),
+            "text_count": self.text_count,
+            "token_count": self.token_count,
+        }
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor, product: Tensor | None = None) -> None:
+    """total += left^T right; through `product` where the sums are of another type or on another device."""
+    if left.dtype == total.dtype and left.device == total.device:
+        total.addmm_(left.T, right)
+    else:
+        total += torch.mm(left.T, right, out=product).to(total.device)
+
+
+def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None:
+    """Add rows^T rows to `total` in strips that start at the diagonal: 3/8 of the product is never computed."""
+    step = -(-rows.shape[1] // STRIPS)
+    for start in range(0, rows.shape[1], step):
+        strip = slice(start, start + step), slice(start, None)
+        by_way = None if product is None else product[strip]
+        add_product(total[strip], rows[:, strip[0]], rows[:, strip[1]], by_way)
+
+
+def mean_states(states: Tensor, batch: Batch) -> Tensor:
+    """Mean states (B, d) of states (N, d), in float32 or better; the c_t into the batch's scratch.
+
+    Tokens are summed by small triangular products, several times faster than a scan: each block of rows by itself,
+    then what earlier blocks hold of the text that goes on.
+    """
+    states = states.to(torch.promote_types(states.dtype, torch.float32))
+    scratch = batch.scratch = batch.scratch or Scratch(batch, states)
+    count, width = states.shape
+    sums = scratch.prefix[:, :width]
+    blocks, whole = sums.unflatten(0, (-1, SCAN)), count // SCAN
+    cut = whole * SCAN
+    torch.bmm(scratch.within[:whole], states[:cut].view(whole, SCAN, width), out=blocks[:whole])
+    if cut < count:
+        sums[cut:count] = scratch.within[-1, : count - cut, : count - cut] @ states[cut:]
+    if len(blocks) > 1:
+        blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
+    mean = sums[batch.last] / batch.lengths[:, None]
+    sums[batch.last] = 0  # they are no prefix: nothing follows
+    return mean
+
+
+def one_hot(labels: np.ndarray, classes: int) -> Tensor:
+    """(n, C) float64 from class indices (n,)."""
+    return torch.nn.functional.one_hot(torch.as_tensor(np.asarray(labels)), classes).double()
+
+
+def targets_of(labels: np.ndarray, classes: int) -> Tensor:
+    """y as (..., C) float64: one-hot of class indices; numbers (floats) are themselves, one column."""
+    labels = np.asarray(labels)
+    return torch.as_tensor(labels)[..., None] if labels.dtype.kind == "f" else one_hot(labels, classes)
+
+
+def from_arrays(
+    states: Tensor | np.ndarray | Iterable,
+    lengths: Sequence[int] | np.ndarray,
+    labels: np.ndarray | Sequence[int],
+    classes: int | None = None,
+    permutations: int = 0,
+    seed: int = 42,
+) -> Moments:
+    """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
+
+    A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
+    labels that do not fit, and for states that are not finite.
+    """
+    states = torch.as_tensor(states).detach()
+    states = states[None] if states.ndim == 3 else states
+    if states.ndim != 4:
+        raise UserError(f"states of shape {tuple(states.shape)}: give (layers, texts, tokens, width)")
+    labels, lengths = np.asarray(labels), np.asarray(lengths)
+    count, longest = states.shape[1:3]
+    if labels.shape != (count,) or lengths.shape != (count,) or not count:
+        raise UserError(
+            f"{count} texts, lengths {lengths.shape} and labels {labels.shape}: give one of each a text"
+        )
+    most = math.inf if classes is None else classes - 1
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() > most:
+        raise UserError("labels must be class indices: whole numbers from 0, below the number of classes")
+    if not np.issubdtype(lengths.dtype, np.integer) or lengths.min() < 1 or lengths.max() > longest:
+        raise UserError(
+            f"lengths run from {lengths.min()} to {lengths.max()}: they must be whole numbers in 1 to {longest}"
+        )
+    classes = int(labels.max()) + 1 if classes is None else classes
+    order = permuted_rows(count, permutations, seed)
+    targets, permuted = one_hot(labels, classes), one_hot(labels[order].T, classes).flatten(1)
+    counts = torch.as_tensor(lengths)
+    moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
+    moments.count(counts, targets)
+    step, real = max(1, TOKENS_AT_ONCE // longest), torch.arange(longest) < counts[:, None]
+    for rows in (slice(start, start + step) for start in range(0, count, step)):
+        batch = Batch(counts[rows], targets[rows], permuted[rows])
+        for index, layer in enumerate(states):
+            moments.add(index, layer[rows][real[rows]], batch)
+    if not moments.sums["mean_state"].isfinite().all():
+        raise UserError("states that are not finite")
+    return moments
+
+
+def permuted_rows(count: int, permutations: int, seed: int) -> np.ndarray:
+    """(R, n) row orders for shuffled labels: the same for every model, layer, batch and shard."""
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(count) for _ in range(permutations)]
+    return np.stack(orders) if orders else np.zeros((0, count), dtype=np.int64)

@@ -1,0 +1,291 @@
+"""A results folder as two tidy tables: every score in long form, and what was measured of each pair.
+
+    from ntps import results
+    long = results.load_scores("results")   # model, dataset, layer, order, rule, fraction, kv, score, value
+    pairs = results.load_pairs("results")   # one row a model x data set: group, best layer, accuracies, gains ...
+
+What is missing is NaN. A pair is named by its path. The scores of a pair that share (order, rule, fraction or kv)
+are comparable between data sets; kv without a fraction is the headline's kv = d/10.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ntps.errors import UserError
+from ntps.system import storage
+
+PAIR = ["model", "dataset"]
+POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
+# score: +1 if a higher value promises labels that a linear probe reads well, -1 if a lower one does
+SUBSPACE = {"ntps": 1, "null_lift": 1, "retention": 1, "retention_adjusted": 1, "excess": -1}
+LAYER = {
+    "h_score": 1, "logme": 1, "rankme": 1, "gcv_skill": 1, "gcv_error": -1, "ridge_train_skill": 1,
+    "ridge_train_mse": -1, "ols_train_mse": -1,
+}  # fmt: skip
+# Measured on the labels of test, as the accuracies are: in the table, but no candidates unless asked for.
+ON_TEST = {
+    "heldout_retention": 1, "heldout_skill": 1, "heldout_skill_full": 1, "ridge_test_skill": 1, "ridge_test_mse": -1,
+}  # fmt: skip
+DIRECTION = SUBSPACE | LAYER | ON_TEST
+# what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
+TARGETS: dict[str, tuple[int, str]] = {
+    "probe_accuracy": (1, "test accuracy of linear_sklearn's logistic regression at the best layer"),
+    "probe_mse": (-1, "test mse of linear_sklearn's linear regression at the best layer"),
+    "probe_train_accuracy": (1, "train accuracy of the same logistic regression, as published"),
+    "probe_train_mse": (-1, "train mse of the same linear regression, as published"),
+    "linear_accuracy": (1, "final test accuracy of linear_training, the last layer's head"),
+    "lora_accuracy": (1, "final test accuracy of lora_finetuning"),
+    "lora_gain": (-1, "final test accuracy of lora_finetuning - probe_accuracy"),
+    "lora_gain_linear": (-1, "final test accuracy of lora_finetuning - linear_accuracy, as published"),
+    "scratch_accuracy": (1, "final test accuracy of from_scratch"),
+}
+METHODS = ("linear_sklearn", "linear_training", "lora_finetuning", "from_scratch")
+COVARIATES = {
+    "classes": "number of classes",
+    "majority": "share of the largest class among the train texts",
+    "tokens_per_text": "mean length of the train texts in tokens",
+    "n_over_d": "train texts per dimension",
+}
+
+
+def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """All FOLDER/KIND/MODEL/DATASET.csv below each other; the pair's names are those of the path.
+
+    UserError for one that is cut short or not a table, or lacks a column that is needed.
+    """
+    tables = [pd.DataFrame(columns=[*PAIR, *needed])]
+    for path in sorted((Path(folder) / kind).glob("*/*.csv")):
+        tables.append(read_table(path, needed).assign(model=path.parent.name, dataset=path.stem))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """One table KIND/MODEL/DATASET.csv. UserError as above."""
+    kind = path.parts[-3]
+    script = {"words": "alignment_vis", "ntps": "K_sweep", "scores": "K_sweep"}.get(kind, kind)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
+    if lacking := [name for name in needed if name not in table]:
+        raise UserError(f"{path} has no column {', '.join(lacking)}: run {script}.py with --overwrite")
+    return table
+
+
+def load_scores(folder: str | Path) -> pd.DataFrame:
+    """Every score of every pair: model, dataset, layer, order, rule, fraction, kv, score, value.
+
+    Scores of a whole layer (OUTPUT/scores) have no order, rule, fraction and kv. UserError if FOLDER has no scores.
+    """
+    subspace, layer = read_tables(folder, "ntps"), read_tables(folder, "scores")
+    if subspace.empty and layer.empty:
+        raise UserError(f"no scores in {folder}: run cache.py and K_sweep.py with --output {folder}")
+    parts = []
+    for table in (subspace, layer):
+        point = [name for name in PAIR + POINT if name in table]
+        names = [name for name in DIRECTION if name in table]
+        parts.append(table[point + names].melt(point, names, "score", "value"))
+    long = pd.concat([part.astype({"score": "str"}) for part in parts], ignore_index=True)
+    return long.reindex(columns=[*PAIR, *POINT, "score", "value"])
+
+
+def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a model x data set that has a score or an accuracy.
+
+    group: data sets that share it have their texts from one source and count once; `groups` joins further ones,
+    each a list such as "sst2,rotten_tomatoes". Columns: n_texts, the names of COVARIATES, best_layer (lowest gcv_error of
+    the ridge probe on train; the one layer there is, where only one is told), headroom, and the names of TARGETS.
+    Accuracies are means over seeds; an mse is of classes, whose labels have one unit.
+    """
+    tables = {kind: read_tables(folder, kind) for kind in ("ntps", "scores")}
+    methods = {name: read_tables(folder, f"accuracy/{name}") for name in METHODS}
+    found = pd.concat([table[PAIR] for table in [*tables.values(), *methods.values()]])
+    pairs = found.drop_duplicates().sort_values(PAIR).reset_index(drop=True)
+    if pairs.empty:
+        raise UserError(f"no scores and no accuracies in {folder}")
+    for model, dataset in pairs.itertuples(index=False):
+        warn_of_other_texts(Path(folder), model, dataset)
+    facts = [pair_facts(Path(folder), model, dataset) for model, dataset in pairs.itertuples(index=False)]
+    pairs = pairs.join(pd.DataFrame(facts))
+    pairs["group"] = join_groups(pairs["dataset"], pairs.pop("source"), groups)
+    pairs = pairs.merge(sizes(tables["ntps"]), "left", PAIR)
+    pairs = pairs.merge(best_layers(tables["scores"], methods["linear_sklearn"]), "left", PAIR)
+    for name, measured in accuracies(methods, pairs).items():
+        pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
+    for name in ("probe_mse", "probe_train_mse"):  # numbers have units of their own
+        pairs[name] = pairs[name].mask(pairs["numeric"])
+    pairs["lora_gain"] = pairs["lora_accuracy"] - pairs["probe_accuracy"]
+    pairs["lora_gain_linear"] = pairs["lora_accuracy"] - pairs["linear_accuracy"]
+    columns = [*PAIR, "group", "n_texts", *COVARIATES, "best_layer", "headroom", *TARGETS]
+    return pairs.reindex(columns=columns)
+
+
+def at_points(long: pd.DataFrame, order: str = "descending", rule: str = "task_rank") -> pd.DataFrame:
+    """Scores of one order and rule and those of whole layers, with the column k: a fraction, d/10 or nothing."""
+    of_layer, asked = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)
+    chosen = of_layer | asked
+    if not asked.any() and not of_layer.all():
+        kinds = long[["order", "rule"]].dropna().drop_duplicates().agg(" ".join, axis=1)
+        raise UserError(f"no scores of --order {order} --rule {rule}; there are: {', '.join(kinds)}")
+    long = long[chosen].copy()
+    long["k"] = [
+        "" if math.isnan(kv) and math.isnan(share) else "d/10" if math.isnan(share) else f"{share:.2f}"
+        for share, kv in zip(long["fraction"], long["kv"])
+    ]
+    return long
+
+
+def headline(long: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """model, dataset and a column a score: its value at the pair's best layer and kv = d/10, which no accuracy chose.
+
+    long: of `at_points`. Where there is no d/10 (rule fraction) fraction 0.1 stands for it; where layer and k are
+    not told (published values), what there is.
+    """
+    known = set(long["k"])
+    k = next((k for k in ("d/10", "0.10") if k in known), "")
+    rows = long.merge(pairs[[*PAIR, "best_layer"]], on=PAIR)
+    rows = rows[((rows["layer"] == rows["best_layer"]) | rows["layer"].isna()) & rows["k"].isin([k, ""])]
+    table = rows.pivot_table("value", PAIR, "score", "mean").reset_index().rename_axis(columns=None)
+    return table.reindex(columns=[*PAIR, *sorted(set(long["score"]))])
+
+
+def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
+    """Rows of the names given, or all."""
+    there = set(table[column])
+    if missing := [name for name in names if name not in there]:
+        raise UserError(
+            f"--{column}s {' '.join(missing)}: not in the results; there are {' '.join(sorted(there))}"
+        )
+    return table[table[column].isin(names)] if names else table
+
+
+def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
+    """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores."""
+    facts: dict[str, Any] = {
+        "source": None,
+        "classes": math.nan,
+        "tokens_per_text": math.nan,
+        "majority": math.nan,
+        "numeric": False,
+    }
+    beside = folder / "ntps" / model / f"{dataset}.json"
+    about = storage.read_provenance(beside, "scores") if beside.exists() else {}
+    data = ((about.get("identity") or {}).get("train") or {}).get("data") or {}
+    record = (about.get("record") or {}).get("moments") or {}
+    facts["classes"] = len(data.get("classes") or []) or math.nan
+    facts["numeric"] = data.get("classes") == []
+    if record.get("texts"):
+        facts["tokens_per_text"] = record["tokens"] / record["texts"]
+    facts["source"] = source_of(record.get("data") or {})
+    if facts["classes"] > 1 and (counts := record.get("class_counts")):
+        facts["majority"] = max(counts) / sum(counts)
+    return facts
+
+
+def warn_of_other_texts(folder: Path, model: str, dataset: str) -> None:
+    """A warning where tables of a pair tell of other limits or classes: its row holds figures of several runs."""
+    kinds = ("ntps", *(f"accuracy/{name}" for name in METHODS))
+    runs: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        beside = folder / kind / model / f"{dataset}.json"
+        identity = (storage.read_provenance(beside).get("identity") or {}) if beside.exists() else {}
+        train = identity.get("train") or identity
+        if data := train.get("data"):
+            runs[kind] = {
+                "limit": train.get("limit"),
+                "max_length": train.get("max_length"),
+                "classes": data.get("classes"),
+            }
+    first, *others = runs or {"": {}}
+    for kind in others:
+        if unlike := [name for name, value in runs[kind].items() if value != runs[first][name]]:
+            warnings.warn(
+                f"{model} x {dataset}: {kind} is of another run than {first} ({', '.join(unlike)}); figures of both are "
+                "set side by side",
+                stacklevel=2,
+            )
+
+
+def source_of(data: dict[str, Any]) -> str | None:
+    """What decides whether two data sets are the same texts: the files they are read from."""
+    source, used = data.get("source") or {}, data.get("description") or {}
+    if "package" in source:
+        return json.dumps([source["package"], used.get("file")])
+    if "id" in source:
+        return json.dumps([source["id"], source.get("config")])
+    return json.dumps(sorted(source["sha256"].values())) if source.get("sha256") else None
+
+
+def join_groups(datasets: pd.Series, sources: pd.Series, groups: Iterable[str]) -> list[str]:
+    """The group of each row, named by its data sets: those of one source, and those that `groups` joins."""
+    together = {name: {name} for name in datasets}
+    same = [set(datasets[sources == source]) for source in sources.dropna().unique()]
+    for names in same + [{name.strip() for name in group.split(",")} for group in groups]:
+        if unknown := names - set(together):
+            raise UserError(
+                f"--groups: no data set {', '.join(sorted(unknown))}; there are {', '.join(sorted(together))}"
+            )
+        union = set().union(*(together[name] for name in names))
+        together |= dict.fromkeys(union, union)
+    return [",".join(sorted(together[name])) for name in datasets]
+
+
+def sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """n_texts and n_over_d of each pair; d = kv / chance."""
+    table = table.reindex(columns=[*PAIR, "n_texts", "kv", "chance"])
+    table["n_over_d"] = table["n_texts"] * table["chance"] / table["kv"]
+    return table.groupby(PAIR, as_index=False)[["n_texts", "n_over_d"]].first()
+
+
+def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """best_layer and headroom of each pair: by gcv_error, from K_sweep.py's table or else linear_sklearn.py's."""
+    wanted = [*PAIR, "layer", "gcv_error", "headroom"]
+    scores, probes = (
+        table.reindex(columns=wanted).dropna(subset=["gcv_error"]) for table in (scores, probes)
+    )
+    told = set(scores[PAIR].itertuples(index=False, name=None))
+    lacking = [pair not in told for pair in probes[PAIR].itertuples(index=False, name=None)]
+    both = pd.concat([scores, probes[lacking]], ignore_index=True)
+    best = lowest_error(both)
+    headroom = both.groupby(PAIR, as_index=False)["headroom"].first()
+    return best[[*PAIR, "layer"]].rename(columns={"layer": "best_layer"}).merge(headroom, "left", PAIR)
+
+
+def lowest_error(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of each pair's best layer: the lowest gcv_error, the first of equal ones."""
+    return table.sort_values("gcv_error", kind="stable").drop_duplicates(PAIR)
+
+
+def best_rows(folder: str | Path) -> pd.DataFrame:
+    """K_sweep.py's row of each pair's best layer, from FOLDER/scores."""
+    table = read_tables(folder, "scores", ["layer", "gcv_error"])
+    return lowest_error(table.dropna(subset=["layer", "gcv_error"]))
+
+
+def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:
+    """Each measured target by pair, mean over seeds."""
+    best = pairs[[*PAIR, "best_layer"]]
+    probes = methods["linear_sklearn"].reindex(columns=[*PAIR, "layer", "probe", "split", "accuracy", "mse"])
+    probes = probes.merge(best, "left", PAIR)
+    # A table that does not tell its layers has one (the published values).
+    probes = probes[(probes["layer"] == probes["best_layer"]) | probes["layer"].isna()]
+    found = {}
+    for metric, kind in (("accuracy", "logistic_regression"), ("mse", "linear_regression")):
+        for prefix, split in (("probe", "test"), ("probe_train", "train")):
+            rows = probes[(probes["probe"] == kind) & (probes["split"] == split)]
+            found[f"{prefix}_{metric}"] = rows.groupby(PAIR)[metric].mean()
+    for name, method in (
+        ("linear", "linear_training"),
+        ("lora", "lora_finetuning"),
+        ("scratch", "from_scratch"),
+    ):
+        rows = methods[method].reindex(columns=[*PAIR, "split", "final", "accuracy"])
+        rows = rows[(rows["split"] == "test") & (rows["final"] == True)]  # noqa: E712  (empty columns are of no type)
+        found[f"{name}_accuracy"] = rows.groupby(PAIR)["accuracy"].mean()
+    return found

@@ -1,0 +1,1 @@
+"""What the scripts share: flags, experiment files, the loop over pairs."""

@@ -1,0 +1,1 @@
+"""Moments to scores: pure mathematics (torch, numpy, scipy)."""

@@ -1,0 +1,1 @@
+"""What the machine gives: files written whole with provenance, processes of a launch, progress bars."""

@@ -1,0 +1,48 @@
+"""What the user sees while we work: lines, progress bars in meaningful units, and quiet libraries."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+
+from tqdm import tqdm
+
+from ntps.system import processes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
+
+
+def say(text: str) -> None:
+    """A line for the user that leaves progress bars whole; once, however many processes there are."""
+    if processes.first():
+        tqdm.write(text)
+
+
+def progress(total: int, unit: str, text: str, initial: int = 0) -> tqdm:
+    """A bar in meaningful units with time left; one bar, however many processes there are."""
+    return tqdm(
+        total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+        disable=not processes.first(),
+    )  # fmt: skip
+
+
+def quiet() -> None:
+    """Silence the libraries' own bars and notices; our scripts say what matters."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("transformers", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def keep_heap() -> None:
+    """Have glibc keep the memory that is freed, in one heap, for blocks up to 32 MB; mallopt(3).
+
+    By default every thread has a heap that keeps what it once had, and the temporaries of a forward pass go back to the
+    system again and again, at the price of a page fault each time.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**30)):
+            mallopt(option, value)

@@ -1,0 +1,276 @@
+"""Files: safetensors with provenance in their header, written whole or not at all, and checked on reading."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import functools
+import glob
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ntps.errors import UserError
+from ntps.system import processes
+
+FORMAT = 1
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
+KINDS = {"F64": np.float64, "F32": np.float32, "I64": np.int64}
+VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
+
+
+# --- provenance and identity ---------------------------------------------------------------------------------------
+
+
+def provenance(kind: str, identity: Mapping, **record) -> dict:
+    """Provenance of an output. `identity` decides whether two files are the same thing; the rest is for the reader."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "format": f"ntps {kind} {FORMAT}",
+        "identity": json.loads(json.dumps(identity)),
+        "record": {"date": date, "versions": versions(), **record},
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
+    """Names of the fields in which two identities differ, with both values, shortened."""
+    lines = []
+    for key in sorted(found.keys() | wanted.keys()):
+        left, right = found.get(key), wanted.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key} is {short(left)} there, {short(right)} here")
+    return lines
+
+
+def short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def same_output(path: Path, kind: str, identity: Mapping, overwrite: bool = False) -> bool:
+    """True if `path` holds this very output, False if it is to be made; a different or broken file is refused."""
+    if overwrite or not path.exists():
+        return False
+    try:
+        found = read_provenance(path, kind)["identity"]
+    except UserError as error:
+        raise UserError(f"{error}. Move it away, or use another --output, or --overwrite.") from None
+    if lines := differences(found, json.loads(json.dumps(identity))):
+        raise UserError(
+            f"{path} holds another run: {'; '.join(lines[:4])}. Use another --output, or --overwrite."
+        )
+    return True
+
+
+def check_same_run(train: Mapping, test: Mapping, where: Path) -> None:
+    """UserError unless the identities of a train and a test file differ in nothing but split, limit and texts."""
+
+    def shared(identity: Mapping) -> dict:
+        data = {key: value for key, value in identity["data"].items() if key != "texts_sha256"}
+        own = ("split", "limit", "label_permutations", "partitions", "prefix_moments")
+        return {key: value for key, value in identity.items() if key not in own} | {"data": data}
+
+    if lines := differences(shared(train), shared(test)):
+        raise UserError(
+            f"train and test in {where} are of different runs (train there, test here): {'; '.join(lines[:4])}. "
+            "Run cache.py on both with --overwrite."
+        )
+
+
+# --- safetensors ---------------------------------------------------------------------------------------------------
+
+
+def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
+    """The head of a safetensors file and the bytes that follow."""
+    entries: dict = {"__metadata__": {"ntps": json.dumps(about)}}
+    offset = 0
+    for name in sorted(layout, key=lambda name: layout[name][0] == "F32"):  # 8 bytes first: all are aligned
+        size = layout_bytes({name: layout[name]})
+        kind, shape = layout[name]
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, offset
+
+
+def layout_bytes(layout: Layout) -> int:
+    return sum(
+        int(np.prod(shape, dtype=np.int64)) * np.dtype(KINDS[kind]).itemsize
+        for kind, shape in layout.values()
+    )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
+    """Write small or medium arrays at once."""
+    with written(path) as temporary:
+        save_file(dict(arrays), temporary, {"ntps": json.dumps(about)})
+
+
+def create(path: Path, layout: Layout, about: Mapping) -> None:
+    """Make a safetensors file of zeros, to be filled through `maps` and given its name by `replace`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head, size = header(layout, about)
+    with path.open("wb") as file:
+        file.write(head)
+        if hasattr(os, "posix_fallocate"):  # a full disk is said here, not by a crash while it is filled
+            os.posix_fallocate(file.fileno(), 0, len(head) + size)
+        file.truncate(len(head) + size)
+
+
+def maps(path: Path) -> dict[str, np.memmap]:
+    """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
+    with path.open("rb") as file:
+        start = struct.unpack("<Q", file.read(8))[0]
+        entries = json.loads(file.read(start))
+    entries.pop("__metadata__")
+    return {
+        name: np.memmap(
+            path, KINDS[entry["dtype"]], "r+", 8 + start + entry["data_offsets"][0], tuple(entry["shape"])
+        )
+        for name, entry in entries.items()
+    }
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """fsync and rename: after a kill there is the old file or the new one, never half of one."""
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` at the end; on an error nothing of it is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for writing; what a killed process left there is removed."""
+    host = platform.node().replace(".", "-")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.{host}.*.tmp"):
+        try:
+            os.kill(int(stale.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            stale.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            pass  # another user's live process, or no file of ours
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
+
+
+def to_json(value: Mapping) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_provenance(path: Path, kind: str | None = None) -> dict:
+    """Provenance of one of our files (safetensors, or the JSON beside a table); UserError if it is not one."""
+    try:
+        if path.suffix == ".json":
+            about = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            with safe_open(path, "numpy") as file:
+                about = json.loads((file.metadata() or {}).get("ntps", "null"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): cut short, or no file of ours") from None
+    wanted = f"ntps {kind} {FORMAT}" if kind else "ntps "
+    if not isinstance(about, dict) or not str(about.get("format", "")).startswith(wanted):
+        name = about.get("format") if isinstance(about, dict) else None
+        raise UserError(f"{path} is not a file of {wanted.strip()!r} (it says {name!r})")
+    return about
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while working; UserError if another process holds it. A kill releases it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = path.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that was just removed
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise UserError(f"another process is working on this (it holds {path}): wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(lock: Path, *folders: Path) -> Iterator[None]:
+    """Hold a lock, in the first process of a launch; of work that fails before it writes anything no folder is left.
+
+    folders: of what is written, three levels below OUTPUT.
+    """
+    try:
+        with locked(lock) if processes.first() else contextlib.nullcontext():
+            yield
+    finally:
+        for folder in folders if processes.first() else ():
+            remove_empty(folder, 4)
+
+
+def remove_empty(folder: Path, levels: int) -> None:
+    """Remove a folder and its parents, up to `levels` of them, as far as they are empty."""
+    for place in (folder, *folder.parents)[:levels]:
+        if place.is_dir() and not any(place.iterdir()):
+            with contextlib.suppress(OSError):  # the working folder, a mount point, no right to
+                place.rmdir()
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk where `folder` is, or will be."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def check_space(folder: Path, size: int) -> None:
+    """UserError if the disk of `folder` has less than `size` bytes free."""
+    free = free_space(folder)
+    if free < size:
+        raise UserError(
+            f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another --output, or fewer --layers or --label_permutations."
+        )
+
+
+def output_path(output: str | Path, kind: str, model: str, dataset: str, suffix: str) -> Path:
+    """OUTPUT/KIND/MODEL/DATASET + suffix."""
+    return Path(output) / kind / model / f"{dataset}{suffix}"

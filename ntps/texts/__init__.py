@@ -1,0 +1,1 @@
+"""Labelled texts: a description becomes rows, classes and splits."""
