@@ -7,7 +7,6 @@ ntps.layer_scores(moments.averages(12)).rows                      # everything, 
 """
 
 from ntps.errors import UserError
-from ntps.models.registration import register_when_needed
 from ntps.moments.encoder import moments_of_texts
 from ntps.moments.sums import Moments, from_arrays
 from ntps.scores.layer import LayerScores, layer_scores
@@ -16,4 +15,3 @@ from ntps.scores.subspaces import ntps
 __all__ = ["LayerScores", "Moments", "UserError", "from_arrays", "layer_scores", "moments_of_texts", "ntps"]
 
 __path__.append(f"{__path__[0]}/commands")  # python -m ntps.validate is commands/validate.py
-register_when_needed()  # AutoModel and its like know OpenELM from here on

@@ -448,11 +448,15 @@ FAULTS = {
     "no train": ({"files": {"test": "test.csv"}}, "files: .* has no train"),
     "missing file": ({"files": {"train": "gone.csv"}}, "files: train: there is no file .*gone.csv"),
     "other kind of file": ({"files": {"train": "train.xls"}}, "files: train: train.xls is none of .csv"),
+    "two columns of templates": (
+        {"text": {"a": {"b": "c"}, "d": {"e": "f"}}},
+        "text: .* is not one column with its values",
+    ),
     "two sources": ({"id": "a/b"}, "exactly one of package, id, files is needed, found id and files"),
     "regular expression": ({"label_pattern": "("}, "label_pattern: '\\(' is not a regular expression"),
-    "template": ({"text": {"a": "b"}}, "text: .* is not one column with its values"),
-    "ranges": ({"label_ranges": [[1, "a"]]}, "label_ranges: .* has a part that is not"),
-    "values": ({"where": {"label": "1"}}, "where: .* has a column without a list"),
+    "template": ({"text": {"a": "b"}}, "text: {'a': 'b'} is not str .*column: {value: template}"),
+    "ranges": ({"label_ranges": [[1, "a"]]}, r"label_ranges: \[\[1, 'a'\]\] is not .*\[low, high, name\]"),
+    "values": ({"where": {"label": "1"}}, "where: {'label': '1'} is not .*column: list of values"),
     "idle group": ({"group": "label"}, "group: says how to make a test split, but one is given"),
     "too high a bar": ({"min_class_count": 9}, "split 'train' has no rows.*4 rare_class"),
 }

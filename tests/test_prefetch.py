@@ -1,17 +1,20 @@
 """Pinning and prefetching against a hub on this machine, then a run without any; and what is said when there is none."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ntps.commands import pin, prefetch
-from ntps.models.description import is_commit
+from ntps.errors import UserError
+from ntps.models.description import resolve_model
 from ntps.run import cli
 from ntps.sources import hub
+from ntps.sources.hub import is_commit
+from ntps.texts.description import read_description
 from tests.fake_hub import Repository, serve
 from tests.tiny import tiny_dataset, tiny_model
 
@@ -55,7 +58,7 @@ label: label
 """
 
 
-def test_commits_take_the_place_of_branches_and_comments_stay(answers, tmp_path, capsys):
+def test_commits_are_locked_beside_the_descriptions_which_stay(answers, tmp_path, capsys):
     table, asked = answers
     table["org/name", "model", "main"] = COMMIT
     table["org/words", "model", "main"] = COMMIT[::-1]
@@ -65,19 +68,46 @@ def test_commits_take_the_place_of_branches_and_comments_stay(answers, tmp_path,
     data.write_text(DATA)
     flags = ["--models", str(model), "--datasets", str(data)]
     assert cli.run(pin.main, flags) == 0
-    text = model.read_text()
-    spec = yaml.safe_load(text)
-    assert spec == yaml.safe_load(MODEL) | {"revision": COMMIT, "tokenizer_revision": COMMIT[::-1]}
-    lines = [line for line in text.splitlines() if "revision: " not in line or line.startswith("note")]
-    assert lines == [line for line in MODEL.splitlines() if not line.startswith("revision")]
-    assert f"revision: {COMMIT}  # main on 2" in text
-    assert text.index("tokenizer: ") < text.index("tokenizer_revision: ") < text.index("note:")
-    assert f"revision: {COMMIT}  # refs/convert/parquet on 2" in data.read_text()
-    assert data.read_text().splitlines()[1].endswith("; the branch that the hub made")
+    assert model.read_text() == MODEL and data.read_text() == DATA
+    lock = json.loads((tmp_path / "hub.lock.json").read_text())
+    assert {name: entry["commit"] for name, entry in lock.items()} == {
+        "model org/name main": COMMIT,
+        "model org/words main": COMMIT[::-1],
+        "dataset org/texts refs/convert/parquet": COMMIT,
+    }
+    assert all(entry["date"].startswith("2") for entry in lock.values())
+    spec = resolve_model(str(model))
+    assert spec.source["revision"] == COMMIT and spec.tokenizer == {
+        "id": "org/words",
+        "revision": COMMIT[::-1],
+    }
+    source, keys = read_description(data)
+    assert source.revision(keys, data) == COMMIT
     capsys.readouterr()
     assert cli.run(pin.main, flags) == 0  # again: nothing to do, nobody is asked
-    assert len(asked) == 3 and model.read_text() == text
+    assert len(asked) == 3 and json.loads((tmp_path / "hub.lock.json").read_text()) == lock
     assert capsys.readouterr().out.count("already the commit") == 3
+
+
+def test_a_commit_in_a_description_and_another_branch_are_not_what_is_locked(tmp_path):
+    lock = {"model org/name main": {"commit": COMMIT, "date": "2026-01-01"}}
+    (tmp_path / "hub.lock.json").write_text(json.dumps(lock))
+    for revision, read in (("main", COMMIT), ("dev", "dev"), ("cd" * 20, "cd" * 20)):
+        (tmp_path / "model.yaml").write_text(f"id: org/name\nrevision: {revision}\n")
+        assert resolve_model(str(tmp_path / "model.yaml")).source["revision"] == read
+    (tmp_path / "model.yaml").write_text("id: org/name\ntrust_remote_code: true\n")
+    with pytest.raises(UserError, match="trust_remote_code: only with a commit"):  # in the description itself
+        resolve_model(str(tmp_path / "model.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 9999, '{"a": 1}', '{"model org/name main": {"commit": "../x"}}']
+)
+def test_a_lock_file_that_is_none_is_one_error(tmp_path, text):
+    (tmp_path / "hub.lock.json").write_text(text)
+    (tmp_path / "model.yaml").write_text("id: org/name\n")
+    with pytest.raises(UserError, match=r"hub\.lock\.json is no lock file"):
+        resolve_model(str(tmp_path / "model.yaml"))
 
 
 def test_every_shipped_hub_description_can_be_pinned(answers, tmp_path):
@@ -87,15 +117,18 @@ def test_every_shipped_hub_description_can_be_pinned(answers, tmp_path):
         for path in (ROOT / "configs" / folder).glob("*.yaml"):
             copy = tmp_path / path.name
             copy.write_text(path.read_text())
-            for _, repository, revision in pin.repositories(copy):
+            for repository, revision in pin.repositories(copy):
                 table[repository, pin.REPOSITORIES[folder], revision] = COMMIT
             assert cli.run(pin.main, [f"--{folder}", str(copy)]) == 0
-            spec = yaml.safe_load(copy.read_text())
-            keys = [key for key in ("revision", "tokenizer_revision") if key in spec]
-            assert all(is_commit(spec[key]) for key in keys)
-            kept = [line.split("#")[1].strip() for line in path.read_text().splitlines() if "#" in line]
-            assert all(comment in copy.read_text() for comment in kept)
-            pinned += len(keys)
+            assert copy.read_text() == path.read_text()
+            spec = resolve_model(str(copy)) if folder == "models" else None
+            sources = [spec.source, spec.tokenizer or {}] if spec else [{}]
+            revisions = [source["revision"] for source in sources if "revision" in source]
+            if spec is None:
+                source, keys = read_description(copy)
+                revisions = list(filter(None, [source.revision(keys, copy)]))
+            assert all(map(is_commit, revisions))
+            pinned += len(revisions)
     assert pinned >= 8 + 4 + 12
 
 
@@ -107,7 +140,7 @@ def test_without_a_hub_pinning_is_one_clear_error_and_changes_nothing(answers, t
     assert cli.run(pin.main, ["--models", str(path)]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "cannot look up org/name" in message and "network" in message
-    assert path.read_text() == MODEL
+    assert path.read_text() == MODEL and not (tmp_path / "hub.lock.json").exists()
     assert cli.run(pin.main, ["--models", "org/name"]) == 1
     assert "only a description" in capsys.readouterr().err
 
@@ -182,10 +215,11 @@ def test_pin_and_prefetch_from_a_hub_then_run_without_one(tmp_path):
     with serve(repositories) as (endpoint, asked):
         done = run("-m", "ntps.pin", "--models", "plain.yaml", "--datasets", "texts.yaml", endpoint=endpoint)
         assert done.returncode == 0, done.stderr
-        for name, key in (("plain", "models/org/plain"), ("texts", "datasets/org/texts")):
-            spec = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
-            assert spec["revision"] == repositories[key].commit
-        assert "# main on 2" in (tmp_path / "plain.yaml").read_text()
+        lock = json.loads((tmp_path / "hub.lock.json").read_text())
+        assert lock["model org/plain main"]["commit"] == repositories["models/org/plain"].commit
+        texts = lock["dataset org/texts refs/convert/parquet"]
+        assert texts["commit"] == repositories["datasets/org/texts"].commit
+        assert (tmp_path / "plain.yaml").read_text() == "id: org/plain\nrevision: main  # moves\n"
         names = ("plain.yaml", "bare.yaml", "closed.yaml")
         done = run("-m", "ntps.prefetch", "--config", str(experiment), "--models", *names, endpoint=endpoint)
         assert done.returncode == 1 and "closed.yaml is gated: ask for access" in done.stdout, done.stderr

@@ -230,8 +230,8 @@ def test_labels_that_are_not_classes(tmp_path):
     ("rows", "label", "message"),
     [
         ([(f"text {i}", i / 7) for i in range(60)] + [("text 0", 0.0)] * 3, "stars",
-         "60 rows .left out: 3 duplicate.: with 60 different values of 'stars'.*--target numeric"),
-        ([("one", "a"), ("two", "b")], "stars", "2 rows .left out: none.: with 2 different values"),
+         "60 rows .dropped: 3 duplicate.: with 60 different values of 'stars'.*--target numeric"),
+        ([("one", "a"), ("two", "b")], "stars", "2 rows .dropped: none.: with 2 different values"),
         ([(f"text {i}", i % 2) for i in range(40)], "review", "40 rows .* values of 'review'.*the right label"),
     ],
 )  # fmt: skip
@@ -245,7 +245,7 @@ def test_duplicates_are_counted_once(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80))
     body += "".join(f"text {i},{'aab'[i % 3]}\n" for i in range(6))  # texts 1, 2 and 3 as other than before
     doubts = measure.check_texts(described(tmp_path, body), 2000, 42)
-    assert "rows left out: 6 duplicate (3 of them with another label)" in doubts
+    assert "rows dropped: 6 duplicate (3 of them with another label)" in doubts
 
 
 def test_a_test_part_that_scores_nothing(tmp_path):

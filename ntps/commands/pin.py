@@ -1,33 +1,30 @@
-"""Write today's commits of the hub into descriptions, in place of branches and tags; comments stay.
+"""Record today's commits of the hub for branches and tags, in hub.lock.json beside the descriptions.
 
     python -m ntps.pin --config configs/experiments/paper.yaml
     python -m ntps.pin --models qwen2-0.5b my_model.yaml --datasets sst2
 
-A revision that is a commit stays as it is: to move it on, write the branch in its place and run this again.
+Descriptions stay as they are; those of that folder read the recorded commits from then on. A commit in the lock file
+stays: to move it on, remove its line there (or the file) and run this again.
 """
 
 import datetime
 import functools
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import HfApi
 
 from ntps.errors import UserError
-from ntps.models.description import is_commit
 from ntps.run import cli
-from ntps.sources.hub import Unreachable, first_line, hub_error
+from ntps.sources.hub import LOCK, Unreachable, first_line, hub_error, is_commit, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
 from ntps.system import console
-from ntps.system.storage import write_text
+from ntps.system.storage import to_json, write_text
 
-# our folder of configs: kind of repository; keys that name one: key of its revision
-REPOSITORIES = {"models": "model", "datasets": "dataset"}
-PINNED = {"id": "revision", "tokenizer": "tokenizer_revision"}
+REPOSITORIES = {"models": "model", "datasets": "dataset"}  # our folder of configs: kind of repository
+PINNED = {"id": "revision", "tokenizer": "tokenizer_revision"}  # keys that name one: key of its revision
 
 
 def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
@@ -49,27 +46,27 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
 
 
 def pin(where: Path, kind: str) -> None:
-    """Replace each branch or tag in the YAML by the commit it stands for today, and say so."""
-    text = where.read_text(encoding="utf-8")
-    for key, repository, revision in repositories(where):
-        if is_commit(revision):
-            console.say(f"{where}: {key}: already the commit {revision}")
+    """Record the commit of each branch or tag in the YAML that the lock file has not, and say so."""
+    lock = read_lock(where.parent)
+    for repository, revision in repositories(where):
+        key = f"{kind} {repository} {revision}"
+        if is_commit(revision) or key in lock:
+            commit = revision if is_commit(revision) else lock[key]["commit"]
+            console.say(f"{where}: {repository}: already the commit {commit}")
             continue
         commit = commit_of(repository, revision, kind)
-        text = with_value(text, key, commit, f"{revision} on {datetime.date.today()}")
-        if yaml.safe_load(text) != read_yaml(where, "") | {key: commit}:
-            raise UserError(f"{where}: {key}: cannot be replaced here: write {commit} yourself")
-        write_text(where, text)
-        console.say(f"{where}: {key}: {repository} {revision} is {commit}")
+        lock[key] = {"commit": commit, "date": str(datetime.date.today())}
+        write_text(where.parent / LOCK, to_json(dict(sorted(lock.items()))))
+        console.say(f"{where.parent / LOCK}: {repository} {revision} is {commit}")
 
 
-def repositories(where: Path) -> Iterator[tuple[str, str, str]]:
-    """Hub repositories that a description names: key of the revision, repository, revision."""
+def repositories(where: Path) -> Iterator[tuple[str, str]]:
+    """Hub repositories that a description names, with their revisions."""
     spec: dict[str, Any] = read_yaml(where, "id: organisation/name")
     for key, revision_key in PINNED.items():
         name = spec.get(key)
         if isinstance(name, str) and not (where.parent / name).exists():
-            yield revision_key, name, str(spec.get(revision_key, "main"))
+            yield name, str(spec.get(revision_key, "main"))
 
 
 @functools.cache
@@ -88,22 +85,6 @@ def commit_of(repository: str, revision: str, kind: str) -> str:
     if not is_commit(commit or ""):
         raise UserError(f"the hub gives no commit for {repository} at {revision!r}")
     return str(commit)
-
-
-def with_value(text: str, key: str, value: str, remark: str) -> str:
-    """The YAML text with `key: value`, the remark before the line's comment; below its owner where it is new."""
-
-    def line(match: re.Match) -> str:
-        comment = (match["comment"] or "").strip("# \t")
-        return f"{key}: {value}  # {remark}" + (f"; {comment}" if comment else "")
-
-    pattern = rf"^{key}:[ \t]*[^\s#]+(?P<comment>[ \t]+#.*)?[ \t]*$"
-    text, found = re.subn(pattern, line, text, count=1, flags=re.MULTILINE)
-    if not found:
-        owner = next(name for name, revision in PINNED.items() if revision == key)
-        new = rf"\g<0>\n{key}: {value}  # {remark}"
-        text = re.sub(rf"^{owner}:.*$", new, text, count=1, flags=re.MULTILINE)
-    return text
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Says first what is gated and how to get access, and at the end what is missing. 
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import product
 
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
@@ -34,8 +34,7 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
             console.say(f"{name} is gated: ask for access at {page}, then log in with `hf auth login`")
     unreachable: dict[str, Unreachable] = {}
     failed = 0
-    work: list[tuple[str, Callable[[str], str]]] = [(name, fetch_model) for name in models]
-    for name, fetch in [*work, *((name, fetch_texts) for name in datasets)]:
+    for fetch, name in (*product([fetch_model], models), *product([fetch_texts], datasets)):
         try:
             console.say(f"{name}: {fetch(name)}")
         except Unreachable as error:
@@ -59,7 +58,8 @@ def fetch_model(name: str) -> str:
     spec = resolve_model(name)
     folder = source_folder((spec.base or spec).source)
     load_tokenizer(spec)
-    return f"{size(folder):.1f} GB in {folder}"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 1e9:.1f} GB in {folder}"
 
 
 def fetch_texts(name: str) -> str:
@@ -67,11 +67,6 @@ def fetch_texts(name: str) -> str:
     dataset = load_dataset(name)
     rows = ", ".join(f"{count} {split}" for split, count in dataset.provenance["rows"].items())
     return f"{rows}; {len(dataset.classes)} classes"
-
-
-def size(folder: Path) -> float:
-    """Gigabytes in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
 
 
 if __name__ == "__main__":

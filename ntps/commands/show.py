@@ -2,11 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
 from safetensors import safe_open
 
 from ntps.run import cli
+from ntps.system.paths import regular_file
 from ntps.system.storage import read_provenance
 
 
@@ -16,7 +16,7 @@ def main(file: str) -> int:
     Args:
         file: a .safetensors file that cache.py or K_sweep.py wrote, or the .json beside a table
     """
-    path = Path(file)
+    path = regular_file(file)
     about = read_provenance(path)
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy") as arrays:

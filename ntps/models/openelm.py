@@ -1,7 +1,8 @@
 """OpenELM as a native transformers model: configuration, base model and causal language model.
 
 The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json
-and safetensors by name. AutoConfig, AutoModel and AutoModelForCausalLM build it once `ntps` is imported.
+and safetensors by name. AutoConfig, AutoModel and AutoModelForCausalLM build it once this module is
+imported, as ntps.models.loading does.
 
 Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x));
 no biases; heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary

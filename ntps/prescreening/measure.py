@@ -37,7 +37,8 @@ from ntps.scores.layer import ORDERS, LayerScores, add_error_bars, layer_scores,
 from ntps.scores.peers import gcv_skill, h_score, logme, rankme
 from ntps.sources.yaml_files import config_folders
 from ntps.system import storage
-from ntps.texts.dataset import Dataset, left_out
+from ntps.texts.dataset import Dataset
+from ntps.texts.rows import describe_dropped
 
 SMALL = 0.05  # a p-value up to this counts as told apart from shuffled labels
 CONFIDENT = 1.96  # standard errors within which a skill is not told apart from 0
@@ -138,7 +139,7 @@ def check_texts(data: Dataset, limit: int, seed: int) -> list[str]:
             f"{data.name}: the {len(test.texts)} test texts all have one number: nothing can be scored on them"
         )
     if any(data.provenance["dropped"].values()):
-        doubts.append(f"rows left out: {left_out(data.provenance['dropped'])}")
+        doubts.append(f"rows dropped: {describe_dropped(data.provenance['dropped'])}")
     if shared := data.provenance["shared_with_train"].get("test"):
         doubts.append(f"{shared} test texts are in train too: held-out figures are too good")
     if len(test.texts) < 100:

@@ -1,23 +1,66 @@
-"""Repositories of the Hugging Face hub: snapshots of a commit in the local cache, and why one cannot be had."""
+"""Repositories of the Hugging Face hub: snapshots of a commit in the local cache, and the lock file of commits.
+
+`python -m ntps.pin` records in a lock file beside descriptions which commit a branch or tag stood for; from then on
+the descriptions of that folder read this commit.
+"""
 
 import functools
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ntps.errors import UserError
+from ntps.system.paths import regular_file
 
+LOCK = "hub.lock.json"
+HUB_ID = r"(\w[\w.-]*/)?\w[\w.-]*"  # some data sets have no organisation
 Patterns = tuple[str, ...]
 
 
 class Unreachable(UserError):
-    """The hub did not answer, and the cache does not hold all that was asked for."""
+    """The hub did not answer, and the cache does not hold all that was requested."""
 
 
 class Gated(UserError):
     """The hub wants an agreement first."""
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision names one commit, which never moves."""
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def hub_faults(spec: dict, repository: str, revision: str) -> Iterator[tuple[str, str]]:
+    """What keeps two keys of a description from naming a repository and its revision, as (key, fault)."""
+    if not re.fullmatch(HUB_ID, spec.get(repository, "x"), re.ASCII):
+        yield repository, "is no organisation/name of the hub, and there is no such folder"
+    if not re.fullmatch(
+        r"\w[\w.-]*(/\w[\w.-]*)*", spec.get(revision, "main"), re.ASCII
+    ):  # a path in the cache
+        yield revision, "is no commit, branch or tag"
+
+
+def read_lock(folder: Path) -> dict[str, dict[str, str]]:
+    """The lock file of a folder, {"KIND REPOSITORY REVISION": {"commit", "date"}}; empty where there is none."""
+    path = regular_file(folder / LOCK)
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+        if all(is_commit(entry["commit"]) for entry in lock.values()):
+            return lock
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        pass
+    raise UserError(f"{path} is no lock file of python -m ntps.pin: remove it and pin again")
+
+
+def locked(where: Path, kind: str, repository: str, revision: str) -> str:
+    """The commit that the lock file beside the description `where` has for a branch or tag, else the revision."""
+    return read_lock(where.parent).get(f"{kind} {repository} {revision}", {}).get("commit", revision)
 
 
 # cached: a branch that moves while we run must not give weights of one commit and a tokenizer of another
@@ -28,10 +71,10 @@ def snapshot(
     """Folder with the files of a repository (kind: model or dataset) that match; its name is the commit.
 
     Fetched the first time; afterwards a commit needs no network, a branch does unless HF_HUB_OFFLINE=1.
-    Raises UserError (Unreachable, Gated) when it cannot be had.
+    Raises UserError (Unreachable, Gated) when it cannot be fetched.
     """
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             repository,
             repo_type=kind,
             revision=revision,
@@ -40,7 +83,7 @@ def snapshot(
         )
     except Exception as error:  # the hub's and the network's errors have no base class in common
         raise hub_error(repository, revision, kind, error) from error
-    return Path(found)
+    return Path(folder)
 
 
 def hub_error(repository: str, revision: str, kind: str, error: Exception) -> UserError:

@@ -1,13 +1,27 @@
-"""Wheels of the Python Package Index, kept in a cache folder as archives: never installed, never imported."""
+"""Wheels of the Python Package Index, kept in a cache folder as archives: never installed, never imported.
+
+A description's package, version and hash reach pip only as a line `name==version --hash=sha256:...`, and pip takes
+wheels only: it builds nothing and runs no code of theirs.
+"""
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from ntps.errors import UserError
+
+PIP = (
+    "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
+    "--ignore-requires-python --disable-pip-version-check"  # nothing is installed: any Python will do
+).split()
 
 
 def cache_folder(*parts: str) -> Path:
@@ -29,6 +43,20 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def wheel_faults(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What keeps `package`, `version` and `sha256` from naming one wheel of an index, as (key, fault)."""
+    if not re.fullmatch(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", spec["package"], re.IGNORECASE | re.ASCII):
+        yield "package", "is no name of a package (letters, digits, and ., _ or - between them)"
+    try:
+        valid = str(Version(spec["version"])) and not re.search(r"\s", spec["version"])
+    except InvalidVersion:
+        valid = False
+    if not valid:
+        yield "version", "is no version as PEP 440 has them, such as '1.0.2'"
+    if not re.fullmatch("[0-9a-f]{64}", spec["sha256"]):
+        yield "sha256", "is no SHA-256 (64 hexadecimal digits)"
+
+
 def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None = None) -> Path:
     """Path of the wheel with this SHA-256, from the cache or else by `pip download --no-deps`.
 
@@ -37,6 +65,8 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
 
     Raises UserError when the wheel cannot be downloaded, or is not the recorded one.
     """
+    for key, fault in wheel_faults({"package": package, "version": version, "sha256": sha256}):
+        raise UserError(f"{key} {fault}: {package} {version} {sha256}")
     folder = cache_folder("wheels", f"{package}-{version}")
     for wheel in folder.glob("*.whl"):
         if file_sha256(wheel) == sha256:
@@ -46,13 +76,7 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
     print(f"downloading {package} {version}{size} to {folder} ...", file=sys.stderr, flush=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            fetched = _download(package, version, Path(partial))
-            found = file_sha256(fetched)
-            if found != sha256:
-                raise UserError(
-                    f"{package} {version}: {fetched.name} has SHA-256 {found}, not the recorded "
-                    f"{sha256}, and was thrown away; check which index pip uses (pip config list)"
-                )
+            fetched = _download(package, version, sha256, Path(partial))
             os.replace(fetched, folder / fetched.name)
     except OSError as error:
         raise UserError(
@@ -61,13 +85,16 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
     return folder / fetched.name
 
 
-def _download(package: str, version: str, folder: Path) -> Path:
-    # Nothing is installed, so any Python version will do; and one copy on disk is enough.
-    options = (
-        "--no-deps --only-binary :all: --no-cache-dir --ignore-requires-python --disable-pip-version-check"
-    )
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *options.split(), "--dest", str(folder)]
-    done = subprocess.run([*command, f"{package}=={version}"], capture_output=True, text=True)
+def _download(package: str, version: str, sha256: str, folder: Path) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", *PIP, "--dest", str(folder), "-r", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if other := re.search(r"DO NOT MATCH THE HASHES.*Got +(\w+)", done.stderr, re.DOTALL):
+        raise UserError(
+            f"{package} {version}: the wheel that pip gets has SHA-256 {other[1]}, not the recorded {sha256}, and "
+            "was thrown away; check which index pip uses (pip config list)"
+        )
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]

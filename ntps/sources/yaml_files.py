@@ -1,16 +1,25 @@
-"""YAML descriptions: where they lie, how they are read, and the check of their keys."""
+"""YAML descriptions: where they lie, how they are read, and the check of their keys.
+
+Whoever wrote a description, reading it ends and hands on plain values: size and depth are bounded, aliases (which
+grow without bound) are refused, and every value is text, a number, true, false, nothing, a list or a mapping.
+"""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
 from ntps.errors import UserError
+from ntps.system.paths import NO_TEXT, plain_name, regular_file
 
-KINDS = {"datasets": "data set", "models": "model"}  # folders of configs/
-Keys = dict[str, tuple[tuple[type, ...], str]]  # key: (kinds of value, meaning)
+KINDS = {"datasets": "data set", "models": "model", "experiments": "experiment"}  # folders of configs/
+Keys = dict[str, tuple[Any, str]]  # key: (type of the value, meaning)
+Label = str | int | float
+LARGEST, DEEPEST = 2**20, 50  # bytes of a file; lists and mappings in each other
 
 
 def config_folders(kind: str) -> list[Path]:
@@ -30,9 +39,10 @@ def find_config(kind: str, name: str) -> Path | None:
     UserError for a YAML file that is not there.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UserError(f"there is no {KINDS[kind]} description {name}")
-        return Path(name)
+        if not Path(name).exists():
+            raise UserError(f"there is no {KINDS[kind]} description {ascii(name)[1:-1]}")
+        plain_name(Path(name).stem, f"the {KINDS[kind]} description {name!a}")
+        return regular_file(name)
     paths = (folder / f"{name}.yaml" for folder in config_folders(kind))
     return next((path for path in paths if path.is_file()), None)
 
@@ -46,25 +56,56 @@ def suggest(name: str, known: Iterable[str]) -> str:
     )
 
 
-class OneOfEach(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: plain YAML keeps the last and says nothing."""
+class Loader(yaml.SafeLoader):
+    """YAML without aliases, dates (they stay text) and keys that stand twice (plain YAML keeps the last, silently)."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.fail("aliases (*name) are not read: write the value again")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(f"more than {DEEPEST} lists and mappings in each other")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        value = super().construct_object(node, deep)
+        if not isinstance(value, str | int | float | list | dict | None):
+            self.fail(f"a {type(value).__name__} is neither text, number, list nor mapping", node)
+        if isinstance(value, str) and NO_TEXT.search(value):
+            self.fail(f"{value!a} holds a character that is no text", node)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            self.fail("a whole number of more than 63 bits", node)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} stands twice, again in line {line}"
-                )
+                self.fail(f"{key.value!r} stands twice, again", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def fail(self, problem: str, node: yaml.Node | None = None) -> None:
+        line = (node.start_mark if node else self.peek_event().start_mark).line + 1
+        raise yaml.constructor.ConstructorError(problem=f"{problem} in line {line}")
 
 
 def read_yaml(where: Path, example: str) -> dict[str, Any]:
     """The `key: value` lines of a YAML file; UserError for any other content, with an example of a line."""
     try:
-        content = yaml.load(where.read_text(encoding="utf-8"), OneOfEach)  # a SafeLoader
+        with regular_file(where).open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"{where}: cannot be read as YAML: it is larger than {LARGEST} bytes")
+        content = yaml.load(text.decode(), Loader)  # a SafeLoader
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -72,8 +113,26 @@ def read_yaml(where: Path, example: str) -> dict[str, Any]:
     return content
 
 
-def check_keys(where: Path, spec: dict[str, Any], sources: dict[str, Keys], common: Keys) -> str:
-    """The one source that the description has; UserError for other keys and for values of another kind."""
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value of a YAML file is of a type such as `str | dict[str, list[int]]`; true and false are bool only."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        return any(fits(value, each) for each in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items()
+        )
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if origin is tuple:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(fits, value, inner))
+    if kind is float and type(value) is int:
+        return True
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def check_keys(where: Path, spec: dict[str, Any], sources: Mapping[str, Keys], common: Keys) -> str:
+    """The one source that the description has; UserError for other keys and for values of another type."""
     given = [source for source in sources if source in spec]
     groups = {source: sources[source] for source in given} if len(given) == 1 else sources
     allowed = {key: rule for group in groups.values() for key, rule in group.items()} | common
@@ -83,13 +142,13 @@ def check_keys(where: Path, spec: dict[str, Any], sources: dict[str, Keys], comm
             hint = f"it goes with {', '.join(owners)}" if owners else suggest(str(key), allowed)
             kind = f"a description with {given[0]}" if len(given) == 1 else "a description"
             raise UserError(f"{where}: {key}: not a key of {kind}; {hint}")
-        kinds, meaning = allowed[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(kind.__name__ for kind in kinds)
+        kind, meaning = allowed[key]
+        if not fits(value, kind):
             raise UserError(
-                f"{where}: {key}: {value!r} is not {names} ({meaning}); numbers as text need quotes"
+                f"{where}: {key}: {value!r:.200} is not {inspect.formatannotation(kind)} ({meaning}); "
+                "numbers as text need quotes, and so do the words yes, no, on, off and null"
             )
     if len(given) != 1:
-        found = " and ".join(given) or "none"
-        raise UserError(f"{where}: exactly one of {', '.join(sources)} is needed, found {found}")
+        requested = " and ".join(given) or "none"
+        raise UserError(f"{where}: exactly one of {', '.join(sources)} is needed, found {requested}")
     return given[0]

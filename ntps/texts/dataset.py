@@ -9,7 +9,6 @@ ntps/texts/description.py lists the keys of a description. Texts and labels are 
 import hashlib
 import json
 import math
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -21,15 +20,11 @@ import numpy as np
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
-from ntps.texts.readers import Row, read_files, read_hub, read_wheel
+from ntps.texts.readers import TextSource
+from ntps.texts.rows import Clean, Cleaner, describe_dropped
 
 SPLIT_SEED = 42
-READERS = {"package": read_wheel, "id": read_hub, "files": read_files}
-DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
 TINY = 1e-50  # numbers of this size have squares, and their squares too
-HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
-FIELD = re.compile(r"\{([^{}]*)\}")
-Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Dataset:
         if limit is None:
             return whole
         if limit <= 0:
-            raise UserError(f"{self.name}: limit {limit}: take at least one text, or leave it out for all")
+            raise UserError(f"{self.name}: limit {limit}: take at least one text, or omit it for all")
         chosen = np.random.default_rng(seed).permutation(len(whole.texts))[:limit]
         return Split(split, [whole.texts[i] for i in chosen], whole.labels[chosen])
 
@@ -99,49 +94,36 @@ def load_dataset(name: str) -> Dataset:
     """
     where = find_description(name)
     source, spec = read_description(where)
-    found, facts = READERS[source](spec, where)
-    dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
-    rows = {split: _clean(part, spec, where, split, dropped) for split, part in found.items()}
-    if spec.get("deduplicate", source == "package" or (source == "files" and "test" not in rows)):
-        _deduplicate(rows, dropped)
+    raw, facts = source.read(spec, where)
+    order = facts.pop("class_order", [])
+    cleaner = Cleaner(spec, where)
+    rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
+    if spec.get("deduplicate", source.drops_equal_texts(tested="test" in rows)):
+        cleaner.deduplicate(rows)
     rule = "as given"
     if "test" not in rows:
-        rows["train"], rows["test"], rule = _make_test_split(rows["train"], spec, source, where, dropped)
+        rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
         raise UserError(
             f"{where}: {rules[0]}: says how to make a test split, but one is given; remove either"
         )
+    numeric = spec.get("target") == "numeric"
     counts = Counter(row["label"] for part in rows.values() for row in part)
     rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
-    dropped["rare_class"] = sum(counts[label] for label in rare)
-    order = facts.pop("class_order", [])
-    numeric = spec.get("target") == "numeric"
+    cleaner.dropped["rare_class"] = sum(counts[label] for label in rare)
     classes = [] if numeric else _sort_classes(set(counts) - rare, order)
-    index = None if numeric else {label: i for i, label in enumerate(classes)}
-    splits = {split: _encode(split, part, index, where, dropped) for split, part in rows.items()}
-    if len(set(splits["train"].labels)) < 2:
-        only = float(splits["train"].labels[0]) if numeric else classes[splits["train"].labels[0]]
-        kind = "number" if numeric else "class"
-        raise UserError(f"{where}: label: all of train has the one {kind} {only!r}; at least two are needed")
-    mean = {}
-    if numeric:
-        mean["label_mean"] = math.fsum(splits["train"].labels) / len(splits["train"].labels)
-        if not TINY < splits["train"].labels.std():
-            raise UserError(
-                f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them"
-            )
-        splits = {s: Split(s, part.texts, part.labels - mean["label_mean"]) for s, part in splits.items()}
-    used = {
-        key: value
-        for key, value in spec.items()
-        if value and key not in ("about", "megabytes", "size", *facts)
-    }
+    splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
+    mean = {"label_mean": _centre(splits, where)} if numeric else {}
+    if not numeric and len(set(splits["train"].labels)) < 2:
+        only = classes[splits["train"].labels[0]]
+        raise UserError(f"{where}: label: all of train has the one class {only!r}; at least two are needed")
+    unused = ("about", "megabytes", "size", *facts)
     provenance = {
         "name": where.stem,
         "source": facts,
-        "description": used,
+        "description": {key: value for key, value in spec.items() if value and key not in unused},
         "split_rule": rule,
-        "dropped": dict(dropped),
+        "dropped": dict(cleaner.dropped),
         "rows": {split: len(part.texts) for split, part in splits.items()},
         "shared_with_train": _count_shared(splits, where),
         "same_rows": _same_rows(splits, where),
@@ -157,131 +139,18 @@ def find_description(name: str) -> Path:
     return where
 
 
-# ----------------------------------------------------------------------- from rows to texts and labels
-def _as_text(value: Any) -> str:
-    """A cell as text; choices, a list or a dict of lists with `text`, become "(0) first (1) second"."""
-    if isinstance(value, dict) and isinstance(value.get("text"), list):
-        value = value["text"]
-    if isinstance(value, list):
-        return " ".join(f"({i}) {_as_text(choice)}" for i, choice in enumerate(value))
-    return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
-
-
-def _fill(template: str, row: Row) -> str:
-    """The column of that name, or the template with each {column} filled in; empty if all of them are."""
-    if template in row or "{" not in template:
-        return _as_text(row.get(template))
-    filled = {name: _as_text(row.get(name)) for name in FIELD.findall(template)}
-    return FIELD.sub(lambda match: filled[match[1]], template) if any(filled.values()) else ""
-
-
-def _check_columns(rows: list[Row], spec: dict[str, Any], where: Path, split: str) -> None:
-    known = dict.fromkeys(name for row in rows for name in row)
-    wanted = [
-        (key, spec[key]) for key in ("text", "label", "group", "stratify") if isinstance(spec.get(key), str)
-    ]
-    wanted += [("where", column) for column in spec["where"]]
-    if isinstance(spec["text"], dict):
-        for column, choices in spec["text"].items():
-            wanted += [("text", column), *(("text", template) for template in choices.values())]
-    for key, template in wanted:
-        columns = [template] if template in known or "{" not in template else FIELD.findall(template)
-        for column in columns:
-            if column not in known:
-                raise UserError(
-                    f"{where}: {key}: split {split!r} has no column {column!r}; {suggest(column, known)}"
-                )
-
-
-def _clean(
-    rows: list[Row], spec: dict[str, Any], where: Path, split: str, dropped: Counter[str]
-) -> list[Clean]:
-    """Rows with a text and a label, as text; the others are counted in `dropped`."""
-    if not rows:
-        raise UserError(f"{where}: split {split!r} has no rows")
-    _check_columns(rows, spec, where, split)
-    extra = [key for key in ("group", "stratify") if key in spec]
-    cleaned = []
-    for row in rows:
-        if isinstance(row.get(spec["label"]), (list, dict)):
-            raise UserError(
-                f"{where}: label: {spec['label']} holds {row[spec['label']]!r}; a text has one label"
-            )
-        text, label = _text(row, spec), _label(_fill(spec["label"], row).strip(), spec)
-        wanted = all(_as_text(row.get(column)) in values for column, values in spec["where"].items())
-        if not wanted or label in spec["drop_labels"]:
-            dropped["unwanted"] += 1
-        elif not label:
-            dropped["unlabelled"] += 1
-        elif not text:
-            dropped["empty"] += 1
-        else:
-            cleaned.append(
-                {"text": text, "label": label} | {key: _fill(spec[key], row).strip() for key in extra}
-            )
-    return cleaned
-
-
-def _text(row: Row, spec: dict[str, Any]) -> str:
-    template = spec["text"]
-    if isinstance(template, dict):
-        ((column, choices),) = template.items()
-        template = choices.get(_as_text(row.get(column)), choices.get("*"))
-    text = _fill(template, row).strip() if template else ""
-    for pattern, replacement in spec["replace"].items():
-        text = re.sub(pattern, replacement, text)
-    return text.strip()
-
-
-def _label(label: str, spec: dict[str, Any]) -> str:
-    """The label's name, empty where there is none."""
-    if label and "label_pattern" in spec:
-        match = re.search(spec["label_pattern"], label)
-        label = match[1 if match.re.groups else 0] if match else ""
-    if label and "label_ranges" in spec:
-        try:
-            number = float(label)
-        except ValueError:
-            return ""
-        label = next((str(name) for low, high, name in spec["label_ranges"] if low <= number <= high), "")
-    return spec["label_names"].get(label, label)
-
-
-def left_out(dropped: dict[str, int]) -> str:
-    """How many rows were dropped and why, in words; conflicting labels are among the duplicates."""
-    said = {reason: f"{count} {reason}" for reason, count in dropped.items() if count}
-    if said.pop("conflicting_labels", ""):
-        said["duplicate"] += f" ({dropped['conflicting_labels']} of them with another label)"
-    return ", ".join(said.values()) or "none"
-
-
-def _deduplicate(splits: dict[str, list[Clean]], dropped: Counter[str]) -> None:
-    """Keeps the first row of equal texts over all splits, train first: no other split then shares one."""
-    first: dict[str, str] = {}
-    for split in sorted(splits, key=lambda name: name != "train"):
-        kept = []
-        for row in splits[split]:
-            if row["text"] not in first:
-                first[row["text"]] = row["label"]
-                kept.append(row)
-            else:
-                dropped["duplicate"] += 1
-                dropped["conflicting_labels"] += first[row["text"]] != row["label"]
-        splits[split] = kept
-
-
 # ---------------------------------------------------------------------------------- splits and classes
 def _make_test_split(
-    rows: list[Clean], spec: dict[str, Any], source: str, where: Path, dropped: Counter[str]
+    rows: list[Clean], source: TextSource, cleaner: Cleaner
 ) -> tuple[list[Clean], list[Clean], str]:
     """Train rows, test rows (both in order) and the rule in words.
 
-    Wheels, and descriptions with `group` or `stratify`: a quarter, stratified, groups kept whole. Others, and
-    numeric targets: 30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
+    Stratified sources, and descriptions with `group` or `stratify`: a quarter, groups kept whole. Others, and numeric
+    targets: 30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-    n = len(rows)
+    n, spec = len(rows), cleaner.spec
     strata = [row.get("stratify", row["label"]) for row in rows]
     by = f"stratified on {spec.get('stratify', 'the label')}, seed {SPLIT_SEED}"
     try:
@@ -289,7 +158,7 @@ def _make_test_split(
             folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
             test = next(folds.split(strata, strata, [row["group"].casefold() for row in rows]))[1]
             rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
-        elif "stratify" in spec or (source == "package" and spec.get("target") != "numeric"):
+        elif "stratify" in spec or (source.stratified and spec.get("target") != "numeric"):
             count = Counter(strata)
             shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
             test = train_test_split(
@@ -302,7 +171,7 @@ def _make_test_split(
     except ValueError as error:
         kinds = len(set(strata))
         raise UserError(
-            f"{where}: cannot make a test split of {n} rows (left out: {left_out(dropped)}): with {kinds} different "
+            f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {describe_dropped(cleaner.dropped)}): with {kinds} different "
             f"values of {spec.get('stratify', spec['label'])!r} there are too few of each. Is it the right label? For "
             "numbers to predict set target: numeric (prescreen.py: --target numeric); or give a test split yourself"
         ) from error
@@ -320,19 +189,35 @@ def _sort_classes(labels: set[str], order: list[str]) -> list[str]:
         return sorted(labels)
 
 
-def _encode(
-    split: str, rows: list[Clean], index: dict[str, int] | None, where: Path, dropped: Counter[str]
-) -> Split:
-    """Texts with the class indices of `index`; without one, with the numbers that the labels are."""
-    rows = [row for row in rows if index is None or row["label"] in index]
+def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cleaner: Cleaner) -> Split:
+    """Texts with their class indices, without the rows of rare classes; or with the numbers that the labels are."""
+    index = {label: i for i, label in enumerate(classes)}
+    rows = [row for row in rows if numeric or row["label"] in index]
     if not rows:
-        lost = left_out(dropped)
-        raise UserError(f"{where}: split {split!r} has no rows with a text and a label; left out: {lost}")
-    if index is not None:
-        labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
+        lost = describe_dropped(cleaner.dropped)
+        raise UserError(
+            f"{cleaner.where}: split {split!r} has no rows with a text and a label; dropped: {lost}"
+        )
+    if numeric:
+        labels = np.array([_number(row["label"], split, cleaner.where) for row in rows])
     else:
-        labels = np.array([_number(row["label"], split, where) for row in rows])
+        labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
     return Split(split, [row["text"] for row in rows], labels)
+
+
+def _centre(splits: dict[str, Split], where: Path) -> float:
+    """Take the mean of train off all labels; it. UserError where train has no two different numbers."""
+    labels = splits["train"].labels
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"{where}: label: all of train has the one number {float(labels[0])!r}; at least two are needed"
+        )
+    if not TINY < labels.std():
+        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them")
+    mean = math.fsum(labels) / len(labels)
+    for name, part in splits.items():
+        splits[name] = Split(name, part.texts, part.labels - mean)
+    return mean
 
 
 def _number(label: str, split: str, where: Path) -> float:
@@ -343,21 +228,21 @@ def _number(label: str, split: str, where: Path) -> float:
     if not abs(number) < 1 / TINY or "_" in label:  # Python reads 1_000
         raise UserError(
             f"{where}: label: split {split!r} has {label!r}, which is no number below {1 / TINY:g}: mend it or leave "
-            "the cell empty, or leave out target: numeric"
+            "the cell empty, or omit target: numeric"
         )
     return number
 
 
 def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
     """Splits that hold the same texts with the same labels, in whatever order, by hash; a warning names them."""
-    found: dict[str, list[str]] = {}
+    by_hash: dict[str, list[str]] = {}
     sizes = Counter(len(part.texts) for part in splits.values())
     for name, part in splits.items():
         if sizes[len(part.texts)] == 1:
             continue
         rows = sorted(zip(part.texts, part.labels.tolist(), strict=True))
-        found.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
-    same = [names for names in found.values() if len(names) > 1]
+        by_hash.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
+    same = [names for names in by_hash.values() if len(names) > 1]
     for names in same:
         print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
     return same

@@ -1,0 +1,135 @@
+"""From rows to texts and labels, as a description says, with a count of the rows that are dropped."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ntps.errors import UserError
+from ntps.sources.patterns import Pattern
+from ntps.sources.yaml_files import suggest
+from ntps.texts.readers import Row
+
+DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
+FIELD = re.compile(r"\{([^{}]*)\}")
+Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
+
+
+def as_text(value: Any) -> str:
+    """A cell as text; choices, a list or a dict of lists with `text`, become "(0) first (1) second"."""
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if isinstance(value, list):
+        return " ".join(f"({i}) {as_text(choice)}" for i, choice in enumerate(value))
+    return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
+
+
+def fill(template: str, row: Row) -> str:
+    """The column of that name, or the template with each {column} filled in; empty if all of them are."""
+    if template in row or "{" not in template:
+        return as_text(row.get(template))
+    filled = {name: as_text(row.get(name)) for name in FIELD.findall(template)}
+    return FIELD.sub(lambda match: filled[match[1]], template) if any(filled.values()) else ""
+
+
+def describe_dropped(dropped: dict[str, int]) -> str:
+    """How many rows were dropped and why, in words; conflicting labels are among the duplicates."""
+    words = {reason: f"{count} {reason}" for reason, count in dropped.items() if count}
+    if words.pop("conflicting_labels", ""):
+        words["duplicate"] += f" ({dropped['conflicting_labels']} of them with another label)"
+    return ", ".join(words.values()) or "none"
+
+
+class Cleaner:
+    """Takes text and label out of each row of a data set; `dropped` counts the rows that lack either, by reason."""
+
+    def __init__(self, spec: dict[str, Any], where: Path):
+        self.spec, self.where = spec, where
+        self.dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
+        self.replace = [(Pattern(old, where, "replace"), new) for old, new in spec["replace"].items()]
+        self.label_pattern = Pattern(spec.get("label_pattern", ""), where, "label_pattern")
+
+    def clean(self, split: str, rows: list[Row]) -> list[Clean]:
+        """Rows with a text and a label, as text; the others are counted in `dropped`."""
+        if not rows:
+            raise UserError(f"{self.where}: split {split!r} has no rows")
+        self._check_columns(split, rows)
+        try:
+            return [cleaned for row in rows if (cleaned := self._row(row))]
+        except RecursionError as error:
+            raise UserError(f"{self.where}: split {split!r} has a cell that is nested too deep") from error
+
+    def deduplicate(self, splits: dict[str, list[Clean]]) -> None:
+        """Takes the first row of equal texts over all splits, train first: no other split then shares one."""
+        first: dict[str, str] = {}
+        for split in sorted(splits, key=lambda name: name != "train"):
+            unique = []
+            for row in splits[split]:
+                if row["text"] not in first:
+                    first[row["text"]] = row["label"]
+                    unique.append(row)
+                else:
+                    self.dropped["duplicate"] += 1
+                    self.dropped["conflicting_labels"] += first[row["text"]] != row["label"]
+            splits[split] = unique
+
+    def _check_columns(self, split: str, rows: list[Row]) -> None:
+        spec, known = self.spec, dict.fromkeys(name for row in rows for name in row)
+        named: list[tuple[str, Any]] = [
+            (key, spec[key]) for key in ("text", "label", "group", "stratify") if key in spec
+        ]
+        named += [("where", column) for column in spec["where"]]
+        for key, template in named:
+            if isinstance(template, dict):
+                ((column, choices),) = template.items()
+                templates = [column, *choices.values()]
+            else:
+                templates = [template]
+            for template in templates:
+                for column in (
+                    [template] if template in known or "{" not in template else FIELD.findall(template)
+                ):
+                    if column not in known:
+                        raise UserError(
+                            f"{self.where}: {key}: split {split!r} has no column {column!r}; {suggest(column, known)}"
+                        )
+
+    def _row(self, row: Row) -> Clean | None:
+        spec = self.spec
+        if isinstance(row.get(spec["label"]), (list, dict)):
+            raise UserError(
+                f"{self.where}: label: {spec['label']} holds {row[spec['label']]!r}; a text has one label"
+            )
+        text, label = self._text(row), self._label(fill(spec["label"], row).strip())
+        wanted = all(as_text(row.get(column)) in values for column, values in spec["where"].items())
+        if wanted and text and label and label not in spec["drop_labels"]:
+            extra = {key: fill(spec[key], row).strip() for key in ("group", "stratify") if key in spec}
+            return {"text": text, "label": label} | extra
+        unwanted = not wanted or label in spec["drop_labels"]
+        self.dropped["unwanted" if unwanted else "empty" if label else "unlabelled"] += 1
+        return None
+
+    def _text(self, row: Row) -> str:
+        template = self.spec["text"]
+        if isinstance(template, dict):
+            ((column, choices),) = template.items()
+            template = choices.get(as_text(row.get(column)), choices.get("*"))
+        text = fill(template, row).strip() if template else ""
+        for pattern, replacement in self.replace:
+            text = pattern("sub", replacement, text)
+        return text.strip()
+
+    def _label(self, label: str) -> str:
+        """The label's name, empty where there is none."""
+        if label and "label_pattern" in self.spec:
+            match = self.label_pattern("search", label)
+            label = match[1 if match.re.groups else 0] or "" if match else ""
+        if label and "label_ranges" in self.spec:
+            try:
+                number = float(label)
+            except ValueError:
+                return ""
+            ranges = self.spec["label_ranges"]
+            label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
+        return self.spec["label_names"].get(label, label)
