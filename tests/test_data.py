@@ -13,7 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntps.commands import validate
 from ntps.errors import UserError
+from ntps.run import cli
 from ntps.texts import readers
 from ntps.texts.dataset import Dataset, Split, dataset_names, load_dataset, texts_hash
 
@@ -430,6 +432,36 @@ def test_hub_faults(describe, hub):
         describe(**keys, splits={"train": "train", "test": "dev"})
     with pytest.raises(UserError, match=r"mine.yaml: id: cannot load 'folder'.*revision"):
         describe(**keys, config="nonsense", splits={"train": "train"})
+
+
+# --------------------------------------------------------------------------------------- a source of one's own
+def test_a_new_source_is_one_class(describe, tmp_path, monkeypatch, capsys):
+    class Folders(readers.TextSource):
+        """Rows of text files, whose folder is the label."""
+
+        keys = {"folders": (str, "folder of folders of .txt files"), "ending": (str, "of the files")}
+
+        def here(self, spec, where):
+            return True
+
+        def read(self, spec, where):
+            files = sorted((where.parent / spec["folders"]).glob(f"*/*.{spec.get('ending', 'txt')}"))
+            rows = [{"text": file.read_text(), "label": file.parent.name} for file in files]
+            return {"train": rows}, {"folders": spec["folders"]}
+
+    monkeypatch.setitem(readers.SOURCES, "folders", Folders())
+    contents = {f"mine/{label}/{i}.txt": f"{label} {i}" for label in ("in", "out") for i in range(5)}
+    dataset = describe(contents, folders="mine")
+    assert dataset.classes == ["in", "out"] and dataset.provenance["source"] == {"folders": "mine"}
+    assert (
+        dataset.provenance["rows"] == {"train": 7, "test": 3} and "30 %" in dataset.provenance["split_rule"]
+    )
+    assert cli.run(validate.main, [str(tmp_path / "mine.yaml")]) == 0
+    assert "source           mine" in capsys.readouterr().out
+    with pytest.raises(UserError, match="mine.yaml: revision: not a key of a description with folders"):
+        describe(folders="mine", revision="main")
+    with pytest.raises(UserError, match="exactly one of package, id, files, folders is needed"):
+        describe()
 
 
 # ---------------------------------------------------------------------------------------------- faults

@@ -104,7 +104,7 @@ def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
     if adapter is None:
         return spec.name
     name = f"{spec.name}+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}"
-    return plain_name(name, f"the output of adapter {adapter}")
+    return plain_name(name, "the adapter's folder")
 
 
 def adapter_hash(adapter: str) -> str:
@@ -202,5 +202,8 @@ def _faults(spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
     if not (where.parent / spec.get("tokenizer", "")).exists():
         for key, fault in hub_faults(spec, "tokenizer", "tokenizer_revision"):
             yield key, f"{spec[key]!r} {fault}"
-    if not isinstance(spec.get("architecture", {"model_type": ""}).get("model_type"), str):
+    architecture = spec.get("architecture", {"model_type": ""})
+    if not isinstance(architecture.get("model_type"), str):
         yield "architecture", "needs model_type, as config.json has it"
+    if strange := [key for key in architecture if "attn_implementation" in str(key)]:
+        yield "architecture", f"{strange[0]} may name code of the hub, which is not run"

@@ -29,6 +29,7 @@ from ntps.models.description import DTYPES, ModelSpec, adapter_hash, output_name
 from ntps.models.files import SAFETENSORS, TOKENIZER, WEIGHTS, source_folder, source_hash
 from ntps.models.gguf import quiet
 from ntps.sources.hub import first_line
+from ntps.sources.patterns import Pattern, pattern_fault
 from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import processes
@@ -213,12 +214,36 @@ def _with_head(adapter: str, config: PreTrainedConfig) -> bool:
         raise UserError(f"adapter {adapter}: its weights cannot be read: {first_line(error)}") from error
 
 
+def _adapter_config(model: Any, adapter: str) -> Any:
+    """peft's configuration, with names of modules in place of the patterns for them: peft's own matching may hang."""
+    from peft import PeftConfig  # takes seconds to import
+
+    config = PeftConfig.from_pretrained(adapter)
+    for key in ("target_modules", "exclude_modules"):
+        pattern = getattr(config, key, None)
+        if isinstance(pattern, str) and pattern != "all-linear":
+            if fault := pattern_fault(pattern):
+                raise ValueError(f"{key}: {pattern!r:.200} {fault}")
+            match = Pattern(pattern, Path(adapter), key)
+            setattr(config, key, [name for name, _ in model.named_modules() if match("fullmatch", name)])
+    for key in (
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layers_pattern",
+    ):  # each item is a pattern
+        for item in getattr(config, key, None) or ():
+            if len(re.findall("[*+?{]", item)) > 1 or item.count("|") > 8:
+                raise ValueError(f"{key}: {item!r:.200} is a pattern that may run wild: name the modules")
+    return config
+
+
 def _merged(model: Any, adapter: str) -> Any:
     """The model with the adapter's weights added in; peft itself only warns of weights it does not find."""
     from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import
 
     try:
-        adapted = PeftModel.from_pretrained(model, adapter)
+        adapted = PeftModel.from_pretrained(model, adapter, config=_adapter_config(model, adapter))
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise UserError(f"adapter {adapter} does not fit the model: {first_line(error)}") from error
     stored = load_file(Path(adapter) / "adapter_model.safetensors")

@@ -54,7 +54,7 @@ def read_description(where: Path) -> tuple[TextSource, dict[str, Any]]:
             raise UserError(f"{where}: {key}: missing; it is the {allowed[key][1]}")
     for faults in (source.faults(spec, where), _faults(spec)):
         for key, fault in faults:
-            value = f"{spec[key]!r} " if key in spec else ""
+            value = f"{spec[key]!r:.200} " if key in spec else ""
             raise UserError(f"{where}: {key}: {value}{fault}; it is: {allowed[key][1]}")
     for key in ("label_names", "replace"):
         spec[key] = {str(old): str(new) for old, new in spec.get(key, {}).items()}
