@@ -175,6 +175,7 @@ def test_unknown_names_are_refused_with_near_matches(tmp_path):
         ),
         ({"id": "a/b", "architecture": {"model_type": "llama", "_attn_implementation": "x/y"}}, ["not run"]),
         ({"pypi": {"package": "p"}}, ["pypi", "gguf"]),
+        ({"pypi": {}}, ["pypi", "gguf"]),
         ({"random_of": "smollm2-135m-random"}, ["random_of"]),
         ({"random_of": "mine.yaml"}, ["random_of"]),
     ],

@@ -528,6 +528,20 @@ def test_dates_of_parquet_that_no_calendar_has_are_one_error(texts, tmp_path, ki
     )
 
 
+@pytest.mark.parametrize("keys", ["path: {}", "random_of: {}", "id: {}", "id: a/b\ntokenizer: {}"])
+def test_a_place_too_long_for_the_file_system_is_named_with_its_key(tmp_path, keys):
+    (tmp_path / "m.yaml").write_text(keys.format("x" * 300) + "\n")
+    one_error(lambda: resolve_model(str(tmp_path / "m.yaml")), "x" * 300)
+
+
+def test_so_is_one_of_texts(texts, tmp_path):
+    one_error(
+        lambda: texts(files={"train": "x" * 300 + ".csv"}), "mine.yaml: files: train: cannot read", "x" * 300
+    )
+    one_error(lambda: load_dataset("x" * 300), "unknown data set")
+    one_error(lambda: load_dataset("x" * 300 + ".yaml"), "there is no data set description")
+
+
 # -------------------------------------------------------------------------------------------- shipped names
 @pytest.mark.parametrize("name", ["trec6", "qwen2-0.5b", "mini"])
 def test_validate_takes_the_name_of_a_shipped_file(name):

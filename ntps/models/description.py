@@ -4,17 +4,18 @@ A model is a config name (configs/models/NAME.yaml), a YAML file, a local folder
 (organisation/name).
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
 from ntps.models.files import TOKENIZER, WEIGHTS, checked_folder, content_hash
-from ntps.sources.hub import HUB_ID, hub_faults, is_commit, locked
+from ntps.sources.hub import hub_faults, is_commit, is_repository, locked
 from ntps.sources.wheels import wheel_faults
-from ntps.sources.yaml_files import Keys, check_keys, config_names, find_config, read_yaml, suggest
+from ntps.sources.yaml_files import Faults, Keys, check_keys, config_names, find_config, read_yaml, suggest
 from ntps.system.paths import plain_name
 
 # A description of a model has one source, the first key of one of these groups,
@@ -129,10 +130,10 @@ def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
     """
     if (where := find_config("models", name)) is not None:
         return _from_yaml(where, base_of)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
-    if "/" in name and re.fullmatch(HUB_ID, name, re.ASCII):
+    if "/" in name and is_repository(name):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
     raise UserError(
         f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
@@ -148,7 +149,7 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
 
     def located(text: str) -> str | None:
         """The file or folder beside the YAML that the text names, if there is one."""
-        return str((where.parent / text).resolve()) if (where.parent / text).exists() else None
+        return str((where.parent / text).resolve()) if os.path.exists(where.parent / text) else None
 
     source, base, tokenizer = {kind: spec[kind]}, None, None
     own = ("dtype", "context", "lora_targets", "gated", "note", "architecture")
@@ -174,7 +175,7 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
     return ModelSpec(where.stem, source, tokenizer, base=base, **rest)
 
 
-def _faults(spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
+def _faults(spec: dict[str, Any], where: Path) -> Faults:
     """What is wrong inside the values, as (key, fault)."""
     if "tokenizer_revision" in spec and "tokenizer" not in spec:
         yield "tokenizer_revision", "only together with tokenizer"
@@ -183,7 +184,7 @@ def _faults(spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
             "trust_remote_code",
             "only with a commit (40 hexadecimal digits) as revision: code must not move",
         )
-    if package := spec.get("pypi"):
+    if (package := spec.get("pypi")) is not None:
         if set(package) != set(PACKAGE):
             yield "pypi", f"needs {', '.join(PACKAGE)}"
         for key, fault in wheel_faults(package):
@@ -199,7 +200,7 @@ def _faults(spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
         yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
     if "/" not in spec.get("id", "/"):
         yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
-    if not (where.parent / spec.get("tokenizer", "")).exists():
+    if not os.path.exists(where.parent / spec.get("tokenizer", "")):
         for key, fault in hub_faults(spec, "tokenizer", "tokenizer_revision"):
             yield key, f"{spec[key]!r} {fault}"
     architecture = spec.get("architecture", {"model_type": ""})

@@ -62,7 +62,7 @@ def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
 
 def checked_folder(folder: Path) -> Path:
     """The folder; UserError where it is no model's, names pickled weights, or would have an adapter loaded silently."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}")
     adapter = (folder / "adapter_config.json").exists()
     if not (folder / "config.json").is_file():

@@ -7,17 +7,22 @@ the descriptions of that folder read this commit.
 import functools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from ntps.errors import UserError
+from ntps.sources.yaml_files import Faults
 from ntps.system.paths import regular_file
 
 LOCK = "hub.lock.json"
-HUB_ID = r"(\w[\w.-]*/)?\w[\w.-]*"  # some data sets have no organisation
 Patterns = tuple[str, ...]
 
 
@@ -34,9 +39,18 @@ def is_commit(revision: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
-def hub_faults(spec: dict, repository: str, revision: str) -> Iterator[tuple[str, str]]:
+def is_repository(name: str) -> bool:
+    """Whether a text may name a repository: organisation/name (some data sets have no organisation)."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def hub_faults(spec: dict, repository: str, revision: str) -> Faults:
     """What keeps two keys of a description from naming a repository and its revision, as (key, fault)."""
-    if not re.fullmatch(HUB_ID, spec.get(repository, "x"), re.ASCII):
+    if not is_repository(spec.get(repository, "x")):
         yield repository, "is no organisation/name of the hub, and there is no such folder"
     if not re.fullmatch(
         r"\w[\w.-]*(/\w[\w.-]*)*", spec.get(revision, "main"), re.ASCII

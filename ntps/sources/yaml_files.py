@@ -6,8 +6,9 @@ grow without bound) are refused, and every value is text, a number, true, false,
 
 import difflib
 import inspect
+import os
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -18,6 +19,7 @@ from ntps.system.paths import NO_TEXT, plain_name, regular_file
 
 KINDS = {"datasets": "data set", "models": "model", "experiments": "experiment"}  # folders of configs/
 Keys = dict[str, tuple[Any, str]]  # key: (type of the value, meaning)
+Faults = Iterator[tuple[str, str]]  # key, what is wrong with its value
 Label = str | int | float
 LARGEST, DEEPEST = 2**20, 50  # bytes of a file; lists and mappings in each other
 
@@ -39,12 +41,12 @@ def find_config(kind: str, name: str) -> Path | None:
     UserError for a YAML file that is not there.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).exists():
+        if not os.path.exists(name):
             raise UserError(f"there is no {KINDS[kind]} description {ascii(name)[1:-1]}")
         plain_name(Path(name).stem, f"the {KINDS[kind]} description {name!a}")
         return regular_file(name)
     paths = (folder / f"{name}.yaml" for folder in config_folders(kind))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

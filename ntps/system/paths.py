@@ -1,5 +1,6 @@
 """Files and names that users give: only regular files are read, only plain names become part of a path."""
 
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def regular_file(path: str | Path) -> Path:
     A file that is not there is left to whoever opens it.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path} is no regular file: give a file, not a folder, pipe or device")
     return path
 

@@ -3,13 +3,12 @@
 The keys of a model's are in ntps/models/description.py; `python -m ntps.validate FILE` runs the check alone.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
 from ntps.sources.patterns import pattern_fault
-from ntps.sources.yaml_files import Keys, Label, check_keys, read_yaml
+from ntps.sources.yaml_files import Faults, Keys, Label, check_keys, read_yaml
 from ntps.texts.readers import SOURCES, TextSource
 
 # A description has one source, the first key of one of SOURCES, and says what is text and label.
@@ -68,7 +67,7 @@ def read_description(where: Path) -> tuple[TextSource, dict[str, Any]]:
     return source, spec
 
 
-def _faults(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _faults(spec: dict[str, Any]) -> Faults:
     """What is wrong inside the values, as (key, fault)."""
     for name, count in spec.get("size", {}).items():
         if count < 1:

