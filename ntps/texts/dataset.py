@@ -20,8 +20,8 @@ import numpy as np
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
-from ntps.texts.readers import TextSource
 from ntps.texts.rows import Clean, Cleaner, describe_dropped
+from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
 TINY = 1e-50  # numbers of this size have squares, and their squares too

@@ -1,4 +1,4 @@
-"""The keys of a data set's description, and their check; those of each source are in ntps/texts/readers.py.
+"""The keys of a data set's description, and their check; those of each source are in ntps/texts/sources.py.
 
 The keys of a model's are in ntps/models/description.py; `python -m ntps.validate FILE` runs the check alone.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.sources.patterns import pattern_fault
 from ntps.sources.yaml_files import Faults, Keys, Label, check_keys, read_yaml
-from ntps.texts.readers import SOURCES, TextSource
+from ntps.texts.sources import SOURCES, TextSource
 
 # A description has one source, the first key of one of SOURCES, and says what is text and label.
 COMMON: Keys = {

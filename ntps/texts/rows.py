@@ -76,24 +76,21 @@ class Cleaner:
 
     def _check_columns(self, split: str, rows: list[Row]) -> None:
         spec, known = self.spec, dict.fromkeys(name for row in rows for name in row)
-        named: list[tuple[str, Any]] = [
-            (key, spec[key]) for key in ("text", "label", "group", "stratify") if key in spec
-        ]
-        named += [("where", column) for column in spec["where"]]
-        for key, template in named:
-            if isinstance(template, dict):
-                ((column, choices),) = template.items()
-                templates = [column, *choices.values()]
-            else:
-                templates = [template]
-            for template in templates:
-                for column in (
-                    [template] if template in known or "{" not in template else FIELD.findall(template)
-                ):
-                    if column not in known:
-                        raise UserError(
-                            f"{self.where}: {key}: split {split!r} has no column {column!r}; {suggest(column, known)}"
-                        )
+        named: dict[str, list[str]] = {
+            key: [spec[key]] for key in ("text", "label", "group", "stratify") if key in spec
+        }
+        named["where"] = list(spec["where"])
+        if isinstance(spec["text"], dict):
+            ((column, choices),) = spec["text"].items()
+            named["text"] = [column, *choices.values()]
+        for key, template in ((key, template) for key, templates in named.items() for template in templates):
+            whole = template in known or "{" not in template
+            if absent := [
+                name for name in ([template] if whole else FIELD.findall(template)) if name not in known
+            ]:
+                raise UserError(
+                    f"{self.where}: {key}: split {split!r} has no column {absent[0]!r}; {suggest(absent[0], known)}"
+                )
 
     def _row(self, row: Row) -> Clean | None:
         spec = self.spec

