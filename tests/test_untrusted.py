@@ -137,6 +137,7 @@ def changed(tiny: Path, folder: Path, **config) -> Path:
         {"transformers_weights": "model.safetensors.index.json"},
         {"attn_implementation": "someone/kernel"},
         {"_attn_implementation": "someone/kernel@main"},
+        {"attn_implementation": {"": "sdpa", "text_config": "someone/kernel"}},
     ],
     ids=str,
 )

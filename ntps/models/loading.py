@@ -92,7 +92,16 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     folder = source_folder(source, weights=False)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
-    except (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassError) as error:
+        json.loads((folder / "config.json").read_text("utf-8"), object_hook=_refuse_foreign)
+    except (
+        RecursionError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        ImportError,
+        StrictDataclassError,
+    ) as error:
         why = first_line(error)
         if "custom code" in why:
             why = (
@@ -100,17 +109,21 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
                 "YAML with a commit as `revision:` and `trust_remote_code: true`"
             )
         raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
-    if "/" in str(config._attn_implementation):
-        raise UserError(f"{folder / 'config.json'}: attn_implementation: code of the hub, which is not run")
-    if not re.fullmatch(SAFETENSORS, str(getattr(config, "transformers_weights", "a.safetensors")), re.ASCII):
-        raise UserError(
-            f"{folder / 'config.json'}: transformers_weights: only safetensors files in its folder are read"
-        )
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
     if not hasattr(config, "num_hidden_layers"):
         raise UserError(f"{spec.name}: a {config.model_type} is no language model of texts alone")
     return config
+
+
+def _refuse_foreign(values: dict[str, Any]) -> dict[str, Any]:
+    """The values; ValueError where a mapping of config.json names code of the hub, or weights that are no safetensors beside it."""
+    for key, value in values.items():
+        if "attn_implementation" in key and "/" in json.dumps(value):
+            raise ValueError(f"{key}: {value!r} is code of the hub, which is not run")
+        if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
+            raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
+    return values
 
 
 def load_model(
