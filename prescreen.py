@@ -9,15 +9,11 @@ a text that comes with the project, in under 5 minutes on two cores. Writes OUTP
 cache.py writes, so that K_sweep.py and the trainers go on from there; what is there already is not computed again.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
-from fig_plot import prescreen_page
-from ntps.errors import UserError, at_least
-from ntps.evaluation.gain import Calibration
-from ntps.prescreening import measure
 from ntps.run import cli
-from ntps.texts.dataset import load_dataset
 
 
 def main(
@@ -65,45 +61,22 @@ def main(
         overwrite: replace results of other settings
     """
     flags = dict(locals())
-    for name, least in (
-        ("max_length", 1),
-        ("tokens_per_batch", 1),
-        ("limit", 2),
-        ("partitions", 1),
-        ("seed", 0),
-    ):
-        at_least(name, flags[name], least)
-    if label_permutations and label_permutations < measure.FEWEST_SHUFFLES:
-        raise UserError(
-            f"--label_permutations {label_permutations}: must be 0 or at least {measure.FEWEST_SHUFFLES}; "
-            f"with fewer no p-value can reach {measure.SMALL}"
-        )
-    if target not in ("classes", "numeric"):
-        raise UserError(f"--target {target}: must be classes or numeric")
-    if gain:
-        Calibration(gain)  # refused before any pass if it is none
-    if not train and (test or target != "classes"):
-        raise UserError(f"--{'test' if test else 'target'}: only together with --train")
-    where = dataset
-    with measure.undone_if_refused(measure.description_path(train or dataset, output)):
-        if train:
-            where = str(measure.describe(train, test, text, label, target, output, overwrite))
-        data = load_dataset(where)
-        doubts = measure.check_texts(data, limit, seed)
-    found: list[measure.Measured] = []
+    from ntps.prescreening import measure, page, texts  # takes seconds to import: not for --help
+    from ntps.texts.dataset import load_dataset
+
+    measure.check_flags(flags)
+    own = texts.description(train, test, text, label, target, output, overwrite) if train else None
+    with own or contextlib.nullcontext(dataset) as where:
+        data = load_dataset(str(where))
+        warnings = texts.check(data, limit, seed)
+    measured: list[measure.Measured] = []
     code = cli.for_each_pair(
         dict.fromkeys(models),
-        [where],
-        lambda model, _: found.append(measure.measure(model, where, data, flags)),
+        [str(where)],
+        lambda model, place: measured.append(measure.measure(model, place, data, flags)),
     )
-    if not found:
-        return 1
-    ranked = measure.rank(found)
-    facts = measure.facts(data, flags)
-    for line in prescreen_page.terminal(ranked, facts, doubts):
-        print(line)
-    for path in prescreen_page.write(ranked, facts, doubts, output):
-        print(f"wrote {path}")
+    if measured:
+        page.report(measure.rank(measured), texts.facts(data, flags), warnings, output)
     return code
 
 
