@@ -77,8 +77,7 @@ def planned_texts(
     counts += f" texts of {tokens} tokens, {size['classes']} classes"
     source = "its description's size" if described else "no size in its description"
     notes = [f"its texts are not here: {counts} ({source})"]
-    if unknown := [split for split in splits if split not in size]:
-        notes.append(f"no size of {', '.join(unknown)}: that of test")
+    notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
 
 
@@ -96,7 +95,7 @@ def in_tokens(texts: Sequence[str], outline: Outline) -> np.ndarray:
 
 @dataclass
 class Plan:
-    """Of one script, model and data set. Memory in bytes, on the device; work in operations, by kind."""
+    """Of one script, model and data set: memory in bytes, on the device; work in operations, by kind."""
 
     texts: Texts
     weights: int
@@ -233,12 +232,9 @@ def advice(script: str, plan: Plan, outline: Outline, free: int) -> str:
     if tokens >= longest and script == "cache":
         return f"--tokens_per_batch {tokens}"
     if tokens >= longest:
-        fewer = (
-            ""
-            if script == "linear_training"
-            else f"--batch_size {tokens // longest} with --gradient_accumulation, or "
-        )
-        return f"{fewer}a smaller --max_length: a batch may have {tokens} tokens with their padding"
+        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or "
+        rows = "" if script == "linear_training" else rows
+        return f"{rows}a smaller --max_length: a batch may have {tokens} tokens with their padding"
     count = int(len(layers) * (free - plan.weights - plan.per_token * longest) / plan.sums)
     if script == "cache" and count > 0:
         some = ",".join(map(str, layers[:: -(-len(layers) // count)]))
@@ -269,17 +265,18 @@ def duration(seconds: float) -> str:
 def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
     device, room = pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
+    free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
     speeds: dict[str, float] = {}
     seconds, disk, faults = [], [], []
 
     @functools.cache
     def outline_of(name: str) -> Outline:
         outline = Outline(name, flags, device)
-        print_model(outline)
+        print_model(outline, free)
         return outline
 
     def work(name: str, dataset: str) -> None:
-        outline, free = outline_of(name), free_memory(device)
+        outline = outline_of(name)
         plan = plan_pair(script, outline, dataset, flags)
         if name not in speeds:
             speeds[name] = outline.measured(plan.batches)
@@ -298,11 +295,11 @@ def print_plan(script: str, flags: Flags) -> int:
     return int(failed or bool(faults))
 
 
-def print_model(outline: Outline) -> None:
+def print_model(outline: Outline, free: int) -> None:
     dtype = str(outline.dtype).removeprefix("torch.")
     print(
         f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "
-        f"d = {outline.width}; {dtype} on {outline.device}, {size(free_memory(outline.device))} free"
+        f"d = {outline.width}; {dtype} on {outline.device}, {size(free)} free"
     )
     for note in outline.notes:
         print(f"  assumed: {note}")
