@@ -17,8 +17,6 @@ from ntps.results.tables import TARGETS, at_points, headline, load_pairs, load_s
 from ntps.run import cli
 from ntps.system import storage
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
 
 def main(
     results: str = "results",
@@ -54,27 +52,19 @@ def main(
         raise UserError(f"--target {target}: must be one of {', '.join(PROBE)}")
     at_least("permutations", permutations, 20)
     at_least("seed", seed, 0)
-    table = load_pairs(results, groups)
-    long = at_points(load_scores(results), order, rule)
-    scores = headline(long, table)
-    table = only(only(table, "model", models), "dataset", datasets)
-    table = table[table[target].notna()].merge(
-        scores, "left", ["model", "dataset"], suffixes=("", "_of_score")
-    )
-    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    pairs, long = load_pairs(results, groups), at_points(load_scores(results), order, rule)
+    scores = headline(long, pairs)
+    table = only(only(pairs, "model", models), "dataset", datasets)
+    table = table[table[target].notna()].merge(scores, "left", ["model", "dataset"])
     if unknown := [name for name in predictors if name not in table]:
         known = sorted({*scores, *PROBE.values(), "headroom"} - {"model", "dataset"})
         raise UserError(f"--predictors {' '.join(unknown)}: there are {' '.join(known)}")
-    table = table.reindex(
-        columns=list(dict.fromkeys([*table, *chosen]))
-    )  # of the usual ones, some may be missing
+    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    table = table.reindex(columns=list(dict.fromkeys([*table, *chosen])))  # some of the usual may be missing
     found, notes = points(table, chosen, target)
     fit = calibrate(found, permutations, seed)
-    if (sizes := table[table["group"].isin(found.groups)]["n_over_d"].dropna()).size:
-        fit["sizes"] = {"n_over_d": [float(sizes.min()), float(sizes.max())]}
     path = Path(output or Path(results) / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
-    identity["k"] = next((k for k in ("d/10", "0.10") if k in set(long["k"])), "")  # as headline takes them
     about = storage.provenance(
         "gain calibration", identity, lora=settings(Path(results), table), left_out=notes
     )
