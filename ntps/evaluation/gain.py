@@ -174,41 +174,36 @@ class Calibration:
     """A calibration file. UserError if it cannot be read or is none."""
 
     def __init__(self, path: str | Path):
-        self.about = storage.read_provenance(Path(path), "gain calibration")
+        about = storage.read_provenance(Path(path), "gain calibration")
         try:
-            self.fit, identity = self.about["fit"], self.about["identity"]
-            self.models = identity["models"]
-            self.point = POINT | {
-                name: value for name, value in identity.get("flags", {}).items() if name in POINT
-            }
+            self.fit, self.models = about["fit"], about["identity"]["models"]
+            self.point = POINT | about["identity"].get("flags", {})
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is no whole calibration ({error} is missing): run python -m ntps.gain"
-            ) from None
+            why = f"{path} is no whole calibration ({error} is missing)"
+            raise UserError(f"{why}: run python -m ntps.gain") from None
 
     def predict(self, values: Mapping[str, float], model: str) -> Prediction:
-        """The gain of a model (its folder name in results) on texts with these predictors at the best layer.
+        """The gain of a model (its folder name in results) on a data set with these predictors at the best layer.
 
-        NaN and a reason where the calibration is not usable or takes scores at another point, a predictor is missing
-        or outside the range it was made from, or the model is another one than the one or two that were seen.
+        NaN and a reason where the calibration is not usable or takes scores of another order or rule, a predictor is
+        missing or outside the range it was made from, or the model is another one than the one or two that were seen.
         """
         if reason := self.refusal(values, model):
             return Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {reason}")
-        fit = self.fit
-        gain = fit["intercept"] + sum(slope * values[name] for name, slope in fit["coefficients"].items())
-        return Prediction(gain, gain - fit["half_width"], gain + fit["half_width"])
+        gain = sum(slope * values[name] for name, slope in self.fit["coefficients"].items())
+        gain, reach = gain + self.fit["intercept"], self.fit["half_width"]
+        return Prediction(gain, gain - reach, gain + reach)
 
     def refusal(self, values: Mapping[str, float], model: str) -> str:
         if not self.fit["usable"]:
             return self.fit["why"]
         if len(self.models) < ACROSS and model not in self.models:
             return f"it was made from {' and '.join(self.models)} alone"
-        if self.point != POINT:
-            made, wanted = (" ".join(point.values()) for point in (self.point, POINT))
-            return f"it takes scores at {made}, and these are at {wanted}"
+        made, wanted = (" ".join(point[name] for name in POINT) for point in (self.point, POINT))
+        if made != wanted:
+            return f"it takes scores of {made}, and these are of {wanted}"
         for name, (low, high) in self.fit["range"].items():
-            if not math.isfinite(value := values.get(name, math.nan)):
-                return f"{name} is not known"
-            if not low <= value <= high:
-                return f"{name} is {value:.3f}, outside {low:.3f} to {high:.3f}"
+            if not low <= (value := values.get(name, math.nan)) <= high:
+                shown = f"is {value:.3f}, outside {low:.3f} to {high:.3f}"
+                return f"{name} {shown if math.isfinite(value) else 'is not known'}"
         return ""
