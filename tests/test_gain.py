@@ -35,7 +35,7 @@ def test_left_out_error_is_that_of_fitting_without_the_group(rng):
         kept = [j for j in range(7) if j != g]
         fit = np.linalg.lstsq(design[:, kept].reshape(-1, 3), found.gain[:, kept].ravel())[0]
         errors.append(design[:, g] @ fit - found.gain[:, g])
-    assert gain.left_out(design, found.gain[None], False)[0] == pytest.approx(np.mean(np.square(errors)))
+    assert gain.held_out(design, found.gain[None], False)[0] == pytest.approx(np.transpose(errors))
 
 
 def test_across_models_the_model_is_left_out_too(rng):
@@ -43,7 +43,8 @@ def test_across_models_the_model_is_left_out_too(rng):
     design = gain.designs(found)[("p0",)]
     others = [1, 2], [1, 2, 3, 4, 5]
     fit = np.linalg.lstsq(design[np.ix_(*others)].reshape(-1, 2), found.gain[np.ix_(*others)].ravel())[0]
-    assert gain.predicted(design, found.gain[None], (0,), True)[0, 0] == pytest.approx(design[0, 0] @ fit)
+    error = design[0, 0] @ fit - found.gain[0, 0]
+    assert gain.held_out(design, found.gain[None], True)[0, 0, 0] == pytest.approx(error)
 
 
 def test_nested_error_chooses_without_the_group_it_judges(rng):
@@ -60,7 +61,8 @@ def test_nested_error_chooses_without_the_group_it_judges(rng):
             found.probe[:, kept],
         )
         inner = {
-            name: gain.left_out(way, part.gain[None], False)[0] for name, way in gain.designs(part).items()
+            name: np.square(gain.held_out(way, part.gain[None], False)).mean()
+            for name, way in gain.designs(part).items()
         }
         best = min(inner, key=inner.get)
         fit = np.linalg.lstsq(gain.designs(part)[best][0], part.gain[0])[0]

@@ -59,10 +59,9 @@ def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple
         raise UserError(f"none of the predictors {' '.join(predictors)} is in the results")
     wide = pd.DataFrame(means.drop(columns=absent).unstack("model"))
     grid, models = wide.dropna(), sorted(set(table["model"]))
+    partly = wide.index.difference(grid.index)
     notes = [f"{name}: in no results" for name in absent]
-    notes += [
-        f"{group}: not known for every model and predictor" for group in wide.index.difference(grid.index)
-    ]
+    notes += [f"{group}: not known for every model and predictor" for group in partly]
     gain, probe, *x = (grid[name][models].to_numpy(float).T for name in (target, PROBE[target], *known))
     return Points(models, list(grid.index), known, np.stack(x, -1), gain, probe), notes
 
@@ -79,35 +78,35 @@ def designs(found: Points) -> dict[tuple[str, ...], Array]:
     }
 
 
-def predicted(design: Array, gains: Array, out: tuple[int, ...], across: bool) -> Array:
-    """(b, M): least squares without the groups `out` and, if `across`, without the model, at the first of `out`.
+def held_out(design: Array, gains: Array, across: bool, *without: int) -> Array:
+    """(b, M, groups): errors of least squares without the group, the groups `without` and, if `across`, the model.
 
-    design (M, G, p), gains (b, M, G).
+    design (M, G, p), gains (b, M, G); the groups not in `without`.
     """
-    found, seen = [], np.delete(design, out, axis=1)
-    for model in range(len(design)):
-        own = [model] if across else []
-        solve = np.linalg.pinv(np.delete(seen, own, axis=0).reshape(-1, design.shape[2]), rcond=1e-10)
-        y = np.delete(np.delete(gains, out, axis=2), own, axis=1).reshape(len(gains), -1)
-        found.append(y @ solve.T @ design[model, out[0]])
-    return np.stack(found, 1)
+    design, gains = np.delete(design, without, axis=1), np.delete(gains, without, axis=2)
+    errors = np.empty_like(gains)
+    for m, g in np.ndindex(gains.shape[1:]):
+        own = [m] if across else []
+        x, y = (np.delete(part, g, axis=-2) for part in (design, gains[..., None]))
+        x, y = np.delete(x, own, axis=0), np.delete(y, own, axis=1)
+        solve = np.linalg.pinv(x.reshape(-1, x.shape[-1]), rcond=1e-10)
+        errors[:, m, g] = y.reshape(len(y), -1) @ solve.T @ design[m, g] - gains[:, m, g]
+    return errors
 
 
-def left_out(design: Array, gains: Array, across: bool, without: tuple[int, ...] = ()) -> Array:
-    """(b,): mean square error of leave-one-group-out predictions, over the groups not in `without`."""
-    groups = [g for g in range(design.shape[1]) if g not in without]
-    errors = [predicted(design, gains, (g, *without), across) - gains[:, :, g] for g in groups]
-    return np.mean(np.square(errors), axis=(0, 2))
+def mean_square(errors: Array) -> Array:
+    return np.square(errors).mean((1, 2))
 
 
 def nested_error(found: Points, gains: Array) -> Array:
     """(b,): mean square held-out error of choosing the predictors too, for each of gains (b, M, G)."""
-    ways, errors = list(designs(found).values()), []
+    ways = list(designs(found).values())
+    errors = np.stack([held_out(way, gains, found.across) for way in ways])  # (ways, b, M, G)
+    chosen = np.empty_like(gains)
     for g in range(gains.shape[2]):
-        best = np.argmin([left_out(way, gains, found.across, (g,)) for way in ways], axis=0)  # (b,)
-        outer = np.stack([predicted(way, gains, (g,), found.across) for way in ways])  # (ways, b, M)
-        errors.append(outer[best, np.arange(len(gains))] - gains[:, :, g])
-    return np.mean(np.square(errors), axis=(0, 2))
+        inner = [mean_square(held_out(way, gains, found.across, g)) for way in ways]  # chosen without group g
+        chosen[..., g] = errors[np.argmin(inner, axis=0), np.arange(len(gains)), :, g]
+    return mean_square(chosen)
 
 
 # --- the calibration file ------------------------------------------------------------------------------------------
@@ -128,18 +127,18 @@ def calibrate(found: Points, permutations: int = 200, seed: int = 42) -> dict[st
         return -nested_error(found, found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2))
 
     def error(design: Array) -> float:
-        return math.sqrt(left_out(design, gains, found.across)[0])
+        return math.sqrt(mean_square(held_out(design, gains, found.across))[0])
 
     ways = designs(found)
     errors = {names: error(way) for names, way in ways.items()}
     best = min(errors, key=lambda names: errors[names])
-    held_out, baseline = math.sqrt(nested_error(found, gains)[0]), error(np.ones_like(found.gain)[..., None])
+    nested, baseline = math.sqrt(nested_error(found, gains)[0]), error(np.ones_like(found.gain)[..., None])
     p = float(Draws(permutations, seed=seed).p_value(accuracy, G)[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
-    why = f"held-out error {held_out:.3f} is not below that of the mean gain, {baseline:.3f}"
-    why += f", by more than chance (p = {p:.2f})" if held_out < baseline else ""
-    usable = held_out < baseline and p <= CHANCE
+    why = f"held-out error {nested:.3f} is not below that of the mean gain, {baseline:.3f}"
+    why += f", by more than chance (p = {p:.2f})" if nested < baseline else ""
+    usable = nested < baseline and p <= CHANCE
     return {
         "usable": usable,
         "why": "" if usable else why,
@@ -148,9 +147,9 @@ def calibrate(found: Points, permutations: int = 200, seed: int = 42) -> dict[st
         "coefficients": dict(zip(best, slopes)),
         "range": {name: [min(values), max(values)] for name, values in zip(best, flat[:, 1:].T.tolist())},
         "level": LEVEL,
-        "half_width": float(t.ppf((1 + LEVEL) / 2, G - 1 - len(best)) * held_out),
+        "half_width": float(t.ppf((1 + LEVEL) / 2, G - 1 - len(best)) * nested),
         "groups": G,
-        "held_out_error": held_out,
+        "held_out_error": nested,
         "p": p,
         "errors_of_baselines": {
             "mean gain": baseline,
