@@ -3,7 +3,7 @@
 Three rules choose the layer and the share of the autoregressive directions (kv), for each model by itself:
     as the paper    those whose rank correlation over these very data sets is largest
     fixed           the last layer and one given share
-    held out        for each data set those that are best on the others, and its rank there (ntps.choosing)
+    held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/choice.py)
 Published values come without layer and k: for them the rule is "published".
 """
 
