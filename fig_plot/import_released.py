@@ -30,11 +30,11 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # run as a file, with the project not installed
 
-from K_sweep import COLUMNS as SCORE_COLUMNS
-from linear_sklearn import COLUMNS as PROBE_COLUMNS
+from ntps.accuracies.layer_probes import COLUMNS as PROBE_COLUMNS
 from ntps.accuracies.table import COLUMNS
 from ntps.errors import UserError
 from ntps.run import cli
+from ntps.scores.registry import COLUMNS as SCORE_COLUMNS
 from ntps.scores.words import COLUMNS as WORD_COLUMNS
 from ntps.scores.words import PAPER_WORDS
 from ntps.system import console, storage
@@ -134,7 +134,7 @@ def figure_tables(path: Path) -> dict[str, pd.DataFrame]:
         tables[f"{figure}/ntps/{model}/{dataset}.csv"] = pd.DataFrame([score], columns=SCORE_COLUMNS)
         for key, (method, metric, more) in methods.items():
             row = pair | {"method": method, "final": True, metric: found[key]} | more
-            columns = [*COLUMNS, *(PROBE_COLUMNS if method == "linear_sklearn" else ())]
+            columns = list(PROBE_COLUMNS if method == "linear_sklearn" else COLUMNS)
             tables[f"{figure}/accuracy/{method}/{model}/{dataset}.csv"] = pd.DataFrame([row], columns=columns)
     return tables
 

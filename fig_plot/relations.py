@@ -3,7 +3,7 @@
 Three rules choose the layer and the share of the autoregressive directions (kv), for each model by itself:
     as the paper    those whose rank correlation over these very data sets is largest
     fixed           the last layer and one given share
-    held out        for each data set those that are best on the others, and its rank there (ntps.choosing)
+    held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/choice.py)
 Published values come without layer and k: for them the rule is "published".
 """
 
@@ -19,8 +19,8 @@ import pandas as pd
 
 from fig_plot.figures import model_order
 from ntps import results
-from ntps.evaluation.choice import Judged, judge
-from ntps.evaluation.correlation import LEVEL, orders, percentile_interval, resamples, spearman, z_interval
+from ntps.evaluation.choice import judge
+from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples, spearman
 from ntps.results.tables import PAIR
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
@@ -36,7 +36,7 @@ CHOSEN = {  # rule -> what the caption says of it
     "rank among them there.",
     PUBLISHED: "Values as published; the authors' layer and k are not told, and differ from figure to figure.",
 }
-INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more)."
+INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more; none after a choice)."
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     n = int(whole.sum())
     if n < LEAST:
         return Correlation(math.nan, math.nan, math.nan, n)
-    weights = np.concatenate([np.ones((1, n)), resamples(n, RESAMPLES, SEED)])
-    rho = spearman(x[None, whole], y[whole], weights)[:, 0]
-    return Correlation(float(rho[0]), *percentile_interval(float(rho[0]), rho[1:], n), n)
+    x, y, drawn = x[whole], y[whole], resamples(n, RESAMPLES, SEED)
+    rho = float(spearman(x, y))
+    return Correlation(rho, *percentile_interval(rho, spearman(x[drawn], y[drawn]), n), n)
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,13 @@ def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, places, values = whole_block(grid, y)
     if len(rows) < LEAST or not len(places):
         return untaken(grid, len(rows))
-    found, null = searched(values, y[rows])
-    place = int(places[found.chosen[0, 0]])
-    rho = after_choice(found.itself[:, 0], null.itself[:, 0], len(rows))
-    return grid.iloc[:, place].to_numpy(), place_name(grid.columns[place]), rho
+    found = judge(values, y[rows])
+    place = int(places[found.chosen])
+    return (
+        grid.iloc[:, place].to_numpy(),
+        place_name(grid.columns[place]),
+        after_choice(found.itself, len(rows)),
+    )
 
 
 def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
@@ -228,17 +231,17 @@ def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, places, values = whole_block(grid, y)
     if len(rows) <= LEAST or not len(places):
         return untaken(grid, len(rows))
-    found, null = searched(values, y[rows])
+    found = judge(values, y[rows])
     x = np.full(len(y), math.nan)
-    x[rows] = found.share[0, 0]
-    taken = sorted({grid.columns[places[place]] for place in found.fold[0, 0]})
+    x[rows] = found.share
+    taken = sorted({grid.columns[places[place]] for place in found.fold})
     layers = sorted({int(layer) for layer, _ in taken})
     note = (
         f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}"
         if len(taken) > 1
         else place_name(taken[0])
     )
-    return x, note, after_choice(found.heldout[:, 0], null.heldout[:, 0], len(rows))
+    return x, note, after_choice(found.heldout, len(rows))
 
 
 def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
@@ -260,19 +263,9 @@ def untaken(grid: pd.DataFrame, n: int) -> Taken:
     return np.full(len(grid), math.nan), "", Correlation(math.nan, math.nan, math.nan, n)
 
 
-def searched(values: np.ndarray, y: np.ndarray) -> tuple[Judged, Judged]:
-    """One choice among all places, as it is and for every resample; and for permutations of y."""
-    kinds, once = [(0, len(values))], np.ones((1, len(y)))
-    weights = np.concatenate([once, resamples(len(y), RESAMPLES, SEED)])
-    return judge(values, kinds, y[None], weights), judge(
-        values, kinds, y[orders(len(y), RESAMPLES, SEED)], once
-    )
-
-
-def after_choice(rho: np.ndarray, null: np.ndarray, n: int) -> Correlation:
-    """rho: observed, then of every resample; null: of every permutation."""
-    rho = rho.astype(float)
-    return Correlation(rho[0], *z_interval(rho[0], rho[1:], n, null.astype(float)), n)
+def after_choice(rho: np.ndarray, n: int) -> Correlation:
+    """Without an interval: one that counts the choice is not known."""
+    return Correlation(float(rho), math.nan, math.nan, n)
 
 
 def place_name(place: Any) -> str:
@@ -294,5 +287,5 @@ def rank_correlations(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, in
     rows, places, values = whole_block(grid, y)
     rho = np.full(grid.shape[1], math.nan)
     if len(rows) >= LEAST and len(places):
-        rho[places] = spearman(values, y[rows])[0]
+        rho[places] = spearman(values, y[rows])
     return rho, len(rows)

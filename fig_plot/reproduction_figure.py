@@ -71,7 +71,7 @@ def forest(axes: Axes, choices: pd.DataFrame) -> None:
     for place, (target, name) in enumerate(TARGETS.items()):
         rows = choices[choices["target"] == target].set_index("procedure").reindex(list(SHOWN))
         for line, (low, value, high) in enumerate(
-            rows[["heldout_low", "heldout", "heldout_high"]].to_numpy(float)
+            rows.reindex(columns=["heldout_low", "heldout", "heldout_high"]).to_numpy(float)
         ):
             y = -line + 0.16 - 0.32 * place
             axes.plot([low, high], [y, y], linestyle="-", color=f"C{place}", linewidth=0.8)

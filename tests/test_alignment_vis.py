@@ -88,7 +88,7 @@ def test_own_words_and_the_best_layer(world, capsys):
     "text, flags, message",
     [
         ("Joy: [glad]", [], "two or more lists"),
-        ("[a, b]", [], "two or more lists"),
+        ("[a, b]", [], "such as `Joy: [lovely, amazing]`"),
         ("Joy: [glad]\nSad: ['']", [], "empty word"),
         ("Joy: [glad", [], "cannot be read"),
         ("Joy: [yes]\nSad: [low]", [], "True is no text: quote it"),

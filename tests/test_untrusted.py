@@ -20,6 +20,7 @@ from ntps.commands import show, validate
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, load_model
+from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
 from ntps.sources.yaml_files import DEEPEST, LARGEST, fits
@@ -486,6 +487,12 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(texts, tmp_path
     if name != "mine.yaml":
         where.write_text(f"files: {{train: {name}, test: {name}}}\ntext: text\nlabel: label\n")
     one_error(lambda: load_dataset(str(where)), name, "no regular file")
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_so_is_a_list_of_words(tmp_path, text):
+    (tmp_path / "words.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    one_error(lambda: read_words(str(tmp_path / "words.yaml")), "words.yaml")
 
 
 @pytest.mark.parametrize("main", [validate.main, show.main])

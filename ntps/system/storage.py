@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from ntps.errors import UserError
 from ntps.system import processes
+from ntps.system.paths import regular_file
 
 FORMAT = 1
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
@@ -199,6 +200,7 @@ def write_text(path: Path, text: str) -> None:
 
 def read_provenance(path: Path, kind: str | None = None) -> dict:
     """Provenance of one of our files (safetensors, or the JSON beside a table); UserError if it is not one."""
+    regular_file(path)
     try:
         if path.suffix == ".json":
             about = json.loads(path.read_text(encoding="utf-8"))
