@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fig_plot.figures import best_layers, save
+from fig_plot.figures import save
+from fig_plot.tables import best_layers
 from fig_plot.words import word_figure
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
