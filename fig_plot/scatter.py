@@ -15,7 +15,7 @@ from fig_plot.figures import headed, missing_panel, number_list, numbered_points
 from fig_plot.labels import LABELS, NOTHING, SCRIPTS, commands, rank_label
 from fig_plot.relations import CHOSEN, INTERVAL, LEAST, PUBLISHED, Read, Relation, paired, relation
 
-BEST = "At each pair's best layer (lowest cross-validated error of the ridge probe on train)."
+BEST = "At kv = d/10 and each pair's best layer (lowest cross-validated error of the ridge probe on train)."
 
 
 def figure2(folder: str | Path, score: str = "ntps") -> Iterator[tuple[str, Figure]]:
