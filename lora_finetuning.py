@@ -10,103 +10,75 @@ same command goes on from the last checkpoint, about a minute back. The last lin
 """
 
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-
-from ntps.accuracies import finetuning
-from ntps.accuracies import lora as adapters
-from ntps.accuracies.table import measure
-from ntps.accuracies.task import Task, check
-from ntps.commands import plan as planning
-from ntps.models.loading import load_model
+from ntps.errors import at_least
+from ntps.flags import Training, positive, probability
 from ntps.run import cli
-from ntps.run.tasks import each_task
-from ntps.system import processes
 
 METHOD = "lora_finetuning"
 
 
-def main(
-    models: Sequence[str],
-    datasets: Sequence[str],
-    output: str = "results",
-    limit: int | None = None,
-    max_length: int | None = None,
-    max_steps: int = 5000,
-    batch_size: int = 1,
-    gradient_accumulation: int = 1,
-    eval_every: int = 500,
-    learning_rate: float = 1e-4,
-    weight_decay: float = 1e-5,
-    dropout: float = 0.05,
-    rank: int = 32,
-    alpha: float = 32,
-    lora_dropout: float = 0.05,
-    lora_targets: Sequence[str] = (),
-    start_layer: int = 0,
-    seeds: Sequence[int] = (0,),
-    released_protocol: bool = False,
-    log_to: str = "none",
-    device: str = "auto",
-    dtype: str | None = None,
-    overwrite: bool = False,
-    plan: bool = False,
-) -> int:
-    """Fine-tune every model on every data set by LoRA.
+@dataclass(kw_only=True)
+class Flags(Training):
+    """Fine-tune every model on every data set by LoRA; LoRA and head are float32 whatever --dtype is.
 
     Args:
-        models: config names, YAML files, hub ids or folders
-        datasets: config names or YAML files
-        output: folder for all results
-        limit: texts per split, the first of one seeded permutation (default: all)
-        max_length: tokens per text (default: the smaller of the tokenizer's and the model's limit)
-        max_steps: optimizer steps
-        batch_size: texts in a forward pass of each process: N processes take N times as many texts a step
-        gradient_accumulation: forward passes per optimizer step
-        eval_every: steps between scores of the validation part
-        learning_rate: of Adafactor, after the warm-up
-        weight_decay: of Adafactor
-        dropout: before the head
         rank: of the LoRA matrices
         alpha: LoRA's scale times the rank
         lora_dropout: before the LoRA matrices
         lora_targets: modules to adapt (default: those of the model's description)
         start_layer: the first block to adapt, 0 = all
-        seeds: one training each: of first weights, order, dropout, and the cut of the validation part; those that
-            a table has already stay as they are, so that more can be added
-        released_protocol: train on all of train and score test along the way, as the published code does
-        log_to: none, tensorboard, wandb or trackio
-        device: auto, cpu, cuda, mps
-        dtype: of the frozen weights and the forward pass: float32, bfloat16, float16 (default: bfloat16 on cuda,
-            else float32); LoRA and head are float32
-        overwrite: replace results of other settings
-        plan: only print what this would take: memory, disk, operations and time
     """
-    flags = dict(locals())
-    names = (*finetuning.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
-    common = {name: flags[name] for name in names} | processes.several()
-    check(common)
-    if plan:
-        return planning.print_plan(METHOD, flags)
+
+    rank: int = 32
+    alpha: float = 32
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ()
+    start_layer: int = 0
+
+    def check(self) -> None:
+        super().check()
+        at_least("rank", self.rank, 1)
+        positive("alpha", self.alpha)
+        probability("lora_dropout", self.lora_dropout)
+
+
+def main(flags: Flags) -> int:
+    if flags.plan:
+        from ntps.commands.plan import print_plan
+
+        return print_plan(METHOD, asdict(flags))
+    from torch import nn  # after the flags: these imports take seconds
+
+    from ntps.accuracies.finetuning import Classifier, fitter
+    from ntps.accuracies.lora import add_lora, save_adapter
+    from ntps.accuracies.table import measure
+    from ntps.accuracies.task import Task
+    from ntps.models.loading import load_model
+    from ntps.run.tasks import each_task
+    from ntps.system import processes
+
+    own = {name: getattr(flags, name) for name in ("rank", "alpha", "lora_dropout", "start_layer")}
 
     def work(task: Task) -> None:
         spec = task.source.spec
-        settings = common | {"lora_targets": spec.targets(lora_targets)}
+        targets = spec.targets(flags.lora_targets)
+        settings = flags.settings | own | processes.several() | {"lora_targets": targets}
 
         def build(seed: int) -> nn.Module:
             base = load_model(spec, task.source.dtype, task.source.device)
-            return adapters.add_lora(base, spec.source.get("id", spec.name), settings)
+            return add_lora(base, spec.source.get("id", spec.name), settings)
 
-        def keep(model: finetuning.Classifier, seed: int, identity: dict) -> None:
-            folder = Path(output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
-            adapters.save_adapter(model.base, model.head.linear, folder, identity)
+        def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
+            folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
+            save_adapter(model.base, model.head.linear, folder, identity)
 
-        fit = finetuning.fitter(task, METHOD, settings, output, log_to, build, keep)
-        measure(task, METHOD, settings, seeds, output, overwrite, fit)
+        measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
 
-    return each_task(models, datasets, limit, device, dtype, max_length, None, work)
+    return each_task(flags, work)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,38 @@
-"""Speed of the score and of the eigen-solve against the plain way, on synthetic moments.
+"""Speed of the score and of the eigen-solve against the plain way, on synthetic moments; and what one layer costs.
 
     python -m benchmarks.k_sweep_speed            # d = 576, SmolLM2-135M's width; about a minute on 2 cores
     python -m benchmarks.k_sweep_speed --d 1024
+    python -m benchmarks.k_sweep_speed --d 1024 --layer      # one layer alone, on one thread: time and memory
 
 Plain way, the formulas as they are written: per subspace two dense eigen-solves (B, then the whitened A),
 and for each of the paper's nineteen kv a pseudo-inverse and the projector V V^+. Ours gives every kv. Both
 use torch in float64 with the same threads, run in turn; medians are printed.
+
+One layer of K_sweep.py is all scores of both orders, 20 label permutations, held-out scores and the scores of others;
+it is compared with one torch.linalg.eigh of the same size, and its memory is the peak above the moments, in d x d matrices.
 """
 
 import argparse
+import resource
 import statistics
+import sys
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ntps.scores.layer import layer_scores, map_layers
-from ntps.scores.subspaces import Perception, head, nested_energies, solve, whiten
+from ntps.scores.layer import Layer
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import head, nested_energies, whiten
+from ntps.scores.subspaces import Perception, autoregression
+from ntps.scores.table import layer_row, layer_scores, subspace_scores
+from ntps.system.threads import map_layers
+
+PERMUTATIONS = 20
 
 
-def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0) -> dict:
+def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0) -> LayerMoments:
     """Moments of correlated, anisotropic states: prefix moments from random sequences."""
     g = torch.Generator().manual_seed(seed)
 
@@ -37,16 +50,18 @@ def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0
         noise[:, t] += 0.7 * noise[:, t - 1]
     tokens = noise @ mixing.T
     prefix, following = tokens.cumsum(1)[:, :-1].reshape(-1, d), tokens[:, 1:].reshape(-1, d)
-    return {
-        "mean_second_moment": states.T @ states / texts,
-        "mean_label_moment": states.T @ one_hot / texts,
-        "mean_state": states.mean(0),
-        "prefix_second_moment": prefix.T @ prefix / walks,
-        "prefix_next_moment": prefix.T @ following / walks,
-        "class_counts": one_hot.sum(0),
-        "label_second_moment": 1.0,
-        "text_count": texts,
-    }
+    permuted = [one_hot[torch.randperm(texts, generator=g)] for _ in range(PERMUTATIONS)]
+    return LayerMoments(
+        mean_second_moment=states.T @ states / texts,
+        mean_label_moment=states.T @ one_hot / texts,
+        mean_state=states.mean(0),
+        class_counts=one_hot.sum(0),
+        label_second_moment=1.0,
+        text_count=texts,
+        prefix_second_moment=prefix.T @ prefix / walks,
+        prefix_next_moment=prefix.T @ following / walks,
+        label_moment_permuted=torch.stack([states.T @ labels / texts for labels in permuted]),
+    )
 
 
 def plain_solve(A: Tensor, B: Tensor) -> Tensor:
@@ -70,15 +85,41 @@ def our_scores(U: Tensor, V: Tensor) -> Tensor:
     return head(rows, len(rows)) / rows.sum()
 
 
-def plain_way(m: dict) -> list[float]:
-    U = plain_solve(m["mean_label_moment"] @ m["mean_label_moment"].T, m["mean_second_moment"])
-    V = plain_solve(m["prefix_next_moment"] @ m["prefix_next_moment"].T, m["prefix_second_moment"])
-    return plain_scores(U[:, : m["mean_label_moment"].shape[1]], V)
+def plain_way(m: LayerMoments) -> list[float]:
+    assert m.prefix_next_moment is not None and m.prefix_second_moment is not None
+    U = plain_solve(m.mean_label_moment @ m.mean_label_moment.T, m.mean_second_moment)
+    V = plain_solve(m.prefix_next_moment @ m.prefix_next_moment.T, m.prefix_second_moment)
+    return plain_scores(U[:, : m.targets], V)
 
 
-def our_way(m: dict) -> Tensor:
-    U = Perception(m["mean_second_moment"], m["mean_label_moment"]).U
-    return our_scores(U, solve(m["prefix_next_moment"], whiten(m["prefix_second_moment"])).vectors)
+def directions(m: LayerMoments) -> tuple[Tensor, Tensor]:
+    U = Perception(whiten(m.mean_second_moment), m.mean_label_moment).U
+    return U, autoregression(m)[1].vectors
+
+
+def our_way(m: LayerMoments) -> Tensor:
+    return our_scores(*directions(m))
+
+
+def one_layer(train: LayerMoments, test: LayerMoments) -> object:
+    """What K_sweep.py does for a layer; copies, so that nothing is remembered from an earlier call."""
+    layer = Layer(replace(train), replace(test))
+    return subspace_scores(layer), layer_row(layer)
+
+
+def layer_cost(d: int, repeats: int) -> None:
+    """Print one layer's time against one eigen-solve's, on one thread, and its memory."""
+    torch.set_num_threads(1)
+    train, test = synthetic_moments(d), replace(synthetic_moments(d, seed=1), label_moment_permuted=None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    one_layer(train, test)
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * unit
+    solve, layer = medians(
+        lambda: torch.linalg.eigh(train.mean_second_moment), lambda: one_layer(train, test), repeats=repeats
+    )
+    print(f"one layer, d = {d}, one thread: {layer:.3f} s, one eigh {solve:.3f} s, ratio {layer / solve:.1f}; "
+          f"memory above the moments' {memory / 1e6:.0f} MB, {memory / (8 * d * d):.0f} d x d matrices")  # fmt: skip
 
 
 def medians(*functions, repeats: int = 5) -> list[float]:
@@ -98,10 +139,13 @@ def main() -> None:
     )
     parser.add_argument("--d", type=int, default=576, help="width of the states")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--layer", action="store_true", help="one layer against one eigen-solve")
     args = parser.parse_args()
+    if args.layer:
+        layer_cost(args.d, args.repeats)
+        return
     m = synthetic_moments(args.d)
-    U = Perception(m["mean_second_moment"], m["mean_label_moment"]).U
-    V = solve(m["prefix_next_moment"], whiten(m["prefix_second_moment"])).vectors
+    U, V = directions(m)
     worst = max(
         abs(float(our_scores(U, V)[j * args.d // 20 - 1]) - value)
         for j, value in enumerate(plain_scores(U, V), start=1)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from ntps.commands.outline import Outline, moments_flops
 from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +52,7 @@ BEGIN, END = "<!-- tables: python -m benchmarks.scaling --tables -->", "<!-- end
 # --- one point, in a process of its own ----------------------------------------------------------------------------
 
 
-def random_moments(d: int, seed: int) -> dict:
+def random_moments(d: int, seed: int) -> LayerMoments:
     """Moments of 2 d random texts with correlated coordinates of unequal scale."""
     g = torch.Generator().manual_seed(seed)
     n = 2 * d
@@ -64,28 +66,32 @@ def random_moments(d: int, seed: int) -> dict:
     following = 0.5 * sums + torch.randn(n, d, generator=g, dtype=torch.float64)
     targets = one_hot(labels.numpy(), CLASSES)
     orders = permuted_rows(n, PERMUTATIONS, seed)
-    return {
-        "mean_second_moment": states.T @ states / n,
-        "mean_label_moment": states.T @ targets / n,
-        "mean_state": states.mean(0),
-        "prefix_second_moment": sums.T @ sums / n,
-        "prefix_next_moment": sums.T @ following / n,
-        "label_moment_permuted": torch.stack([states.T @ targets[order] / n for order in orders]),
-        "class_counts": targets.sum(0),
-        "label_second_moment": 1.0,
-        "text_count": n,
-        "token_count": 10 * n,
-    }
+    return LayerMoments(
+        mean_second_moment=states.T @ states / n,
+        mean_label_moment=states.T @ targets / n,
+        mean_state=states.mean(0),
+        prefix_second_moment=sums.T @ sums / n,
+        prefix_next_moment=sums.T @ following / n,
+        label_moment_permuted=torch.stack([states.T @ targets[order] / n for order in orders]),
+        class_counts=targets.sum(0),
+        label_second_moment=1.0,
+        text_count=n,
+        token_count=10 * n,
+    )
 
 
 def solve(d: int) -> Callable[[], object]:
     """What K_sweep.py does for a layer."""
-    from ntps.scores.layer import layer_scores
-    from ntps.scores.peers import other_scores
-    from ntps.scores.subspaces import RANK_RTOL
+    from ntps.scores.layer import Layer
+    from ntps.scores.table import layer_row, subspace_scores
 
     train, test = random_moments(d, 0), random_moments(d, 1)
-    return lambda: (layer_scores(train, RANK_RTOL, test), other_scores(train, test))
+
+    def one_layer() -> object:
+        layer = Layer(replace(train), replace(test))  # copies: nothing is remembered from an earlier call
+        return subspace_scores(layer), layer_row(layer)
+
+    return one_layer
 
 
 def add(d: int, texts: int, tokens: int) -> Callable[[], object]:

@@ -19,6 +19,7 @@ import torch
 from ntps.accuracies import finetuning, linear_head
 from ntps.accuracies import lora as adapters
 from ntps.accuracies.training_order import grouped_order
+from ntps.flags import Training
 from ntps.models.loading import load_model
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
@@ -67,13 +68,8 @@ def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: in
 def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) -> None:
     """(b) real tokens a second in Trainer's loop."""
     texts = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+    flags = Training(models=[], datasets=[], max_steps=steps, batch_size=BATCH, eval_every=steps)
     settings: dict = {
-        "max_steps": steps,
-        "batch_size": BATCH,
-        "gradient_accumulation": 1,
-        "eval_every": steps,
-        "learning_rate": 1e-4,
-        "weight_decay": 1e-5,
         "rank": 32,
         "alpha": 32,
         "lora_dropout": 0.05,
@@ -84,7 +80,7 @@ def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) 
     model = finetuning.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
     task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
     with tempfile.TemporaryDirectory() as folder:
-        args = finetuning.arguments(Path(folder), task, settings, 0, "none")  # type: ignore[arg-type]
+        args = finetuning.arguments(Path(folder), task, flags, 0)  # type: ignore[arg-type]
         args.eval_strategy = type(args.eval_strategy)("no")
         trainer = finetuning.Finetuner(
             model=model, args=args, data_collator=finetuning.collate, train_dataset=texts

@@ -27,11 +27,11 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # run as a file, with the project not installed
 
-from K_sweep import COLUMNS as SCORE_COLUMNS
-from linear_sklearn import COLUMNS as PROBE_COLUMNS
+from ntps.accuracies.layer_probes import COLUMNS as PROBE_COLUMNS
 from ntps.accuracies.table import COLUMNS
 from ntps.errors import UserError
 from ntps.run import cli
+from ntps.scores.registry import COLUMNS as SCORE_COLUMNS
 from ntps.scores.words import COLUMNS as WORD_COLUMNS
 from ntps.scores.words import PAPER_WORDS
 from ntps.system import console, storage
@@ -139,7 +139,7 @@ def tables_of(
     values: dict[str, Any], figure: str, key: str, method: str, metric: str, more: dict[str, str]
 ) -> Tables:
     """The tables of one of figures 2 and 3, {model: {dataset: {key: number}}}, by their path below OUTPUT."""
-    columns = [*COLUMNS, *(PROBE_COLUMNS if method == "linear_sklearn" else ())]
+    columns = list(PROBE_COLUMNS if method == "linear_sklearn" else COLUMNS)
     tables = {}
     for model, dataset, cell in ((m, d, cell) for m, cells in values.items() for d, cell in cells.items()):
         pair = {"model": our_name(model), "dataset": our_name(dataset)}

@@ -1,19 +1,39 @@
-"""Next Token Perception Score (arXiv 2505.17169): text to moments, moments to scores.
+"""Next Token Perception Score (arXiv 2505.17169): texts to moments, moments to scores.
 
 import ntps
 moments = ntps.moments_of_texts(model, tokenizer, texts, labels)  # or ntps.from_arrays(states, lengths, labels)
 ntps.ntps(moments.averages(12), kv=57)                            # one number: layer 12, ku = rank of the labels
 ntps.layer_scores(moments.averages(12)).rows                      # everything, for every ku and kv
+
+The folders are the data flow: sources, texts and models; moments; scores; accuracies; results; evaluation; prescreening.
 """
 
-from ntps.errors import UserError
-from ntps.models.registration import register_when_needed
-from ntps.moments.encoder import moments_of_texts
-from ntps.moments.sums import Moments, from_arrays
-from ntps.scores.layer import LayerScores, layer_scores
-from ntps.scores.subspaces import ntps
+from importlib import import_module
+from typing import Any
 
-__all__ = ["LayerScores", "Moments", "UserError", "from_arrays", "layer_scores", "moments_of_texts", "ntps"]
+from ntps.models.registration import register_when_needed
+
+WHERE = {  # what `import ntps` hands on, read when first used: torch takes seconds to import
+    "LayerMoments": "scores.layer_moments",
+    "LayerScores": "scores.table",
+    "Moments": "moments.sums",
+    "UserError": "errors",
+    "from_arrays": "moments.sums",
+    "layer_scores": "scores.table",
+    "moments_of_texts": "moments.encoder",
+    "ntps": "scores.subspaces",
+}
+__all__ = list(WHERE)
 
 __path__.append(f"{__path__[0]}/commands")  # python -m ntps.validate is commands/validate.py
 register_when_needed()  # AutoModel and its like know OpenELM from here on
+
+
+def __getattr__(name: str) -> Any:
+    if name not in WHERE:
+        raise AttributeError(f"module 'ntps' has no attribute {name!r}")
+    return getattr(import_module(f"ntps.{WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *WHERE])

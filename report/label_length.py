@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from fig_plot.tables import at_tenth, load_scores
-from ntps.moments.pair import scorable_moments
+from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR, best_rows, only
 from ntps.run import cli
-from ntps.scores.layer import Solved
+from ntps.scores.layer import Layer
 from ntps.scores.subspaces import nested_energies
 from ntps.system import storage
 
@@ -38,9 +38,9 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
     tenth = at_tenth(load_scores(folder))[[*PAIR, "layer", "kv"]]
     pairs = only(best_rows(folder), "model", models).merge(tenth, on=[*PAIR, "layer"])
     for model, dataset, layer, kv in pairs[[*PAIR, "layer", "kv"]].itertuples(index=False):
-        file = scorable_moments(folder, model, dataset, f"--models {model} --datasets {dataset}")
-        solved = Solved(file.averages(file.layers.index(layer)))
-        M, shuffled = (solved.moments[name] for name in ("mean_second_moment", "label_moment_permuted"))
+        file = Pair.named(folder, model, dataset).train_moments()
+        solved = Layer(file.averages(file.layers.index(layer)))
+        M, shuffled = solved.moments.mean_second_moment, solved.moments.permuted
         small = torch.linalg.eigh(M).eigenvectors[:, : len(M) // 2]
         nulls = [share(U, small) for U in solved.task.shuffled(shuffled).unbind(1)] if len(shuffled) else []
         null = sum(nulls) / len(nulls) if nulls else float("nan")
@@ -58,17 +58,14 @@ def share(U: Tensor, Q: Tensor) -> float:
     return float((Q.mT @ U).square().sum() / U.square().sum())
 
 
-def added_signal(layer: Solved, kv: int) -> tuple[float, float]:
+def added_signal(layer: Layer, kv: int) -> tuple[float, float]:
     """What the labels explain beyond the mean of their shuffles, and the share of that inside V_kv; NaN without shuffles."""
-    C = layer.moments["mean_label_moment"].shape[1]
-    V = layer.auto_directions("descending")[0][:, :kv]
+    C, R = layer.moments.targets, len(layer.moments.permuted)
+    V = layer.auto.vectors[:, :kv]
     energies = nested_energies(layer.task.mean.F @ V, layer.signal)
-    if not layer.permutations:
+    if not R:
         return float("nan"), float("nan")
-    kept, full = (
-        float(rows[:, :C].sum() - rows[:, C + 1 :].sum() / layer.permutations)
-        for rows in (energies[:kv], energies)
-    )
+    kept, full = (float(rows[:, :C].sum() - rows[:, C + 1 :].sum() / R) for rows in (energies[:kv], energies))
     return full, kept / full
 
 

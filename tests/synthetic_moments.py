@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ntps.scores.layer_moments import LayerMoments
+
 
 def random_texts(n=60, d=8, classes=3, seed=0, length=(2, 7), spread=1.0):
     """n texts of tokens with d coordinates of unequal scale whose mean depends on the class; the labels."""
@@ -45,4 +47,4 @@ def moments_of(texts, targets, permutations=0, seed=0):
         moments["label_moment_permuted"] = np.array(
             [means.T @ Y[rng.permutation(n)] / n for _ in range(permutations)]
         )
-    return moments, means, Y
+    return LayerMoments(**moments), means, Y

@@ -357,7 +357,7 @@ GOOD = "text,label\nred green,a\nblue,b\nred,a\nyellow,b\n"
         ({}, ["--splits", "trian"], "train"),
         ({}, ["--splits", "train", "tset"], "tset"),
         ({}, ["--limit", "1"], "one class"),
-        ({}, ["--partitions", "5"], "4 texts only"),
+        ({}, ["--partitions", "5"], "4 rows only"),
         ({}, ["--device", "cuda:7"], "cuda:7"),
         ({}, ["--dtype", "float8"], "float8"),
         ({}, ["--adapter", "nowhere"], "nowhere"),

@@ -1,6 +1,7 @@
 """Calibration: p-values, held-out skill, error bars and bounds against brute force, and by many small simulations."""
 
 import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,12 @@ from ntps.scores.controls import (
     above,
     held_out,
     jackknife_error,
-    leave_one_out,
-    null_figures,
     p_value,
     score_interval,
     tight_constants,
 )
-from ntps.scores.layer import Solved, add_error_bars, layer_scores, order_curves
+from ntps.scores.layer import Layer
+from ntps.scores.table import add_error_bars, layer_scores
 from tests.synthetic_moments import moments_of, random_texts
 
 
@@ -49,30 +49,26 @@ class World:
 
 
 def curves(moments):
-    layer = Solved(moments)
-    return order_curves(layer, layer.auto_directions("descending")[0])
+    return Layer(moments).orders["descending"]
 
 
 # --- shuffled labels -----------------------------------------------------------------------------------------------
 
 
-def test_figures_of_a_null():
+def test_p_value_and_the_share_above_a_level():
     null = torch.tensor([0.2, 0.4, 0.5, 0.5 - 1e-14], dtype=torch.float64)
-    found = null_figures(0.5, null)
-    assert found["p_value"] == p_value(0.5, null) == 3 / 5
-    assert found["null_mean"] == pytest.approx(0.4) and found["null_lift"] == pytest.approx(0.1 / 0.6)
-    assert found["null_std"] == pytest.approx(null.numpy().std(ddof=1))
-    assert all(math.isnan(value) for value in null_figures(0.5, null[:0]).values())
-    assert above(1.0, 0.3) == 1 and math.isnan(above(1.0, 1.0))
+    assert p_value(0.5, null) == 3 / 5 and math.isnan(p_value(0.5, null[:0]))
+    assert above(0.5, 0.4) == pytest.approx(0.1 / 0.6)
+    assert above(1.0, 0.3) == 1 and math.isnan(above(1.0, 1.0)) and math.isnan(above(0.5, math.nan))
 
 
 def test_p_values_are_uniform_on_their_grid_when_labels_mean_nothing():
     world, R, sims = World(signal=0.0), 9, 400
-    found: dict[str, list[float]] = {"null": [], "retention_shuffled": []}
+    found: dict[str, list[float]] = {"ntps": [], "retention": []}
     for seed in range(sims):
         c = curves(world.moments(*world.draw(40, seed), permutations=R, seed=seed))
-        for (shuffled, values), name in zip(found.items(), ("ntps", "retention"), strict=True):
-            values.append(p_value(float(c[name][1]), c[shuffled][:, 1]))
+        for name, null in (("ntps", c.null), ("retention", c.signal["permuted"])):
+            found[name].append(p_value(float(getattr(c, name)[1]), null[:, 1]))
     for values in found.values():
         counts = np.bincount(np.rint(np.array(values) * (R + 1)).astype(int), minlength=R + 2)[1:]
         assert counts.sum() == sims and stats.chisquare(counts).pvalue > 0.01
@@ -83,16 +79,16 @@ def test_retention_of_drawn_shuffles_is_that_of_the_shuffled_labels():
     states, labels = world.draw(80, 0)
     moments = world.moments(states, labels, permutations=6)
     c = curves(moments)
-    for S, row in zip(moments["label_moment_permuted"], c["retention_shuffled"], strict=True):
+    for S, row in zip(moments.permuted, c.signal["permuted"], strict=True):
         torch.testing.assert_close(
-            row, curves(moments | {"mean_label_moment": S})["retention"], atol=1e-9, rtol=0
+            row, curves(replace(moments, mean_label_moment=S)).retention, atol=1e-9, rtol=0
         )
     (table,) = [
         row
         for row in layer_scores(moments).rows
         if row["kv"] == 2 and row["order"] == "descending" and row["fraction"] == 0.35 and row["rule"] == "task_rank"
     ]  # fmt: skip
-    reached = int((c["retention_shuffled"][:, 1] >= table["retention"]).sum())
+    reached = int((c.signal["permuted"][:, 1] >= table["retention"]).sum())
     assert table["retention_p_value"] == pytest.approx((1 + reached) / 7)
     expected = (table["retention"] - table["retention_null"]) / (1 - table["retention_null"])
     assert table["retention_adjusted"] == pytest.approx(expected)
@@ -108,7 +104,7 @@ def test_held_out_retention_is_that_of_ridge_on_the_texts(n):
     (train, X, Y), (test, test_X, test_Y) = (
         moments_of(texts[part], labels[part]) for part in (slice(n), slice(n, None))
     )
-    layer = Solved(train)
+    layer = Layer(train)
     V, scale = layer.auto.vectors, np.sqrt(np.square(X).mean(0))
     guess = np.square(test_Y - Y.mean(0)).sum(1).mean()
     full = probes.ridge(train, intercept=False)
@@ -123,13 +119,13 @@ def test_held_out_retention_is_that_of_ridge_on_the_texts(n):
 
     whole = fit(np.eye(8), full.penalty)[1]
     rows = held_out(layer.moments, test, full, V, range(1, 9))
-    for k, row in enumerate(rows, start=1):
+    for k, row in rows.items():
         strengths = [max(full.penalty / 10**step, 1e-6) for step in range(WEAKER)]
         skill = min(fit(V.numpy()[:, :k] * scale[:, None], strength) for strength in strengths)[1]
-        assert row["heldout_skill"] == pytest.approx(skill, abs=1e-6)
-        assert row["heldout_skill_full"] == pytest.approx(whole, abs=1e-6)
-        assert row["heldout_retention"] == pytest.approx(skill / whole, abs=1e-5)
-    assert rows[-1]["heldout_retention"] == pytest.approx(1)  # V_8 is everything
+        assert row.skill == pytest.approx(skill, abs=1e-6)
+        assert row.skill_full == pytest.approx(whole, abs=1e-6)
+        assert row.retention == pytest.approx(skill / whole, abs=1e-5)
+    assert rows[8].retention == pytest.approx(1)  # V_8 is everything
 
 
 def test_held_out_retention_needs_a_probe_that_works():
@@ -172,14 +168,17 @@ def split(world, states, labels, parts):
 def test_leaving_a_partition_out_leaves_the_moments_of_the_others():
     world = World()
     states, labels = world.draw(31, 0)
-    left = leave_one_out(world.moments(states, labels), split(world, states, labels, 4))
-    for part, moments in enumerate(left):
-        rest = np.arange(31) % 4 != part
+    whole = world.moments(states, labels)
+    for part, own in enumerate(split(world, states, labels, 4)):
+        rest, moments = np.arange(31) % 4 != part, whole.without(own)
         expected = world.moments(states[rest], labels[rest])
-        for name, value in moments.items():
-            torch.testing.assert_close(
-                torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(expected[name], dtype=torch.float64)
-            )  # fmt: skip
+        for field in fields(moments):
+            value, wanted = getattr(moments, field.name), getattr(expected, field.name)
+            if field.name != "label_moment_permuted":
+                torch.testing.assert_close(
+                    torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(wanted, dtype=torch.float64)
+                )
+    assert not len(moments.permuted)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
@@ -223,13 +222,13 @@ def estimates_and_errors(world, n, parts, sims, listed):
 
     def estimate(moments):
         c = curves(moments)
-        return torch.stack([c["ntps"][listed], c["retention"][listed]])
+        return torch.stack([c.ntps[listed], c.retention[listed]])
 
     found = []
     for seed in range(sims):
         states, labels = world.draw(n, seed)
         whole, pieces = world.moments(states, labels), split(world, states, labels, parts)
-        errors = jackknife_error(torch.stack([estimate(m) for m in leave_one_out(whole, pieces)]))
+        errors = jackknife_error(torch.stack([estimate(whole.without(piece)) for piece in pieces]))
         found.append(torch.stack([estimate(whole), errors]).numpy())
     return np.moveaxis(np.array(found), 1, 0)
 
@@ -252,7 +251,7 @@ def test_intervals_from_ten_partitions_cover_the_truth():
     """90 % intervals over fresh samples of 1000 texts against the scores of 200000."""
     world, parts, listed = World(), 10, [0, 1, 2]
     c = curves(world.moments(*world.draw(200_000, 99)))
-    truth = torch.stack([c["ntps"][listed], c["retention"][listed]]).numpy()
+    truth = torch.stack([c.ntps[listed], c.retention[listed]]).numpy()
     values, errors = estimates_and_errors(world, 1000, parts, 150, listed)
     covered = coverage(values, errors, truth, parts)
     assert ((0.85 <= covered) & (covered <= 0.95)).all()
@@ -295,14 +294,12 @@ def test_intervals_at_few_texts_per_dimension_are_not_too_short(texts_per_dimens
 @pytest.mark.parametrize("order", ["descending", "released"])
 def test_tight_constants_are_those_of_the_schur_complement(order):
     moments, _, _ = moments_of(*random_texts(n=60, d=8))
-    layer = Solved(moments)
-    V, task = layer.auto_directions(order)[0], layer.task
-    inverse, values = np.linalg.inv(moments["mean_second_moment"]), task.solution.eigenvalues
-    norm, target = (
-        float(task.U.square().sum()),
-        np.linalg.solve(moments["mean_second_moment"], moments["mean_label_moment"]),
-    )
-    excess = order_curves(layer, V)["excess"]
+    layer = Layer(moments)
+    V, task = layer.orders[order].V, layer.task
+    M, S = moments.mean_second_moment.numpy(), moments.mean_label_moment.numpy()
+    inverse, values = np.linalg.inv(M), task.solution.eigenvalues
+    norm, target = float(task.U.square().sum()), np.linalg.solve(M, S)
+    excess = layer.orders[order].excess
     for k, (least, most) in zip(range(1, 9), tight_constants(task, V, range(1, 9)), strict=True):
         if k == 8:
             assert (least, most) == (0, 0)
@@ -319,12 +316,12 @@ def test_tight_constants_are_those_of_the_schur_complement(order):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_tight_bounds_hold_and_are_no_looser_than_the_naive_ones(seed):
-    rows = layer_scores(moments_of(*random_texts(n=40, d=6, seed=seed))[0]).rows
+    rows = layer_scores(moments_of(*random_texts(n=40, d=6, seed=seed))[0], tight=True).rows
     for row in rows:
         slack = 1e-12 * row["excess_upper"] + 1e-15
         steps = ("excess_lower", "excess_lower_tight", "excess", "excess_upper_tight", "excess_upper")
         assert all(row[a] <= row[b] + slack for a, b in zip(steps, steps[1:]))
-    few = layer_scores(moments_of(*random_texts(n=4, d=6, seed=seed))[0]).rows
+    few = layer_scores(moments_of(*random_texts(n=4, d=6, seed=seed))[0], tight=True).rows
     assert all(math.isnan(row["excess_lower_tight"]) and math.isnan(row["excess_upper_tight"]) for row in few)
 
 

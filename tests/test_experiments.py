@@ -123,7 +123,7 @@ def test_every_shipped_experiment_fits_every_script(where):
         path = script_path(name)
         assert path is not None
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        known = inspect.signature(importlib.import_module(module).main).parameters
+        known = cli.flags_of(importlib.import_module(module).main)
         flags = experiment.flags(name, known)
         assert all(flags[key] for key in ("models", "datasets", "output") if key in known)
 

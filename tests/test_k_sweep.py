@@ -59,10 +59,8 @@ def test_rows_agree_with_an_explicit_projector(world):
     file = MomentsFile(one(output, "moments/*/tiny/train.safetensors"))
     table = pd.read_csv(one(output, "ntps/*/tiny.csv"))
     moments = file.averages(2)
-    M, S, P0, P1 = (
-        moments[name].numpy()
-        for name in ("mean_second_moment", "mean_label_moment", "prefix_second_moment", "prefix_next_moment")
-    )
+    names = ("mean_second_moment", "mean_label_moment", "prefix_second_moment", "prefix_next_moment")
+    M, S, P0, P1 = (getattr(moments, name).numpy() for name in names)
 
     def top(A, B, count):  # generalized eigenvectors by the textbook
         values, vectors = np.linalg.eig(np.linalg.solve(B, A))
@@ -223,7 +221,7 @@ def test_too_few_texts_are_said(world, tmp_path, capsys):
     pair, _ = world
     again = [*pair[:-1], str(tmp_path)]
     assert cli.run(cache.main, [*again, "--limit", "20"]) == 0 and cli.run(K_sweep.main, again) == 0
-    assert "20 texts for 32 dimensions" in capsys.readouterr().out
+    assert "20 rows for 32 dimensions" in capsys.readouterr().out
 
 
 def test_layers_of_different_rank_are_padded_with_nan():
@@ -233,7 +231,7 @@ def test_layers_of_different_rank_are_padded_with_nan():
             self.ntps = self.retention = self.excess = torch.ones(2, rank)
             self.null = torch.ones(2, 0, rank)
 
-    arrays = K_sweep.curves([0, 5], [Scores(3), Scores(5)])
+    arrays = scoring.curves([0, 5], [Scores(3), Scores(5)])
     assert arrays["ntps"].shape == (2, 2, 5) and np.isnan(arrays["ntps"][0, :, 3:]).all()
     assert arrays["null"].shape == (2, 2, 0, 5) and arrays["layers"].tolist() == [0, 5]
 

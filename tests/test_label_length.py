@@ -9,7 +9,9 @@ from scipy.linalg import eigh
 import cache
 import K_sweep
 from ntps.run import cli
-from ntps.scores.layer import Solved
+from ntps.scores.layer import Layer
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import whiten
 from ntps.scores.subspaces import Perception
 from report import label_length
 from tests.fake_results import fake_grid
@@ -24,7 +26,7 @@ def test_the_share_is_that_of_the_generalized_eigenvectors():
     U, Q = vectors[:, values > 1e-9 * values[-1]], np.linalg.eigh(M)[1][:, :4]
     wanted = np.linalg.norm(Q.T @ U) ** 2 / np.linalg.norm(U) ** 2
     M, S, Q = map(torch.from_numpy, (M, S, Q))
-    found = label_length.share(Perception(M, S).U, Q)
+    found = label_length.share(Perception(whiten(M), S).U, Q)
     assert found == pytest.approx(wanted, rel=1e-8) and found > 0.5
 
 
@@ -35,13 +37,13 @@ def test_added_signal_is_that_of_least_squares_with_and_without_the_directions()
     states[:, 1] += labels
     Y, orders = np.eye(3), [draw.permutation(n) for _ in range(4)]
     P0, P1 = (np.cov(draw.normal(size=(d, 50))) for _ in range(2))
-    layer = Solved(
-        {
+    layer = Layer(
+        LayerMoments(**{
             "mean_second_moment": states.T @ states / n, "mean_label_moment": states.T @ Y[labels] / n,
             "mean_state": states.mean(0), "label_moment_permuted": np.stack([states.T @ Y[labels[order]] / n for order in orders]),
             "prefix_second_moment": P0, "prefix_next_moment": P1, "class_counts": np.bincount(labels),
             "label_second_moment": 1.0, "text_count": n,
-        }
+        })
     )  # fmt: skip
     V = eigh(P1 @ P1.T, P0)[1][:, ::-1][:, :kv]
 

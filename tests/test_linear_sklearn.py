@@ -18,6 +18,7 @@ from ntps.accuracies import layer_probes
 from ntps.accuracies.layer_probes import moment_rows, state_rows
 from ntps.accuracies.table import COLUMNS
 from ntps.run import cli
+from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 from tests.tiny import tiny_dataset, tiny_model
 
@@ -27,14 +28,7 @@ SETTINGS = dict(solver="saga", max_iter=1000, tol=0.01, seed=0)
 def moments_of(states, labels, classes):
     """The averages that the closed forms read, by their definitions."""
     Y, n = np.eye(classes)[labels], len(labels)
-    return {
-        "mean_second_moment": states.T @ states / n,
-        "mean_label_moment": states.T @ Y / n,
-        "mean_state": states.mean(0),
-        "class_counts": Y.sum(0),
-        "label_second_moment": 1.0,
-        "text_count": n,
-    }
+    return LayerMoments(states.T @ states / n, states.T @ Y / n, states.mean(0), Y.sum(0), 1.0, n)
 
 
 def synthetic(n=240, d=24, classes=4, seed=0, decades=0.0, shift=1.0):

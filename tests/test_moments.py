@@ -100,7 +100,7 @@ def test_shards_add_up_and_order_does_not_matter(seed, cut, longest):
     for name in NAMES:
         if whole.average(name, 0).any():
             assert relative(parts.average(name, 0), whole.average(name, 0)) < 1e-6
-    assert parts.averages(0)["label_second_moment"] == pytest.approx(1.0)
+    assert parts.averages(0).label_second_moment == pytest.approx(1.0)
 
 
 @settings(max_examples=20, deadline=None)

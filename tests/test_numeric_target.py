@@ -105,7 +105,7 @@ def test_moments_are_those_of_the_numbers(world):
     assert file.label_second_moment == pytest.approx(np.mean(y**2))
     for place in range(len(file.layers)):
         means = states["states"][place].astype(float)
-        assert np.allclose(file.averages(place)["mean_label_moment"][:, 0], means.T @ y / 60, atol=1e-6)
+        assert np.allclose(file.averages(place).mean_label_moment[:, 0], means.T @ y / 60, atol=1e-6)
 
 
 def test_no_score_depends_on_where_the_labels_have_their_zero(world, tmp_path):

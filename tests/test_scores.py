@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,20 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.scores.layer import Solved, layer_scores, map_layers
-from ntps.scores.subspaces import Perception, ntps, solve, whiten
+from ntps.scores.layer import Layer
+from ntps.scores.linear_algebra import whiten
+from ntps.scores.subspaces import Perception, ntps, solve
+from ntps.scores.table import layer_scores
+from ntps.system.threads import map_layers
 from tests.synthetic_moments import moments_of, random_texts
 
 COLUMNS = (
     "order rule fraction ku kv ntps chance chance_std z lift excess excess_lower excess_upper retention "
-    "rank_mean rank_prefix rank_unstable null_mean null_std p_value retention_null label_free tie "
+    "rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie "
     "null_lift retention_adjusted retention_p_value heldout_retention heldout_skill heldout_skill_full "
     "ntps_se retention_se n_over_d excess_lower_tight excess_upper_tight eigenvalue_gap"
 ).split()
 
 
 def directions(moments, order):
-    V = solve(moments["prefix_next_moment"], whiten(moments["prefix_second_moment"])).vectors.numpy()
+    V = solve(moments.prefix_next_moment, whiten(moments.prefix_second_moment)).vectors.numpy()
     return V if order == "descending" else V[:, ::-1]
 
 
@@ -50,7 +54,7 @@ def test_excess_and_retention_are_those_of_least_squares_on_the_texts(n):
 
 def test_excess_is_the_explicit_minimum_over_z():
     moments, _, _ = moments_of(*random_texts())
-    M, S = moments["mean_second_moment"], moments["mean_label_moment"]
+    M, S = moments.mean_second_moment.numpy(), moments.mean_label_moment.numpy()
     values, Q = np.linalg.eigh(M)
     root = Q * np.sqrt(values) @ Q.T
     target = root @ np.linalg.solve(M, S)
@@ -76,8 +80,8 @@ def test_bounds_hold_and_curves_are_monotone(seed, n):
 
 def test_lower_bound_uses_the_smallest_and_upper_the_largest_eigenvalue():
     moments, _, _ = moments_of(*random_texts())
-    M = moments["mean_second_moment"]
-    task = Perception(M, moments["mean_label_moment"])
+    M = moments.mean_second_moment
+    task = Perception(whiten(M), moments.mean_label_moment)
     scores = layer_scores(moments)
     spectrum, norm = np.linalg.eigvalsh(M), float(task.U.square().sum())
     assert scores.lower_constant == pytest.approx(spectrum[0] * float(task.solution.eigenvalues[2]) * norm)
@@ -112,7 +116,7 @@ def test_table_has_the_promised_rows_and_columns():
 @pytest.mark.parametrize("order", ["descending", "released"])
 def test_chance_is_that_of_random_subspaces(order):
     moments, _, _ = moments_of(*random_texts(n=80, d=6))
-    task = Perception(moments["mean_second_moment"], moments["mean_label_moment"])
+    task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
     rng = np.random.default_rng(0)
     U, W = task.U.numpy(), task.mean.W.numpy()
     NN = W @ W.T - U @ U.T
@@ -136,7 +140,7 @@ def test_chance_is_that_of_random_subspaces(order):
 
 def test_label_free_score_of_the_released_sweep():
     moments, _, _ = moments_of(*random_texts(n=80, d=24))
-    inverse = np.linalg.inv(moments["mean_second_moment"])
+    inverse = np.linalg.inv(moments.mean_second_moment.numpy())
     V = directions(moments, "released")
     for row in layer_scores(moments).rows:
         if row["order"] == "released" and row["rule"] == "fraction":
@@ -146,7 +150,7 @@ def test_label_free_score_of_the_released_sweep():
 
 def test_eigenvalue_gap_is_that_beside_the_cut():
     moments, _, _ = moments_of(*random_texts(n=80, d=8))
-    P0, P1 = moments["prefix_second_moment"], moments["prefix_next_moment"]
+    P0, P1 = moments.prefix_second_moment, moments.prefix_next_moment
     plain = np.sort(np.linalg.eigvals(np.linalg.solve(P0, P1 @ P1.T)).real)
     for row in layer_scores(moments).rows:
         first, second = (plain if row["order"] == "released" else plain[::-1])[row["kv"] - 1 : row["kv"] + 1]
@@ -157,10 +161,8 @@ def test_eigenvalue_gap_is_that_beside_the_cut():
 @pytest.mark.parametrize("near", [0.0, 1e-4])
 def test_nearly_equal_eigenvalues_show_in_the_gap_and_equal_ones_in_tie_too(near):
     moments = moments_of(*random_texts(n=80, d=4))[0]
-    moments |= {
-        "prefix_second_moment": np.eye(4),
-        "prefix_next_moment": np.diag(np.sqrt([4, 2, 2 * (1 - near), 0])),
-    }
+    next_moment = np.diag(np.sqrt([4, 2, 2 * (1 - near), 0]))
+    moments = replace(moments, prefix_second_moment=np.eye(4), prefix_next_moment=next_moment)
     found = {row["order"]: {} for row in layer_scores(moments).rows}
     for row in layer_scores(moments).rows:
         found[row["order"]][row["kv"]] = (row["tie"], row["eigenvalue_gap"])
@@ -168,8 +170,8 @@ def test_nearly_equal_eigenvalues_show_in_the_gap_and_equal_ones_in_tie_too(near
         for kv, gap in enumerate(gaps, start=1):
             tie, shown = found[order][kv]
             assert shown == pytest.approx(gap, abs=1e-12) and tie == (gap == 0)
-    layer = Solved(moments | {"prefix_next_moment": np.diag([2.0, 1.0, 0.0, 0.0])})
-    assert layer.auto_directions("descending")[2].tolist() == pytest.approx([0.75, 1, 0, np.nan], nan_ok=True)
+    layer = Layer(replace(moments, prefix_next_moment=np.diag([2.0, 1.0, 0.0, 0.0])))
+    assert layer.orders["descending"].gaps.tolist() == pytest.approx([0.75, 1, 0, np.nan], nan_ok=True)
 
 
 def test_shuffled_labels_are_scored_like_the_true_ones():
@@ -177,7 +179,7 @@ def test_shuffled_labels_are_scored_like_the_true_ones():
     scores = layer_scores(moments)
     for i, order in enumerate(("descending", "released")):
         expected = torch.stack([
-            ntps(moments | {"mean_label_moment": S}, order=order) for S in moments["label_moment_permuted"]
+            ntps(replace(moments, mean_label_moment=S), order=order) for S in moments.permuted
         ])  # fmt: skip
         torch.testing.assert_close(scores.null[i], expected, atol=1e-10, rtol=0)
     for row in scores.rows:
@@ -222,9 +224,11 @@ def test_odd_inputs():
     assert float(scores.excess[0, 1]) == pytest.approx(
         error - best_error(means, Y, np.delete(np.eye(8), 3, 1)), abs=1e-9
     )
-    with_empty = dict(moments)
-    with_empty["mean_label_moment"] = np.hstack([moments["mean_label_moment"], np.zeros((8, 1))])
-    with_empty["class_counts"] = np.append(moments["class_counts"], 0.0)
+    with_empty = replace(
+        moments,
+        mean_label_moment=np.hstack([moments.mean_label_moment, np.zeros((8, 1))]),
+        class_counts=np.append(moments.class_counts, 0.0),
+    )
     empty = layer_scores(with_empty)
     assert empty.task_rank == 3
     torch.testing.assert_close(empty.ntps, scores.ntps, atol=1e-9, rtol=0)

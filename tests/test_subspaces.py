@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.scores.subspaces import (
-    Perception,
-    head,
-    left_singular,
-    nested_energies,
-    ntps,
-    solve,
-    tail,
-    tied,
-    whiten,
-)
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import Spectrum, head, left_singular, nested_energies, tail, tied, whiten
+from ntps.scores.subspaces import Perception, ntps, solve
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden" / "moments_tiny.safetensors"
@@ -44,7 +36,15 @@ def test_golden_scores_for_every_ku_and_kv():
     names = ("mean_second_moment", "mean_label_moment", "prefix_second_moment", "prefix_next_moment")
     expected = golden["expected.ntps_descending"]
     for layer in range(2):
-        moments = {name: golden[f"expected.{name}"][layer] for name in names}
+        arrays = {name: golden[f"expected.{name}"][layer] for name in names}
+        d, classes = arrays["mean_label_moment"].shape
+        moments = LayerMoments(
+            **arrays,
+            mean_state=torch.zeros(d),
+            class_counts=torch.ones(classes),
+            label_second_moment=1.0,
+            text_count=1,
+        )
         for ku in range(1, 5):
             torch.testing.assert_close(ntps(moments, ku=ku), expected[layer, ku - 1], atol=1e-8, rtol=0)
         torch.testing.assert_close(ntps(moments), expected[layer, 3], atol=1e-8, rtol=0)
@@ -54,11 +54,14 @@ def test_golden_scores_for_every_ku_and_kv():
 @pytest.mark.parametrize(
     ("n", "dead"), [(60, []), (60, [0, 5]), (5, []), (5, [2])], ids=["full", "dead", "n<d", "n<d, dead"]
 )
-def test_whitening(n, dead):
+@pytest.mark.parametrize(
+    "with_solver", [whiten, lambda B: Spectrum.of(B).whitened()], ids=["whiten", "spectrum"]
+)
+def test_whitening(n, dead, with_solver):
     _, means, _ = moments_of(*random_texts(n=n, d=8, spread=4))
     means[:, dead] = 0
     B = torch.from_numpy(means.T @ means / n)
-    white = whiten(B)
+    white = with_solver(B)
     assert (
         white.rank == np.linalg.matrix_rank(means / np.maximum(means.std(0), 1e-300)) == min(n, 8 - len(dead))
     )
@@ -99,11 +102,11 @@ def test_float32_is_promoted_and_bad_moments_are_refused():
 def test_solution_agrees_with_scipy_generalized_eigh():
     moments, _, _ = moments_of(*random_texts())
     for B, factor in (
-        ("mean_second_moment", "mean_label_moment"),
-        ("prefix_second_moment", "prefix_next_moment"),
+        (moments.mean_second_moment, moments.mean_label_moment),
+        (moments.prefix_second_moment, moments.prefix_next_moment),
     ):
-        B, factor = moments[B], moments[factor]
-        found = solve(torch.from_numpy(factor), whiten(torch.from_numpy(B)))
+        found = solve(factor, whiten(B))
+        B, factor = B.numpy(), factor.numpy()
         values, vectors = scipy.linalg.eigh(factor @ factor.T, B)
         k = found.vectors.shape[1]
         np.testing.assert_allclose(found.eigenvalues, values[::-1][:k], rtol=1e-8, atol=1e-10 * values[-1])
@@ -160,8 +163,8 @@ def test_ties_are_flagged_where_a_cut_separates_equals():
 @pytest.mark.parametrize("order", ["descending", "released"])
 def test_fraction_rule_is_the_expectation_over_random_null_bases(n, order):
     moments, _, _ = moments_of(*random_texts(n=n, d=10))
-    task = Perception(moments["mean_second_moment"], moments["mean_label_moment"])
-    V = solve(moments["prefix_next_moment"], whiten(moments["prefix_second_moment"])).vectors.numpy()
+    task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
+    V = solve(moments.prefix_next_moment, whiten(moments.prefix_second_moment)).vectors.numpy()
     values = task.solution.eigenvalues
     pair_is_tied = float(values[0] - values[1]) < 1e-9 * float(values[0])
     assert pair_is_tied == (n == 8)
@@ -190,8 +193,8 @@ def test_fraction_rule_is_the_expectation_over_random_null_bases(n, order):
 
 def test_released_task_rank_reverses_v_only():
     moments, _, _ = moments_of(*random_texts())
-    task = Perception(moments["mean_second_moment"], moments["mean_label_moment"])
-    V = solve(moments["prefix_next_moment"], whiten(moments["prefix_second_moment"])).vectors
+    task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
+    V = solve(moments.prefix_next_moment, whiten(moments.prefix_second_moment)).vectors
     for kv in range(1, 9):
         expected = projected_share(task.U, V.flip(1)[:, :kv])
         assert ntps(moments, kv=kv, order="released") == pytest.approx(expected, rel=1e-9)
@@ -207,7 +210,7 @@ def test_ntps_refuses_what_it_cannot_do():
 
 
 def every_score(moments):
-    ranks = Perception(moments["mean_second_moment"], moments["mean_label_moment"]).mean.rank
+    ranks = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment).mean.rank
     curves = [ntps(moments, order=order) for order in ("descending", "released")]
     return torch.stack(curves + [ntps(moments, ku=ku) for ku in range(1, ranks + 1)])
 

@@ -13,7 +13,8 @@ from sklearn.covariance import OAS
 
 from ntps import from_arrays
 from ntps.scores import probes
-from ntps.scores.peers import h_score, headroom, logme, other_scores, rankme
+from ntps.scores.peers import h_score, logme, rankme
+from ntps.scores.table import headroom, other_scores
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -161,7 +162,7 @@ def test_row_of_a_layer_and_headroom():
     probe = probes.ridge(train)
     assert row["ridge_test_skill"] == probes.skill(probe, train, test)
     # the constant probe's own cross-validation error: SE / (1 - 1/n)^2 over the classes
-    p = train["class_counts"].numpy() / 90
+    p = train.class_counts.numpy() / 90
     assert row["gcv_skill"] == pytest.approx(
         1 - row["gcv_error"] / ((1 - np.square(p).sum()) / 3 / (89 / 90) ** 2)
     )

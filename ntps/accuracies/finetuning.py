@@ -29,21 +29,17 @@ from ntps.accuracies.table import private_folder
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import OutOfMemory, UserError, enough_memory
+from ntps.flags import Training
 from ntps.system import console, processes, storage
 
 CHECKPOINT_SECONDS = 60.0
 EVALUATION_BATCH = 16
-LOGGERS = ("none", "tensorboard", "wandb", "trackio")
 WEIGHTS = "trained.safetensors"
-SETTINGS = (  # of a training, named as the flags that set them
-    "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
-    "released_protocol",
-)  # fmt: skip
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
 
 
 class Classifier(nn.Module):
-    """A base model and a linear head on the mean state (1/n) sum_t h_t of a text's n real tokens.
+    """A base model and a linear head on the mean state (1/n) sum_t h_t of a row's n real tokens.
 
     Right-padded ids (B, T) and mask (B, T) give logits (B, C) and, with class indices (B,), the mean cross-entropy.
     The mean and the head are float32. The base needs no mask: it is causal, and padding stands to the right.
@@ -71,14 +67,14 @@ class Classifier(nn.Module):
 
 
 class Finetuner(Trainer):
-    """Trainer with our order of texts, checkpoints of trained weights only, and a stop at a loss that is not finite."""
+    """Trainer with our order of rows, checkpoints of trained weights only, and a stop at a loss that is not finite."""
 
     seconds_before = 0.0  # of the interrupted runs that this one goes on from
     started = 0.0
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        texts: Any = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(example["input_ids"]) for example in texts]
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(example["input_ids"]) for example in rows]
         return GroupedOrder(
             lengths, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
         )
@@ -153,10 +149,10 @@ def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
 
     Trainer writes trainer_state.json last.
     """
-    found = read_json(folder / "identity.json")
-    if found != identity:
-        if found is not None:
-            lines = storage.differences(found, identity)
+    known = read_json(folder / "identity.json")
+    if known != identity:
+        if known is not None:
+            lines = storage.differences(known, identity)
             console.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
         shutil.rmtree(folder, ignore_errors=True)
         storage.write_text(folder / "identity.json", json.dumps(identity))
@@ -173,33 +169,30 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def arguments(
-    folder: Path, task: Task, settings: dict[str, Any], seed: int, log_to: str
-) -> TrainingArguments:
+def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingArguments:
     """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
     no clipping, 5 % warm-up then cosine."""
     device, kind = task.source.device, task.source.dtype
-    every = settings["eval_every"]
     args = TrainingArguments(
         output_dir=str(folder),
-        max_steps=settings["max_steps"],
-        per_device_train_batch_size=settings["batch_size"],
-        per_device_eval_batch_size=max(settings["batch_size"], EVALUATION_BATCH),
-        gradient_accumulation_steps=settings["gradient_accumulation"],
+        max_steps=flags.max_steps,
+        per_device_train_batch_size=flags.batch_size,
+        per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH),
+        gradient_accumulation_steps=flags.gradient_accumulation,
         optim="adafactor",
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
+        learning_rate=flags.learning_rate,
+        weight_decay=flags.weight_decay,
         max_grad_norm=0.0,
         lr_scheduler_type="cosine",
-        warmup_steps=-(-settings["max_steps"] // 20),
+        warmup_steps=-(-flags.max_steps // 20),
         bf16=kind == torch.bfloat16,
         fp16=kind == torch.float16,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
-        eval_steps=every,
+        eval_steps=flags.eval_every,
         save_strategy="no",  # the Watcher says when
         save_total_limit=2,
-        logging_steps=max(1, every // 10),
+        logging_steps=max(1, flags.eval_every // 10),
         logging_nan_inf_filter=False,  # Finetuner stops instead
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
@@ -207,7 +200,7 @@ def arguments(
         use_cpu=device.type == "cpu",
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
-        report_to=[log_to],
+        report_to=[flags.log_to],
         run_name=f"{task.source.name} {task.data.name} seed {seed}",
         seed=seed,
     )
@@ -216,8 +209,7 @@ def arguments(
 
 
 def check_logger(name: str) -> None:
-    if name not in LOGGERS:
-        raise UserError(f"--log_to {name}: must be one of {', '.join(LOGGERS)}")
+    """UserError where the logger's package is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(f"--log_to {name}: not installed; pip install {name}")
 
@@ -225,25 +217,23 @@ def check_logger(name: str) -> None:
 def fitter(
     task: Task,
     method: str,
-    settings: dict[str, Any],
-    output: str,
-    log_to: str,
+    flags: Training,
     build: Callable[[int], nn.Module],
     keep: Callable[[Classifier, int, dict], None] | None = None,
 ) -> Callable[[int, dict], list[Row]]:
-    """The function of `accuracy.measure` that trains build(seed), a base model, with a head on its mean state.
+    """The function of `ntps.accuracies.table.measure` that trains build(seed), a base model, with a head on its mean state.
 
     `keep(model, seed, identity)` is given the trained model. A seed that is done already is not trained again, and a killed
     training goes on from its last checkpoint. UserError for a loss that is not finite and for too little memory.
     """
-    check_logger(log_to)
+    check_logger(flags.log_to)
     if processes.count() == 1 and task.source.device.index:
         raise UserError(
             f"--device {task.source.device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda"
         )
 
     def fit(seed: int, identity: dict) -> list[Row]:
-        folder = private_folder(output, method, task, seed)
+        folder = private_folder(flags.output, method, task, seed)
         identity = json.loads(json.dumps(identity))
         rows, step = progress(folder, identity) if processes.first() else (None, 0)
         done, step = processes.meet(rows is not None, step)
@@ -251,7 +241,7 @@ def fitter(
             return rows or []
         checkpoint = folder / f"checkpoint-{step}" if step else None
         try:
-            model, rows = train(task, method, settings, output, log_to, seed, folder, checkpoint, build)
+            model, rows = train(task, method, flags, seed, folder, checkpoint, build)
         except UserError:
             if processes.first():
                 shutil.rmtree(folder)
@@ -270,9 +260,7 @@ def fitter(
 def train(
     task: Task,
     method: str,
-    settings: dict[str, Any],
-    output: str,
-    log_to: str,
+    flags: Training,
     seed: int,
     folder: Path,
     checkpoint: Path | None,
@@ -281,37 +269,37 @@ def train(
     """One training, from a checkpoint if there is one: the model and its rows of the table."""
     source = task.source
     set_seed(seed)
-    model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), settings["dropout"])
-    if log_to == "tensorboard":
-        logs = Path(output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
+    model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), flags.dropout)
+    if flags.log_to == "tensorboard":
+        logs = Path(flags.output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
-    parts = task.parts(seed, settings["released_protocol"])
-    texts: dict[str, Any] = {name: examples(task, split, rows) for name, (split, rows) in parts.items()}
-    watched = "test" if settings["released_protocol"] else "validation"
+    parts = task.parts(seed, flags.released_protocol)
+    rows_of: dict[str, Any] = {name: examples(task, split, rows) for name, (split, rows) in parts.items()}
+    watched = "test" if flags.released_protocol else "validation"
     trainer = Finetuner(
         model=model,
-        args=arguments(folder, task, settings, seed, log_to),
+        args=arguments(folder, task, flags, seed),
         data_collator=collate,
-        train_dataset=texts["train"],
-        eval_dataset={watched: texts[watched]},
-        compute_metrics=lambda found: scores(np.asarray(found.predictions), np.asarray(found.label_ids)),
+        train_dataset=rows_of["train"],
+        eval_dataset={watched: rows_of[watched]},
+        compute_metrics=lambda out: scores(np.asarray(out.predictions), np.asarray(out.label_ids)),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.started = time.monotonic()
     if checkpoint is not None:
         console.say(f"going on from {checkpoint}")
     args = trainer.args
-    texts_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    tokens_due = texts_due * sum(len(text["input_ids"]) for text in texts["train"]) // len(texts["train"])
-    told = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
+    rows_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    tokens_due = rows_due * sum(len(row["input_ids"]) for row in rows_of["train"]) // len(rows_of["train"])
+    message = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
     try:
-        with enough_memory(told):
+        with enough_memory(message):
             with console.progress(tokens_due, "token", str(args.run_name)) as bar:
                 trainer.add_callback(Watcher(bar))
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             for name in dict.fromkeys((watched, "test")):
                 if not evaluations(trainer, name, args.max_steps):
-                    trainer.evaluate({name: texts[name]})
+                    trainer.evaluate({name: rows_of[name]})
     except OutOfMemory as error:
         if processes.count() > 1:  # the others wait for this one's gradients: the launcher ends them
             sys.exit(f"error: {error}")
@@ -328,5 +316,5 @@ def train(
 
 def evaluations(trainer: Trainer, split: str, step: int | None = None) -> list[dict[str, Any]]:
     """What Trainer logged when it scored a split, at one step or at all; checkpoints hold this log."""
-    found = [entry for entry in trainer.state.log_history if f"eval_{split}_accuracy" in entry]
-    return [entry for entry in found if step is None or entry["step"] == step]
+    logged = [entry for entry in trainer.state.log_history if f"eval_{split}_accuracy" in entry]
+    return [entry for entry in logged if step is None or entry["step"] == step]

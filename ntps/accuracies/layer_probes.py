@@ -1,4 +1,4 @@
-"""Linear probes of one layer: scikit-learn's on the kept mean states, closed-form ones on the moments.
+"""Linear probes of every layer: scikit-learn's on the kept mean states, closed-form ones on the moments.
 
 Every probe is fitted on train alone, its scaling included, and scored on train (as published) and on test.
 """
@@ -6,39 +6,118 @@ Every probe is fitted on train alone, its scaling included, and scored on train 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from safetensors import safe_open
 from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import mean_squared_error
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
+from ntps.accuracies.table import COLUMNS as COMMON
 from ntps.accuracies.task import Row, scores
-from ntps.moments.file import MomentsFile
-from ntps.moments.pair import SPLITS
+from ntps.errors import UserError
+from ntps.flags import LayerProbes
+from ntps.moments.identity import of_layer_probes
+from ntps.moments.pair import SPLITS, Cached
+from ntps.moments.source import parse_layers
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
+from ntps.scores.layer_moments import LayerMoments
+from ntps.system import console, storage
+from ntps.system.output import Output
+from ntps.system.threads import map_layers
 
-NEEDED = {"mean_second_moment", "mean_label_moment", "mean_state"}
+METHOD = "linear_sklearn"
+COLUMNS = (*COMMON, "probe", "source", "n_iter", "converged", "penalty", "gcv_error")
 FLOOR = np.log(np.finfo(np.float64).eps)  # of a log-probability, as in scikit-learn's log_loss
 States = tuple[np.ndarray, np.ndarray]  # mean states (n, d), class indices or numbers (n,)
 
 
-def layer_rows(
-    moments: Mapping[str, Path], states: Mapping[str, Path] | None, place: int, **settings: Any
-) -> list[Row]:
-    """The table's rows of the layer at `place`, from the files of train and test; `settings` as for state_rows."""
-    files = {split: MomentsFile(moments[split]) for split in SPLITS}
-    train, test = (files[split].averages(place, NEEDED) for split in SPLITS)
+def probe_pair(cached: Cached, flags: LayerProbes) -> None:
+    """Write the table of a pair, unless it is there; one that was made without states is made again with them."""
+    started, pair, layers = time.monotonic(), cached.pair, requested_layers(cached, flags.layers)
+    identity = of_layer_probes(METHOD, cached.rows, layers, flags.settings)
+    table = pair.table(f"accuracy/{METHOD}")
+    output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: COLUMNS})
+    if output.there(flags.overwrite):
+        if storage.read_provenance(output.beside)["record"]["states"] or not cached.states:
+            console.say(f"already there: {table}")
+            return
+    head = {"model": pair.model, "dataset": pair.dataset, "method": METHOD}
+    jobs = min(flags.jobs or torch.get_num_threads(), len(layers))
+    rows: list[Row] = []
+    with (
+        console.progress(len(layers), "layer", str(pair)) as bar,
+        threadpool_limits(1),  # LinearRegression's many small products only lose time over several threads
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the table and the last lines say it
+        for more in map_layers(lambda layer: layer_rows(cached, layer, flags.settings), layers, jobs):
+            rows += [head | row for row in more]
+            bar.update()
+    with output.written(states=bool(cached.states), moments=cached.train.record):
+        storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+    console.say(f"wrote {table}: {len(layers)} layers in {time.monotonic() - started:.0f} s")
+    for line in conclusions(cached, rows, flags):
+        console.say(line)
+
+
+def requested_layers(cached: Cached, layers: str) -> list[int]:
+    """All cached layers, or those of a list; UserError for one that was not cached."""
+    there = cached.train.layers
+    chosen = there if layers == "all" else parse_layers(layers, max(there))
+    if missing := [str(layer) for layer in chosen if layer not in there]:
+        raise UserError(
+            f"--layers {layers}: {cached.train.path} has no layer {','.join(missing)}; it has {there}"
+        )
+    return chosen
+
+
+def layer_rows(cached: Cached, layer: int, settings: dict[str, Any]) -> list[Row]:
+    """The table's rows of one layer; `settings` as for state_rows."""
+    place = cached.train.layers.index(layer)
+    train, test = (cached.files[split].averages(place, prefix=False, permuted=False) for split in SPLITS)
     rows = moment_rows(train, test)
-    if states:
-        kept = [read_states(states[split], place) for split in SPLITS]
-        rows += state_rows(*kept, classes=files["train"].targets, **settings)
-    return [row | {"layer": files["train"].layers[place], "final": True} for row in rows]
+    if cached.states:
+        states = [read_states(cached.states[split], place) for split in SPLITS]
+        rows += state_rows(*states, classes=cached.train.targets, **settings)
+    return [row | {"layer": layer, "final": True} for row in rows]
+
+
+def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> list[str]:
+    """What the table shows, warnings, and how to make what is missing."""
+    best = min((row for row in rows if row["probe"] == "ridge"), key=lambda row: row["gcv_error"])["layer"]
+    test = {row["probe"]: row for row in rows if row["split"] == "test" and row["layer"] == best}
+    if cached.states and cached.train.targets > 1:
+        counts = cached.test.class_counts
+        majority = float(counts[cached.train.class_counts.argmax()] / cached.test.text_count)
+        values = f"accuracy {test['logistic_regression']['accuracy']:.3f}, majority class {majority:.3f}"
+    else:
+        train, unseen = (
+            file.averages(0, prefix=False, permuted=False) for file in (cached.train, cached.test)
+        )
+        guess = probes.mse(probes.constant_probe(train), unseen)
+        values = f"mse of ridge {test['ridge']['mse']:.4g}, of knowing nothing {guess:.4g}"
+    lines = [f"best layer by cross-validation on train: {best}; on test: {values}"]
+    fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
+    if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:
+        lines.append(
+            f"not converged after {flags.max_iter} iterations: {len(stopped)} of {len(fits)} logistic "
+            f"regressions (layers {','.join(stopped)}): raise --max_iter or --tol, or take --solver lbfgs"
+        )
+    if not cached.states:
+        lines.append(
+            f"no states, so no logistic_regression and linear_regression: run {cached.cache_command()}"
+        )
+    return lines
 
 
 def read_states(path: Path, place: int) -> States:
@@ -48,10 +127,10 @@ def read_states(path: Path, place: int) -> States:
         return states.astype(np.float64), file.get_tensor("labels")
 
 
-def moment_rows(train: Mapping[str, Any], test: Mapping[str, Any]) -> list[Row]:
+def moment_rows(train: LayerMoments, test: LayerMoments) -> list[Row]:
     """mse (mean over texts and classes) of least squares with and without intercept, and of ridge; no states needed.
 
-    Where texts are too few to tell directions apart, least squares is the shortest coefficients that fit.
+    Where rows are fewer than directions, least squares is the shortest coefficients that fit.
     ridge: with intercept, on coordinates of unit variance, its penalty alpha / n from generalized
     cross-validation on train; gcv_error is that estimate of mse, by which the best layer is chosen.
     """
@@ -68,9 +147,7 @@ def moment_rows(train: Mapping[str, Any], test: Mapping[str, Any]) -> list[Row]:
         if name == "ridge":
             fixed |= {"penalty": probe.penalty, "gcv_error": probe.gcv_error}
         for split, moments in zip(SPLITS, (train, test)):
-            rows.append(
-                fixed | {"split": split, "mse": probes.mse(probe, moments), "n": moments["text_count"]}
-            )
+            rows.append(fixed | {"split": split, "mse": probes.mse(probe, moments), "n": moments.text_count})
     return rows
 
 
@@ -80,7 +157,7 @@ def state_rows(
     """StandardScaler with LinearRegression on one-hot labels (mse), and with LogisticRegression (the other metrics).
 
     classes: C of the data set; one that train lacks has probability 0 (the log loss takes it as 2^-52, as
-    scikit-learn does). The logistic rows tell n_iter, and whether the solver reached `tol` before max_iter.
+    scikit-learn does). The logistic rows hold n_iter, and whether the solver reached `tol` before max_iter.
     A numeric target, labels of floats, has the linear rows only.
     """
     parts = dict(zip(SPLITS, (train, test)))

@@ -1,9 +1,10 @@
-"""A linear head on states of a frozen model: every text is encoded once, the epochs run on the states."""
+"""A linear head on states of a frozen model: every row is encoded once, the epochs run on the states."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from ntps.accuracies.task import Row, Task, scores
 from ntps.errors import UserError
+from ntps.flags import LinearHead
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
-from ntps.moments.passes import Job
+from ntps.moments.identity import of_states
 from ntps.moments.source import default_budget
 from ntps.moments.sums import permuted_rows
 from ntps.system import console, processes, storage
@@ -33,10 +35,10 @@ class Head(nn.Module):
         return self.linear(self.dropout(states))
 
 
-def fitter(task: Task, settings: Mapping[str, Any], output: str) -> Callable[[int, dict], list[Row]]:
-    """The function of `accuracy.measure` that trains a head; `settings` are those of linear_training.py.
+def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
+    """The function of `ntps.accuracies.table.measure` that trains a head.
 
-    Its rows watch every epoch; train, validation and test are scored at the end. seconds include the forward pass
+    Its rows follow every epoch; train, validation and test are scored at the end. seconds include the forward pass
     that the seeds share.
     """
     states: dict[str, Tensor] = {}
@@ -47,19 +49,19 @@ def fitter(task: Task, settings: Mapping[str, Any], output: str) -> Callable[[in
         started = time.monotonic()
         for split in ("train", "test"):
             if split not in states:
-                states[split] = pooled_states(task, split, settings["pooling"], output)
+                states[split] = pooled_states(task, split, flags.pooling, flags.output)
         encoding += time.monotonic() - started
         started, rows = time.monotonic(), []
-        parts = task.parts(seed, settings["released_protocol"])
+        parts = task.parts(seed, flags.released_protocol)
         chosen = torch.as_tensor(parts["train"][1], device=device)
         labels = torch.as_tensor(task.labels["train"], device=device)[chosen]
         tokens = int(sum(len(task.ids("train")[row]) for row in parts["train"][1]))
         torch.manual_seed(seed)
-        head = Head(states["train"].shape[1], len(task.data.classes), settings["dropout"]).to(device)
+        head = Head(states["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
 
         def watch(step: int, final: bool) -> None:
             seconds = encoding + time.monotonic() - started
-            watched = "test" if settings["released_protocol"] else "validation"
+            watched = "test" if flags.released_protocol else "validation"
             for name, (split, places) in parts.items():
                 if final or name == watched:
                     with torch.inference_mode():
@@ -68,9 +70,10 @@ def fitter(task: Task, settings: Mapping[str, Any], output: str) -> Callable[[in
                     row |= {"final": final, "seconds": seconds, "tokens": tokens}
                     rows.append(row | scores(logits.cpu().numpy(), task.labels[split][places]))
 
-        names = ("epochs", "max_steps", "batch_size", "learning_rate")
-        asked = {name: settings[name] for name in names}
-        train_head(states["train"][chosen], labels, head, seed=seed, watch=watch, **asked)
+        train_head(
+            states["train"][chosen], labels, head, seed=seed, epochs=flags.epochs, max_steps=flags.max_steps,
+            batch_size=flags.batch_size, learning_rate=flags.learning_rate, watch=watch,
+        )  # fmt: skip
         return rows
 
     return fit
@@ -80,14 +83,14 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
     """(n, d) float32 on the model's device: the states of source.layers[0], as `cache.py --keep_states` wrote them
     into `output`, or else from one forward pass.
 
-    pooling: `mean` over a text's tokens, or the `last` token's state.
+    pooling: `mean` over a row's tokens, or the `last` token's state.
     """
     source = task.source
     states = torch.zeros(len(task.labels[split]), source.config.hidden_size)
-    kept = _kept_states(task, split, output) if pooling == "mean" and processes.first() else None
-    (there,) = processes.meet(kept is not None)
-    if kept is not None:
-        states += torch.from_numpy(kept)
+    cached = _cached_states(task, split, output) if pooling == "mean" and processes.first() else None
+    (there,) = processes.meet(cached is not None)
+    if cached is not None:
+        states += torch.from_numpy(cached)
     elif not there:
         _encode(task, split, pooling, states)
     processes.meet()
@@ -102,8 +105,8 @@ def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
     batches = plan_batches(corpus.lengths, default_budget(source.device))
     mine = batches[processes.rank() :: processes.count()]
 
-    def keep(rows: np.ndarray, found: np.ndarray) -> None:
-        states[rows] = torch.from_numpy(found[0]).float()
+    def keep(rows: np.ndarray, mean: np.ndarray) -> None:
+        states[rows] = torch.from_numpy(mean[0]).float()
 
     with console.progress(
         int(corpus.lengths.sum()), "token", f"{source.name} x {task.data.name} {split}"
@@ -112,21 +115,24 @@ def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
             bar.update(tokens * processes.count())
 
 
-def _kept_states(task: Task, split: str, output: str) -> np.ndarray | None:
-    """The states of source.layers[0] from OUTPUT/states, if the same texts and settings made them."""
-    asked = {"limit": task.limit, "seed": 42, "output": output}
-    unused = {"partitions": 1, "shard": None, "prefix_moments": "train", "label_permutations": 0}
-    job = Job(task.source, task.data, task.splits[split], asked | unused)
+def _cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
+    """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them."""
+    source, layer = task.source, task.source.layers[0]
+    path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
+    wanted = of_states(
+        source.identity, task.data, task.splits[split], limit=task.limit, seed=42, max_length=source.max_length,
+        dtype=source.dtype, layers=[layer],
+    )  # fmt: skip
     try:
-        found = storage.read_provenance(job.states_target, "states")["identity"]
+        identity = storage.read_provenance(path, "states")["identity"]
     except UserError:
         return None
-    layers, layer = found["layers"], task.source.layers[0]
-    if layer not in layers or storage.differences(found | {"layers": [layer]}, job.states_identity):
+    layers = identity["layers"]
+    if layer not in layers or storage.differences(identity | {"layers": [layer]}, wanted):
         return None
-    console.say(f"states from {job.states_target}")
+    console.say(f"states from {path}")
     place = layers.index(layer)
-    with safe_open(job.states_target, "numpy") as file:
+    with safe_open(path, "numpy") as file:
         return file.get_slice("states")[place : place + 1][0]
 
 

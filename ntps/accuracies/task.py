@@ -1,8 +1,7 @@
-"""One model's tokens of one data set: texts to train on, to watch and to test on; the metrics of a prediction."""
+"""One model's tokens of one data set: rows to train on, to validate and to test on; the metrics of a prediction."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from ntps.errors import UserError, at_least
+from ntps.errors import UserError
 from ntps.models.loading import tokenizer_facts
+from ntps.moments.identity import of_training
 from ntps.moments.source import Source
-from ntps.texts.dataset import Dataset, texts_hash
+from ntps.texts.dataset import Dataset
 
-WATCH_EVERY = 10  # of the train texts, one in ten is watched and not trained on
+WATCH_EVERY = 10  # of the train rows, one in ten validates and is not trained on
 Row = dict[str, Any]
 
 
@@ -41,9 +41,9 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> Row:
 
 
 def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to watch, both in order: a tenth of every class, by one seeded permutation.
+    """Rows to train on and rows to validate, both in order: a tenth of every class, by one seeded permutation.
 
-    The first row of a class, by that permutation, is always trained on. UserError if nothing is left to watch.
+    The first row of a class, by that permutation, is always trained on. UserError if none is left to validate.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -51,7 +51,7 @@ def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     chosen = np.arange(len(order)) % WATCH_EVERY == WATCH_EVERY // 2
     chosen[first] = False
     if not chosen.any():
-        raise UserError(f"{len(labels)} train texts are too few to keep some for validation: take more")
+        raise UserError(f"{len(labels)} train rows are too few to keep some for validation: take more")
     return np.sort(order[~chosen]), np.sort(order[chosen])
 
 
@@ -65,13 +65,11 @@ class Task:
         if data.numeric:
             raise UserError(f"{data.name} has target: numeric: accuracies are of classes")
         if len(np.unique(self.labels["train"])) < 2:
-            raise UserError(
-                f"the {len(self.labels['train'])} train texts are all of one class: raise --limit"
-            )
+            raise UserError(f"the {len(self.labels['train'])} train rows are all of one class: raise --limit")
 
     @cached_property
     def tokens(self) -> dict[str, tuple[list[np.ndarray], int]]:
-        """Token ids of each split, and how many of its texts were cut at the maximum length."""
+        """Token ids of each split, and how many of its rows were cut at the maximum length."""
         return {name: self.source.tokenize(split.texts) for name, split in self.splits.items()}
 
     def ids(self, split: str) -> list[np.ndarray]:
@@ -87,19 +85,11 @@ class Task:
 
     def identity(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides a table but its seeds; `settings` are the method's own."""
-        return {
-            "method": method,
-            "model": self.source.identity,
-            "data": {
-                "name": self.data.name,
-                "classes": self.data.classes,
-                "texts_sha256": {name: texts_hash(split) for name, split in self.splits.items()},
-            },
-            "limit": self.limit,
-            "max_length": self.source.max_length,
-            "dtype": str(self.source.dtype).removeprefix("torch."),
-            "settings": dict(settings),
-        }
+        source = self.source
+        return of_training(
+            method, source.identity, self.data, self.splits, limit=self.limit, max_length=source.max_length,
+            dtype=source.dtype, settings=settings,
+        )  # fmt: skip
 
     def record(self) -> dict[str, Any]:
         """What a reader of the table wants to know beside its identity."""
@@ -112,14 +102,3 @@ class Task:
             "tokens": {name: int(sum(map(len, ids))) for name, (ids, _) in self.tokens.items()},
             "texts_cut": {name: cut for name, (_, cut) in self.tokens.items()},
         }
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """UserError for a setting out of its range."""
-    for name, value in settings.items():
-        if name in ("epochs", "max_steps", "batch_size", "gradient_accumulation", "eval_every", "rank"):
-            at_least(name, value, 1)
-        elif name in ("dropout", "lora_dropout") and not 0 <= value < 1:
-            raise UserError(f"--{name} {value}: must be at least 0 and below 1")
-        elif name in ("learning_rate", "alpha") and not 0 < value < math.inf:
-            raise UserError(f"--{name} {value}: must be above 0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from ntps.commands.plan import Plan, plan_pair
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
 from ntps.models.loading import output_name
+from ntps.run.cli import flags_of
 from ntps.run.experiments import read_experiment
 from ntps.texts.dataset import dataset_name
 
@@ -82,7 +82,7 @@ class Grid:
 
     @functools.cache  # noqa: B019 -- one grid in a process
     def flags(self, script: str) -> dict[str, Any]:
-        known = inspect.signature(importlib.import_module(script).main).parameters
+        known = flags_of(importlib.import_module(script).main)
         defaults = {name: flag.default for name, flag in known.items()}
         return defaults | self.experiment.flags(script, known)
 

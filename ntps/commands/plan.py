@@ -17,10 +17,11 @@ import torch
 from ntps.commands.block import Speed, measured, training_bytes
 from ntps.commands.outline import Batches, Outline, batch_bytes, forward_flops, moments_flops
 from ntps.errors import UserError
+from ntps.flags import Caching
 from ntps.models.loading import pick_device
 from ntps.moments.batches import plan_batches, tokenize
 from ntps.moments.file import moments_layout
-from ntps.moments.passes import check_parts, parse_shard
+from ntps.moments.passes import check_parts
 from ntps.moments.source import default_budget
 from ntps.moments.sums import Moments
 from ntps.system import storage
@@ -153,12 +154,14 @@ def middling(batches: Batches) -> tuple[int, int]:
 
 def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan:
     """Plan of cache.py: one forward pass over every split, and the moments of every layer."""
-    R, (shard, parts) = flags["label_permutations"], parse_shard(flags["shard"], flags["partitions"])
+    names = ("partitions", "shard", "label_permutations")
+    caching = Caching(**{name: flags[name] for name in names})
+    R, (shard, parts) = flags["label_permutations"], caching.parts
     budget = flags["tokens_per_batch"] or default_budget(outline.device)
     per_token, layers, d = batch_bytes(outline), outline.layers, outline.width
     work, sums, disk, planned = {"forward": 0.0, "moments": 0.0}, 0, 0, []
     for split, lengths in texts.lengths.items():
-        check_parts(flags, parts, split, len(lengths))
+        check_parts(caching, split, len(lengths))
         apart = [lengths[part::parts] for part in range(parts)]
         apart = apart if shard is None else [apart[shard - 1]]
         lengths = np.concatenate(apart)

@@ -7,7 +7,6 @@ Files beside the YAML are read; what lies on the hub or in a wheel only with --f
 """
 
 import importlib
-import inspect
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -145,7 +144,7 @@ def flags_of(script: str) -> Collection[str]:
     if path is None:
         raise UserError(f"{script}: not a script")
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return inspect.signature(importlib.import_module(module).main).parameters
+    return cli.flags_of(importlib.import_module(module).main)
 
 
 def revision(name: str) -> str:

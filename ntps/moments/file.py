@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 from ntps.errors import UserError
-from ntps.moments.sums import SYMMETRIC, Moments
+from ntps.moments.sums import PREFIX, SYMMETRIC, Moments
+from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 
 # --- moments -------------------------------------------------------------------------------------------------------
@@ -70,8 +71,7 @@ class MomentsFile:
         self.opened = self._stamp()
         self.about = storage.read_provenance(self.path, kind)
         with safe_open(self.path, "numpy") as file:
-            self.names = set(file.keys())
-            self.prefix = "prefix_next_moment" in self.names
+            self.prefix = "prefix_next_moment" in file.keys()
             self.layers = file.get_tensor("layers").tolist()
             self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
             self.label_second_moment = float(file.get_tensor("label_second_moment")[0])
@@ -81,6 +81,15 @@ class MomentsFile:
                 "label_moment_permuted"
             ).get_shape()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.about["identity"]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a reader may want to know of the run that made it."""
+        return self.about["record"]
+
     def _stamp(self) -> tuple[int, ...] | None:
         """Changes when another file takes this one's name."""
         with contextlib.suppress(FileNotFoundError):
@@ -88,50 +97,51 @@ class MomentsFile:
             return status.st_ino, status.st_mtime_ns, status.st_size
         return None
 
-    def averages(self, index: int, names: set[str] | None = None) -> dict[str, Any]:
-        """All moments of the layer at place `index` (or those in `names`) by name, as `Moments.averages` gives them.
+    def averages(self, index: int, prefix: bool = True, permuted: bool = True) -> LayerMoments:
+        """The moments of the layer at place `index`, without prefix moments or permuted labels on request.
 
         UserError where the file was replaced since it was opened: its layers would be of two runs.
         """
         if self._stamp() != self.opened:
             raise UserError(f"{self.path} was replaced or removed while it was read: run this again")
-        result: dict[str, Any] = {
-            "class_counts": self.class_counts,
-            "label_second_moment": self.label_second_moment,
-            "text_count": self.text_count,
-            "token_count": self.token_count,
-        }
+        names = [
+            "mean_second_moment",
+            "mean_label_moment",
+            "mean_state",
+            *(PREFIX if prefix and self.prefix else ()),
+        ]
         with safe_open(self.path, "numpy") as file:
-            for name in (names or self.names) - {"layers", *result}:
-                part = file.get_slice(name)
-                if name in SYMMETRIC:
-                    value = unpack(part[index : index + 1][0], self.width)
-                elif name == "label_moment_permuted":
-                    value = (
-                        part[:, index : index + 1][:, 0]
-                        if self.permutations
-                        else np.zeros((0, self.width, self.targets))
-                    )
-                else:
-                    value = part[index : index + 1][0]
-                result[name] = torch.from_numpy(np.ascontiguousarray(value))
-        return result
+            arrays = {name: file.get_slice(name)[index : index + 1][0] for name in names}
+            if permuted and self.permutations:
+                arrays["label_moment_permuted"] = file.get_slice("label_moment_permuted")[
+                    :, index : index + 1
+                ][:, 0]
+        for name in SYMMETRIC:
+            if name in arrays:
+                arrays[name] = unpack(arrays[name], self.width)
+        return LayerMoments(
+            **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()},
+            class_counts=self.class_counts,
+            label_second_moment=self.label_second_moment,
+            text_count=self.text_count,
+            token_count=self.token_count,
+        )
 
     def load(self, device: torch.device | str = "cpu") -> Moments:
         """The sums, to go on adding to."""
-        prefix = "prefix_next_moment" in self.names
-        moments = Moments(self.layers, self.width, self.targets, self.permutations, prefix, device)
+        moments = Moments(self.layers, self.width, self.targets, self.permutations, self.prefix, device)
         self.add_to(moments)
         return moments
 
     def add_to(self, moments: Moments) -> None:
         """Add this file's sums to `moments`, one layer at a time: the one way that partial files are merged."""
         for index in range(len(self.layers)):
-            averages = self.averages(index)
+            layer = self.averages(index)
             for name, total in moments.sums.items():
-                value = averages[name]
                 if name == "label_moment_permuted":
-                    value = value.permute(1, 0, 2).flatten(1)
+                    value = layer.permuted.permute(1, 0, 2).flatten(1)
+                else:
+                    value = getattr(layer, name)
                 total[index] += (value * self.text_count).to(total.device)
         moments.text_count += self.text_count
         moments.token_count += self.token_count

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +19,33 @@ import numpy as np
 import torch
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
+from ntps.flags import Caching
 from ntps.models.loading import (
     tokenizer_facts,
 )
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
 from ntps.moments.file import MomentsFile, moments_layout, write_moments
+from ntps.moments.identity import of_moments, of_states
 from ntps.moments.merge import merge, part_name
 from ntps.moments.source import Source, default_budget
 from ntps.moments.sums import Moments, permuted_rows
 from ntps.system import console, processes, storage
-from ntps.texts.dataset import Dataset, Split, texts_hash
+from ntps.texts.dataset import Dataset, Split
 
 CHECKPOINT_SECONDS = 60.0
 
 
-def parse_shard(shard: str | None, partitions: int) -> tuple[int | None, int]:
-    """The one part to do (None: all) and the number of parts, of `--shard 2/4` and `--partitions`."""
-    if shard is None:
-        return None, partitions
-    try:
-        number, parts = map(int, shard.split("/"))
-    except ValueError:
-        number, parts = 0, 0
-    if not 1 <= number <= parts or partitions not in (1, parts):
-        raise UserError(f"--shard {shard}: give i/n with i from 1 to n, without --partitions")
-    return number, parts
-
-
-def check_parts(flags: Mapping[str, Any], parts: int, split: str, texts: int) -> None:
-    """UserError unless every part of a split has a text."""
-    if parts > texts:
-        flag = f"--partitions {parts}" if flags["shard"] is None else f"--shard {flags['shard']}"
-        raise UserError(f"{flag}: {split} has {texts} texts only")
+def check_parts(flags: Caching, split: str, rows: int) -> None:
+    """UserError unless every part of a split has a row."""
+    if flags.parts[1] > rows:
+        flag = f"--partitions {flags.partitions}" if flags.shard is None else f"--shard {flags.shard}"
+        raise UserError(f"{flag}: {split} has {rows} rows only")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Texts whose moments have a file of their own: its path, its identity, and the rows of the split."""
+    """Rows whose moments have a file of their own: its path, its identity, and the rows of the split."""
 
     target: Path
     identity: dict
@@ -64,36 +53,28 @@ class Part:
 
 
 class Job:
-    """One split of one pair: texts in, moments (and states) out. `flags` are those of cache.py."""
+    """One split of one pair: rows in, moments (and states) out."""
 
-    def __init__(self, source: Source, data: Dataset, split: Split, flags: dict):
+    def __init__(self, source: Source, data: Dataset, split: Split, flags: Caching):
         self.source, self.data, self.split, self.flags = source, data, split, flags
-        self.shard, self.part_count = parse_shard(flags["shard"], flags["partitions"])
-        part = {} if self.shard is None else {"part": part_name(self.shard, self.part_count)}
-        self.name = ".".join([split.name, *part.values()])
-        self.prefix = split.name == "train" or flags["prefix_moments"] == "all"
-        self.states_identity = {
-            "model": source.identity,
-            "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes},
-            "split": split.name,
-            "limit": flags["limit"],
-            "seed": flags["seed"],
-            "max_length": source.max_length,
-            "dtype": str(source.dtype).removeprefix("torch."),
-            "layers": source.layers,
-        } | part
-        self.identity = self.states_identity | {
-            "label_permutations": flags["label_permutations"],
-            "partitions": self.part_count,
-            "prefix_moments": self.prefix,
-        }
+        self.shard, self.part_count = flags.parts
+        part = None if self.shard is None else part_name(self.shard, self.part_count)
+        self.name = split.name if part is None else f"{split.name}.{part}"
+        self.prefix = split.name == "train" or flags.prefix_moments == "all"
+        self.states_identity = of_states(
+            source.identity, data, split, limit=flags.limit, seed=flags.seed, max_length=source.max_length,
+            dtype=source.dtype, layers=source.layers, part=part,
+        )  # fmt: skip
+        self.identity = of_moments(
+            self.states_identity, flags.label_permutations, self.part_count, self.prefix
+        )
         self.target = self.path("moments", f"{self.name}.safetensors")
         self.resume = self.path("moments", f".{self.name}.resume.safetensors")
         self.states_target = self.path("states", f"{self.name}.safetensors")
         self.states_partial = self.path("states", f".{self.name}.partial")
 
     def path(self, kind: str, name: str) -> Path:
-        return Path(self.flags["output"]) / kind / self.source.name / self.data.name / name
+        return Path(self.flags.output) / kind / self.source.name / self.data.name / name
 
     @property
     def rows(self) -> slice:
@@ -127,9 +108,9 @@ class Job:
 
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
-        overwrite = self.flags["overwrite"]
+        overwrite = self.flags.overwrite
         moments = not storage.same_output(self.target, "moments", self.identity, overwrite)
-        states = self.flags["keep_states"] and not storage.same_output(
+        states = self.flags.keep_states and not storage.same_output(
             self.states_target, "states", self.states_identity, overwrite
         )
         if states and not moments and self.resume.exists():
@@ -142,7 +123,7 @@ class Job:
 
     def wants(self, moments: bool, states: bool) -> dict[str, Any]:
         """What a checkpoint says of its pass beside the identity."""
-        budget = self.flags["tokens_per_batch"] or default_budget(self.source.device)
+        budget = self.flags.tokens_per_batch or default_budget(self.source.device)
         return {"tokens_per_batch": budget, "moments": moments, "states": states}
 
     def empty(self, device: torch.device | str) -> Moments:
@@ -152,10 +133,20 @@ class Job:
             source.layers,
             source.config.hidden_size,
             self.data.targets,
-            self.flags["label_permutations"],
+            self.flags.label_permutations,
             self.prefix,
             device,
         )
+
+
+def cache_splits(source: Source, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
+    """Moments (and states) of these splits of a pair, as far as they are missing; a job each."""
+    chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
+    for split in chosen:
+        if split.name == "train" and len(set(split.labels)) < 2:
+            raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
+    for split in chosen:
+        Job(source, data, split, flags).run()
 
 
 class Pass:
@@ -166,9 +157,9 @@ class Pass:
         source, flags, split = job.source, job.flags, job.split
         self.started = time.monotonic()
         self.parts = job.all_parts() if want_moments else [Part(job.target, job.identity, job.rows)]
-        check_parts(flags, job.part_count, split.name, len(split.texts))
+        check_parts(flags, split.name, len(split.texts))
         ids, self.cut = source.tokenize(split.texts)
-        orders = permuted_rows(len(ids), flags["label_permutations"] if want_moments else 0, flags["seed"])
+        orders = permuted_rows(len(ids), flags.label_permutations if want_moments else 0, flags.seed)
         self.corpus, every = Corpus(ids, split.labels, job.data.targets, orders), np.arange(len(ids))
         lengths = self.corpus.lengths
         self.rows, self.lengths = every[job.rows], lengths[job.rows]
@@ -188,7 +179,7 @@ class Pass:
             "texts": len(ids),
             "tokens": int(lengths.sum()),
             "texts_cut": self.cut,
-            "flags": flags,
+            "flags": asdict(flags),
         }
 
     def run(self) -> None:
@@ -250,7 +241,7 @@ class Pass:
             files = len(self.parts) + 1 + (len(self.parts) > 1)
             size += files * storage.layout_bytes(moments_layout(job.empty("meta")))
         size -= sum(path.stat().st_size for path in (job.resume, job.states_partial) if path.exists())
-        storage.check_space(Path(job.flags["output"]), size)
+        storage.check_space(Path(job.flags.output), size)
 
     def _states_layout(self) -> storage.Layout:
         kind = "F64" if self.job.source.dtype == torch.float64 else "F32"
@@ -263,7 +254,7 @@ class Pass:
         job = self.job
         self._forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
-            storage.same_output(part.target, "moments", part.identity, job.flags["overwrite"])
+            storage.same_output(part.target, "moments", part.identity, job.flags.overwrite)
         if self.want_states:
             about = storage.provenance("states", job.states_identity, **self.about)
             storage.create(job.states_partial, self._states_layout(), about)

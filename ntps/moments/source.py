@@ -1,4 +1,4 @@
-"""One model as asked for: description, device, dtype, tokenizer, layers; weights only when a pass is due."""
+"""One model as requested: description, device, dtype, tokenizer, layers; weights only when a pass is due."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ntps.errors import UserError
+from ntps.flags import Caching, Forward
 from ntps.models.description import resolve_model
 from ntps.models.loading import (
     context_length,
@@ -33,7 +34,7 @@ def default_budget(device: torch.device) -> int:
 
 
 class Source:
-    """One model as asked for; its weights are read only when a forward pass is due."""
+    """One model as requested; its weights are read only when a forward pass is due."""
 
     def __init__(
         self,
@@ -61,6 +62,30 @@ class Source:
     @cached_property
     def encoder(self) -> Encoder:
         return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
+
+
+class Sources:
+    """The models of a command by name; one is in memory at a time."""
+
+    def __init__(self, flags: Forward, layer: int | None = None):
+        """layer: the one layer of all models, for flags without `layers`; None: the last."""
+        self.flags, self.layer = flags, layer
+        self.last: tuple[str, Source] | None = None
+
+    def __getitem__(self, name: str) -> Source:
+        if self.last is None or self.last[0] != name:
+            self.last = None
+            self.last = name, self._source(name)
+        return self.last[1]
+
+    def _source(self, name: str) -> Source:
+        flags = self.flags
+        if isinstance(flags, Caching):
+            return Source(name, flags.adapter, flags.device, flags.dtype, flags.max_length, flags.layers)
+        layers = "all" if self.layer is None else str(self.layer)
+        source = Source(name, None, flags.device, flags.dtype, flags.max_length, layers)
+        source.layers = source.layers[-1:]
+        return source
 
 
 def parse_layers(layers: str, blocks: int) -> list[int]:

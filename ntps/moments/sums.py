@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ntps.errors import UserError
+from ntps.scores.layer_moments import LayerMoments
 
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
@@ -166,15 +166,15 @@ class Moments:
             value += value.triu(1).T
         return value
 
-    def averages(self, index: int) -> dict[str, Any]:
-        """All moments of one layer by name, with the counts: the input of `ntps.scores`."""
-        arrays: dict[str, Any] = {name: self.average(name, index) for name in self.sums}
-        return arrays | {
-            "class_counts": self.class_counts,
-            "label_second_moment": self.label_second_moment / max(self.text_count, 1),
-            "text_count": self.text_count,
-            "token_count": self.token_count,
-        }
+    def averages(self, index: int) -> LayerMoments:
+        """The moments of the layer at place `index`: what ntps/scores/ computes scores from."""
+        return LayerMoments(
+            **{name: self.average(name, index) for name in self.sums},
+            class_counts=self.class_counts,
+            label_second_moment=self.label_second_moment / max(self.text_count, 1),
+            text_count=self.text_count,
+            token_count=self.token_count,
+        )
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, product: Tensor | None = None) -> None:

@@ -21,22 +21,25 @@ from scipy.stats import studentized_range
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from ntps.accuracies.layer_probes import NEEDED, read_states, state_rows
+from ntps.accuracies.layer_probes import read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
+from ntps.flags import Caching
 from ntps.models.description import resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile
-from ntps.moments.pair import SPLITS, Kept, partition_files
+from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.passes import Job
 from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
-from ntps.scores.controls import SUMS
-from ntps.scores.layer import ORDERS, LayerScores, add_error_bars, layer_scores, map_layers
-from ntps.scores.peers import gcv_skill, h_score, logme, rankme
+from ntps.scores.peers import h_score, logme, rankme
+from ntps.scores.probes import gcv_skill
+from ntps.scores.subspaces import ORDERS
+from ntps.scores.table import LayerScores, add_error_bars, layer_scores
 from ntps.sources.yaml_files import config_folders
 from ntps.system import storage
+from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset, left_out
 
 SMALL = 0.05  # a p-value up to this counts as told apart from shuffled labels
@@ -178,19 +181,19 @@ def measure(model: str, where: str, data: Dataset, flags: Mapping[str, Any]) -> 
     where: the description of `data`; flags: prescreen.py's.
     """
     row = forward(model, data, flags)
-    kept = Kept(model, where, flags["output"], None)
+    kept = Cached(Pair.of(model, where, flags["output"]))
     train, test, paths = kept.train, kept.test, kept.states or {}
     places = range(len(train.layers))
     skills = dict(zip(train.layers, map_layers(lambda place: cross_validated(train, place), places)))
     best = max(skills, key=lambda layer: skills[layer])
     place = train.layers.index(best)
-    fitted, unseen = train.averages(place), test.averages(place, NEEDED)
+    fitted, unseen = train.averages(place), test.averages(place, prefix=False, permuted=False)
     states = {split: read_states(paths[split], place) for split in SPLITS}
     probe, knows_nothing = probes.ridge(fitted), probes.constant_probe(fitted)
     errors, guesses = (text_errors(which, *states["test"]) for which in (probe, knows_nothing))
     scores = layer_scores(fitted, test=unseen, orders=ORDERS[:1])
     if parts := partition_files(train):
-        kept_apart = (part.averages(place, set(SUMS)) for part in parts)
+        kept_apart = (part.averages(place, permuted=False) for part in parts)
         add_error_bars(scores.rows, fitted, kept_apart)
     row |= {
         "layer": best,
@@ -255,12 +258,23 @@ def earlier_seconds(path: Path, model: str) -> float:
 def run_pass(source: Source, data: Dataset, name: str, flags: Mapping[str, Any]) -> float:
     """The seconds of one split's pass; NaN where nothing had to be done."""
     split = data.select(name, flags["limit"], flags["seed"])
-    own = {"prefix_moments": "train", "keep_states": True, "adapter": None, "shard": None}
+    own: dict[str, Any] = {"keep_states": True}
+    taken = (
+        "limit",
+        "max_length",
+        "device",
+        "dtype",
+        "tokens_per_batch",
+        "label_permutations",
+        "seed",
+        "output",
+    )
+    own |= {name: flags[name] for name in (*taken, "overwrite")}
     if name == "train":
         own["partitions"] = min(flags["partitions"], len(split.texts))
     else:  # nothing is fitted on test: no label null, no error bars from partitions
         own |= {"label_permutations": 0, "partitions": 1}
-    job = Job(source, data, split, dict(flags) | own)
+    job = Job(source, data, split, Caching(**own))
     missing = flags["overwrite"] or not (job.target.exists() and job.states_target.exists())
     started = time.monotonic()
     job.run()
@@ -269,7 +283,7 @@ def run_pass(source: Source, data: Dataset, name: str, flags: Mapping[str, Any])
 
 def cross_validated(train: MomentsFile, place: int) -> float:
     """The ridge probe's generalized cross-validation skill at one layer, from train alone."""
-    moments = train.averages(place, NEEDED)
+    moments = train.averages(place, prefix=False, permuted=False)
     return gcv_skill(probes.ridge(moments), moments)
 
 

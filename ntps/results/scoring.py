@@ -1,59 +1,126 @@
-"""All layers of one model and data set scored from the files of their moments, one layer at a time from disk."""
+"""All layers of a pair scored from the files of their moments, one layer at a time from disk, into the results folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import pandas as pd
 import torch
 
 from ntps.errors import UserError
+from ntps.flags import Scoring
 from ntps.models.loading import pick_device
 from ntps.moments.file import MomentsFile
-from ntps.scores.controls import SUMS
-from ntps.scores.layer import LayerScores, add_error_bars, layer_scores, map_layers
-from ntps.scores.peers import other_scores
-from ntps.scores.subspaces import RANK_RTOL
-from ntps.system import console
+from ntps.moments.identity import of_scores
+from ntps.moments.pair import Pair, partition_files
+from ntps.scores.layer import Layer
+from ntps.scores.registry import COLUMNS, LAYER_COLUMNS
+from ntps.scores.table import LayerScores, add_error_bars, headroom, layer_row, subspace_scores
+from ntps.system import console, storage
+from ntps.system.output import Output
+from ntps.system.threads import map_layers
 
-ERROR_BARS = ("best", "all", "none")
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
 
 
-def score_layers(
-    train: MomentsFile,
-    test: MomentsFile | None = None,
-    rtol: float = RANK_RTOL,
-    device: torch.device = CPU,
-    title: str = "scores",
-) -> tuple[list[LayerScores], list[dict[str, float]]]:
-    """Every layer's scores, held-out ones too where there is a test file, and its row of the other scores."""
+@dataclass(frozen=True)
+class Scored:
+    """The files that one pair is scored from, and how."""
 
-    def one(place: int, device: torch.device) -> tuple[LayerScores, dict[str, float]]:
-        moments = on_device(train.averages(place), device)
-        unseen = on_device(test.averages(place), device) if test else None
-        return layer_scores(moments, rtol, unseen), other_scores(moments, unseen)
+    pair: Pair
+    train: MomentsFile
+    test: MomentsFile | None
+    parts: list[MomentsFile]  # partitions of train, for error bars; [] without
+    flags: Scoring
+    device: torch.device
 
-    found = each_layer(one, train.layers, range(len(train.layers)), device, title)
-    return [scores for scores, _ in found], [row for _, row in found]
+    @property
+    def output(self) -> Output:
+        """ntps/MODEL/DATASET.csv with its curves, and scores/MODEL/DATASET.csv."""
+        partitions = self.train.identity["partitions"]
+        error_bars = self.flags.error_bars if partitions > 1 else "none"
+        test = self.test.identity if self.test else None
+        identity = of_scores(self.train.identity, test, self.flags.rtol, error_bars, self.flags.tight_bounds)
+        stem = self.pair.stem("ntps")
+        curves = stem.with_name(f"{stem.name}.curves.safetensors")
+        tables = {self.pair.table("ntps"): COLUMNS, self.pair.table("scores"): LAYER_COLUMNS}
+        return Output("scores", stem, identity, tables, [curves])
 
 
-def error_bars(
-    scores: Sequence[LayerScores],
-    places: Sequence[int],
-    train: MomentsFile,
-    parts: Sequence[MomentsFile],
-    rtol: float = RANK_RTOL,
-    device: torch.device = CPU,
-    title: str = "scores",
-) -> None:
-    """Fill in the error bars of the layers at these places: a pair of eigen-solves for each partition of train."""
+def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
+    """Scores of one pair, all layers: both tables, the curves, and their provenance; nothing where they are there."""
+    started, train, test = time.monotonic(), pair.train_moments(), pair.test_moments()
+    check_labels(train)
+    if test:
+        storage.check_same_run(train.identity, test.identity, train.path.parent)
+    if train.text_count < train.width:
+        console.say(
+            f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
+            "scores describe this sample more than the task"
+        )
+    wanted = flags.error_bars != "none" and train.identity["partitions"] > 1
+    parts = partition_files(train) if wanted else []
+    scored = Scored(pair, train, test, parts, flags, device)
+    output = scored.output
+    table, (curves_file,) = pair.table("ntps"), output.files
+    if output.there(flags.overwrite):
+        console.say(f"already there: {table}")
+        return
+    if wanted and not parts:
+        console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
+    scores, others = score_layers(scored)
+    heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]
+    rows = [head | row for head, layer in zip(heads, scores, strict=True) for row in layer.rows]
+    more = {"n_texts": train.text_count, "headroom": headroom(others)}
+    layer_rows = [head | row | more for head, row in zip(heads, others, strict=True)]
+    record = train.record | {"class_counts": train.class_counts.tolist()}
+    with output.written(flags=asdict(flags), moments=record) as about:
+        peers = pair.table("scores")
+        storage.write_text(peers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
+        storage.write_text(peers.with_name(f"{pair.dataset}.json"), storage.to_json(about))
+        storage.write_arrays(curves_file, curves(train.layers, scores), about)
+        storage.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
+    console.say(
+        f"wrote {table}, {curves_file.name} and {peers}: {len(scores)} layers in "
+        f"{time.monotonic() - started:.0f} s"
+    )
 
-    def one(place: int, device: torch.device) -> None:
-        whole = on_device(train.averages(place, set(SUMS)), device)
-        others = (on_device(part.averages(place, set(SUMS)), device) for part in parts)
-        add_error_bars(scores[place].rows, whole, others, rtol)
 
-    each_layer(one, train.layers, places, device, f"{title}, error bars")
+def check_labels(train: MomentsFile) -> None:
+    """UserError where all labels are one: nothing is explained."""
+    common = float((train.class_counts / train.text_count).square().sum())
+    if train.label_second_moment - common <= 1e-12 * common:
+        raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
+
+
+def score_layers(scored: Scored) -> tuple[list[LayerScores], list[dict[str, Any]]]:
+    """Every layer's subspace scores, with error bars where requested, and its row of the scores of whole layers."""
+    train, test, flags = scored.train, scored.test, scored.flags
+
+    def one(place: int, device: torch.device) -> tuple[LayerScores, dict[str, Any]]:
+        moments = train.averages(place).to(device)
+        unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
+        layer = Layer(moments, unseen, flags.rtol, flags.tight_bounds)
+        return subspace_scores(layer), layer_row(layer)
+
+    def error_bars(place: int, device: torch.device) -> None:
+        whole = train.averages(place, permuted=False).to(device)
+        parts = (part.averages(place, permuted=False).to(device) for part in scored.parts)
+        add_error_bars(scores[place].rows, whole, parts, flags.rtol)
+
+    every = range(len(train.layers))
+    scores, others = zip(*each_layer(one, train.layers, every, scored.device, str(scored.pair)))
+    if scored.parts:
+        best = min(every, key=lambda place: others[place]["gcv_error"])
+        chosen = sorted({best, every[-1]}) if flags.error_bars == "best" else every
+        each_layer(error_bars, train.layers, chosen, scored.device, f"{scored.pair}, error bars")
+    return list(scores), list(others)
 
 
 def each_layer(
@@ -65,7 +132,7 @@ def each_layer(
 ) -> list[Result]:
     """work(place, device) for each place, several at a time on a CPU, with a bar in layers.
 
-    A layer that is too large for a GPU's memory is done on the CPU, and this is said.
+    A layer that is too large for a GPU's memory is done on the CPU, with a line that says so.
     """
 
     def one(place: int) -> Result:
@@ -85,8 +152,22 @@ def each_layer(
     return results
 
 
+def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray]:
+    """ntps, retention, excess (layer, order, kv) and null (layer, order, R, kv); NaN past a layer's rank."""
+    longest = max(layer.rank_prefix for layer in scores)
+    arrays = {"layers": np.array(layers)}
+    for name in ("ntps", "retention", "excess", "null"):
+        values = [getattr(layer, name).cpu().numpy() for layer in scores]
+        padded = [
+            np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, longest - v.shape[-1])], constant_values=math.nan)
+            for v in values
+        ]
+        arrays[name] = np.stack(padded)
+    return arrays
+
+
 def solver_device(name: str) -> torch.device:
-    """Where the eigen-solves run, in float64: cuda where it is asked for and there, else, and said so, the CPU."""
+    """Where the eigen-solves run, in float64: cuda where it is requested and there; else the CPU, with a line that says so."""
     if name == "cuda" and not torch.cuda.is_available():
         console.say("--device cuda: there is no cuda here, solving on the CPU")
         return CPU
@@ -96,10 +177,3 @@ def solver_device(name: str) -> torch.device:
             raise UserError("--device mps has no float64: use cpu")
         return CPU
     return device
-
-
-def on_device(moments: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
-    return {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in moments.items()
-    }

@@ -17,35 +17,22 @@ from typing import Any
 
 import pandas as pd
 
+from ntps.accuracies import registry
 from ntps.errors import UserError
+from ntps.scores.registry import LAYER_SCORES, SUBSPACE_SCORES, candidates
 from ntps.system import storage
 
 PAIR = ["model", "dataset"]
 POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
 # score: +1 if a higher value promises labels that a linear probe reads well, -1 if a lower one does
-SUBSPACE = {"ntps": 1, "null_lift": 1, "retention": 1, "retention_adjusted": 1, "excess": -1}
-LAYER = {
-    "h_score": 1, "logme": 1, "rankme": 1, "gcv_skill": 1, "gcv_error": -1, "ridge_train_skill": 1,
-    "ridge_train_mse": -1, "ols_train_mse": -1,
-}  # fmt: skip
-# Measured on the labels of test, as the accuracies are: in the table, but no candidates unless asked for.
-ON_TEST = {
-    "heldout_retention": 1, "heldout_skill": 1, "heldout_skill_full": 1, "ridge_test_skill": 1, "ridge_test_mse": -1,
-}  # fmt: skip
+SUBSPACE, LAYER = candidates(SUBSPACE_SCORES), candidates(LAYER_SCORES)
+ON_TEST = candidates(
+    on_test=True
+)  # candidates only on request: measured on test labels, as the accuracies are
 DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
-TARGETS: dict[str, tuple[int, str]] = {
-    "probe_accuracy": (1, "test accuracy of linear_sklearn's logistic regression at the best layer"),
-    "probe_mse": (-1, "test mse of linear_sklearn's linear regression at the best layer"),
-    "probe_train_accuracy": (1, "train accuracy of the same logistic regression, as published"),
-    "probe_train_mse": (-1, "train mse of the same linear regression, as published"),
-    "linear_accuracy": (1, "final test accuracy of linear_training, the last layer's head"),
-    "lora_accuracy": (1, "final test accuracy of lora_finetuning"),
-    "lora_gain": (-1, "final test accuracy of lora_finetuning - probe_accuracy"),
-    "lora_gain_linear": (-1, "final test accuracy of lora_finetuning - linear_accuracy, as published"),
-    "scratch_accuracy": (1, "final test accuracy of from_scratch"),
-}
-METHODS = ("linear_sklearn", "linear_training", "lora_finetuning", "from_scratch")
+TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
+METHODS = tuple(method.name for method in registry.METHODS)
 COVARIATES = {
     "classes": "number of classes",
     "majority": "share of the largest class among the train texts",
@@ -120,8 +107,9 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
         pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
     for name in ("probe_mse", "probe_train_mse"):  # numbers have units of their own
         pairs[name] = pairs[name].mask(pairs["numeric"])
-    pairs["lora_gain"] = pairs["lora_accuracy"] - pairs["probe_accuracy"]
-    pairs["lora_gain_linear"] = pairs["lora_accuracy"] - pairs["linear_accuracy"]
+    for name, target in registry.TARGETS.items():
+        if target.of:
+            pairs[name] = pairs[target.of] - pairs[target.minus]
     columns = [*PAIR, "group", "n_texts", *COVARIATES, "best_layer", "headroom", *TARGETS]
     return pairs.reindex(columns=columns)
 
@@ -268,24 +256,30 @@ def best_rows(folder: str | Path) -> pd.DataFrame:
     return lowest_error(table.dropna(subset=["layer", "gcv_error"]))
 
 
+def best_layer(folder: str | Path, model: str, dataset: str) -> int | None:
+    """K_sweep.py's best layer of one pair, None where there is none."""
+    best = best_rows(folder)
+    layers = best[(best["model"] == model) & (best["dataset"] == dataset)]["layer"]
+    return int(layers.iloc[0]) if len(layers) else None
+
+
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:
-    """Each measured target by pair, mean over seeds."""
+    """Each measured target by pair, mean over seeds; gains, which are differences of two, are none of them."""
     best = pairs[[*PAIR, "best_layer"]]
-    probes = methods["linear_sklearn"].reindex(columns=[*PAIR, "layer", "probe", "split", "accuracy", "mse"])
-    probes = probes.merge(best, "left", PAIR)
-    # A table that does not tell its layers has one (the published values).
-    probes = probes[(probes["layer"] == probes["best_layer"]) | probes["layer"].isna()]
     found = {}
-    for metric, kind in (("accuracy", "logistic_regression"), ("mse", "linear_regression")):
-        for prefix, split in (("probe", "test"), ("probe_train", "train")):
-            rows = probes[(probes["probe"] == kind) & (probes["split"] == split)]
-            found[f"{prefix}_{metric}"] = rows.groupby(PAIR)[metric].mean()
-    for name, method in (
-        ("linear", "linear_training"),
-        ("lora", "lora_finetuning"),
-        ("scratch", "from_scratch"),
-    ):
-        rows = methods[method].reindex(columns=[*PAIR, "split", "final", "accuracy"])
-        rows = rows[(rows["split"] == "test") & (rows["final"] == True)]  # noqa: E712  (empty columns are of no type)
-        found[f"{name}_accuracy"] = rows.groupby(PAIR)["accuracy"].mean()
+    for method in registry.METHODS:
+        table = methods[method.name].reindex(
+            columns=[*PAIR, "layer", "probe", "split", "final", "accuracy", "mse"]
+        )
+        table = table.merge(best, "left", PAIR)
+        for target in method.targets:
+            if target.of:
+                continue
+            rows = table[table["split"] == target.split]
+            if target.probe:  # a table that has no layers is of one (the published values)
+                at_best = (rows["layer"] == rows["best_layer"]) | rows["layer"].isna()
+                rows = rows[(rows["probe"] == target.probe) & at_best]
+            else:
+                rows = rows[rows["final"] == True]  # noqa: E712  (empty columns are of no type)
+            found[target.name] = rows.groupby(PAIR)[target.metric].mean()
     return found

@@ -1,14 +1,17 @@
-"""What the scripts share: flags from a typed main, the loop over pairs, and how errors are told."""
+"""What the scripts share: flags from a typed `main`, the loop over pairs, and how errors are shown."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 
@@ -17,58 +20,84 @@ from ntps.run.experiments import read_experiment
 from ntps.system import processes
 from ntps.system.console import keep_heap, quiet
 
-LISTS = {  # and their items
-    "between": str, "notebooks": str, "models": str, "datasets": str, "splits": str, "seeds": int, "lora_targets": str,
-    "targets": str, "scores": str, "groups": str, "predictors": str,
-}  # fmt: skip
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
+REQUIRED = dataclasses.MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of a script: its type, its default (REQUIRED if there is none) and its help."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str | None
+
+    @property
+    def item(self) -> Any:
+        """The type of a list's items; None for a flag that takes one value."""
+        listed = typing.get_origin(self.type) in (list, tuple, Sequence)
+        return typing.get_args(self.type)[0] if listed else None
+
+
+def settings_class(main: Callable[..., int]) -> Any:
+    """The dataclass that `main(flags: Flags)` takes; None for a main with parameters of its own."""
+    first: Any = next(iter(typing.get_type_hints(main).values()), None)
+    return first if dataclasses.is_dataclass(first) else None
+
+
+def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
+    """Every flag of a script, by name."""
+    kind = settings_class(main)
+    source = kind or main
+    hints, docs = typing.get_type_hints(source), documented(source)
+    if kind is not None:
+        defaults = {
+            field.name: field.default if field.default_factory is REQUIRED else field.default_factory()
+            for field in dataclasses.fields(kind)
+        }
+    else:
+        empty = inspect.Parameter.empty
+        defaults = {
+            name: REQUIRED if parameter.default is empty else parameter.default
+            for name, parameter in inspect.signature(main).parameters.items()
+        }
+    order = sorted(defaults, key=lambda name: name not in ("models", "datasets"))
+    return {name: Flag(name, hints[name], defaults[name], docs.get(name)) for name in order}
+
+
+def documented(source: Any) -> dict[str, str]:
+    """Descriptions of the flags from the Args section of a function's docstring, or of a class's and its bases'."""
+    from docstring_parser import parse
+
+    owners = reversed(inspect.getmro(source)) if inspect.isclass(source) else [source]
+    parsed = (parse(inspect.cleandoc(owner.__doc__ or "")) for owner in owners if owner is not object)
+    return {entry.arg_name: entry.description or "" for found in parsed for entry in found.params}
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
-    """Parse the flags of a script's typed `main` from its signature and docstring, call it, return the exit code.
+    """Parse the flags of a script's `main`, call it, return the exit code.
 
-    Lists take one or more values (`--models A B`). `--config FILE.yaml` may hold any flag, or an experiment
-    of several scripts (ntps/run/experiments.py); what the command line says wins.
+    `main` takes one dataclass of flags (see ntps/flags.py), or parameters of its own. Lists take one or more values
+    (`--models A B`). `--config FILE.yaml` may hold any flag, or an experiment of several scripts
+    (ntps/run/experiments.py); what the command line says wins.
     """
-    parser = jsonargparse.ArgumentParser(
-        description=inspect.getdoc(inspect.getmodule(main)),
-        formatter_class=Formatter,
-        default_env=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
-    )
-    flags = inspect.signature(main).parameters
-    docs = parameter_docs(main)
-    lists = [name for name in flags if name in LISTS]
-    switches = [name for name, flag in flags.items() if flag.default is False]
-    words = [name for name, flag in flags.items() if flag.annotation == str | None]
-    for name in lists:
-        needed = flags[name].default is inspect.Parameter.empty
-        default = None if needed else list(flags[name].default)
-        parser.add_argument(
-            f"--{name}", nargs="+", type=LISTS[name], required=needed, default=default, help=docs.get(name)
-        )
-    parser.add_function_arguments(main, skip={*lists, *switches, *words}, as_positional=True)
-    for name in words:  # as they stand: `#a.csv` and `null` are names like others
-        parser.add_argument(f"--{name}", type=str, help=docs.get(name))
-    for name in switches:
-        parser.add_argument(f"--{name}", action="store_true", help=docs.get(name))
+    flags = flags_of(main)
+    parser = parser_of(main, flags)
     try:
-        argv = with_config(sys.argv[1:] if argv is None else argv, main, lists, switches)
+        argv = with_config(sys.argv[1:] if argv is None else argv, main, flags)
     except UserError as error:
         parser.error(str(error))
     values = parser.parse_args(argv).as_dict()
     values.pop("config", None)
-    for name in words:
-        if values[name] == "":
+    for name, flag in flags.items():
+        if flag.type == str | None and values[name] == "":
             parser.error(f"--{name} is empty: leave it out, or give it a value")
     quiet()
     keep_heap()
+    kind = settings_class(main)
     try:
         with processes.launched():
-            return main(**values)
+            return main(kind(**values)) if kind else main(**values)
     except (UserError, OSError) as error:
         if processes.first():
             print(f"error: {error}", file=sys.stderr)
@@ -81,22 +110,50 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
         return 130
 
 
-def with_config(argv: list[str], main: Callable, lists: list[str], switches: list[str]) -> list[str]:
+def parser_of(main: Callable[..., int], flags: dict[str, Flag]) -> jsonargparse.ArgumentParser:
+    """A parser of these flags; those without a default are positional, unless they take several values."""
+    parser = jsonargparse.ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(main)),
+        formatter_class=Formatter,
+        default_env=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
+    )
+    for name, flag in flags.items():
+        needed = flag.default is REQUIRED
+        if flag.item:
+            default = None if needed else list(flag.default)
+            parser.add_argument(
+                f"--{name}", nargs="+", type=flag.item, required=needed, default=default, help=flag.help
+            )
+        elif flag.default is False:
+            parser.add_argument(f"--{name}", action="store_true", help=flag.help)
+        elif needed:
+            parser.add_argument(name, type=flag.type, help=flag.help)
+        else:  # a text that may be absent is taken as it stands: `#a.csv` and `null` are names like others
+            kind = str if flag.type == str | None else flag.type
+            parser.add_argument(f"--{name}", type=kind, default=flag.default, help=flag.help)
+    return parser
+
+
+def with_config(argv: list[str], main: Callable, flags: dict[str, Flag]) -> list[str]:
     """The command line with the flags of its --config file put before it, so that its own win."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     given, rest = reader.parse_known_args(argv)
     if given.config is None:
         return rest
-    script, flags = Path(inspect.getfile(main)).stem, inspect.signature(main).parameters
+    script = Path(inspect.getfile(main)).stem
     words: list[str] = []
     for name, value in read_experiment(given.config).flags(script, flags).items():
-        if value is None and flags[name].default is None:
+        flag = flags[name]
+        if value is None and (flag.default is None or flag.item):
             continue
-        if name in lists:
-            items = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *map(str, items)] if value is not None else []
-        elif name in switches and isinstance(value, bool):
+        if flag.item:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        elif flag.default is False and isinstance(value, bool):
             words += [f"--{name}"] if value else []
         else:
             words.append(f"--{name}={'null' if value is None else value}")
@@ -108,13 +165,6 @@ class Formatter(jsonargparse.DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
-def parameter_docs(main: Callable) -> dict[str, str]:
-    """Descriptions of the parameters from a docstring's Args section."""
-    from docstring_parser import parse
-
-    return {entry.arg_name: entry.description or "" for entry in parse(inspect.getdoc(main) or "").params}
 
 
 def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable[[str, str], None]) -> int:

@@ -1,10 +1,11 @@
-"""How high is high: shuffled labels, held-out texts, error bars from partitions of the texts, tight bounds.
+"""How high is high: permuted labels, held-out rows, error bars from partitions of the rows, tight bounds.
 
-Nothing here is in the paper (arXiv 2505.17169). Notation as in ntps.scores.subspaces; all from moments alone.
+Nothing here is in the paper (arXiv 2505.17169). Notation as in ntps/scores/subspaces.py; all from moments alone.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,15 @@ from scipy.stats import t
 from torch import Tensor
 
 from ntps.scores import probes
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import diagonal_scale, inverse_factor
 from ntps.scores.subspaces import Perception
 
-NULL_SLACK = 1e-12  # a shuffled score this close below the observed one counts as reaching it (rounding)
+NULL_SLACK = 1e-12  # a permuted score this close below the observed one counts as reaching it (rounding)
 WEAKER = 5  # ridge strengths tried in a subspace: the full probe's, and weaker ones a decade apart
-NOT_HELD_OUT = dict.fromkeys(("heldout_retention", "heldout_skill", "heldout_skill_full"), math.nan)
-SUMS = (
-    "mean_second_moment",
-    "mean_label_moment",
-    "mean_state",
-    "prefix_second_moment",
-    "prefix_next_moment",
-    "label_second_moment",
-)
 
 
-# --- shuffled labels -----------------------------------------------------------------------------------------------
+# --- permuted labels -------------------------------------------------------------------------------------------------
 
 
 def above(value: float, level: float) -> float:
@@ -39,85 +33,73 @@ def above(value: float, level: float) -> float:
 
 
 def p_value(observed: float, null: Tensor) -> float:
-    """(1 + #{null >= observed}) / (R + 1) of R shuffled scores: uniform on its grid without signal; NaN for R = 0."""
+    """(1 + #{null >= observed}) / (R + 1) of R scores of permuted labels: uniform on its grid without signal; NaN for R = 0."""
     R = len(null)
     return (1 + int((null >= observed - NULL_SLACK).sum())) / (R + 1) if R else math.nan
 
 
-def null_figures(observed: float, null: Tensor) -> dict[str, float]:
-    """Mean and deviation of R shuffled scores, the share of the way above their mean, and the p-value."""
-    R = len(null)
-    mean = float(null.mean()) if R else math.nan
-    return {
-        "null_mean": mean,
-        "null_std": float(null.std()) if R > 1 else math.nan,
-        "null_lift": above(observed, mean),
-        "p_value": p_value(observed, null),
-    }
+# --- held-out rows ---------------------------------------------------------------------------------------------------
 
 
-# --- held-out texts ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class HeldOut:
+    """What ridge probes without intercept, fitted on train, explain on test: within V_k, and in full."""
+
+    retention: float = math.nan  # skill / skill_full, NaN unless skill_full > 0
+    skill: float = math.nan
+    skill_full: float = math.nan
 
 
 def held_out(
-    train: Mapping[str, Any],
-    test: Mapping[str, Any],
-    full: probes.Probe,
-    V: Tensor,
-    counts: Sequence[int],
-) -> list[dict[str, float]]:
-    """What ridge probes without intercept, fitted on train, explain on test: within V_k for each k, and in full.
+    train: LayerMoments, test: LayerMoments, full: probes.Probe, V: Tensor, counts: Sequence[int]
+) -> dict[int, HeldOut]:
+    """The best probe within span V_k for each k of `counts`, against the full one, on test.
 
-    skill(B) = 1 - SE_test(B) / SE_test(train's class frequencies); heldout_retention = skill(best B in span V_k)
-    / skill(B*), NaN unless skill(B*) > 0. `full` is B*, of probes.ridge(train, intercept=False). Within V_k the same
-    penalty D = diag(M), its strength g by generalized cross-validation on train among B*'s and weaker ones, for
-    fewer directions need less. On coordinates scaled by D, with Q orthonormal to V and Q^T M Q + g I = T^-T T^-1, T
-    upper triangular, the ridge solution in span V_k is Q T_k T_k^T Q^T S for every k: one factorisation for each g.
+    skill(B) = 1 - SE_test(B) / SE_test(train's class frequencies). `full` is B*, of probes.ridge(train,
+    intercept=False). Within V_k the same penalty D = diag(M), its strength g by generalized cross-validation on train
+    among B*'s and weaker ones, for fewer directions need less. On coordinates scaled by D, with Q orthonormal to V
+    and Q^T M Q + g I = L L^T, the ridge solution in span V_k is Q L_k^-T L_k^-1 Q^T S for every k: one factorisation for
+    each g.
     """
-    M, S, power, _, _ = probes.fit_moments(train, intercept=False)
-    n, scale = float(train["text_count"]), M.diagonal().clamp(min=0).sqrt()
-    inverse = torch.where(scale > 0, 1 / scale, 0.0)[:, None]
+    fit, n = train.plain, float(train.text_count)
+    scale, inverse = diagonal_scale(fit.M)
     Q = torch.linalg.qr(V * scale[:, None])[0]
-    inner, target = Q.mT @ (inverse * M * inverse.mT) @ Q, Q.mT @ (inverse * S)
-    eye = torch.eye(len(inner), dtype=M.dtype, device=M.device)
-    best = [(math.inf, target)] * len(counts)
-    for step in range(WEAKER):
-        strength = max(full.penalty / 10**step, probes.RIDGE_GRID[0])
-        factor = torch.linalg.cholesky(inner + strength * eye)
-        T = torch.linalg.solve_triangular(factor, eye, upper=False).mT
-        coordinates = T.mT @ target
-        explained = coordinates.square().sum(1).cumsum(0)
-        freedom = (1 - strength * T.square().sum(0)).cumsum(0)
-        for place, k in enumerate(counts):
-            B = T[:k, :k] @ coordinates[:k]
-            error = (power - explained[k - 1] - strength * B.square().sum()).clamp(min=0)
-            score = float(error / (1 - freedom[k - 1] / n).clamp(min=1e-12).square())
-            if score < best[place][0]:
-                best[place] = (score, B)
-    whole = probes.skill(full, train, test)
-    rows = []
-    for _, B in best:
-        B = inverse * (Q[:, : len(B)] @ B)
-        skill = probes.skill(probes.Probe(B, B.new_zeros(B.shape[1])), train, test)
-        kept = skill / whole if whole > 0 else math.nan
-        rows.append(dict(zip(NOT_HELD_OUT, (kept, skill, whole), strict=True)))
-    return rows
+    inner, target = Q.mT @ (inverse[:, None] * fit.M * inverse) @ Q, Q.mT @ (inverse[:, None] * fit.S)
+    K, places = len(inner), torch.tensor(counts, device=inner.device)
+    inside = torch.arange(K, device=inner.device)[:, None] < places  # (K, counts): the first k
+    least = torch.full_like(places, math.inf, dtype=inner.dtype)
+    best = target.new_zeros(K, len(counts), target.shape[1])
+    for strength in sorted({max(full.penalty / 10**step, probes.RIDGE_GRID[0]) for step in range(WEAKER)}):
+        T = inverse_factor(inner + strength * torch.eye(K, dtype=inner.dtype, device=inner.device))
+        coordinates = T @ target
+        explained = coordinates.square().sum(1).cumsum(0)[places - 1]
+        freedom = (1 - strength * T.square().sum(1)).cumsum(0)[places - 1]
+        B = (T.mT @ (coordinates[:, None] * inside[:, :, None]).flatten(1)).view_as(best)
+        error = (fit.power - explained - strength * B.square().sum((0, 2))).clamp(min=0)
+        score = error / (1 - freedom / n).clamp(min=1e-12).square()
+        better = score < least
+        least, best = torch.where(better, score, least), torch.where(better[:, None], B, best)
+    B = (inverse[:, None] * (Q @ best.flatten(1))).view(-1, *best.shape[1:])
+    guess = probes.squared_error(probes.constant_probe(train), test)
+    whole, skills = 1 - probes.squared_error(full, test) / guess, 1 - plain_errors(B, test) / guess
+    return {
+        k: HeldOut(skill / whole if whole > 0 else math.nan, skill, whole)
+        for k, skill in zip(counts, skills.tolist(), strict=True)
+    }
 
 
-# --- partitions of the texts ---------------------------------------------------------------------------------------
+def plain_errors(B: Tensor, moments: LayerMoments) -> Tensor:
+    """E||y - B_j^T m||^2 over the rows of these moments, for many B (d, j, C) at once: (j,)."""
+    products = (moments.mean_second_moment @ B.flatten(1)).view_as(B)
+    linear = (B * moments.mean_label_moment[:, None]).sum((0, 2))
+    return moments.label_second_moment - 2 * linear + (B * products).sum((0, 2))
 
 
-def leave_one_out(whole: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Moments of all texts but one partition's, for each partition in turn; sums that subtract."""
-    n = whole["text_count"]
-    for part in parts:
-        left = n - part["text_count"]
-        moments = {name: (n * whole[name] - part["text_count"] * part[name]) / left for name in SUMS}
-        yield moments | {"class_counts": whole["class_counts"] - part["class_counts"], "text_count": left}
+# --- partitions of the rows ------------------------------------------------------------------------------------------
 
 
 def jackknife_error(estimates: Tensor) -> Tensor:
-    """Standard error from K estimates (K, ...), each without one of K like parts of the texts.
+    """Standard error from K estimates (K, ...), each without one of K like parts of the rows.
 
     sqrt((K - 1) / K sum_j (estimate_j - their mean)^2), Efron and Tibshirani 1993 (11.5), parts as units.
     """
@@ -126,7 +108,7 @@ def jackknife_error(estimates: Tensor) -> Tensor:
 
 
 def score_interval(score: ArrayLike, error: ArrayLike, partitions: int) -> tuple[Any, Any]:
-    """Ends of a 90 % interval of a score in [0, 1] from its jackknife error, for the mean score of that many texts:
+    """Ends of a 90 % interval of a score in [0, 1] from its jackknife error, for the mean score of that many rows:
 
         log odds of the score -+ t error / (score (1 - score)),   t with partitions - 1 degrees of freedom,
 

@@ -1,271 +1,313 @@
-"""Every score of one layer from its moments: NTPS, excess loss, retention, and what ntps.scores.controls says of them.
+"""One layer as scores see it: its subspaces, each decomposed once, and the curves over kv that all rows read.
 
-Notation and source as in ntps.scores.subspaces; excess, retention, chance and label null are additions to the paper.
+Layer   the moments of one layer, its eigen-solves and probes, computed when first needed
+Order   its autoregressive directions in one order, and every curve over kv = 1..K
+Point   one (order, rule, ku, kv): what a score of ntps/scores/registry.py is a function of
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ntps.errors import UserError
-from ntps.scores.controls import (
-    NOT_HELD_OUT,
-    above,
-    held_out,
-    jackknife_error,
-    leave_one_out,
-    null_figures,
-    p_value,
-    tight_constants,
-)
-from ntps.scores.probes import ridge
-from ntps.scores.subspaces import (
-    ORDERS,
+from ntps.scores import probes
+from ntps.scores.controls import HeldOut, held_out, tight_constants
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import (
     RANK_RTOL,
-    Perception,
-    head,
-    nested_energies,
+    Nested,
+    Whitened,
     relative_gaps,
-    solve,
+    share,
     tail,
     tied,
     whiten,
 )
+from ntps.scores.subspaces import ORDERS, Perception, Solution, autoregression
 
-Layer = TypeVar("Layer")
-Result = TypeVar("Result")
 STEPS = 20  # the paper's sweep: k = j / 20 of the rank, j = 1..19
 
 
-@dataclass(frozen=True)
-class LayerScores:
-    """What one layer's moments say. Curves: rule task_rank, first dimension the orders asked for, last kv = 1..rank P0."""
+class Layer:
+    """A layer's subspaces and probes, each computed when first needed; UserError then if there is nothing to score.
 
-    ntps: Tensor  # (orders, kv)
-    excess: Tensor  # (orders, kv)
-    retention: Tensor  # (orders, kv)
-    null: Tensor  # (orders, R, kv): ntps with shuffled labels
-    rows: list[dict[str, Any]]  # the table of scores: columns named as in the scores file
-    task_rank: int
-    rank_mean: int
-    rank_prefix: int
-    rank_unstable: bool
-    lower_constant: float  # excess >= lower_constant * (1 - NTPS(r, kv)), and <= with the upper one
-    upper_constant: float
+    rtol: eigenvalues up to this share of the largest count as zero. test: moments of other rows, for held-out scores
+    (their prefix moments are not needed). tight: also the tight bounds of the excess loss, 19 eigen-solves an order.
+    """
 
+    def __init__(
+        self,
+        moments: LayerMoments,
+        test: LayerMoments | None = None,
+        rtol: float = RANK_RTOL,
+        tight: bool = False,
+    ):
+        self.moments, self.test, self.rtol, self.tight = moments, test, rtol, tight
 
-class Solved:
-    """A layer's two eigen-solves, and what both orders share. Raises UserError where there is nothing to score."""
-
-    def __init__(self, moments: Mapping[str, Any], rtol: float = RANK_RTOL):
-        self.moments = {name: torch.as_tensor(value).to(torch.float64) for name, value in moments.items()}
+    @cached_property
+    def task(self) -> Perception:
+        """U. With a test split the probe without intercept needs M's eigenvectors too: one eigen-solve for both."""
         m = self.moments
-        if not m["prefix_second_moment"].any():
-            raise UserError(
-                "no text has two tokens, or all states are zero: there is no next token to predict"
-            )
-        self.task = Perception(m["mean_second_moment"], m["mean_label_moment"], rtol)
-        self.prefix = whiten(m["prefix_second_moment"], rtol)
-        self.auto = solve(m["prefix_next_moment"], self.prefix)
-        self.rank_unstable = self.task.mean.rank_unstable or self.prefix.rank_unstable
-        S = m["mean_label_moment"]
-        shuffled = m.get("label_moment_permuted", S.new_zeros(0, *S.shape))
-        self.permutations = len(shuffled)
-        own = self.task.shuffled(shuffled, rtol).flatten(1) if self.permutations else S[:, :0]
-        # U_r, N and U_r of each label shuffle; S, E[m] and S of each label shuffle, whitened
-        self.directions = torch.cat([self.task.U, self.task.N, own], 1)
-        columns = [S, m["mean_state"][:, None], shuffled.transpose(0, 1).flatten(1)]
-        self.signal = self.task.mean.pull(torch.cat(columns, 1))
+        white = m.plain.spectrum.whitened(self.rtol) if self.test else whiten(m.mean_second_moment, self.rtol)
+        return Perception(white, m.mean_label_moment, self.rtol)
 
-    def auto_directions(self, order: str) -> tuple[Tensor, Tensor, Tensor]:
-        """V in this order; for each k, whether keeping its first k cuts equal eigenvalues, and the gap it cuts.
+    @cached_property
+    def _autoregression(self) -> tuple[Whitened, Solution]:
+        return autoregression(self.moments, self.rtol)
 
-        The gap is that of the two eigenvalues beside the cut, relative to the larger; NaN where V is complete.
-        """
-        V, ties, gaps = self.auto.vectors, tied(self.auto.eigenvalues), relative_gaps(self.auto.eigenvalues)
-        if order == "released":
+    @property
+    def prefix(self) -> Whitened:
+        return self._autoregression[0]
+
+    @property
+    def auto(self) -> Solution:
+        """V, largest eigenvalue first."""
+        return self._autoregression[1]
+
+    @property
+    def d(self) -> int:
+        return self.moments.width
+
+    @property
+    def K(self) -> int:
+        """rank P0: the largest kv."""
+        return self.prefix.rank
+
+    @property
+    def rank_unstable(self) -> bool:
+        return self.task.mean.rank_unstable or self.prefix.rank_unstable
+
+    @cached_property
+    def orders(self) -> dict[str, Order]:
+        return {name: Order(self, name) for name in ORDERS}
+
+    @cached_property
+    def ridge(self) -> probes.Probe:
+        """With intercept, its strength by generalized cross-validation on train."""
+        return probes.ridge(self.moments)
+
+    @cached_property
+    def ridge_plain(self) -> probes.Probe:
+        """The same without intercept."""
+        return probes.ridge(self.moments, intercept=False)
+
+    @cached_property
+    def own_permuted(self) -> Tensor:
+        """U_r of every label permutation, side by side (d, R c)."""
+        R, permuted = len(self.moments.permuted), self.moments.permuted
+        return self.task.shuffled(permuted, self.rtol).flatten(1) if R else self.task.U[:, :0]
+
+    @cached_property
+    def signal(self) -> Tensor:
+        """W^T of S, of E[m], and of S of every label permutation: (rank M, C + 1 + R C)."""
+        m = self.moments
+        columns = [m.mean_label_moment, m.mean_state[:, None], m.permuted.transpose(0, 1).flatten(1)]
+        return self.task.mean.pull(torch.cat(columns, 1))
+
+    @cached_property
+    def whitened_auto(self) -> Tensor:
+        """V in the coordinates where M is the identity, F V."""
+        return self.task.mean.F @ self.auto.vectors
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """lower (1 - NTPS(r, kv)) <= excess <= upper (1 - NTPS(r, kv)); the lower is 0 unless M has full rank."""
+        values, norm = self.moments.eigen[0], self.task.U.square().sum()
+        smallest = values[0].clamp(min=0) if self.task.mean.rank == self.d else 0.0
+        eigenvalues = self.task.solution.eigenvalues
+        return float(smallest * eigenvalues[-1] * norm), float(values[-1] * eigenvalues[0] * norm)
+
+    @cached_property
+    def coordinates(self) -> list[tuple[str, float, int, int]]:
+        """(rule, fraction, ku, kv) of the table's rows: kv at the 19 fractions and d/10, then the paper's sweep."""
+        r, rank = self.task.task_rank, self.task.mean.rank
+        sweep = [(j / STEPS, max(1, j * rank // STEPS), max(1, j * self.K // STEPS)) for j in range(1, STEPS)]
+        tenth = min(max(1, self.d // 10), self.K)
+        return [
+            *(("task_rank", fraction, r, kv) for fraction, _, kv in sweep),
+            ("task_rank", math.nan, r, tenth),
+            *(("fraction", *point) for point in sweep),
+        ]
+
+    @cached_property
+    def listed(self) -> list[int]:
+        """Every kv of the table."""
+        return sorted({point[-1] for point in self.coordinates})
+
+    def points(self, order: str) -> list[Point]:
+        """The table's rows in one order."""
+        return [Point(self.orders[order], *point) for point in self.coordinates]
+
+
+class Order:
+    """V in one order and, each a curve over kv = 1..K, what the spans of its leading directions hold."""
+
+    def __init__(self, layer: Layer, name: str):
+        if name not in ORDERS:
+            raise UserError(f"order must be one of {', '.join(ORDERS)}, not {name!r}")
+        self.layer, self.name = layer, name
+        V, ties, gaps = (
+            layer.auto.vectors,
+            tied(layer.auto.eigenvalues),
+            relative_gaps(layer.auto.eigenvalues),
+        )
+        if name == "released":
             V = V.flip(1)
             ties, gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (ties, gaps))
-        return V, ties, gaps
+        self.V = V
+        self.ties = ties  # does keeping the first kv cut equal eigenvalues?
+        self.gaps = (
+            gaps  # of the two eigenvalues beside that cut, relative to the larger; NaN where V is complete
+        )
+        self.spans = Nested(self.V)
+
+    def turned(self, columns: Tensor) -> Tensor:
+        """Columns that belong to V's, largest eigenvalue first, in this order."""
+        return columns.flip(1) if self.name == "released" else columns
+
+    @cached_property
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Energies, by direction of V's orthonormal basis, of U's columns (d, r) and of U of each permutation (d, R)."""
+        layer, r, R = self.layer, self.layer.task.task_rank, len(self.layer.moments.permuted)
+        energies = self.spans.energies(torch.cat([layer.task.U, layer.own_permuted], 1))
+        return energies[:, :r], energies[:, r:].reshape(layer.d, R, -1 if R else 0).sum(2)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        return self.directions[0]
+
+    @cached_property
+    def null_space(self) -> Tensor:
+        """Energies of N, all directions that the labels leave free, by direction (d,)."""
+        return self.spans.energies(self.layer.task.N).sum(1)
+
+    @cached_property
+    def ntps(self) -> Tensor:
+        """(K,): rule task_rank."""
+        return share(self.columns.sum(1), self.layer.K)
+
+    @cached_property
+    def missed(self) -> Tensor:
+        """1 - NTPS, added up by itself."""
+        label = self.columns.sum(1)
+        return tail(label, self.layer.K) / label.sum()
+
+    @cached_property
+    def label_free(self) -> Tensor:
+        """tr(P W W^T) / tr(W W^T), which the paper's sweep in released order nearly is."""
+        return share(self.columns.sum(1) + self.null_space, self.layer.K)
+
+    @cached_property
+    def null(self) -> Tensor:
+        """(R, K): NTPS of the label permutations."""
+        return share(self.directions[1], self.layer.K).mT
+
+    @cached_property
+    def signal(self) -> Mapping[str, Tensor]:
+        """Excess loss, retention, and what permuted labels retain: in expectation, and of each permutation (R, K).
+
+        excess(k) = min_Z ||M^1/2 (B* - V_k Z)||_F^2 = E_full - E(V_k), B* = M^+ S;
+        retention(k) = E(V_k) / E_full; its null is E_pi[E(V_k)] / E_pi[E_full] over label permutations pi, where
+        E_pi[S S^T] = ||p||^2 mu mu^T + (E||y||^2 - ||p||^2)/(n-1) (M - mu mu^T), p = E[y].
+        """
+        layer, m, K = self.layer, self.layer.moments, self.layer.K
+        C, R = m.targets, len(m.permuted)
+        energies = Nested(self.turned(layer.whitened_auto)).energies(layer.signal)
+        explained, common, drawn = energies[:, :C].sum(1), energies[:, C], energies[:, C + 1 :]
+        systematic = m.label_mean.square().sum()
+        rest = (m.label_second_moment - systematic) / max(m.text_count - 1, 1)
+        return {
+            "excess": tail(explained, K),
+            "retention": share(explained, K),
+            "null": share(systematic * common + rest * (1 - common), K),
+            "permuted": share(drawn.reshape(len(drawn), R, C if R else 0).sum(2), K).mT,
+        }
+
+    @property
+    def excess(self) -> Tensor:
+        return self.signal["excess"]
+
+    @property
+    def retention(self) -> Tensor:
+        return self.signal["retention"]
+
+    @cached_property
+    def held_out(self) -> dict[int, HeldOut]:
+        """By kv of the table; nothing without test moments."""
+        layer = self.layer
+        if layer.test is None:
+            return {}
+        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, layer.listed)
+
+    @cached_property
+    def tight(self) -> dict[int, tuple[float, float]]:
+        """Tight constants of the bounds by kv of the table; nothing unless requested."""
+        layer = self.layer
+        if not layer.tight:
+            return {}
+        return dict(zip(layer.listed, tight_constants(layer.task, self.V, layer.listed), strict=True))
 
 
-def label_signal(layer: Solved, V: Tensor) -> dict[str, Tensor]:
-    """Excess loss, retention and the retention of shuffled labels through V_k, k = 1..columns of V.
+@dataclass
+class Point:
+    """One row of the table: an order, a rule with its fraction, and the numbers of directions ku and kv."""
 
-    excess(k) = min_Z ||M^1/2 (B* - V_k Z)||_F^2 = E_full - E(V_k), B* = M^+ S;
-    retention(k) = E(V_k) / E_full; its null is E_pi[E(V_k)] / E_pi[E_full] over label shuffles pi, where
-    E_pi[S S^T] = ||p||^2 mu mu^T + (E||y||^2 - ||p||^2)/(n-1) (M - mu mu^T), p = E[y]. `retention_shuffled`
-    (R, kv) is that of the label shuffles that were drawn.
-    """
-    m, k, n = layer.moments, V.shape[1], float(layer.moments["text_count"])
-    C = len(m["class_counts"])
-    energies = nested_energies(layer.task.mean.F @ V, layer.signal)
-    explained, common, drawn = energies[:, :C].sum(1), energies[:, C], energies[:, C + 1 :]
-    drawn = drawn.reshape(len(drawn), layer.permutations, C if layer.permutations else 0).sum(2)
-    systematic = (m["class_counts"] / n).square().sum()
-    shuffled = systematic * common + (m["label_second_moment"] - systematic) / max(n - 1, 1) * (1 - common)
-    return {
-        "excess": tail(explained, k),
-        "retention": share(explained, k),
-        "retention_null": share(shuffled, k),
-        "retention_shuffled": share(drawn, k).mT,
-    }
+    of: Order
+    rule: str
+    fraction: float
+    ku: int
+    kv: int
 
+    @property
+    def layer(self) -> Layer:
+        return self.of.layer
 
-def share(energies: Tensor, count: int) -> Tensor:
-    """The first k rows' share of all, k = 1..count; at most 1."""
-    return (head(energies, count) / energies.sum(0)).clamp(max=1)
+    def at(self, curve: Tensor) -> float:
+        """A curve's value at kv, the last dimension."""
+        return float(curve[self.kv - 1])
 
+    @cached_property
+    def weights(self) -> tuple[Tensor, float]:
+        """How much of each column of U_r, and of the null space, is among the first ku."""
+        ku = self.ku if self.rule == "fraction" else None
+        return self.layer.task.weights(ku, self.of.name)
 
-def order_curves(layer: Solved, V: Tensor) -> dict[str, Tensor]:
-    """Curves over kv = 1..columns of V, and, per direction of that Q, the energies of U's columns and of N.
+    @cached_property
+    def ntps(self) -> float:
+        weights, null_share = self.weights
+        energies = self.of.columns @ weights
+        if null_share:
+            energies = energies + null_share * self.of.null_space
+        return min(1.0, float(energies[: self.kv].sum() / energies.sum()))
 
-    `missed` is 1 - NTPS, `label_free` tr(P W W^T) / tr(W W^T), which the paper's sweep in released order nearly is.
-    """
-    (d, K), r, rank, R = V.shape, layer.task.task_rank, layer.task.mean.rank, layer.permutations
-    energies = nested_energies(V, layer.directions)
-    columns, null_space = energies[:, :r], energies[:, r : r + rank].sum(1)
-    shuffled = energies[:, r + rank :].reshape(d, R, -1 if R else 0).sum(2)
-    label = columns.sum(1)
-    return label_signal(layer, V) | {
-        "columns": columns,
-        "null_space": null_space,
-        "ntps": share(label, K),
-        "missed": tail(label, K) / label.sum(),
-        "label_free": share(label + null_space, K),
-        "null": share(shuffled, K).mT,
-    }
+    @cached_property
+    def chance(self) -> float:
+        return self.kv / self.layer.d
 
+    @cached_property
+    def chance_std(self) -> float:
+        return self.layer.task.chance_std(self.kv, *self.weights)
 
-def score_row(
-    task: Perception, curves: Mapping[str, Tensor], order: str, rule: str, ku: int, kv: int
-) -> dict[str, Any]:
-    """One row's figures. NaN: z and lift where all subspaces score the same, label null for rule fraction."""
-    weights, null_share = task.weights(ku if rule == "fraction" else None, order)
-    picked = curves["columns"] @ weights + null_share * curves["null_space"]
-    value = min(1.0, float(picked[:kv].sum() / picked.sum()))
-    chance, spread = kv / len(picked), task.chance_std(kv, weights, null_share)
-    row = {"ntps": value, "chance": chance, "chance_std": spread}
-    row["z"] = (value - chance) / spread if spread else math.nan
-    row["lift"] = above(value, chance) if spread else math.nan
-    row |= null_figures(value, curves["null"][:, kv - 1] if rule == "task_rank" else picked[:0])
-    for name in ("excess", "retention", "retention_null", "label_free"):
-        row[name] = float(curves[name][kv - 1])
-    row["retention_adjusted"] = above(row["retention"], row["retention_null"])
-    row["retention_p_value"] = p_value(row["retention"], curves["retention_shuffled"][:, kv - 1])
-    return row
+    @cached_property
+    def null(self) -> Tensor:
+        """(R,): NTPS of the label permutations; none for rule fraction."""
+        return self.of.null[:, self.kv - 1] if self.rule == "task_rank" else self.of.columns[:0, 0]
 
+    @cached_property
+    def retention_null(self) -> Tensor:
+        """(R,): retention of the label permutations."""
+        return self.of.signal["permuted"][:, self.kv - 1]
 
-def layer_scores(
-    moments: Mapping[str, Any],
-    rtol: float = RANK_RTOL,
-    test: Mapping[str, Any] | None = None,
-    orders: Sequence[str] = ORDERS,
-) -> LayerScores:
-    """Every score of one layer, for the orders asked for and both rules, from one pair of eigen-solves.
+    @property
+    def held_out(self) -> HeldOut:
+        return self.of.held_out.get(self.kv, HeldOut())
 
-    moments: mean_second_moment M (d, d), mean_label_moment S (d, C), mean_state (d,), prefix_second_moment
-    P0 (d, d), prefix_next_moment P1 (d, d), class_counts (C,) or the sum of a numeric target (1,),
-    label_second_moment E||y||^2, text_count and, where labels were shuffled, label_moment_permuted (R, d, C).
-    test: the same of other texts (the prefix moments are not needed), for held-out retention; NaN without.
-    """
-    layer = Solved(moments, rtol)
-    task, M = layer.task, layer.moments["mean_second_moment"]
-    d, r, rank, K = len(M), task.task_rank, task.mean.rank, layer.prefix.rank
-    spectrum, norm = torch.linalg.eigvalsh(M), task.U.square().sum()
-    smallest = spectrum[0].clamp(min=0) if rank == d else 0.0
-    lower = float(smallest * task.solution.eigenvalues[-1] * norm)
-    upper = float(spectrum[-1] * task.solution.eigenvalues[0] * norm)
-
-    sweep = [(j / STEPS, max(1, j * rank // STEPS), max(1, j * K // STEPS)) for j in range(1, STEPS)]
-    points = [("task_rank", fraction, r, kv) for fraction, _, kv in sweep]
-    points += [("task_rank", math.nan, r, min(max(1, d // 10), K))]
-    points += [("fraction", *point) for point in sweep]
-    listed = sorted({point[-1] for point in points})
-    facts = {
-        "rank_mean": rank,
-        "rank_prefix": K,
-        "rank_unstable": layer.rank_unstable,
-        "n_over_d": float(layer.moments["text_count"]) / d,
-        "ntps_se": math.nan,
-        "retention_se": math.nan,
-    }
-    full = ridge(layer.moments, intercept=False) if test else None
-    pair = []
-    rows = []
-    for order in orders:
-        V, ties, gaps = layer.auto_directions(order)
-        curves = order_curves(layer, V)
-        pair.append(curves)
-        tight = dict(zip(listed, tight_constants(task, V, listed)))
-        skills = dict(zip(listed, held_out(layer.moments, test, full, V, listed))) if test and full else {}
-        for rule, fraction, ku, kv in points:
-            row = {"order": order, "rule": rule, "fraction": fraction, "ku": ku, "kv": kv}
-            row |= score_row(task, curves, order, rule, ku, kv)
-            missed = float(curves["missed"][kv - 1])
-            row |= {"excess_lower": lower * missed, "excess_upper": upper * missed}
-            row |= {"excess_lower_tight": tight[kv][0] * missed, "excess_upper_tight": tight[kv][1] * missed}
-            row |= skills.get(kv, NOT_HELD_OUT)
-            row |= {"tie": bool(ties[kv - 1]), "eigenvalue_gap": float(gaps[kv - 1])}
-            rows.append(row | facts)
-    stacked = {name: torch.stack([c[name] for c in pair]) for name in ("ntps", "excess", "retention", "null")}
-    return LayerScores(**stacked, rows=rows, task_rank=r, rank_mean=rank, rank_prefix=K,
-                       rank_unstable=layer.rank_unstable, lower_constant=lower, upper_constant=upper)  # fmt: skip
-
-
-def add_error_bars(
-    rows: Sequence[dict[str, Any]],
-    whole: Mapping[str, Any],
-    parts: Iterable[Mapping[str, Any]],
-    rtol: float = RANK_RTOL,
-) -> None:
-    """Fill in ntps_se (rule task_rank) and retention_se of one layer's rows from the moments of K partitions.
-
-    One pair of eigen-solves for each partition left out. NaN where what is left cannot be scored, or has fewer
-    texts than M has rank (as for n < d): the scores then move with the number of texts more than with which.
-    ntps.scores.controls.score_interval makes intervals of them.
-    """
-    kvs = torch.tensor([row["kv"] for row in rows])
-    orders = list(dict.fromkeys(row["order"] for row in rows))
-    places = torch.tensor([orders.index(row["order"]) for row in rows])
-    estimates = []
-    for moments in leave_one_out(whole, parts):
-        if float(moments["text_count"]) < rows[0]["rank_mean"]:
-            return
-        try:
-            layer = Solved(moments, rtol)
-        except UserError:
-            return
-        pair = [order_curves(layer, layer.auto_directions(order)[0]) for order in orders]
-        reached = kvs.clamp(max=layer.prefix.rank) - 1
-        curves = [torch.stack([c[name] for c in pair]).cpu() for name in ("ntps", "retention")]
-        estimates.append(torch.stack([curve[places, reached] for curve in curves]))
-    ntps_errors, retention_errors = jackknife_error(torch.stack(estimates)).tolist()
-    for row, first, second in zip(rows, ntps_errors, retention_errors, strict=True):
-        row["retention_se"] = second
-        if row["rule"] == "task_rank":
-            row["ntps_se"] = first
-
-
-def map_layers(
-    function: Callable[[Layer], Result], layers: Iterable[Layer], workers: int | None = None
-) -> Iterator[Result]:
-    """function over layers, in order, several at a time (default: as many as torch has threads).
-
-    torch.linalg releases the interpreter lock, and two layers on one thread each are done sooner than two
-    in turn on two threads. Give layers by number, for `function` to read from disk, where they are large; and workers=1
-    where they lie on a GPU.
-    """
-    threads = torch.get_num_threads()
-    workers = workers or threads
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(function, layers)
-    finally:
-        torch.set_num_threads(threads)
+    @property
+    def tight(self) -> tuple[float, float]:
+        return self.of.tight.get(self.kv, (math.nan, math.nan))

@@ -1,29 +1,26 @@
-"""Scores that others proposed, from the same moments: H-score, LogME, RankMe, and the ridge probe's headroom.
+"""Scores that others proposed, from the same moments: H-score, LogME and RankMe.
 
 Features are the mean states m (d,), y their one-hot labels (or one number), p the class frequencies, n the number of
-texts. Everything follows from M = E[m m^T], S = E[m y^T], E[m], the class counts and n, so shards of the data add up.
+rows. Everything follows from M = E[m m^T], S = E[m y^T], E[m], the class counts and n, so shards of the data add up.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ntps.scores import probes
-from ntps.scores.subspaces import whiten
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import whiten
 
 WIDTH = 60.0  # of the search for LogME's alpha / beta, in natural logarithms, downwards from 1e6 times the largest sigma^2
 POINTS = 61  # a round of the search divides the interval by 30
-Eigen = tuple[Tensor, Tensor]  # eigenvalues of M (d,), ascending and at least 0, and eigenvectors (d, d)
 
 
-def second_moment(moments: Mapping[str, Any]) -> Eigen:
-    """Eigenvalues and eigenvectors of M; what is rounding error of the largest is zero."""
-    values, vectors = torch.linalg.eigh(torch.as_tensor(moments["mean_second_moment"]).to(torch.float64))
+def spectrum(moments: LayerMoments) -> Tensor:
+    """Eigenvalues of M (d,), ascending; what is rounding error of the largest is zero."""
+    values, _ = moments.eigen
     noise = len(values) * torch.finfo(values.dtype).eps * values[-1]
-    return torch.where(values > noise, values, 0.0), vectors
+    return torch.where(values > noise, values, 0.0)
 
 
 def oas_shrinkage(covariance: Tensor, n: float) -> float:
@@ -39,43 +36,38 @@ def oas_shrinkage(covariance: Tensor, n: float) -> float:
     return min(1.0, (square + mean**2) / spread) if spread > 0 else 1.0
 
 
-def h_score(moments: Mapping[str, Any], shrink: bool = True) -> float:
-    """H-score (Bao et al. 2019): tr(Cov(m)^-1 Cov(E[m | y])), covariances over the texts; at least 0.
+def h_score(moments: LayerMoments, shrink: bool = True) -> float:
+    """H-score (Bao et al. 2019): tr(Cov(m)^-1 Cov(E[m | y])), covariances over the rows; at least 0.
 
-    The first is shrunk by `oas_shrinkage` unless shrink=False. A class without texts adds nothing. NaN for a
+    The first is shrunk by `oas_shrinkage` unless shrink=False. A class without rows adds nothing. NaN for a
     numeric target, whose E[m | y] is not known.
     """
-    covariance, cross, _, _, frequencies = probes.fit_moments(moments, intercept=True)
+    covariance, cross, frequencies = moments.centred.M, moments.centred.S, moments.label_mean
     if len(frequencies) == 1:
         return math.nan
     if not covariance.any():
         return 0.0
     if shrink:
-        a, size = (
-            oas_shrinkage(covariance, float(moments["text_count"])),
-            covariance.trace() / len(covariance),
-        )
+        a, size = oas_shrinkage(covariance, moments.text_count), covariance.trace() / len(covariance)
         covariance = (1 - a) * covariance
         covariance.diagonal().add_(a * size)
     between = cross[:, frequencies > 0] / frequencies[frequencies > 0].sqrt()  # Cov(E[m | y]) is its square
     return float(whiten(covariance).pull(between).square().sum())
 
 
-def logme(moments: Mapping[str, Any], eigen: Eigen | None = None) -> float:
+def logme(moments: LayerMoments) -> float:
     """LogME (You et al. 2021): the largest log evidence of Bayesian linear regression, over n, averaged over classes.
 
     For features F (n, d), y ~ N(F w, 1/beta), w ~ N(0, 1/alpha): with sigma^2 and z the eigenvalues of F^T F = n M and
     F^T y = n S in their basis, q(t) = y^T (I + F F^T / t)^-1 y = y^T y - sum_j z_j^2 / (sigma_j^2 + t), t = alpha / beta, and
     log evidence = -n/2 (log(2 pi q / n) + 1) - 1/2 sum_j log(1 + sigma_j^2 / t) at the best beta = n / q.
     The one number t is searched on a grid that is made finer around its best point, the same maximum that the
-    published iteration of alpha and beta tends to. One-hot columns of classes without texts are left out.
+    published iteration of alpha and beta tends to. One-hot columns of classes without rows are dropped.
     """
-    values, vectors = eigen or second_moment(moments)
-    n, counts = float(moments["text_count"]), torch.as_tensor(moments["class_counts"]).to(values)
-    power = (
-        counts if len(counts) > 1 else n * torch.as_tensor(moments["label_second_moment"]).to(values)[None]
-    )
-    S = torch.as_tensor(moments["mean_label_moment"]).to(values)[:, power > 0]
+    values, vectors, n = spectrum(moments), moments.eigen[1], float(moments.text_count)
+    numeric = moments.targets == 1
+    power = values.new_full((1,), n * moments.label_second_moment) if numeric else moments.class_counts
+    S = moments.mean_label_moment[:, power > 0]
     sigma, power = n * values, power[power > 0]
     # y^T y = what each direction explains and, clamped where that is all, what none does
     explained = torch.where(sigma[:, None] > 0, (n * vectors.mT @ S).square() / sigma[:, None], 0.0)
@@ -98,40 +90,8 @@ def logme(moments: Mapping[str, Any], eigen: Eigen | None = None) -> float:
     return float(evidence(((low + high) / 2)[None]).mean())
 
 
-def rankme(moments: Mapping[str, Any], eigen: Eigen | None = None) -> float:
+def rankme(moments: LayerMoments) -> float:
     """RankMe (Garrido et al. 2023): exp(-sum_j s_j log s_j), s the singular values of the features over their sum; 1 to d."""
-    values, _ = eigen or second_moment(moments)
-    shares = values.sqrt() / values.sqrt().sum()
+    roots = spectrum(moments).sqrt()
+    shares = roots / roots.sum()
     return float(torch.special.entr(shares).sum().exp())
-
-
-def gcv_skill(probe: probes.Probe, train: Mapping[str, Any]) -> float:
-    """1 - gcv_error / that of the class frequencies, whose degrees of freedom are 1."""
-    spare = max(1 - 1 / float(train["text_count"]), 1e-12)
-    return 1 - probe.gcv_error / (probes.mse(probes.constant_probe(train), train) / spare**2)
-
-
-def other_scores(train: Mapping[str, Any], test: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """One layer's row: the closed-form ridge probe with intercept, its strength from generalized cross-validation
-    on train, least squares, and the scores above. Test figures are NaN without test moments.
-    """
-    probe, eigen = probes.ridge(train), second_moment(train)
-    return {
-        "gcv_error": probe.gcv_error,
-        "gcv_skill": gcv_skill(probe, train),
-        "ridge_penalty": probe.penalty,
-        "ridge_train_mse": probes.mse(probe, train),
-        "ridge_train_skill": probes.skill(probe, train, train),
-        "ols_train_mse": probes.mse(probes.least_squares(train), train),
-        "ridge_test_mse": probes.mse(probe, test) if test else math.nan,
-        "ridge_test_skill": probes.skill(probe, train, test) if test else math.nan,
-        "h_score": h_score(train),
-        "logme": logme(train, eigen),
-        "rankme": rankme(train, eigen),
-    }
-
-
-def headroom(rows: Sequence[Mapping[str, float]]) -> float:
-    """What choosing the layer is worth: the best layer's gcv_skill minus the last layer's, of `other_scores` in order."""
-    skills = [row["gcv_skill"] for row in rows]
-    return max(skills) - skills[-1]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from ntps.errors import UserError
-from ntps.scores.subspaces import RANK_RTOL, Solution, solve, tied, whiten
+from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import RANK_RTOL, tied, whiten
+from ntps.scores.subspaces import Solution, autoregression, solve
 
 COLUMNS = ("model", "dataset", "layer", "space", "group", "word", "tokens", "x", "y")
 SPACES = ("U", "V")
@@ -21,17 +19,17 @@ PAPER_WORDS = {
 }
 
 
-def leading_pair(moments: Mapping[str, Any], space: str) -> tuple[Tensor, bool]:
+def leading_pair(moments: LayerMoments, space: str) -> tuple[Tensor, bool]:
     """The two leading directions (d, 2) of U or V, and whether equal eigenvalues make them arbitrary.
 
-    Each is scaled so that over the training texts E[(v^T m)^2] = v^T M v = 1: a word at 1 lies as far out as texts
+    Each is scaled so that over the train rows E[(v^T m)^2] = v^T M v = 1: a word at 1 lies as far out as rows
     do. U has this scale by itself. UserError where there is one direction only (a numeric label).
     """
-    M = torch.as_tensor(moments["mean_second_moment"]).to(torch.float64)
+    M = moments.mean_second_moment
     if space == "U":
-        solution: Solution = solve(moments["mean_label_moment"], whiten(M), RANK_RTOL)
+        solution: Solution = solve(moments.mean_label_moment, whiten(M), RANK_RTOL)
     else:
-        solution = solve(moments["prefix_next_moment"], whiten(moments["prefix_second_moment"]), RANK_RTOL)
+        solution = autoregression(moments)[1]
     pair = solution.vectors[:, :2]
     if pair.shape[1] < 2:
         raise UserError(f"{space} has one direction only: a plane needs labels that determine two")

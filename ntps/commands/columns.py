@@ -1,0 +1,58 @@
+"""What every column of the tables of scores means, as Markdown: python -m ntps.columns
+
+docs/columns.md holds what this prints, between its marks; both come from ntps/scores/registry.py.
+"""
+
+import sys
+
+from ntps.run import cli
+
+MARKS = "<!-- columns -->", "<!-- /columns -->"
+
+
+def main(page: str | None = None) -> int:
+    """Print the columns, or write them between the marks of a page.
+
+    Args:
+        page: a Markdown file with the marks, such as docs/columns.md
+    """
+    if page is None:
+        print(markdown())
+        return 0
+    from pathlib import Path
+
+    from ntps.system.storage import write_text
+
+    path = Path(page)
+    write_text(path, filled(path.read_text(encoding="utf-8")))
+    print(f"wrote {path}")
+    return 0
+
+
+def filled(page: str) -> str:
+    """A page with what stands between the marks made anew."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{markdown()}\n\n{MARKS[1]}{after}"
+
+
+def markdown() -> str:
+    """One table for the scores of subspaces, one for those of whole layers."""
+    from ntps.scores.registry import LAYER_SCORES, SUBSPACE_SCORES
+
+    parts = (("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
+             ("`scores/MODEL/DATASET.csv`: a row a layer", LAYER_SCORES))  # fmt: skip
+    lines: list[str] = []
+    for title, scores in parts:
+        lines += [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
+        for score in scores:
+            reads = {1: "better", -1: "worse", 0: ""}[score.direction] + (
+                " (test labels)" if score.on_test else ""
+            )
+            lines.append(f"| `{score.name}` | {score.meaning.replace('|', chr(92) + '|')} | {reads} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

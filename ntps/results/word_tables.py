@@ -1,0 +1,141 @@
+"""The table of a pair's words: their places on the two leading directions of U and of V (figure 1 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ntps.errors import UserError
+from ntps.flags import Words
+from ntps.moments.batches import Corpus, plan_batches
+from ntps.moments.encoder import encode
+from ntps.moments.file import MomentsFile
+from ntps.moments.identity import of_words
+from ntps.moments.pair import Pair
+from ntps.moments.source import Source, default_budget
+from ntps.results.tables import best_layer
+from ntps.scores import words
+from ntps.system import console, storage
+from ntps.system.output import Output
+
+Groups = Mapping[str, list[str]]
+Ends = tuple[str, str]  # the two groups that the dividing line and the signs are for
+PICTURES = (".png", ".pdf")
+
+
+def read_words(path: str | None) -> Groups:
+    """Groups of words from a YAML file, or the paper's."""
+    if path is None:
+        return words.PAPER_WORDS
+    try:
+        groups = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--words {path} cannot be read: {str(error).splitlines()[0]}") from None
+    lists = groups.values() if isinstance(groups, dict) else []
+    if len(lists) < 2 or not all(isinstance(group, list) and group for group in lists):
+        raise UserError(f"--words {path}: give two or more lists of words, such as `Joy: [lovely, amazing]`")
+    for word in (*groups, *(word for group in lists for word in group)):
+        if not isinstance(word, str):  # YAML takes yes, no, on, off, 12, null for something else
+            raise UserError(f"--words {path}: {word!r} is no text: quote it, such as 'yes'")
+        if not word.strip():
+            raise UserError(f"--words {path}: there is an empty word")
+    return groups
+
+
+def ends_of(groups: Groups, between: tuple[str, ...]) -> Ends:
+    """The two groups requested, or the first two."""
+    pair = between or tuple(groups)[:2]
+    if len(pair) != 2 or len(set(pair)) < 2 or not set(pair) <= set(groups):
+        raise UserError(f"--between {' '.join(pair)}: name two of the groups {', '.join(groups)}")
+    return pair[0], pair[1]
+
+
+def place_words(
+    pair: Pair,
+    model: str,
+    flags: Words,
+    groups: Groups,
+    ends: Ends,
+    draw: Callable[[pd.DataFrame, Path], Any],
+) -> None:
+    """The table of a pair, its picture by `draw(table, stem)`, and its provenance; nothing where they are there.
+
+    model: as the user named it.
+    """
+    file = pair.train_moments()
+    layer = requested_layer(pair, file, flags.layer)
+    dtype, max_length = flags.dtype or file.identity["dtype"], file.identity["max_length"]
+    source = Source(model, flags.adapter, flags.device, dtype, max_length, str(layer))
+    if lines := storage.differences(file.identity["model"], source.identity):
+        raise UserError(f"{file.path} is of another model: {'; '.join(lines[:4])}. Use another --output.")
+    table, stem = pair.table("words"), pair.stem("words")
+    identity = of_words(file.identity, layer, groups, ends, source.dtype)
+    pictures = [stem.with_name(stem.name + ending) for ending in PICTURES]
+    output = Output("words", stem, identity, {table: words.COLUMNS}, pictures)
+    if output.there(flags.overwrite):
+        console.say(f"already there: {table}")
+        return
+    head = {"model": pair.model, "dataset": pair.dataset}
+    rows = [head | row for row in points(source, file, layer, groups, ends)]
+    frame = pd.DataFrame(rows)[list(words.COLUMNS)]
+    with output.written(flags=asdict(flags), moments=file.record):
+        storage.write_text(table, frame.to_csv(index=False))
+        draw(frame, stem)
+    sides = ", ".join(f"{space} {on_their_side(frame, space, ends)}" for space in words.SPACES)
+    console.say(f"wrote {table}, .png, .pdf: layer {layer}; on their side of the line: {sides}")
+
+
+def requested_layer(pair: Pair, file: MomentsFile, layer: int | None) -> int:
+    """The layer requested, or the best one by K_sweep.py's table; UserError for one that was not cached."""
+    if layer is None and (layer := best_layer(pair.output, pair.model, pair.dataset)) is None:
+        raise UserError(f"no best layer is known: run {pair.command('K_sweep.py')}, or give --layer")
+    if layer not in file.layers:
+        raise UserError(f"--layer {layer}: {file.path} has the layers {file.layers}")
+    return layer
+
+
+def on_their_side(frame: pd.DataFrame, space: str, ends: Ends) -> str:
+    """How many words of the two groups lie on their own side of the dividing line, of how many."""
+    of_space = frame[frame["space"] == space]
+    groups = [of_space.loc[of_space["group"] == name, ["x", "y"]].to_numpy() for name in ends]
+    return f"{words.right_side(*groups)} of {sum(map(len, groups))}"
+
+
+def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: Ends) -> list[dict[str, Any]]:
+    """A row for each space and word."""
+    listed = [(group, word) for group, members in groups.items() for word in members]
+    ids, _ = source.tokenize([word for _, word in listed])
+    states = mean_states_of(source, ids)
+    moments = file.averages(file.layers.index(layer), permuted=False)
+    member = [np.array([group == name for group, _ in listed]) for name in ends]
+    rows = []
+    for space in words.SPACES:
+        directions, arbitrary = words.leading_pair(moments, space)
+        if arbitrary:
+            console.say(f"warning: eigenvalues of {space} are equal: its plane is one of many")
+        placed = states @ directions.cpu().numpy()
+        placed *= words.signs(placed, *member)
+        for (group, word), tokens, (x, y) in zip(listed, ids, placed, strict=True):
+            row = {"layer": layer, "space": space, "group": group, "word": word}
+            rows.append(row | {"tokens": len(tokens), "x": float(x), "y": float(y)})
+    return rows
+
+
+def mean_states_of(source: Source, ids: list[np.ndarray]) -> np.ndarray:
+    """Mean states (n, d) of the source's one layer, a row for each token sequence."""
+    corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, np.zeros((0, len(ids)), np.int64))
+    states = np.empty((len(ids), source.encoder.width))
+
+    def keep(rows: np.ndarray, mean: np.ndarray) -> None:
+        states[rows] = mean[0]
+
+    batches = plan_batches(corpus.lengths, default_budget(source.device))
+    for _ in encode(source.encoder, corpus, batches, keep=keep):
+        pass
+    return states

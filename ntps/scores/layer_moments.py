@@ -1,0 +1,130 @@
+"""The moments of one layer: the one value that every score is computed from.
+
+M = E[m m^T], S = E[m y^T], mu = E[m], P0 and P1 the prefix moments (ntps/moments/sums.py has the definitions);
+d coordinates, C targets (classes, or 1 for a number), R label permutations, n rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntps.scores.linear_algebra import Spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMoments:
+    """Averages over the rows, as float64 tensors; numpy arrays are taken too. Prefix moments may be absent."""
+
+    mean_second_moment: Tensor  # M (d, d)
+    mean_label_moment: Tensor  # S (d, C)
+    mean_state: Tensor  # mu (d,)
+    class_counts: Tensor  # rows of each class (C,), or the sum of a numeric target (1,)
+    label_second_moment: float  # E||y||^2
+    text_count: int  # n
+    token_count: int = 0
+    prefix_second_moment: Tensor | None = None  # P0 (d, d)
+    prefix_next_moment: Tensor | None = None  # P1 (d, d)
+    label_moment_permuted: Tensor | None = None  # S with the labels permuted (R, d, C)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            if value is not None and field.type.startswith("Tensor"):
+                object.__setattr__(self, field.name, torch.as_tensor(value).to(torch.float64))
+
+    @property
+    def width(self) -> int:
+        return len(self.mean_second_moment)
+
+    @property
+    def targets(self) -> int:
+        return self.mean_label_moment.shape[1]
+
+    @property
+    def permuted(self) -> Tensor:
+        """label_moment_permuted, (0, d, C) where there is none."""
+        S = self.mean_label_moment
+        return S.new_zeros(0, *S.shape) if self.label_moment_permuted is None else self.label_moment_permuted
+
+    @property
+    def label_mean(self) -> Tensor:
+        """E[y] (C,): the class frequencies."""
+        return self.class_counts.to(self.mean_state) / self.text_count
+
+    def to(self, device: torch.device | str) -> LayerMoments:
+        names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, **moved)
+
+    def without(self, part: LayerMoments) -> LayerMoments:
+        """The moments of all rows but those of `part`, without permuted labels: sums subtract."""
+        n, left = self.text_count, self.text_count - part.text_count
+
+        def rest(name: str) -> Any:
+            return (n * getattr(self, name) - part.text_count * getattr(part, name)) / left
+
+        names = ["mean_second_moment", "mean_label_moment", "mean_state", "label_second_moment"]
+        if self.prefix_next_moment is not None and part.prefix_next_moment is not None:
+            names += ["prefix_second_moment", "prefix_next_moment"]
+        return replace(
+            self,
+            **{name: rest(name) for name in names},
+            class_counts=self.class_counts - part.class_counts,
+            text_count=left,
+            token_count=self.token_count - part.token_count,
+            label_moment_permuted=None,
+        )
+
+    @cached_property
+    def plain(self) -> Regression:
+        """Regression of y on m without an intercept."""
+        zero, nothing = torch.zeros_like(self.mean_state), torch.zeros_like(self.label_mean)
+        return Regression(
+            self.mean_second_moment,
+            self.mean_label_moment,
+            self.label_second_moment,
+            zero,
+            nothing,
+            self.text_count,
+        )
+
+    @cached_property
+    def centred(self) -> Regression:
+        """Regression of y on m with an intercept: the moments are centred."""
+        M, mu, label_mean = self.mean_second_moment, self.mean_state, self.label_mean
+        C = M - torch.outer(mu, mu)
+        # A constant coordinate's variance is rounding error of its square: the intercept says what it could.
+        constant = C.diagonal() <= 10 * torch.finfo(M.dtype).eps * M.diagonal()
+        C = torch.where(constant[:, None] | constant, 0.0, C)
+        cross = torch.where(constant[:, None], 0.0, self.mean_label_moment - torch.outer(mu, label_mean))
+        power = self.label_second_moment - float(label_mean.square().sum())
+        return Regression(C, cross, power, mu, label_mean, self.text_count)
+
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,), ascending, and eigenvectors (d, d) of M as it is, not scaled."""
+        return torch.linalg.eigh(self.mean_second_moment)
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """What least squares of y on m needs: second moment M (d, d), cross moment S (d, C), E||y||^2, E[m], E[y], n.
+
+    With an intercept all are centred and mean and label_mean are E[m] and E[y]; without one these two are 0.
+    """
+
+    M: Tensor
+    S: Tensor
+    power: float
+    mean: Tensor
+    label_mean: Tensor
+    text_count: int
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        return Spectrum.of(self.M)

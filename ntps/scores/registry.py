@@ -1,0 +1,163 @@
+"""Every score, one function and one entry each: tables, selection, figures and docs/columns.md are made from these.
+
+A new score of the subspaces is a function of a Point and an entry in SUBSPACE_SCORES; one of a whole layer is a
+function of a Layer and an entry in LAYER_SCORES. Nothing else has to be told of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ntps.scores import peers, probes
+from ntps.scores.controls import above, p_value
+from ntps.scores.layer import Layer, Point
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column of a table of scores, and the function that computes it.
+
+    value: of a Point or of a Layer. direction: +1 if a higher value promises labels that a linear probe reads well,
+    -1 if a lower one does: a candidate, compared with accuracies; 0 for a control or a fact. label: its name in
+    figures. on_test: it uses the labels of the test split, so it is no candidate unless requested. error_of: this
+    column is the jackknife standard error of that score over partitions (NaN without).
+    """
+
+    name: str
+    meaning: str
+    value: Callable[[Any], Any]
+    direction: int = 0
+    label: str = ""
+    on_test: bool = False
+    error_of: str = ""
+
+
+def nothing(_: Any) -> float:
+    """Filled in later, where there are partitions."""
+    return math.nan
+
+
+# --- functions of a Point ------------------------------------------------------------------------------------------
+
+
+def z(point: Point) -> float:
+    """Standard deviations above chance; NaN where all subspaces score the same."""
+    return (point.ntps - point.chance) / point.chance_std if point.chance_std else math.nan
+
+
+def lift(point: Point) -> float:
+    return above(point.ntps, point.chance) if point.chance_std else math.nan
+
+
+def null_mean(point: Point) -> float:
+    return float(point.null.mean()) if len(point.null) else math.nan
+
+
+def null_std(point: Point) -> float:
+    return float(point.null.std()) if len(point.null) > 1 else math.nan
+
+
+def retention(point: Point) -> float:
+    return point.at(point.of.retention)
+
+
+def retention_null(point: Point) -> float:
+    return point.at(point.of.signal["null"])
+
+
+def missed(point: Point) -> float:
+    """1 - NTPS(r, kv), which the bounds use whatever ku the row has."""
+    return point.at(point.of.missed)
+
+
+SUBSPACE_SCORES: tuple[Score, ...] = (
+    Score("ntps", "share of ||U||^2 inside the leading kv directions of V", lambda p: p.ntps, 1, "NTPS"),
+    Score("chance", "the same for random subspaces of kv directions", lambda p: p.chance),
+    Score("chance_std", "its standard deviation", lambda p: p.chance_std),
+    Score("z", "standard deviations above chance", z),
+    Score("lift", "share of the way from chance to 1", lift),
+    Score("excess", "squared error lost by seeing only the leading kv directions of V",
+          lambda p: p.at(p.of.excess), -1, "excess loss"),
+    Score("excess_lower", "lower bound that NTPS gives", lambda p: p.layer.bounds[0] * missed(p)),
+    Score("excess_upper", "upper bound that NTPS gives", lambda p: p.layer.bounds[1] * missed(p)),
+    Score("retention", "share of the linearly explained label signal that these directions keep", retention, 1,
+          "retention"),
+    Score("rank_mean", "rank of M", lambda p: p.layer.task.mean.rank),
+    Score("rank_prefix", "rank of P0", lambda p: p.layer.K),
+    Score("rank_unstable", "a rank depends on the tolerance", lambda p: p.layer.rank_unstable),
+    Score("n_texts", "rows of the train split", lambda p: p.layer.moments.text_count),
+    Score("null_mean", "mean NTPS of R label permutations", null_mean),
+    Score("null_std", "their standard deviation", null_std),
+    Score("p_value", "(1 + permutations that reach NTPS) / (R + 1); for a layer fixed beforehand",
+          lambda p: p_value(p.ntps, p.null)),
+    Score("retention_null", "retention of permuted labels, in expectation", retention_null),
+    Score("label_free", "NTPS of all directions of M, whatever the labels", lambda p: p.at(p.of.label_free)),
+    Score("tie", "kv cuts a group of equal eigenvalues", lambda p: bool(p.of.ties[p.kv - 1])),
+    Score("null_lift", "share of the way from null_mean to 1", lambda p: above(p.ntps, null_mean(p)), 1,
+          "NTPS above its permutation null"),
+    Score("retention_adjusted", "share of the way from retention_null to 1",
+          lambda p: above(retention(p), retention_null(p)), 1, "retention above its permutation null"),
+    Score("retention_p_value", "(1 + permutations that reach retention) / (R + 1); for a layer fixed beforehand",
+          lambda p: p_value(retention(p), p.retention_null)),
+    Score("heldout_retention", "skill of the best ridge probe within these directions over that of the full one, on test",
+          lambda p: p.held_out.retention, 1, "held-out retention", on_test=True),
+    Score("heldout_skill", "skill of the ridge probe within these directions, on test: 1 perfect, 0 class frequencies",
+          lambda p: p.held_out.skill, 1, "held-out skill of V", on_test=True),
+    Score("heldout_skill_full", "skill of the full ridge probe, on test", lambda p: p.held_out.skill_full, 1,
+          "held-out skill", on_test=True),
+    Score("ntps_se", "standard error of ntps (rule task_rank) over partitions of the rows", nothing, error_of="ntps"),
+    Score("retention_se", "standard error of retention over partitions of the rows", nothing, error_of="retention"),
+    Score("n_over_d", "rows for each dimension; below 1 scores describe the sample",
+          lambda p: p.layer.moments.text_count / p.layer.d),
+    Score("excess_lower_tight", "tight lower bound (--tight_bounds, M of full rank)", lambda p: p.tight[0] * missed(p)),
+    Score("excess_upper_tight", "tight upper bound (--tight_bounds, M of full rank)", lambda p: p.tight[1] * missed(p)),
+    Score("eigenvalue_gap", "gap of the eigenvalues beside kv, relative to the larger; near 0: the cut is arbitrary",
+          lambda p: float(p.of.gaps[p.kv - 1])),
+)  # fmt: skip
+
+
+# --- functions of a Layer ------------------------------------------------------------------------------------------
+
+
+def ridge_test_mse(layer: Layer) -> float:
+    return probes.mse(layer.ridge, layer.test) if layer.test else math.nan
+
+
+def ridge_test_skill(layer: Layer) -> float:
+    return probes.skill(layer.ridge, layer.moments, layer.test) if layer.test else math.nan
+
+
+LAYER_SCORES: tuple[Score, ...] = (
+    Score("gcv_error", "ridge probe's mse by generalized cross-validation on train; the best layer has the lowest",
+          lambda x: x.ridge.gcv_error, -1, "probe's error, cross-validated"),
+    Score("gcv_skill", "the skill that it stands for: 1 perfect, 0 class frequencies",
+          lambda x: probes.gcv_skill(x.ridge, x.moments), 1, "probe's skill, cross-validated"),
+    Score("ridge_penalty", "that probe's strength, alpha / n on coordinates of unit variance", lambda x: x.ridge.penalty),
+    Score("ridge_train_mse", "its mse on train", lambda x: probes.mse(x.ridge, x.moments), -1, "probe's mse on train"),
+    Score("ridge_train_skill", "its skill on train", lambda x: probes.skill(x.ridge, x.moments, x.moments), 1,
+          "probe's skill on train"),
+    Score("ols_train_mse", "mse of least squares on train",
+          lambda x: probes.mse(probes.least_squares(x.moments), x.moments), -1, "mse of least squares on train"),
+    Score("ridge_test_mse", "the ridge probe's mse on test", ridge_test_mse, -1, "probe's mse on test", on_test=True),
+    Score("ridge_test_skill", "the ridge probe's skill on test", ridge_test_skill, 1, "probe's skill on test",
+          on_test=True),
+    Score("h_score", "H-score with OAS shrinkage (Bao et al. 2019); not for numeric targets",
+          lambda x: peers.h_score(x.moments), 1, "H-score"),
+    Score("logme", "LogME (You et al. 2021)", lambda x: peers.logme(x.moments), 1, "LogME"),
+    Score("rankme", "RankMe (Garrido et al. 2023)", lambda x: peers.rankme(x.moments), 1, "RankMe"),
+)  # fmt: skip
+
+# columns that name a row of the table of subspace scores, and all of them
+COORDINATES = ("model", "dataset", "layer", "order", "rule", "fraction", "ku", "kv")
+COLUMNS = (*COORDINATES, *(score.name for score in SUBSPACE_SCORES))
+LAYER_COLUMNS = ("model", "dataset", "layer", "n_texts", *(score.name for score in LAYER_SCORES), "headroom")
+EVERY = {score.name: score for score in (*SUBSPACE_SCORES, *LAYER_SCORES)}
+
+
+def candidates(scores: tuple[Score, ...] = (), on_test: bool = False) -> dict[str, int]:
+    """Names and directions of the scores that accuracies may be compared with: those of train, or of the test split."""
+    listed = scores or (*SUBSPACE_SCORES, *LAYER_SCORES)
+    return {score.name: score.direction for score in listed if score.direction and score.on_test == on_test}

@@ -1,0 +1,58 @@
+"""One result of a pair: its files, and beside them the provenance that says they are whole and what they are of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ntps.errors import UserError
+from ntps.system import storage
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files that a command makes of a pair, with their provenance in STEM.json: removed first, written last.
+
+    kind: of the provenance. stem: path of the files without their endings. identity: what decides whether two outputs
+    are the same thing. tables: CSV files with the columns that they must have; files: others.
+    """
+
+    kind: str
+    stem: Path
+    identity: Mapping[str, Any]
+    tables: Mapping[Path, Sequence[str]]
+    files: Sequence[Path] = field(default=())
+
+    @property
+    def beside(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.json")
+
+    def there(self, overwrite: bool = False) -> bool:
+        """Whether all of it is there already; UserError for results of other settings and for outdated tables."""
+        if overwrite or not self.beside.exists():
+            return False
+        for path, columns in self.tables.items():
+            if path.exists() and (lacking := set(columns) - set(header(path))):
+                raise UserError(
+                    f"{path} is outdated: it has no column {', '.join(sorted(lacking))}. Run this again with "
+                    "--overwrite, or use another --output."
+                )
+        same = storage.same_output(self.beside, self.kind, self.identity)
+        return same and all(path.exists() for path in (*self.tables, *self.files))
+
+    @contextlib.contextmanager
+    def written(self, **record: Any) -> Iterator[dict[str, Any]]:
+        """Write the files inside; the provenance (the value of this context) follows them."""
+        about = storage.provenance(self.kind, self.identity, **record)
+        self.beside.unlink(missing_ok=True)
+        yield about
+        storage.write_text(self.beside, storage.to_json(about))
+
+
+def header(path: Path) -> list[str]:
+    """Column names of a CSV that we wrote."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n").split(",")
