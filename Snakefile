@@ -12,8 +12,8 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 offline = os.environ.get("HF_HUB_OFFLINE")
-os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: here only sizes are asked for, and jobs are free to ask the hub
-from ntps.commands.jobs import Grid, TRAINERS  # noqa: E402
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: a plan needs sizes only; jobs are free to ask the hub
+from ntps.commands.jobs import READS, Grid  # noqa: E402
 
 del os.environ["HF_HUB_OFFLINE"]
 if offline is not None:
@@ -39,18 +39,15 @@ def command(script, more=""):
 
 def needs(script, what):
     """mem_mb, runtime or gpu of a job, from the plan; twice as much of the first two at a second attempt."""
-    def asked(wildcards, attempt):
+    def requested(wildcards, attempt):
         count = grid.needs(script, wildcards.model, wildcards.dataset, GPUS)[what]
         return count if what == "gpu" else attempt * count
-    return asked
+    return requested
 
 
-def moments(wildcards):
-    return grid.moments(wildcards.model, wildcards.dataset)
-
-
-def states(wildcards):
-    return grid.moments(wildcards.model, wildcards.dataset, "states")
+def reads(script):
+    """What a job waits for."""
+    return lambda found: [path for kind in READS[script] for path in grid.cached(found.model, found.dataset, kind)]
 
 
 MODEL, DATASET = lambda wildcards: grid.models[wildcards.model], lambda wildcards: grid.datasets[wildcards.dataset]
@@ -58,7 +55,7 @@ MODEL, DATASET = lambda wildcards: grid.models[wildcards.model], lambda wildcard
 
 rule all:
     input:
-        [path for m, d in grid.pairs("cache") for kind in grid.kinds for path in grid.moments(m, d, kind)],
+        [path for m, d in grid.pairs("cache") for kind in grid.kinds for path in grid.cached(m, d, kind)],
         [grid.table(s, m, d) for s in grid.scripts if s != "cache" for m, d in grid.pairs(s)],
 
 
@@ -86,9 +83,7 @@ for script in grid.scripts:
         name:
             script
         input:
-            # linear_training.py uses the states that cache.py kept
-            [] if script in TRAINERS[1:] else moments,
-            states if script == "linear_sklearn" else [],
+            reads(script),
         output:
             update(grid.table(script, "{model}", "{dataset}")),
         params:

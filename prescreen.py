@@ -9,101 +9,38 @@ a text that comes with the project, in under 5 minutes on two cores. Writes OUTP
 cache.py writes, so that K_sweep.py and the trainers go on from there; what is there already is not computed again.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from fig_plot import prescreen_page
-from ntps.errors import UserError, at_least
-from ntps.evaluation.gain import Calibration
-from ntps.prescreening import measure
+from ntps.flags import Prescreening
 from ntps.run import cli
-from ntps.texts.dataset import load_dataset
 
 
-def main(
-    models: Sequence[str] = ("smollm2-135m", "smollm2-135m-random"),
-    train: str | None = None,
-    test: str | None = None,
-    text: str = "text",
-    label: str = "label",
-    target: str = "classes",
-    dataset: str = "trec6",
-    output: str = "prescreen",
-    limit: int = 2000,
-    max_length: int | None = None,
-    tokens_per_batch: int | None = None,
-    dtype: str | None = None,
-    device: str = "auto",
-    layers: str = "spread",
-    label_permutations: int = 20,
-    partitions: int = 5,
-    gain: str | None = None,
-    seed: int = 42,
-    overwrite: bool = False,
-) -> int:
-    """Rank candidate models for one labelled text set.
+@dataclass(kw_only=True)
+class Flags(Prescreening):
+    """Rank candidate models for one labelled data set."""
 
-    Args:
-        models: config names, YAML files, hub ids or folders
-        train: file of labelled texts; NAME of the results is its name
-        test: file of further texts to score on (default: a part of train is held out)
-        text: column of the texts, or a template such as "{question} {choices}"
-        label: column of the labels
-        target: classes, or numeric: the label is a number to predict
-        dataset: config name or YAML file, where no --train is given
-        output: folder for all results
-        limit: texts per split, the first of one seeded permutation
-        max_length: tokens per text (default: the smaller of the tokenizer's and the model's limit)
-        tokens_per_batch: as for cache.py
-        dtype: as for cache.py
-        device: as for cache.py
-        layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
-        label_permutations: shuffled copies of the labels, for the p-values: 19 or more, or 0 for none
-        partitions: of the train texts, for the error bars of NTPS and retention
-        gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
-        seed: of the limit's permutation and of the label permutations
-        overwrite: replace results of other settings
-    """
-    flags = dict(locals())
-    for name, least in (
-        ("max_length", 1),
-        ("tokens_per_batch", 1),
-        ("limit", 2),
-        ("partitions", 1),
-        ("seed", 0),
-    ):
-        at_least(name, flags[name], least)
-    if label_permutations and label_permutations < measure.FEWEST_SHUFFLES:
-        raise UserError(
-            f"--label_permutations {label_permutations}: must be 0 or at least {measure.FEWEST_SHUFFLES}; "
-            f"with fewer no p-value can reach {measure.SMALL}"
-        )
-    if target not in ("classes", "numeric"):
-        raise UserError(f"--target {target}: must be classes or numeric")
-    if gain:
-        Calibration(gain)  # refused before any pass if it is none
-    if not train and (test or target != "classes"):
-        raise UserError(f"--{'test' if test else 'target'}: only together with --train")
-    where = dataset
-    with measure.undone_if_refused(measure.description_path(train or dataset, output)):
-        if train:
-            where = str(measure.describe(train, test, text, label, target, output, overwrite))
-        data = load_dataset(where)
-        doubts = measure.check_texts(data, limit, seed)
-    found: list[measure.Measured] = []
-    code = cli.for_each_pair(
-        dict.fromkeys(models),
-        [where],
-        lambda model, _: found.append(measure.measure(model, where, data, flags)),
-    )
-    if not found:
-        return 1
-    ranked = measure.rank(found)
-    facts = measure.facts(data, flags)
-    for line in prescreen_page.terminal(ranked, facts, doubts):
-        print(line)
-    for path in prescreen_page.write(ranked, facts, doubts, output):
-        print(f"wrote {path}")
+
+def main(flags: Flags) -> int:
+    from ntps.evaluation.gain import Calibration  # after the flags: these imports take seconds
+    from ntps.prescreening import measure, page, texts
+    from ntps.texts.dataset import load_dataset
+
+    if flags.gain:
+        Calibration(flags.gain)  # refused before any pass if it is none
+    own = texts.description(flags) if flags.train else contextlib.nullcontext(flags.dataset)
+    with own as where:
+        data = load_dataset(str(where))
+        warnings = texts.check(data, flags.limit, flags.seed)
+    measured: list[measure.Measured] = []
+
+    def work(model: str, dataset: str) -> None:
+        measured.append(measure.measure(model, dataset, data, flags))
+
+    code = cli.for_each_pair(dict.fromkeys(flags.models), [str(where)], work)
+    if measured:
+        page.report(measure.rank(measured), texts.facts(data, flags), warnings, flags.output)
     return code
 
 

@@ -222,7 +222,7 @@ def tables(table: pd.DataFrame) -> str:
         moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(64, 32)]) / 2048
         lines.append(
             f"| {name} | {d} | {L} | {model.weight_bytes / 1e9:.2f} GB | {held / 1e9:.2f} GB | {disk / 1e9:.2f} GB | "
-            f"{2 * model.weights:.2g} | {moments:.2g} | {L * cubic * d**3 / 3600:.2g} core hours | {matrices * 8 * d**2 / 1e9:.2f} GB |"
+            f"{2 * sum(model.block_weights):.2g} | {moments:.2g} | {L * cubic * d**3 / 3600:.2g} core hours | {matrices * 8 * d**2 / 1e9:.2f} GB |"
         )
     return "\n".join(lines)
 

@@ -1,40 +1,29 @@
-"""What scores and measurements are called in the figures, which way they go, and the scripts that make them."""
+"""What scores and measurements are called in the figures, which way they go, and the scripts that make them: by the registries."""
 
-from ntps import results
+from ntps.accuracies.registry import METHODS, TARGETS
+from ntps.scores.registry import EVERY
 
-SCORES = {
-    "ntps": "NTPS",
-    "null_lift": "NTPS above its null",
-    "retention": "retention",
-    "retention_adjusted": "adjusted retention",
-    "h_score": "H-score",
-    "logme": "LogME",
-    "rankme": "RankMe",
-    "gcv_skill": "ridge probe, cross-validated",
+COMPARED = ("ntps", "null_lift", "retention", "retention_adjusted", "h_score", "logme", "rankme", "gcv_skill")
+SCORES = {name: EVERY[name].label for name in COMPARED}  # of the report's figure, from above
+LABELS = {name: score.label for name, score in EVERY.items()} | {
+    name: target.label for name, target in TARGETS.items()
 }
-TARGETS = {
-    "probe_accuracy": "probe accuracy (test)",
-    "probe_train_accuracy": "probe accuracy (train)",
-    "probe_mse": "probe MSE (test)",
-    "probe_train_mse": "probe MSE (train)",
-    "linear_accuracy": "linear probe",
-    "lora_gain": "LoRA gain over the probe",
-    "lora_gain_linear": "LoRA gain",
-    "scratch_accuracy": "training from scratch",
-}
-LABELS = SCORES | TARGETS
-DIRECTIONS = {name: sign for name, (sign, _) in results.TARGETS.items()}  # +1 if more is better, else -1
-MEANINGS = {name: meaning for name, (_, meaning) in results.TARGETS.items()}
-SCRIPTS = {
-    **dict.fromkeys(SCORES, ("cache.py", "K_sweep.py")),
-    **dict.fromkeys([name for name in TARGETS if name.startswith("probe_")], ("cache.py --keep_states", "linear_sklearn.py")),
-    "lora_gain": ("linear_sklearn.py", "lora_finetuning.py"),
-    "lora_gain_linear": ("linear_training.py", "lora_finetuning.py"),
-    "linear_accuracy": ("linear_training.py",),
-    "scratch_accuracy": ("from_scratch.py",),
-}  # fmt: skip
+DIRECTIONS = {name: target.direction for name, target in TARGETS.items()}  # +1 if more is better, else -1
+MEANINGS = {name: target.meaning for name, target in TARGETS.items()}
+SCORING = ("cache.py", "K_sweep.py")
+MEASURING = {target.name: method.script for method in METHODS for target in method.targets}
 NOTHING = "no results: run python cache.py and python K_sweep.py, see README"
 NO_SHUFFLES = "no shuffled labels: run cache.py with --label_permutations 20 --overwrite"
+
+
+def scripts(name: str) -> tuple[str, ...]:
+    """What makes a score or a measurement."""
+    if name in EVERY:
+        return SCORING
+    parts = [part for part in (TARGETS[name].minus, TARGETS[name].of) if part] or [name]
+    made = [MEASURING[part] for part in parts]
+    states = any("states" in method.reads for method in METHODS if method.script in made)
+    return (*(["cache.py --keep_states"] if states else []), *made)
 
 
 def rank_label(name: str) -> str:
@@ -44,4 +33,4 @@ def rank_label(name: str) -> str:
 
 def commands(name: str) -> str:
     """The commands that make a score or a measurement."""
-    return " and ".join(f"python {script}" for script in SCRIPTS[name])
+    return " and ".join(f"python {script}" for script in scripts(name))

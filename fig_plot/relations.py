@@ -3,7 +3,7 @@
 Four rules take the layer and the share of the autoregressive directions (kv), for each model by itself:
     as the paper    those whose rank correlation over these very data sets is largest
     fixed           the last layer and one given share
-    held out        for each data set those that are best on the others, and its rank there (ntps.evaluation.choice)
+    held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/choice.py)
     published       of published values, which come without layer and k
 """
 
@@ -19,8 +19,8 @@ import pandas as pd
 from fig_plot.labels import DIRECTIONS
 from fig_plot.tables import model_order
 from ntps import results
-from ntps.evaluation.choice import Judged, judge
-from ntps.evaluation.correlation import LEVEL, orders, percentile_interval, resamples, spearman, z_interval
+from ntps.evaluation.choice import judge
+from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples, spearman
 from ntps.results.tables import PAIR, POINT
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
@@ -36,7 +36,7 @@ CHOSEN = {  # rule -> what the caption says of it
     PUBLISHED: "Values as published; the authors' layer and k are unknown, and differ from figure to figure.",
 }
 SIGN = "Signed so that a positive ρ is what the paper claims of NTPS."
-INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more)."
+INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more; none after a choice)."
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     n = int(whole.sum())
     if n < LEAST:
         return undefined(n)
-    weights = np.concatenate([np.ones((1, n)), resamples(n, RESAMPLES, SEED)])
-    rho = spearman(x[None, whole], y[whole], weights)[:, 0]
-    return Correlation(float(rho[0]), *percentile_interval(float(rho[0]), rho[1:], n), n)
+    x, y, drawn = x[whole], y[whole], resamples(n, RESAMPLES, SEED)
+    rho = float(spearman(x, y))
+    return Correlation(rho, *percentile_interval(rho, spearman(x[drawn], y[drawn]), n), n)
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,9 @@ def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, columns, values = whole_block(grid, y)
     if len(rows) < LEAST or not len(columns):
         return untaken(grid, len(rows))
-    judged, null = searched(values, y[rows])
-    column = int(columns[judged.chosen[0, 0]])
-    rho = after_choice(judged.itself[:, 0], null.itself[:, 0], len(rows))
+    judged = judge(values, y[rows])
+    column = int(columns[judged.chosen])
+    rho = after_choice(judged.itself, len(rows))
     return grid.iloc[:, column].to_numpy(), in_words(*grid.columns[column]), rho
 
 
@@ -241,15 +241,15 @@ def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     rows, columns, values = whole_block(grid, y)
     if len(rows) <= LEAST or not len(columns):
         return untaken(grid, len(rows))
-    judged, null = searched(values, y[rows])
+    judged = judge(values, y[rows])
     x = np.full(len(y), math.nan)
-    x[rows] = judged.share[0, 0]
-    taken = sorted({grid.columns[columns[column]] for column in judged.fold[0, 0]})
+    x[rows] = judged.share
+    taken = sorted({grid.columns[columns[column]] for column in judged.fold})
     layers = [int(layer) for layer, _ in taken]
     note = (
         f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}" if len(taken) > 1 else in_words(*taken[0])
     )
-    return x, note, after_choice(judged.heldout[:, 0], null.heldout[:, 0], len(rows))
+    return x, note, after_choice(judged.heldout, len(rows))
 
 
 def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
@@ -271,18 +271,9 @@ def untaken(grid: pd.DataFrame, n: int) -> Taken:
     return np.full(len(grid), math.nan), "", undefined(n)
 
 
-def searched(values: np.ndarray, y: np.ndarray) -> tuple[Judged, Judged]:
-    """One choice among all candidates, as it is and for every resample; and for permutations of y."""
-    kinds, once = [(0, len(values))], np.ones((1, len(y)))
-    weights = np.concatenate([once, resamples(len(y), RESAMPLES, SEED)])
-    shuffled = y[orders(len(y), RESAMPLES, SEED)]
-    return judge(values, kinds, y[None], weights), judge(values, kinds, shuffled, once)
-
-
-def after_choice(rho: np.ndarray, null: np.ndarray, n: int) -> Correlation:
-    """rho: observed, then of every resample; null: of every permutation."""
-    rho = rho.astype(float)
-    return Correlation(rho[0], *z_interval(rho[0], rho[1:], n, null.astype(float)), n)
+def after_choice(rho: np.ndarray, n: int) -> Correlation:
+    """Without an interval: one that counts the choice is not known."""
+    return Correlation(float(rho), math.nan, math.nan, n)
 
 
 def in_words(layer: float, fraction: float) -> str:
@@ -302,5 +293,5 @@ def rank_correlations(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, in
     rows, columns, values = whole_block(grid, y)
     rho = np.full(grid.shape[1], math.nan)
     if len(rows) >= LEAST and len(columns):
-        rho[columns] = spearman(values, y[rows])[0]
+        rho[columns] = spearman(values, y[rows])
     return rho, len(rows)

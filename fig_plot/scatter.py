@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fig_plot.figures import headed, missing_panel, number_list, numbered_points, panel_figure
-from fig_plot.labels import LABELS, NOTHING, SCRIPTS, commands, rank_label
+from fig_plot.labels import LABELS, NOTHING, commands, rank_label, scripts
 from fig_plot.relations import CHOSEN, INTERVAL, LEAST, PUBLISHED, Read, Relation, paired, relation
 
 BEST = "At kv = d/10 and each pair's best layer (lowest cross-validated error of the ridge probe on train)."
@@ -111,4 +111,4 @@ def gaps(points: Relation) -> Iterator[str]:
 
 
 def missing_line(name: str, count: int) -> str:
-    return f"Missing: {LABELS[name]} of {count} pairs ({', '.join(SCRIPTS[name])})."
+    return f"Missing: {LABELS[name]} of {count} pairs ({', '.join(scripts(name))})."

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from ntps.errors import UserError, at_least
 
+SMALL = 0.05  # a score with a p-value up to this is significantly above the label-permutation null
+FEWEST_SHUFFLES = 19  # with fewer no p-value can reach SMALL, for 1 / (1 + 19) is the least
 LOGGERS = ("none", "tensorboard", "wandb", "trackio")
 
 
@@ -316,3 +318,71 @@ class Scoring(Pairs, Adapted):
             raise UserError(f"--rtol {self.rtol}: must lie between 0 and 1")
         if self.error_bars not in ("best", "all", "none"):
             raise UserError(f"--error_bars {self.error_bars}: must be one of best, all, none")
+
+
+@dataclass(kw_only=True)
+class Prescreening(Results):
+    """Candidate models on one data set.
+
+    Args:
+        models: config names, YAML files, hub ids or folders
+        train: file of labelled rows; NAME of the results is its name
+        test: file of further rows to score on (default: a part of train is held out)
+        text: column of the texts, or a template such as "{question} {choices}"
+        label: column of the labels
+        target: classes, or numeric: the label is a number to predict
+        dataset: config name or YAML file, where no --train is given
+        output: folder for all results
+        limit: rows per split, the first of one seeded permutation
+        max_length: tokens per row (default: the smaller of the tokenizer's and the model's limit)
+        tokens_per_batch: as for cache.py
+        dtype: as for cache.py
+        device: as for cache.py
+        layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
+        label_permutations: permuted copies of the labels, for the p-values: 19 or more, or 0 for none
+        partitions: of the train rows, for the error bars of NTPS and retention
+        gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
+        seed: of the limit's permutation and of the label permutations
+    """
+
+    models: list[str] = field(default_factory=lambda: ["smollm2-135m", "smollm2-135m-random"])
+    train: str | None = None
+    test: str | None = None
+    text: str = "text"
+    label: str = "label"
+    target: str = "classes"
+    dataset: str = "trec6"
+    output: str = "prescreen"
+    limit: int = 2000
+    max_length: int | None = None
+    tokens_per_batch: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    layers: str = "spread"
+    label_permutations: int = 20
+    partitions: int = 5
+    gain: str | None = None
+    seed: int = 42
+
+    def check(self) -> None:
+        super().check()
+        at_least("limit", self.limit, 2)
+        if 0 != self.label_permutations < FEWEST_SHUFFLES:
+            raise UserError(
+                f"--label_permutations {self.label_permutations}: must be 0 or at least {FEWEST_SHUFFLES}; with fewer "
+                f"no p-value can reach {SMALL}"
+            )
+        self.caching  # noqa: B018 -- checks the rest
+        if self.target not in ("classes", "numeric"):
+            raise UserError(f"--target {self.target}: must be classes or numeric")
+        if not self.train and (self.test or self.target != "classes"):
+            raise UserError(f"--{'test' if self.test else 'target'}: only together with --train")
+
+    @property
+    def caching(self) -> Caching:
+        """The flags of the forward pass over train."""
+        return Caching(
+            output=self.output, overwrite=self.overwrite, limit=self.limit, max_length=self.max_length, device=self.device,
+            dtype=self.dtype, tokens_per_batch=self.tokens_per_batch, layers=self.layers, keep_states=True,
+            label_permutations=self.label_permutations, partitions=self.partitions, seed=self.seed,
+        )  # fmt: skip

@@ -59,7 +59,7 @@ def rho(row: pd.Series[float]) -> str:
 
 
 def held_out(row: pd.Series[float]) -> str:
-    return two(row["heldout"]) + interval(row["heldout_low"], row["heldout_high"])
+    return two(row["heldout"]) + interval(row.get("heldout_low", math.nan), row.get("heldout_high", math.nan))
 
 
 def related(table: pd.DataFrame, x: str, y: str, groups: pd.Series[str]) -> str:
@@ -336,7 +336,7 @@ def lora_again(tables: Tables) -> Facts:
 def mean_difference(change: pd.Series[float], groups: pd.Series[str]) -> tuple[str, str]:
     """A mean over independent groups of data sets with its bootstrap interval, and the verdict."""
     values = change.dropna().groupby(groups).mean().to_numpy()
-    drawn = resamples(len(values), 2000, 42) @ values / len(values)
+    drawn = values[resamples(len(values), 2000, 42)].mean(1)
     low, high = percentile_interval(float(values.mean()), drawn, len(values))
     return f"{values.mean():+.3f}".replace("-", "−") + interval(low, high), reading(len(values), low, high)
 

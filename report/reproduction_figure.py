@@ -51,7 +51,7 @@ def forest(axes: Axes, choices: pd.DataFrame) -> None:
     for place, (target, name) in enumerate(TARGETS.items()):
         rows = choices[choices["target"] == target].set_index("procedure").reindex(list(SCORES))
         for line, (low, rho, high) in enumerate(
-            rows[["heldout_low", "heldout", "heldout_high"]].to_numpy(float)
+            rows.reindex(columns=["heldout_low", "heldout", "heldout_high"]).to_numpy(float)
         ):
             y, color = -line + 0.16 - 0.32 * place, f"C{place}"
             axes.plot([low, high], [y, y], linestyle="-", color=color, linewidth=0.8)

@@ -1,8 +1,9 @@
-"""prescreen.py: its figures against the other scripts', its page, its errors, and files as people have them."""
+"""prescreen.py: its values against the other scripts', its page, its errors, and files as people have them."""
 
-import inspect
 import json
 import re
+from html import unescape
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,10 @@ import pytest
 import K_sweep
 import linear_sklearn
 import prescreen
-from fig_plot import prescreen_page
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
-from ntps.moments.pair import Kept
-from ntps.prescreening import measure
+from ntps.moments.pair import Cached, Pair
+from ntps.prescreening import measure, page, texts
 from ntps.run import cli
 from ntps.texts.dataset import dataset_names, load_dataset
 from tests.tiny import tiny_model, tiny_texts
@@ -57,7 +57,7 @@ def test_the_models_are_ranked_by_held_out_skill(world):
     assert (table[["n_train", "n_test"]] == [180, 60]).all(axis=None)
 
 
-def test_figures_are_those_of_the_other_scripts(world):
+def test_values_are_those_of_the_other_scripts(world):
     folder, flags, models = world
     pair = [*flags[:3], "--datasets", str(folder / "out/data/my.yaml"), "--output", str(folder / "out")]
     assert cli.run(K_sweep.main, pair) == 0
@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_other_scripts(world):
             "layer == @layer and rule == 'task_rank'"
         )
         row = scores[scores["fraction"].isna() & (scores["order"] == "descending")].iloc[0]
-        for column in measure.SCORES:
+        for column in measure.OF_SCORES:
             assert row[column] == pytest.approx(model[column], rel=1e-6), column
         assert row["ntps_se"] > 0
         peers = pd.read_csv(folder / f"out/scores/{name}/my.csv").set_index("layer")
@@ -84,12 +84,57 @@ def test_figures_are_those_of_the_other_scripts(world):
 
 def test_the_page_escapes_and_asks_no_network(world):
     folder, _, models = world
-    page = (folder / "out/my.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in page
-    assert "grün" in page and all(model["model"] in page for model in models)
-    assert page.count("data:image/svg+xml;base64,") == 3
-    links = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    shown = (folder / "out/my.html").read_text(encoding="utf-8")
+    assert "<script" not in shown and "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in shown
+    assert "grün" in shown and all(model["model"] in shown for model in models)
+    assert shown.count("data:image/svg+xml;base64,") == 3
+    links = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"')\s>]+)""", shown)
     assert links and all(link.startswith("data:") for link in links)
+
+
+class Checked(HTMLParser):
+    """Fails at a tag that another one's end leaves open; the tags and attributes that there are."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], set(), set()
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_hostile_names_change_no_tag(world):
+    """Whatever comes from files, flags or a model's name stands on the page as text."""
+    folder, _, models = world
+    safe = Checked((folder / "out/my.html").read_text(encoding="utf-8"))
+    hostile = [
+        "<img src=x onerror=alert(1)>",
+        '"><svg onload=a()>',
+        "{{ 7 * 7 }}{% raw %}",
+        "</style></p>&lt;'",
+    ]
+    for text in hostile:
+        row = models[0] | {"model": text, "device": text, "lora_gain_note": text, "warnings": [text]}
+        row |= {name: np.nan for name, value in row.items() if value is None}
+        facts = {
+            "name": text, "target": "classes", "texts": {"train": 2, "test": 1}, "split_rule": text, "example": text,
+            "classes": [text], "class_counts": {"train": [2], "test": [1]},
+        }  # fmt: skip
+        shown = page.TEMPLATES.get_template("page.html").render(
+            rows=[row], facts=facts, warnings=[text], verdict=page.verdict([row]), table=[page.cells(row)],
+            classes=[(text, 2, 1)], layers="AA==", curves=["AA=="],
+        )  # fmt: skip
+        found = Checked(shown)
+        assert found.tags <= safe.tags and found.attributes <= safe.attributes
+        assert unescape(shown).count(text) >= 10 and (text not in shown or text.startswith("{{"))
 
 
 def test_again_nothing_is_computed_and_the_page_stays(world, capsys):
@@ -128,7 +173,7 @@ def test_spread_layers():
 
 
 def test_defaults_name_what_is_shipped():
-    defaults = {name: flag.default for name, flag in inspect.signature(prescreen.main).parameters.items()}
+    defaults = {name: flag.default for name, flag in cli.flags_of(prescreen.main).items()}
     assert [resolve_model(model).name for model in defaults["models"]] == [
         "smollm2-135m",
         "smollm2-135m-random",
@@ -145,8 +190,10 @@ def described(folder, content, test=None, text="review", label="stars", target="
     if test is not None:
         (folder / "mine2.csv").write_text(test)
     second = str(folder / "mine2.csv") if test is not None else None
-    where = measure.describe(str(folder / "my.csv"), second, text, label, target, str(folder / "out"))
-    return load_dataset(str(where))
+    train, output = str(folder / "my.csv"), str(folder / "out")
+    flags = prescreen.Flags(train=train, test=second, text=text, label=label, target=target, output=output)
+    with texts.description(flags) as where:
+        return load_dataset(str(where))
 
 
 def test_cells_as_people_write_them(tmp_path):
@@ -178,8 +225,8 @@ def test_a_hundred_thousand_rows(tmp_path):
     body = "review,stars\n" + "".join(f'"row {i}, ""so""\nsecond line",{i % 5}\n' for i in range(100_000))
     data = described(tmp_path, body)
     assert len(data.splits["train"].texts) == 75_000 and len(data.splits["test"].texts) == 25_000
-    doubts = measure.check_texts(data, 2000, 42)
-    assert "2000 of 75000 train texts were used: --limit 75000 takes all" in doubts
+    found = texts.check(data, 2000, 42)
+    assert "2000 of 75000 train texts were used: --limit 75000 takes all" in found
 
 
 @pytest.mark.parametrize(
@@ -216,13 +263,13 @@ def test_labels_that_are_not_classes(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i / 10}\n" for i in range(60))
     data = described(tmp_path, body, test=body)
     with pytest.raises(UserError, match="60 classes in 60 train texts.*--target numeric"):
-        measure.check_texts(data, 2000, 42)
+        texts.check(data, 2000, 42)
     body = "review,stars\n" + "".join(f"text {i},{i % 25}\n" for i in range(100))
-    doubts = " ".join(measure.check_texts(described(tmp_path, body, test=body), 2000, 42))
-    assert "the 25 classes are all numbers: is it --target numeric?" in doubts
+    found = " ".join(texts.check(described(tmp_path, body, test=body), 2000, 42))
+    assert "the 25 classes are all numbers: is it --target numeric?" in found
     assert (
-        "100 test texts are in train too" in doubts
-        and "classes with fewer than 10 train texts: 25 of 25" in doubts
+        "100 test texts are in train too" in found
+        and "classes with fewer than 10 train texts: 25 of 25" in found
     )
 
 
@@ -244,18 +291,18 @@ def test_labels_that_cannot_be_split(tmp_path, rows, label, message):
 def test_duplicates_are_counted_once(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80))
     body += "".join(f"text {i},{'aab'[i % 3]}\n" for i in range(6))  # texts 1, 2 and 3 as other than before
-    doubts = measure.check_texts(described(tmp_path, body), 2000, 42)
-    assert "rows left out: 6 duplicate (3 of them with another label)" in doubts
+    found = texts.check(described(tmp_path, body), 2000, 42)
+    assert "dropped rows: 6 duplicate (3 of them with another label)" in found
 
 
 def test_a_test_part_that_scores_nothing(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i % 2}\n" for i in range(20))
     with pytest.raises(UserError, match="1 test text of 21: .* needs at least 2"):
-        measure.check_texts(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
+        texts.check(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
     same = "review,stars\nnew,1\nother,1.0\n"
     data = described(tmp_path / "b", body, test=same, target="numeric")
     with pytest.raises(UserError, match="2 test texts all have one number"):
-        measure.check_texts(data, 2000, 42)
+        texts.check(data, 2000, 42)
 
 
 def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys):
@@ -265,21 +312,27 @@ def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys
     where, models = tmp_path / "out/data/my.yaml", ["--models", "nowhere"]
     assert cli.run(prescreen.main, [*models, *flags, "--label", "star"]) == 1
     assert "did you mean 'stars'" in capsys.readouterr().err and not where.exists()
-    assert cli.run(prescreen.main, [*models, *flags, "--label", "stars"]) == 1
+    assert cli.run(prescreen.main, [*models, *flags, "--label", "other"]) == 1
+    tiny_model(tmp_path / "a")
+    real = ["--models", str(tmp_path / "a")]
+    assert (
+        cli.run(prescreen.main, [*real, *flags, "--label", "stars"]) == 0
+    )  # nothing rests on the failed run
     before = where.read_text()
+    assert "label: stars" in before
     capsys.readouterr()
     assert cli.run(prescreen.main, [*models, *flags, "--label", "other"]) == 1
-    assert "give another --output, or --overwrite" in capsys.readouterr().err
+    assert "give another --output, or --overwrite" in capsys.readouterr().err and where.read_text() == before
     assert cli.run(prescreen.main, [*models, *flags, "--label", "star", "--overwrite"]) == 1
     assert "did you mean 'stars'" in capsys.readouterr().err and where.read_text() == before
     assert cli.run(prescreen.main, [*models, *flags, "--label", "other", "--overwrite"]) == 1
     assert "label: other" in where.read_text()
 
 
-def test_facts_tell_numbers_as_the_file_has_them(tmp_path):
+def test_facts_have_numbers_as_the_file_has_them(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{100 + i}\n" for i in range(20))
     data = described(tmp_path, body, test=body, target="numeric")
-    label = measure.facts(data, {"limit": 2000, "seed": 42})["label"]
+    label = texts.facts(data, prescreen.Flags())["label"]
     assert [label[name] for name in ("mean", "least", "most")] == pytest.approx([109.5, 100, 119])
 
 
@@ -301,13 +354,13 @@ def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     for path in (None, str(tmp_path / "configs/gain.json")):
         found = measure.expected_gain(row, path)
         assert found["lora_gain"] == pytest.approx(0.1) and found["lora_gain_high"] == pytest.approx(0.12)
-        assert prescreen_page.gain(found) == "+10.0 points (+8.0 to +12.0)"
+        assert page.gain(found) == "+10.0 points (+8.0 to +12.0)"
     for changed, why in (
         ({"accuracy": 0.95}, "outside 0.600 to 0.900"),
         ({"model": "b"}, "made from a alone"),
     ):
         found = measure.expected_gain(row | changed, None)
-        assert why in found["lora_gain_note"] and prescreen_page.gain(found) == "not calibrated for this"
+        assert why in found["lora_gain_note"] and page.gain(found) == "not calibrated for this"
     row.pop("accuracy")
     assert "the labels are numbers" in measure.expected_gain(row, None)["lora_gain_note"]
     with pytest.raises(UserError, match="nowhere.json does not exist"):
@@ -318,7 +371,7 @@ def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
 
 
 def test_skill_and_its_error_cover():
-    """90 % intervals of skill cover the true one; two equal models are told apart in 5 % of all tries."""
+    """90 % intervals of skill cover the true one; two equal models differ significantly in 5 % of all tries."""
     rng = np.random.default_rng(0)
     covered, apart, tries, n = 0, 0, 1000, 200
     for _ in range(tries):
@@ -328,7 +381,7 @@ def test_skill_and_its_error_cover():
         reach = 1.645 * measure.ratio_error(errors[0], guesses)
         covered += abs(1 - errors[0].mean() / guesses.mean() - (1 - 1.1 / 2)) <= reach
         found = [
-            measure.Measured({"heldout_skill": 1 - e.mean() / guesses.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
+            measure.Measured({"heldout_skill": 1 - e.mean() / guesses.mean()}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
         apart += not measure.rank(found)[1].row["tied"]
@@ -342,7 +395,7 @@ def test_equal_models_are_tied():
     for _ in range(tries):
         errors, guesses = rng.gamma(2, 0.5, (5, 300)), np.ones(300)
         found = [
-            measure.Measured({"heldout_skill": -e.mean()}, [], {}, None, e, guesses)  # type: ignore[arg-type]
+            measure.Measured({"heldout_skill": -e.mean()}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
         apart += not all(one.row["tied"] for one in measure.rank(found))
@@ -378,37 +431,44 @@ def row_of(p, shuffles):
 
 
 def with_p(world, p, shuffles):
-    """A measured row with other p-values: what the page reads in it and what is doubted."""
+    """A measured row with other p-values: what its card on the page says, and its warnings."""
     row = dict(world[2][0]) | row_of(p, shuffles)
     row["lora_gain"] = row["seconds"] = np.nan
     facts = {"texts": {"test": 60}, "target": "classes"}
-    kept = Kept(world[1][1], str(world[0] / "out/data/my.yaml"), str(world[0] / "out"), None)
-    return " ".join(prescreen_page.reading(row, facts)), " ".join(measure.doubts_of(row, kept.train))
+    kept = Cached(Pair.of(world[1][1], str(world[0] / "out/data/my.yaml"), str(world[0] / "out")))
+    found = measure.warnings_of(row, kept.train)
+    card = page.TEMPLATES.get_template("card.html").render(row=row | {"warnings": []}, facts=facts)
+    return card, " ".join(found)
 
 
 def test_what_is_said_of_shuffled_labels(world):
-    page, doubts = with_p(world, 1.0, 20)
-    elsewhere = "below shuffled labels: the labels matter, but lie elsewhere"
-    assert elsewhere in page and "less than the" in page
-    assert f"NTPS is {elsewhere}" in doubts and f"retention is {elsewhere}" in doubts
-    assert "not told apart from shuffled" not in page + doubts
-    page, doubts = with_p(world, 0.5, 20)
-    assert "not told apart from shuffled labels" in page and "not told apart from the" in page
-    assert doubts.count("is not told apart from shuffled labels") == 2
-    page, doubts = with_p(world, 1 / 21, 20)
-    assert "lie more along" in page and "more than the" in page and "shuffled" not in doubts
-    page, doubts = with_p(world, np.nan, 0)
-    assert page.count("without shuffled labels nothing can be said") == 2 and "expected of" not in page
-    assert doubts.count("shuffled labels") == 1 and "nothing can be said" in doubts
+    card, found = with_p(world, 1.0, 20)
+    elsewhere = "the labels matter, but lie elsewhere"
+    assert f"significantly below them: {elsewhere}" in card and "significantly less than the" in card
+    below = f"significantly below the label-permutation null: {elsewhere}"
+    assert f"NTPS is {below}" in found and f"retention is {below}" in found
+    assert "indistinguishable" not in card + found
+    card, found = with_p(world, 0.5, 20)
+    assert "it is indistinguishable from them" in card and "indistinguishable from the" in card
+    assert found.count("is indistinguishable from the label-permutation null") == 2
+    card, found = with_p(world, 1 / 21, 20)
+    assert "lie more along" in card and "significantly more than the" in card
+    assert "permutation" not in found and "shuffled" not in found
+    card, found = with_p(world, np.nan, 0)
+    assert card.count("without shuffled labels nothing shows") == 2 and "expected of" not in card
+    assert found.count("shuffled labels") == 1 and "nothing shows" in found
 
 
 def test_the_page_says_what_its_p_and_signal_are(world):
-    page = (world[0] / "out/my.html").read_text()
-    assert "exact for a layer fixed beforehand" in page and "the p of retention can be off either way" in page
-    assert "signal includes what every text shares" in page and "Agresti and Coull" in page
+    shown = " ".join((world[0] / "out/my.html").read_text().split())
+    assert (
+        "exact for a layer fixed beforehand" in shown and "the p of retention can be off either way" in shown
+    )
+    assert "signal includes what every text shares" in shown and "Agresti and Coull" in shown
 
 
 def test_verdict_says_when_nothing_is_learnt():
     row = {"heldout_skill": 0.01, "heldout_skill_se": 0.02, "model": "a"}
-    one = measure.Measured(row, [], {}, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
-    assert "none of these models can be recommended" in prescreen_page.verdict(measure.rank([one]))
+    one = measure.Measured(row, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
+    (ranked,) = measure.rank([one])
+    assert "none of these models can be recommended" in page.verdict([ranked.row])

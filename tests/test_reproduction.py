@@ -40,6 +40,12 @@ def test_another_table_makes_another_report(tmp_path):
         assert own[f"probe_accuracy.{name}"] != other[f"probe_accuracy.{name}"]
 
 
+def test_a_held_out_correlation_without_an_interval_is_shown_alone():
+    assert facts.held_out(pd.Series({"heldout": 0.5})) == "0.50"
+    whole = pd.Series({"heldout": 0.5, "heldout_low": 0.25, "heldout_high": 0.75})
+    assert facts.held_out(whole) == "0.50 [0.25, 0.75]"
+
+
 def test_a_name_that_no_table_supplies_is_an_error():
     with pytest.raises(UserError, match="no fact nothing.of.this"):
         reproduction.filled("{{nothing.of.this}}", {})

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import scaling
-from ntps.commands import outline
 from ntps.errors import UserError
+from ntps.models import loading
 
 
 def refuse(*_):
@@ -13,8 +13,8 @@ def refuse(*_):
 
 
 def test_the_tables_are_those_of_the_measurements(monkeypatch):
-    monkeypatch.setattr(outline, "load_config", refuse)
-    monkeypatch.setattr(outline, "load_tokenizer", refuse)
+    monkeypatch.setattr(loading, "load_config", refuse)
+    monkeypatch.setattr(loading, "load_tokenizer", refuse)
     page = scaling.PAGE.read_text(encoding="utf-8")
     shown = page.split(scaling.BEGIN)[1].split(scaling.END)[0].strip()
     assert shown == scaling.tables(pd.read_csv(scaling.CSV))

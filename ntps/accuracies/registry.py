@@ -31,11 +31,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Method:
-    """A script, what it trains (nothing but probes, a head, an adapter, or all weights), and its targets."""
+    """A script, its targets, and for plans and job grids what it trains and what of cache.py's output it waits for.
+
+    trains: probes (of cached states), head (on a frozen model), adapter, or all (weights).
+    """
 
     name: str
     trains: str
     targets: tuple[Target, ...]
+    reads: tuple[str, ...] = ()
 
     @property
     def script(self) -> str:
@@ -52,10 +56,10 @@ METHODS = (
                "train accuracy of the same logistic regression, as published", "train", probe="logistic_regression"),
         Target("probe_train_mse", -1, "probe MSE on train", "train mse of the same linear regression, as published",
                "train", "mse", probe="linear_regression"),
-    )),
+    ), reads=("moments", "states")),
     Method("linear_training", "head", (
         Target("linear_accuracy", 1, "linear probe", "final test accuracy of linear_training, the last layer's head"),
-    )),
+    ), reads=("moments",)),  # written together with the states, which it uses if they are there
     Method("lora_finetuning", "adapter", (
         Target("lora_accuracy", 1, "LoRA accuracy", "final test accuracy of lora_finetuning"),
         Target("lora_gain", -1, "LoRA gain over the probe",
@@ -68,5 +72,6 @@ METHODS = (
         Target("scratch_accuracy", 1, "training from scratch", "final test accuracy of from_scratch"),
     )),
 )  # fmt: skip
+METHOD = {method.name: method for method in METHODS}
 TARGETS = {target.name: target for method in METHODS for target in method.targets}
 TRAINERS = tuple(method.name for method in METHODS if method.trains != "probes")

@@ -1,11 +1,14 @@
-"""How much accuracy LoRA will add, as a calibration file: python -m ntps.gain --results results
+"""How much accuracy LoRA will add: a calibration file for prescreen.py.
 
-See ntps/evaluation/gain.py.
+    python -m ntps.gain --results results
+    python -m ntps.gain --results results --predictors ntps retention probe_accuracy --output my-gain.json
+
+The fit and its held-out error: ntps/evaluation/gain.py.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from ntps.results.tables import TARGETS, at_points, headline, load_pairs, load_s
 from ntps.run import cli
 from ntps.system import storage
 
-# --- the command ---------------------------------------------------------------------------------------------------
+LORA = ("limit", "max_length", "dtype", "settings", "seeds")  # what is recorded of the LoRA runs
 
 
 def main(
@@ -33,7 +36,7 @@ def main(
     seed: int = 42,
     output: str | None = None,
 ) -> int:
-    """Make a calibration file from a results folder, and say how far it can be trusted.
+    """Make a calibration file from a results folder, and report how far it can be trusted.
 
     Args:
         results: the folder that K_sweep.py and the trainers wrote to
@@ -54,30 +57,21 @@ def main(
         raise UserError(f"--target {target}: must be one of {', '.join(PROBE)}")
     at_least("permutations", permutations, 20)
     at_least("seed", seed, 0)
-    table = load_pairs(results, groups)
-    long = at_points(load_scores(results), order, rule)
-    scores = headline(long, table)
-    table = only(only(table, "model", models), "dataset", datasets)
-    table = table[table[target].notna()].merge(
-        scores, "left", ["model", "dataset"], suffixes=("", "_of_score")
-    )
-    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    pairs, long = load_pairs(results, groups), at_points(load_scores(results), order, rule)
+    scores = headline(long, pairs)
+    table = only(only(pairs, "model", models), "dataset", datasets)
+    table = table[table[target].notna()].merge(scores, "left", ["model", "dataset"])
     if unknown := [name for name in predictors if name not in table]:
         known = sorted({*scores, *PROBE.values(), "headroom"} - {"model", "dataset"})
         raise UserError(f"--predictors {' '.join(unknown)}: there are {' '.join(known)}")
-    table = table.reindex(
-        columns=list(dict.fromkeys([*table, *chosen]))
-    )  # of the usual ones, some may be missing
+    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    table = table.reindex(columns=list(dict.fromkeys([*table, *chosen])))  # some of the usual may be missing
     found, notes = points(table, chosen, target)
     fit = calibrate(found, permutations, seed)
-    if (sizes := table[table["group"].isin(found.groups)]["n_over_d"].dropna()).size:
-        fit["sizes"] = {"n_over_d": [float(sizes.min()), float(sizes.max())]}
     path = Path(output or Path(results) / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
-    identity["k"] = next((k for k in ("d/10", "0.10") if k in set(long["k"])), "")  # as headline takes them
-    about = storage.provenance(
-        "gain calibration", identity, lora=settings(Path(results), table), left_out=notes
-    )
+    lora = settings(Path(results), table)
+    about = storage.provenance("gain calibration", identity, lora=lora, left_out=notes)
     rows = [
         {"model": model, "group": group, **dict(zip(found.predictors, found.x[m, g].tolist())), target: found.gain[m, g]}
         for m, model in enumerate(found.models)
@@ -97,33 +91,22 @@ def settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
         beside = folder / "accuracy" / "lora_finetuning" / model / f"{dataset}.json"
         if beside.exists():
             identity = storage.read_provenance(beside, "accuracy")["identity"]
-            used = {
-                name: identity.get(name) for name in ("limit", "max_length", "dtype", "settings", "seeds")
-            }
+            used = {name: identity.get(name) for name in LORA}
             found.setdefault(json.dumps(used, sort_keys=True), used)
     return list(found.values())
 
 
-def report(found: Points, fit: Mapping[str, Any], target: str) -> list[str]:
-    """What the fit says, in words."""
-    lines = [
-        f"{target}: {TARGETS[target][1]}",
-        f"{len(found.models)} models, {len(found.groups)} independent groups of data sets, "
-        f"gains {found.gain.min():.3f} to {found.gain.max():.3f}" if found.gain.size else "no gains",
-    ]  # fmt: skip
+def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:
+    """What the fit shows, for a terminal."""
+    yield f"{target}: {TARGETS[target][1]}"
+    yield f"{len(found.models)} models, {len(found.groups)} independent groups of data sets"
     if "errors_of_baselines" in fit:
-        way = "group and model" if found.across else "group"
-        lines.append(f"error (root mean square, in accuracy) on the {way} left out:")
-        rows = {
-            " + ".join(fit["predictors"]) + ", choice nested": fit["held_out_error"],
-            **fit["errors_of_baselines"],
-        }
-        lines += [f"  {error:.4f}  {name}" for name, error in rows.items()]
-        terms = "".join(f" {value:+.3f} {name}" for name, value in fit["coefficients"].items())
-        lines.append(
-            f"gain = {fit['intercept']:.3f}{terms} -+ {fit['half_width']:.3f} (90 %), p = {fit['p']:.3f}"
-        )
-    return [*lines, "usable" if fit["usable"] else f"predicts nothing: {fit['why']}"]
+        errors = {" + ".join(fit["predictors"]) + ", choice nested": fit["held_out_error"]}
+        yield f"error (root mean square, in accuracy) on the {'group and model' if found.across else 'group'} left out:"
+        yield from (f"  {error:.4f}  {name}" for name, error in (errors | fit["errors_of_baselines"]).items())
+        terms = "".join(f" {slope:+.3f} {name}" for name, slope in fit["coefficients"].items())
+        yield f"gain = {fit['intercept']:.3f}{terms} -+ {fit['half_width']:.3f} (90 %), p = {fit['p']:.3f}"
+    yield "usable" if fit["usable"] else f"predicts nothing: {fit['why']}"
 
 
 if __name__ == "__main__":

@@ -1,31 +1,29 @@
-"""A model without its weights: modules on the meta device, and the operations and memory that follow from them."""
+"""A model without its weights: modules on the meta device, the operations and bytes that follow, and its speed here."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch.utils.benchmark import Timer
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ntps.errors import UserError
+from ntps.accuracies.lora import target_modules
+from ntps.errors import UserError, enough_memory
+from ntps.models import loading
 from ntps.models.description import resolve_model
-from ntps.models.loading import (
-    context_length,
-    load_config,
-    load_tokenizer,
-    output_name,
-    pick_dtype,
-    without_weights,
-)
 from ntps.moments.encoder import find_blocks
 from ntps.moments.source import parse_layers
 from ntps.moments.sums import GAP, SCAN, STRIPS
 
 Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
+MOST = {"cpu": 1e10}  # operations that are timed: well under a second
+MOST_ELSEWHERE = 1e12
 
 
 class Outline:
@@ -34,85 +32,101 @@ class Outline:
     def __init__(self, name: str, flags: Mapping[str, Any], device: torch.device):
         self.spec, self.device = resolve_model(name), device
         self.notes: list[str] = []
-        self.remembered: dict[str, tuple[int, int, int]] = {}  # of ntps.block.training_bytes
-        self.name = output_name(self.spec, flags.get("adapter"))
-        self.dtype = pick_dtype(flags.get("dtype"), self.spec, device)
+        self.name = loading.output_name(self.spec, flags.get("adapter"))
+        self.dtype = loading.pick_dtype(flags.get("dtype"), self.spec, device)
         self.config = self._config()
-        model = self.on_meta()
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.blocks, self.width = find_blocks(model), int(self.config.hidden_size)
-        layer, last = flags.get("layer"), len(self.blocks)
-        wanted = flags.get("layers", str(last)) if layer is None else str(layer)
-        self.layers = parse_layers(wanted, last)
+        self.model = loading.without_weights(self.spec, self.config, self.dtype)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.weight_bytes = self.parameters * self.dtype.itemsize
+        self.blocks, self.width = find_blocks(self.model), int(self.config.hidden_size)
+        last, layer = len(self.blocks), flags.get("layer")
+        self.layers = parse_layers(flags.get("layers", str(last)) if layer is None else str(layer), last)
+        matrices = [[p.shape for p in block.parameters() if p.dim() == 2] for block in self.blocks]
+        self.block_weights = [sum(map(math.prod, shapes)) for shapes in matrices]
+        self.block_ends = [sum(map(sum, shapes)) for shapes in matrices]  # inputs and outputs of the matrices
+        heads = getattr(self.config, "num_query_heads", None) or [self.config.num_attention_heads] * last
+        dim = getattr(self.config, "head_dim", None) or self.width // self.config.num_attention_heads
+        self.block_attention = [count * dim for count in heads]
         self.tokenizer: PreTrainedTokenizerBase | None = None
         with contextlib.suppress(UserError):
-            self.tokenizer = load_tokenizer(self.spec)
-        self.max_length = context_length(
-            self.tokenizer, self.config, flags.get("max_length"), self.spec.context
-        )
+            self.tokenizer = loading.load_tokenizer(self.spec)
+        limits = flags.get("max_length"), self.spec.context
+        self.max_length = loading.context_length(self.tokenizer, self.config, *limits)
 
     def _config(self) -> PreTrainedConfig:
         """config.json, else `architecture:` of the description."""
         try:
-            return load_config(self.spec)
+            return loading.load_config(self.spec)
         except UserError as error:
-            known = self.spec.described_config()
-            if known is None:
-                raise UserError(
-                    f"{error}. (A plan is content with `architecture:` in the description)"
-                ) from None
-        self.notes.append(
-            "config.json is not here and cannot be had: planned from `architecture:` in the description"
-        )
+            if (known := self.spec.described_config()) is None:
+                hint = "(A plan is content with `architecture:` in the description)"
+                raise UserError(f"{error}. {hint}") from None
+        self.notes.append("config.json cannot be had: planned from `architecture:` in the description")
         return known
 
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * self.dtype.itemsize
+    def trained_shapes(self, flags: Mapping[str, Any], lora: bool) -> list[Sequence[int]]:
+        """Shapes of what is trained: all parameters, or A (r, inputs) and B (outputs, r) of every LoRA target."""
+        if not lora:
+            return [parameter.shape for parameter in self.model.parameters()]
+        targets = self.spec.targets(flags["lora_targets"])
+        names = target_modules(self.model, targets, flags["start_layer"])
+        ends = [end for name in names for end in self.model.get_parameter(f"{name}.weight").shape]
+        return [(flags["rank"], end) for end in ends]
+
+    def forward_flops(self, batches: Batches, blocks: int | None = None) -> float:
+        """Sum over texts of n tokens of 2 P n + 4 A n^2, of the blocks that are run or the first few.
+
+        P: numbers in the blocks' matrices; A: their sum of heads x head_dim; a multiply-add counts as two. Attention counts
+        in full, as torch's FlopCounterMode has it, though only its causal half is needed; what is elementwise does not.
+        """
+        run = slice(self.layers[-1] if blocks is None else blocks)  # none above the highest layer
+        weights, attention = sum(self.block_weights[run]), sum(self.block_attention[run])
+        return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
 
     @property
-    def block_weights(self) -> list[int]:
-        """Numbers in the matrices of every block."""
-        return [sum(p.numel() for p in block.parameters() if p.dim() == 2) for block in self.blocks]
+    def batch_bytes(self) -> int:
+        """Bound on the bytes that one token takes in a forward pass with moments.
+
+        For d = width, s bytes a number and e the inputs and outputs of a block's matrices: s (2 d + e) in the widest
+        block, and max(4, s) (2 (d + GAP) + 2 SCAN) for h_t, c_t and the masks of the sums.
+        """
+        size, d = self.dtype.itemsize, self.width
+        return size * (2 * d + max(self.block_ends)) + max(4, size) * (2 * (d + GAP) + 2 * SCAN)
 
     @property
-    def block_attention(self) -> list[int]:
-        """heads x head_dim of every block."""
-        config, count = self.config, len(self.blocks)
-        heads = getattr(config, "num_query_heads", None) or [config.num_attention_heads] * count
-        dim = getattr(config, "head_dim", None) or self.width // config.num_attention_heads
-        return [number * dim for number in heads]
+    def training_bytes(self) -> int:
+        """Bound on the bytes that a backward pass needs of one token: s e (as above) of every block's matrices, and
+        7 d float32 numbers of its norms and sums, as of the last norm. Attention keeps no scores."""
+        return self.dtype.itemsize * sum(self.block_ends) + 28 * self.width * (len(self.blocks) + 1)
 
-    @property
-    def weights(self) -> int:
-        """Numbers in the matrices of the blocks that are run: none above the highest layer is."""
-        return sum(self.block_weights[: self.layers[-1]])
+    def measured(self, batches: Batches) -> float:
+        """Operations a second of a forward pass here, by one block with random weights on a batch of average size.
 
-    @property
-    def attention(self) -> int:
-        return sum(self.block_attention[: self.layers[-1]])
-
-    def on_meta(self) -> nn.Module:
-        return without_weights(self.spec, self.config, self.dtype)
-
-    def lora(self, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """What lora_finetuning.py's flags say of the adapter, with the description's lora_targets where they have none."""
-        known = ("rank", "alpha", "lora_dropout", "start_layer")
-        return {name: flags[name] for name in known} | {
-            "lora_targets": self.spec.targets(flags["lora_targets"])
-        }
+        Of a larger batch as many texts as take well under a second. UserError where one block does not fit.
+        """
+        texts, tokens = sum(map(len, batches)), sum(int(n.sum()) for n in batches)
+        rows, length = -(-texts // len(batches)), -(-tokens // texts)
+        work = self.forward_flops([np.array([length])], blocks=1)
+        rows = max(1, min(rows, int(MOST.get(self.device.type, MOST_ELSEWHERE) / work)))
+        with enough_memory(f"{self.name}: not even one block fits on {self.device}"), torch.inference_mode():
+            ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
+            run, threads = {"model": one_block(self), "ids": ids}, torch.get_num_threads()
+            timer = Timer("model(input_ids=ids, use_cache=False)", globals=run, num_threads=threads)
+            return rows * work / min(timer.blocked_autorange(min_run_time=0.3).times)
 
 
-# --- operations ----------------------------------------------------------------------------------------------------
-
-
-def forward_flops(weights: int, attention: int, batches: Batches) -> float:
-    """Sum over texts of n tokens of 2 P n + 4 A n^2; a multiply-add counts as two.
-
-    P: numbers in the matrices of the blocks; A: their sum of heads x head_dim. Attention counts in full, as torch's
-    FlopCounterMode has it, though only its causal half is needed; what is elementwise does not count.
-    """
-    return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
+def one_block(outline: Outline) -> torch.nn.Module:
+    """The model with its first block alone and 8 token embeddings, small random numbers in all of it."""
+    config = copy.deepcopy(outline.config)
+    config.vocab_size, config.pad_token_id = 8, None
+    model = loading.without_weights(outline.spec, config, outline.dtype)
+    del find_blocks(model)[1:]
+    config.num_hidden_layers = 1
+    model.to_empty(device=outline.device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(-0.02, 0.02)
+    return model.eval()
 
 
 def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
@@ -132,25 +146,3 @@ def moments_flops(width: int, targets: int, permutations: int, prefix: bool, bat
         total += 2 * width * (whole * SCAN**2 + rest**2 + (blocks**2 if blocks > 1 else 0))
         total += float(tokens - 1) * (gram + 2 * width**2) if prefix else 0.0
     return total
-
-
-# --- memory --------------------------------------------------------------------------------------------------------
-
-
-def batch_bytes(outline: Outline) -> int:
-    """Bound on what one token takes, in bytes, for d = width and s bytes a number: the sum of
-
-    a block's temporaries, s (2 d + the outputs of its matrices + the widest of them), and of what the moments hold,
-    max(4, s) (2 (d + GAP) + 2 SCAN): h_t and c_t by row, and the masks of the sums.
-    """
-    size, d = outline.dtype.itemsize, outline.width
-    widths = [
-        [
-            weight.numel() // d if d in weight.shape else max(weight.shape)
-            for weight in block.parameters()
-            if weight.dim() == 2
-        ]
-        for block in outline.blocks
-    ]  # numel / d is the output of a matrix that reads the states, or the input of one that makes them
-    block = max(sum(found) + max(found) for found in widths)
-    return size * (2 * d + block) + max(4, size) * (2 * (d + GAP) + 2 * SCAN)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import torch
 
-from ntps.commands.block import Speed, measured, training_bytes
-from ntps.commands.outline import Batches, Outline, batch_bytes, forward_flops, moments_flops
+from ntps.accuracies.registry import METHOD
+from ntps.commands.outline import Batches, Outline, moments_flops
 from ntps.errors import UserError
 from ntps.flags import Caching
 from ntps.models.loading import pick_device
@@ -24,86 +24,72 @@ from ntps.moments.file import moments_layout
 from ntps.moments.passes import check_parts
 from ntps.moments.source import default_budget
 from ntps.moments.sums import Moments
+from ntps.run.cli import for_each_pair
 from ntps.system import storage
 from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.description import read_description
 
+Flags = Mapping[str, Any]  # of a script, by name
 ASSUMED = {"train": 10_000, "test": 10_000, "tokens": 32, "classes": 10}  # of texts that are not here
 CHARACTERS_PER_TOKEN = 4  # where the texts are here but the tokenizer is not
-EVALUATION_BATCH = 16  # as in ntps.training, which takes seconds to import
-WATCHED = 0.1  # of the train texts, as in ntps.accuracy
-
-
-# --- the texts -----------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def texts_of(dataset: str) -> Dataset | UserError:
-    """The data set, or why it is not here."""
-    try:
-        return load_dataset(dataset)
-    except UserError as error:
-        return error
+EVALUATION_BATCH = 16  # as in ntps.accuracies.finetuning, which takes seconds to import
+UPDATES = {"cpu": 1e8}  # numbers that Adafactor updates a second, about
+UPDATES_ELSEWHERE = 3e9
+VALIDATION = 0.1  # of the train texts, as in ntps.accuracies.task
 
 
 @dataclass
 class Texts:
-    """Lengths in tokens of the texts of every split, columns of the target, and what had to be assumed."""
+    """Lengths in tokens of every split's texts, columns of the target, and what had to be assumed."""
 
     name: str
     lengths: dict[str, np.ndarray]
     targets: int
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def longest(self) -> int:
-        return max(int(n.max()) for n in self.lengths.values())
+    def __post_init__(self) -> None:
+        every = np.concatenate(list(self.lengths.values()))
+        self.count, self.tokens, self.longest = len(every), int(every.sum()), int(every.max())
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What every plan of these texts says."""
-        rows = self.lengths.values()
-        counts = {
-            "texts": sum(map(len, rows)),
-            "tokens": int(sum(n.sum() for n in rows)),
-            "classes": self.targets,
-        }
-        return counts | {"dataset": self.name, "longest": self.longest, "notes": self.notes}
+
+@functools.cache
+def texts_of(dataset: str) -> Dataset | None:
+    """The data set, if its texts are here."""
+    with contextlib.suppress(UserError):
+        return load_dataset(dataset)
+    return None
 
 
 def planned_texts(
-    dataset: str, outline: Outline, splits: Sequence[str], flags: Mapping[str, Any], read: bool = True
+    dataset: str, outline: Outline, splits: Sequence[str], flags: Flags, read: bool = True
 ) -> Texts:
-    """Tokens counted where texts and tokenizer are here; else from the characters, or from sizes and --limit.
-
-    read=False does not look for the texts.
-    """
+    """The texts of some splits, or what their description says of them; read=False does not look for them."""
     data, limit, where = texts_of(dataset) if read else None, flags.get("limit"), find_description(dataset)
-    notes: list[str] = []
-    if isinstance(data, Dataset):
-        chosen = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
-        if outline.tokenizer is None:
-            notes.append(f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token assumed")
-            lengths = {k: np.array([2 + len(text) // CHARACTERS_PER_TOKEN for text in texts]).clip(max=outline.max_length)
-                       for k, texts in chosen.items()}  # fmt: skip
-        else:
-            rules = outline.tokenizer, outline.max_length, outline.config.get_text_config().vocab_size
-            ids = {k: tokenize(v, *rules)[0] for k, v in chosen.items()}
-            lengths = {k: np.array([len(tokens) for tokens in rows]) for k, rows in ids.items()}
-        return Texts(where.stem, lengths, data.targets, notes)
-    _, description = read_description(where)
-    size = ASSUMED | description.get("size", {})
+    if data:
+        texts = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
+        lengths = {split: in_tokens(rows, outline) for split, rows in texts.items()}
+        assumed = f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token"
+        return Texts(where.stem, lengths, data.targets, [] if outline.tokenizer else [assumed])
+    described = read_description(where)[1].get("size", {})
+    size = ASSUMED | described
     tokens = min(size["tokens"], outline.max_length)
-    known = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
-    lengths = {split: np.full(min(limit or count, count), tokens) for split, count in known.items()}
-    rows = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
-    source = "its description's size" if "size" in description else "no size in its description"
-    notes.append(
-        f"its texts are not here: {rows} texts of {tokens} tokens, {size['classes']} classes assumed ({source})"
-    )
-    if unknown := [split for split in splits if split not in size]:
-        notes.append(f"no size of {', '.join(unknown)}: that of test")
+    rows = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
+    lengths = {split: np.full(min(limit or count, count), tokens) for split, count in rows.items()}
+    counts = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
+    counts += f" texts of {tokens} tokens, {size['classes']} classes"
+    source = "its description's size" if described else "no size in its description"
+    notes = [f"its texts are not here: {counts} ({source})"]
+    notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
+
+
+def in_tokens(texts: Sequence[str], outline: Outline) -> np.ndarray:
+    """Lengths of texts in tokens, by the tokenizer if it is here, else from their characters."""
+    if outline.tokenizer is None:
+        return np.array([2 + len(t) // CHARACTERS_PER_TOKEN for t in texts]).clip(max=outline.max_length)
+    vocabulary = outline.config.get_text_config().vocab_size
+    ids, _ = tokenize(texts, outline.tokenizer, outline.max_length, vocabulary)
+    return np.array([len(tokens) for tokens in ids])
 
 
 # --- one pair ------------------------------------------------------------------------------------------------------
@@ -111,22 +97,21 @@ def planned_texts(
 
 @dataclass
 class Plan:
-    """Of one script, model and data set. Memory in bytes, on the device; work in operations, by kind."""
+    """Of one script, model and data set: memory in bytes, on the device; work in operations, by kind."""
 
-    dataset: str
-    texts: int
-    tokens: int
-    classes: int
+    texts: Texts
     weights: int
     sums: int  # moments; for trainers what is trained, its gradients and the optimizer's numbers
-    batch: int  # the largest batch's temporaries, or what autograd keeps of it
-    per_token: int  # of batch
+    per_token: int  # temporaries, or what a backward pass needs: a bound
+    batches: Batches
     disk: int
     work: dict[str, float]
-    typical: tuple[int, int]  # texts of a middling batch and their tokens on average
-    longest: int  # tokens of the longest text
-    notes: list[str]
     updated: float = 0.0  # parameters that optimizer steps update, over all steps
+
+    @property
+    def batch(self) -> int:
+        """Bytes of the largest batch."""
+        return self.per_token * max(int(n.sum()) for n in self.batches)
 
     @property
     def memory(self) -> int:
@@ -136,111 +121,90 @@ class Plan:
         """Tokens of the largest batch that fits, with their padding where texts are padded."""
         return max(0, (free - self.weights - self.sums) // self.per_token)
 
-    def seconds(self, speed: Speed) -> float:
-        moments = self.work.get("moments", 0.0)
-        return (
-            (sum(self.work.values()) - moments) / speed.forward
-            + moments / speed.moments
-            + self.updated / speed.updates
-        )
+    def seconds(self, speed: float, device: str) -> float:
+        """About; a backward pass and the moments are taken to run at the forward pass's operations a second."""
+        return sum(self.work.values()) / speed + self.updated / UPDATES.get(device, UPDATES_ELSEWHERE)
 
 
-def middling(batches: Batches) -> tuple[int, int]:
-    """Texts, and their tokens on average, of the batch that the middle token lies in."""
-    sizes = np.cumsum([n.sum() for n in batches])
-    n = batches[int(np.searchsorted(sizes, sizes[-1] / 2))]
-    return len(n), round(n.mean())
-
-
-def plan_cache(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan:
-    """Plan of cache.py: one forward pass over every split, and the moments of every layer."""
-    names = ("partitions", "shard", "label_permutations")
-    caching = Caching(**{name: flags[name] for name in names})
-    R, (shard, parts) = flags["label_permutations"], caching.parts
-    budget = flags["tokens_per_batch"] or default_budget(outline.device)
-    per_token, layers, d = batch_bytes(outline), outline.layers, outline.width
-    work, sums, disk, planned = {"forward": 0.0, "moments": 0.0}, 0, 0, []
-    for split, lengths in texts.lengths.items():
-        check_parts(caching, split, len(lengths))
-        apart = [lengths[part::parts] for part in range(parts)]
-        apart = apart if shard is None else [apart[shard - 1]]
-        lengths = np.concatenate(apart)
-        prefix = split == "train" or flags["prefix_moments"] == "all"
-        batches = [own[rows] for own in apart for rows in plan_batches(own, budget)]
-        planned += batches
-        work["forward"] += forward_flops(outline.weights, outline.attention, batches)
-        work["moments"] += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
-        empty = Moments(layers, d, texts.targets, R, prefix, "meta")
-        sums = max(sums, empty.nbytes)
-        disk += (1 if shard else parts + (parts > 1)) * storage.layout_bytes(moments_layout(empty))
-        disk += flags["keep_states"] * len(layers) * len(lengths) * d * max(4, outline.dtype.itemsize)
-    largest = max(int(n.sum()) for n in planned)
-    return Plan(
-        **texts.facts, weights=outline.weight_bytes, sums=sums, batch=per_token * largest, per_token=per_token,
-        disk=disk, work=work, typical=middling(planned),
-    )  # fmt: skip
-
-
-def plan_linear(outline: Outline, texts: Texts, flags: Mapping[str, Any]) -> Plan:
-    """Plan of linear_training.py: one forward pass over every text; its head costs next to nothing beside it."""
-    budget, per_token = default_budget(outline.device), batch_bytes(outline)
-    batches = [n[rows] for n in texts.lengths.values() for rows in plan_batches(n, budget)]
-    states = 4 * outline.width * sum(map(len, texts.lengths.values()))
-    return Plan(
-        **texts.facts, weights=outline.weight_bytes, sums=states, per_token=per_token,
-        batch=per_token * max(int(n.sum()) for n in batches), disk=0,
-        work={"forward": forward_flops(outline.weights, outline.attention, batches)}, typical=middling(batches),
-    )  # fmt: skip
-
-
-def plan_training(outline: Outline, texts: Texts, flags: Mapping[str, Any], lora: bool) -> Plan:
-    """Plan of lora_finetuning.py or from_scratch.py, all seeds.
-
-    With F the operations of a forward pass, a step takes 3 F where all is trained; with LoRA 2 F, as frozen matrices
-    have no gradient, + 6 x trained numbers x tokens.
-    """
-    rows, steps, released = flags["batch_size"], flags["max_steps"], flags["released_protocol"]
-    train, test = texts.lengths["train"], texts.lengths["test"]
-    trained, sums, per_token = training_bytes(outline, outline.lora(flags) if lora else None)
-    seeds = len(flags["seeds"])
-
-    def work(batches: Batches) -> float:
-        return forward_flops(outline.weights, outline.attention, batches)
-
-    batches = _consecutive(train, rows)
-    epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
-    training = epochs * (2 if lora else 3) * work(batches)
-    if lora:
-        training += epochs * 6 * trained * sum(int(n.sum()) for n in batches)
-    watched = test if released else train[: math.ceil(WATCHED * len(train))]
-    scores = [_consecutive(n, max(rows, EVALUATION_BATCH)) for n in (test, watched)]
-    evaluation = work(scores[0]) + work(scores[1]) * max(0, steps // flags["eval_every"] - released)
-    checkpoints = 2 * (sums - 4 * trained)  # weights and optimizer, while it runs
-    return Plan(
-        **texts.facts, weights=outline.weight_bytes if lora else 0, sums=sums, per_token=per_token,
-        batch=per_token * rows * texts.longest, disk=checkpoints + lora * seeds * 4 * trained,
-        work={"training": training, "forward": seeds * evaluation}, updated=float(seeds * steps * trained),
-        typical=middling(batches),
-    )  # fmt: skip
-
-
-def _consecutive(lengths: np.ndarray, rows: int) -> Batches:
-    """Batches of `rows` texts of similar length, padded to the longest, as the trainers make them."""
-    ordered = np.sort(lengths)[::-1]
-    return [np.full_like(n, n.max()) for n in np.split(ordered, range(rows, len(ordered), rows))]
-
-
-def plan_pair(
-    script: str, outline: Outline, dataset: str, flags: Mapping[str, Any], read: bool = True
-) -> Plan:
+def plan_pair(script: str, outline: Outline, dataset: str, flags: Flags, read: bool = True) -> Plan:
     """What a script takes for one model and data set; `read` as for planned_texts."""
     splits = flags["splits"] if script == "cache" else ("train", "test")
     texts = planned_texts(dataset, outline, splits, flags, read)
     if script == "cache":
         return plan_cache(outline, texts, flags)
-    if script == "linear_training":
-        return plan_linear(outline, texts, flags)
-    return plan_training(outline, texts, flags, script == "lora_finetuning")
+    trains = METHOD[script].trains
+    return (
+        plan_linear(outline, texts, flags)
+        if trains == "head"
+        else plan_training(outline, texts, flags, trains == "adapter")
+    )
+
+
+def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
+    """cache.py: one forward pass over every split, and the moments of every layer."""
+    caching = Caching(**{name: flags[name] for name in ("label_permutations", "partitions", "shard")})
+    R, (shard, parts) = caching.label_permutations, caching.parts
+    budget = flags["tokens_per_batch"] or default_budget(outline.device)
+    layers, d, planned, moments, sums, disk = outline.layers, outline.width, [], 0.0, 0, 0
+    for split, lengths in texts.lengths.items():
+        check_parts(caching, split, len(lengths))
+        shares = [lengths[part::parts] for part in (range(parts) if shard is None else [shard - 1])]
+        batches = [share[rows] for share in shares for rows in plan_batches(share, budget)]
+        prefix = split == "train" or flags["prefix_moments"] == "all"
+        empty = Moments(layers, d, texts.targets, R, prefix, "meta")
+        sums = max(sums, empty.nbytes)
+        disk += (len(shares) + (len(shares) > 1)) * storage.layout_bytes(moments_layout(empty))
+        if flags["keep_states"]:
+            disk += len(layers) * sum(map(len, shares)) * d * max(4, outline.dtype.itemsize)
+        moments += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
+        planned += batches
+    work = {"forward": outline.forward_flops(planned), "moments": moments}
+    return Plan(texts, outline.weight_bytes, sums, outline.batch_bytes, planned, disk, work)
+
+
+def plan_linear(outline: Outline, texts: Texts, flags: Flags) -> Plan:
+    """linear_training.py: one forward pass over every text; its head costs next to nothing beside it."""
+    budget = default_budget(outline.device)
+    batches = [n[rows] for n in texts.lengths.values() for rows in plan_batches(n, budget)]
+    work = {"forward": outline.forward_flops(batches)}
+    states = 4 * outline.width * texts.count
+    return Plan(texts, outline.weight_bytes, states, outline.batch_bytes, batches, 0, work)
+
+
+def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> Plan:
+    """from_scratch.py or, with lora, lora_finetuning.py: all seeds, one after the other.
+
+    With F the operations of a forward pass, a step takes 3 F where all is trained; with LoRA 2 F, as frozen matrices
+    have no gradient, + 6 x trained numbers x tokens. Trained numbers have float32 weights and gradients, Adafactor's means
+    of squares (by row and by column of a matrix), and copies for a 16-bit forward pass.
+    """
+    rows, steps, seeds = flags["batch_size"], flags["max_steps"], len(flags["seeds"])
+    train, test = texts.lengths["train"], texts.lengths["test"]
+    shapes = outline.trained_shapes(flags, lora)
+    trained = sum(map(math.prod, shapes))
+    means = 4 * sum(sum(shape) if len(shape) == 2 else math.prod(shape) for shape in shapes)
+    work, copies = outline.forward_flops, 2 * trained if outline.dtype.itemsize == 2 else 0
+
+    batches = padded(train, rows)
+    epoch = (2 if lora else 3) * work(batches) + lora * 6.0 * trained * sum(int(n.sum()) for n in batches)
+    epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
+    at_once, times = max(rows, EVALUATION_BATCH), steps // flags["eval_every"]
+    watched = train[: math.ceil(VALIDATION * len(train))]
+    if flags["released_protocol"]:
+        watched, times = test, max(0, times - 1)
+    scores = seeds * (work(padded(test, at_once)) + times * work(padded(watched, at_once)))
+    checkpoints = 2 * (4 * trained + means)  # while it runs
+    return Plan(
+        texts, lora * outline.weight_bytes, 8 * trained + means + copies, outline.training_bytes, batches,
+        disk=checkpoints + lora * seeds * 4 * trained, work={"training": epochs * epoch, "forward": scores},
+        updated=float(seeds * steps * trained),
+    )  # fmt: skip
+
+
+def padded(lengths: np.ndarray, rows: int) -> Batches:
+    """Batches of `rows` texts of similar length, padded to the longest, as the trainers make them."""
+    ordered = np.sort(lengths)[::-1]
+    return [np.full_like(n, n.max()) for n in np.split(ordered, range(rows, len(ordered), rows))]
 
 
 # --- does it fit ---------------------------------------------------------------------------------------------------
@@ -253,41 +217,38 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
     free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    try:
-        free = min(
-            free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        )
-    except (OSError, ValueError):
-        pass  # no control group, or one without a limit
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, most - used)
     return free
 
 
-def complaint(script: str, plan: Plan, outline: Outline, free: int, disk: int) -> str | None:
-    """Why a plan does not fit, and what to change; None where it does."""
-    if plan.disk > disk:
+def complaint(script: str, plan: Plan, outline: Outline, free: int, room: int) -> str | None:
+    """Why a plan does not fit into free bytes of memory and `room` on disk, and what to change; None where it does."""
+    if plan.disk > room:
         fewer = ", fewer --layers or --label_permutations" if script == "cache" else ""
-        return f"the output takes {size(plan.disk)}, {size(disk)} are free: another --output{fewer}"
+        return f"the output takes {size(plan.disk)}, {size(room)} are free: another --output{fewer}"
     if plan.memory <= free:
         return None
-    least = plan.per_token * plan.longest
-    said = f"needs {size(plan.memory)} of memory, {size(free)} are free: "
-    if plan.weights + least > free or (script == "from_scratch" and plan.sums + least > free):
-        wide = outline.dtype.itemsize > 2 and script != "from_scratch"
-        return f"{said}{'--dtype bfloat16, or ' if wide else ''}a smaller model or a larger device"
-    if plan.weights + plan.sums + least > free:
-        count = int(len(outline.layers) * (free - plan.weights - least) / plan.sums)
-        if script != "cache" or not count:
-            return f"{said}a larger device"
-        some = outline.layers[:: -(-len(outline.layers) // count)]
-        return f"{said}--layers {','.join(map(str, some))} (at most {count} at a time)"
-    tokens = plan.largest(free)
-    if script == "cache":
-        return f"{said}--tokens_per_batch {tokens}"
-    if script == "linear_training":
-        return f"{said}--max_length below {tokens}, or a larger device"
-    rows = tokens * plan.typical[0] // (plan.batch // plan.per_token)
-    smaller = f"--batch_size {rows} with --gradient_accumulation, or " if rows else ""
-    return f"{said}{smaller}a smaller --max_length: a batch may have {tokens} padded tokens"
+    change = advice(script, plan, outline, free)
+    return f"needs {size(plan.memory)} of memory, {size(free)} are free: {change}"
+
+
+def advice(script: str, plan: Plan, outline: Outline, free: int) -> str:
+    """A smaller batch, else fewer layers, else a smaller model."""
+    tokens, longest, layers = plan.largest(free), plan.texts.longest, outline.layers
+    if tokens >= longest and script == "cache":
+        return f"--tokens_per_batch {tokens}"
+    if tokens >= longest:
+        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or "
+        rows = "" if script == "linear_training" else rows
+        return f"{rows}a smaller --max_length: a batch may have {tokens} tokens with their padding"
+    count = int(len(layers) * (free - plan.weights - plan.per_token * longest) / plan.sums)
+    if script == "cache" and count > 0:
+        some = ",".join(map(str, layers[:: -(-len(layers) // count)]))
+        return f"--layers {some} (at most {count} at a time)"
+    wide = outline.dtype.itemsize > 2 and script != "from_scratch"
+    return f"{'--dtype bfloat16, or ' if wide else ''}a smaller model or a larger device"
 
 
 # --- what --plan prints --------------------------------------------------------------------------------------------
@@ -309,55 +270,56 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def print_plan(script: str, flags: Mapping[str, Any]) -> int:
+def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
-    device, bad, seconds, disk, pairs = pick_device(flags["device"]), 0, 0.0, 0, 0
-    for name in flags["models"]:
-        try:
-            outline = Outline(name, flags, device)
-        except UserError as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
-            bad += 1
-            continue
-        free, room, speed = free_memory(device), storage.free_space(Path(flags["output"])), None
-        kind = str(outline.dtype).removeprefix("torch.")
-        print(
-            f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "
-            f"d = {outline.width}; {kind} on {device}, {size(free)} free"
-        )
-        for note in outline.notes:
-            print(f"  assumed: {note}")
-        for dataset in flags["datasets"]:
-            try:
-                plan = plan_pair(script, outline, dataset, flags)
-                if speed is None:
-                    R = flags.get("label_permutations", 0)
-                    speed = measured(script, outline, plan.typical, plan.classes, R)
-                    print(f"  measured on this device: {speed}")
-            except UserError as error:
-                print(f"error: {name} x {dataset}: {error}", file=sys.stderr)
-                bad += 1
-                continue
-            seconds, disk, pairs = seconds + plan.seconds(speed), disk + plan.disk, pairs + 1
-            say(script, plan, plan.seconds(speed), free)
-            if fault := complaint(script, plan, outline, free, room):
-                print(f"    DOES NOT FIT: {fault}")
-                bad += 1
-    asked = len(flags["models"]) * len(flags["datasets"])
-    part = f" of the {asked}" if pairs < asked else ""
-    print(f"\n{pairs}{part} pairs, one after the other: about {duration(seconds)}, {size(disk)} on disk")
-    return int(bad > 0)
+    device, room = pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
+    free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
+    speeds: dict[str, float] = {}
+    seconds, disk, faults = [], [], []
+
+    @functools.cache
+    def outline_of(name: str) -> Outline:
+        outline = Outline(name, flags, device)
+        print_model(outline, free)
+        return outline
+
+    def work(name: str, dataset: str) -> None:
+        outline = outline_of(name)
+        plan = plan_pair(script, outline, dataset, flags)
+        if name not in speeds:
+            speeds[name] = outline.measured(plan.batches)
+            print(f"  measured on this device: about {speeds[name] / 1e9:.3g} GFLOP/s")
+        seconds.append(plan.seconds(speeds[name], device.type))
+        disk.append(plan.disk)
+        print_pair(script, plan, seconds[-1], free)
+        if fault := complaint(script, plan, outline, free, room):
+            faults.append(fault)
+            print(f"    DOES NOT FIT: {fault}")
+
+    failed = for_each_pair(flags["models"], flags["datasets"], work)
+    requested = len(flags["models"]) * len(flags["datasets"])
+    pairs = f"{len(disk)} pairs" if len(disk) == requested else f"{len(disk)} of the {requested} pairs"
+    print(f"\n{pairs}, one after the other: about {duration(sum(seconds))}, {size(sum(disk))} on disk")
+    return int(failed or bool(faults))
 
 
-def say(script: str, plan: Plan, seconds: float, free: int) -> None:
-    """The lines of one pair."""
-    held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
-    work = ", ".join(f"{kind} {count:.2g}" for kind, count in plan.work.items())
+def print_model(outline: Outline, free: int) -> None:
+    dtype = str(outline.dtype).removeprefix("torch.")
     print(
-        f"  {plan.dataset}: {plan.texts} texts, {plan.tokens} tokens; about {duration(seconds)}; {size(plan.disk)} on disk"
+        f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "
+        f"d = {outline.width}; {dtype} on {outline.device}, {size(free)} free"
     )
-    print(f"    memory {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, batch {size(plan.batch)}; "
-          f"largest batch {plan.largest(free)} tokens")  # fmt: skip
-    print(f"    operations: {work}")
-    for note in plan.notes:
+    for note in outline.notes:
+        print(f"  assumed: {note}")
+
+
+def print_pair(script: str, plan: Plan, seconds: float, free: int) -> None:
+    texts, work = plan.texts, ", ".join(f"{kind} {count:.2g}" for kind, count in plan.work.items())
+    held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
+    print(
+        f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(seconds)}; {size(plan.disk)} on disk\n"
+        f"    memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
+        f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens\n    operations: {work}"
+    )
+    for note in texts.notes:
         print(f"    assumed: {note}")

@@ -1,34 +1,23 @@
-"""The tables of ntps.selection: what each question comes to, as it is, resampled and permuted."""
+"""Rows of ntps.selection's tables: what scores are worth at a layer and k fixed beforehand, and after a choice.
+
+Models find the same data sets easy, so their correlations are no independent evidence: their mean is taken in every
+bootstrap sample and permutation of the groups, which keeps the models of a group together.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ntps.evaluation.choice import Judged, judge
-from ntps.evaluation.correlation import (
-    LEAST,
-    LEAST_CHOSEN,
-    Array,
-    difference_interval,
-    orders,
-    p_value,
-    partial,
-    percentile_interval,
-    resamples,
-    spearman,
-    swap_p_value,
-    z_interval,
-)
+from ntps.evaluation.choice import judge
+from ntps.evaluation.correlation import LEAST, LEVEL, Array, Draws, Positions, partial, spearman
 from ntps.results.tables import TARGETS
 
 CANDIDATE = ["score", "layer", "k"]
 OWN = "ntps"  # the score that the others are compared with
-DRAWN = ("boot", "null", "left")  # of an answer: its resamples, its permutations, and each group left out
 Row = dict[str, Any]
 
 
@@ -40,7 +29,7 @@ class Question:
     target: str
     y: pd.Series  # (groups,)
     candidates: pd.DataFrame  # (candidates, groups), rows sorted by score
-    fixed: pd.DataFrame  # (scores, groups)
+    fixed: pd.DataFrame  # (scores, groups): at the layer and k fixed beforehand
     covariates: pd.DataFrame  # (covariates, groups)
     left_out: list[str]
 
@@ -49,204 +38,142 @@ class Question:
         return len(self.y)
 
     @property
-    def kinds(self) -> dict[str, tuple[int, int]]:
-        """First and last + 1 candidate of each score."""
-        names = self.candidates.index.get_level_values("score")
-        starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-        return {names[a]: (a, b) for a, b in pairwise([*starts, len(names)])}
+    def procedures(self) -> dict[str, pd.DataFrame]:
+        """What is chosen from: layer and k of each score, and (of several) the score too."""
+        parts = {str(name): part for name, part in self.candidates.groupby(level="score")}
+        return parts | ({"any": self.candidates} if len(parts) > 1 else {})
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Observed figures, and the same under each kind of DRAWN: names (P,) or scores (F,) in the last axis."""
-
-    question: Question
-    judged: Judged
-    boot: Judged | None
-    null: Judged
-    left: Judged
-    fixed: Array  # (F,)
-    fixed_boot: Array  # (b, F)
-    fixed_null: Array  # (R, F)
-
-    @property
-    def procedures(self) -> list[str]:
-        return [*self.question.kinds, "any", "nested"][: 1 if len(self.question.kinds) == 1 else None]
+def together(questions: list[Question]) -> Iterator[tuple[Row, list[Question]]]:
+    """Each question alone and, target by target, those of all models where these have the same groups."""
+    for target in dict.fromkeys(q.target for q in questions):
+        same = [q for q in questions if q.target == target]
+        sets = [(q.model, [q]) for q in same]
+        if len(same) > 1 and len({tuple(q.y.index) for q in same}) == 1:
+            sets.append((f"mean of {len(same)} models", same))
+        for model, models in sets:
+            yield {"model": model, "target": target, "n_groups": models[0].n}, models
 
 
-def answer(question: Question, count: int, shuffles: int, seed: int) -> Answer:
-    """Every figure of a question, with its resamples and permutations."""
-    y, n = question.y.to_numpy(float), question.n
-    values, fixed = question.candidates.to_numpy(float), question.fixed.to_numpy(float)
-    kinds, one = list(question.kinds.values()), np.ones((1, n))
-    drawn, shuffled = resamples(n, count, seed), y[orders(n, shuffles, seed)]
-    enough = n >= LEAST
-    return Answer(
-        question,
-        judged=judge(values, kinds, y[None], one, np.float64),
-        boot=judge(values, kinds, y[None], drawn) if enough else None,
-        null=judge(values, kinds, shuffled, one),
-        left=judge(values, kinds, y[None], 1 - np.eye(n)),
-        fixed=spearman(fixed, y)[0],
-        fixed_boot=spearman(fixed, y, drawn),
-        fixed_null=spearman(fixed, shuffled),
-    )
-
-
-def together(answers: list[Answer]) -> Iterator[tuple[str, list[Answer]]]:
-    """Each answer alone and, target by target, those of all models where these know the same groups.
-
-    Models find the same data sets easy, so their correlations are no independent evidence: their mean is taken in
-    every resample and permutation of the groups, which keeps them together.
-    """
-    for target in dict.fromkeys(a.question.target for a in answers):
-        same = [a for a in answers if a.question.target == target]
-        for found in same:
-            yield found.question.model, [found]
-        if len(same) > 1 and len({tuple(a.question.y.index) for a in same}) == 1:
-            yield f"mean of {len(same)} models", same
-
-
-def mean(parts: Sequence[Array]) -> Array:
-    return np.mean(np.stack([np.asarray(part, float) for part in parts]), axis=0)
-
-
-def choice_rows(answers: list[Answer]) -> Iterator[Row]:
-    """One row a model, target and procedure; also the mean over models of the procedures that all have."""
-    for model, found in together(answers):
-        if all(len(a.question.candidates) < 2 for a in found):
-            continue  # nothing to choose: tables of published values tell one place, chosen in no known way
-        shared = [p for p in found[0].procedures if all(p in a.procedures for a in found)]
-        for procedure in shared:
-            place = [a.procedures.index(procedure) for a in found]
-            yield (
-                {"model": model, "target": found[0].question.target, "n_groups": found[0].question.n}
-                | {"procedure": procedure}
-                | choice_row(found, place)
-            )
-
-
-def procedure_figures(found: list[Answer], place: list[int], kind: str, name: str) -> Array:
-    """A figure of the procedure at each answer's place, mean over models; empty where one has no such draws."""
-    sources = [getattr(a, kind) for a in found]
-    if any(source is None for source in sources):
-        return np.array([])
-    return mean([getattr(source, name)[:, p] for source, p in zip(sources, place)])
-
-
-def choice_row(found: list[Answer], place: list[int]) -> Row:
-    def across(kind: str, name: str) -> Array:
-        return procedure_figures(found, place, kind, name)
-
-    n = found[0].question.n
-    itself, heldout = (float(across("judged", name)[0]) for name in ("itself", "heldout"))
-    row: Row = dict.fromkeys(["score", "layer", "k"], "")
-    if len(found) == 1:
-        table = found[0].question.candidates
-        row = dict(zip(CANDIDATE, table.index[found[0].judged.chosen[0, place[0]]]))
-    low, high = z_interval(heldout, across("boot", "heldout"), n, across("null", "heldout"))
-    gap = itself - heldout
-    drawn, null, left = (across(kind, "itself") - across(kind, "heldout") for kind in DRAWN)
-    gap_low, gap_high = difference_interval(gap, drawn, n, null, left, heldout)
-    row |= {"itself": itself, "itself_p": p_value(itself, across("null", "itself"))}
-    row |= {"heldout": heldout, "heldout_low": low, "heldout_high": high}
-    row |= {"heldout_p": p_value(heldout, across("null", "heldout")), "gap": gap}
-    return row | {"gap_low": gap_low, "gap_high": gap_high, "reading": reading(n, low, high)}
+def shared(models: list[Question], names: Callable[[Question], Iterable[str]]) -> list[str]:
+    return [name for name in names(models[0]) if all(name in names(q) for q in models)]
 
 
 def reading(n: int, low: float, high: float) -> str:
-    """What an interval allows to say."""
+    """What an interval shows."""
     if math.isnan(low):
-        return f"cannot tell: {n} groups" if n < LEAST_CHOSEN else "cannot tell: undefined"
-    if low > 0:
-        return "holds"
-    return "reversed" if high < 0 else "cannot tell"
+        return f"cannot tell: {n} groups" if n < LEAST else "cannot tell: undefined"
+    return "holds" if low > 0 else "reversed" if high < 0 else "cannot tell"
 
 
-def fold_rows(found: Answer) -> Iterator[Row]:
-    """One row a procedure and group: the candidate chosen without it, and the share of the others it is put above."""
-    ask, judged = found.question, found.judged
-    for p, procedure in enumerate(found.procedures):
-        for i, group in enumerate(ask.y.index):
-            chosen = dict(zip(CANDIDATE, ask.candidates.index[judged.fold[0, p, i]]))
-            yield {"model": ask.model, "target": ask.target, "procedure": procedure, "group": group} | chosen | {
-                "share": float(judged.share[0, p, i]), "value": TARGETS[ask.target][0] * ask.y.iloc[i]
-            }  # fmt: skip
+# --- layer and k fixed beforehand ----------------------------------------------------------------------------------
 
 
-def fixed_rows(answers: list[Answer]) -> Iterator[Row]:
+def fixed_rho(models: list[Question], score: str) -> Callable[[Positions, Positions], Array]:
+    """Mean over models of the score's correlation with the target, each at positions of the groups."""
+    pairs = [(q.fixed.loc[score].to_numpy(float), q.y.to_numpy(float)) for q in models]
+    return lambda of_x, of_y: np.mean([spearman(x[of_x], y[of_y]) for x, y in pairs], axis=0)
+
+
+def fixed_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """One row a model, target and score, and the means over models of the scores that all have."""
-    for model, found in together(answers):
-        for score, values, drawn, null in fixed_figures(found):
-            n = found[0].question.n
-            low, high = percentile_interval(values, drawn, n)
-            yield {"model": model, "target": found[0].question.target, "n_groups": n, "score": score} | {
-                "rho": values, "low": low, "high": high, "p": p_value(values, null),
-                "reading": reading(n, low, high),
-            }  # fmt: skip
+    for head, models in together(questions):
+        for score in shared(models, lambda q: q.fixed.index):
+            yield head | {"score": score} | fixed_row(fixed_rho(models, score), models[0].n, draws)
 
 
-def fixed_figures(found: list[Answer]) -> Iterator[tuple[str, float, Array, Array]]:
-    """score, observed correlation, resampled ones, permuted ones."""
-    shared = [s for s in found[0].question.fixed.index if all(s in a.question.fixed.index for a in found)]
-    for score in shared:
-        place = [list(a.question.fixed.index).index(score) for a in found]
-        observed = mean([a.fixed[p] for a, p in zip(found, place)])
-        drawn = mean([a.fixed_boot[:, p] for a, p in zip(found, place)])
-        yield score, float(observed), drawn, mean([a.fixed_null[:, p] for a, p in zip(found, place)])
+def fixed_row(rho: Callable[[Positions, Positions], Array], n: int, draws: Draws) -> Row:
+    groups = np.arange(n)
+    low, high = draws.interval(lambda at: rho(at, at), n)
+    p = float(draws.p_value(lambda at: rho(groups, at), n))
+    row = {"rho": float(rho(groups, groups)), "low": low, "high": high, "p": p}
+    return row | {"reading": reading(n, low, high)}
 
 
-def partial_rows(found: Answer, count: int, seed: int) -> Iterator[Row]:
-    """Spearman correlation of each fixed score with the target, one covariate held constant, with its interval."""
-    ask, y = found.question, found.question.y.to_numpy(float)
-    drawn = resamples(ask.n, count, seed)
-    for covariate, z in ask.covariates.dropna().iterrows():
-        for score, x in ask.fixed.iterrows():
-            score_values, held = x.to_numpy(float), z.to_numpy(float)
-            rho = float(partial(score_values, y, held)[0])
-            low, high = percentile_interval(rho, partial(score_values, y, held, drawn), ask.n - 1)
-            plain = float(spearman(score_values[None], y)[0, 0])
-            yield {"model": ask.model, "target": ask.target, "n_groups": ask.n, "score": score} | {
-                "covariate": covariate, "rho": plain, "partial": rho, "low": low, "high": high
-            }  # fmt: skip
+def partial_rows(question: Question, draws: Draws) -> Iterator[Row]:
+    """Correlation of each fixed score with the target, one covariate held constant, with its interval."""
+    for covariate, held in question.covariates.dropna().iterrows():
+        for score, values in question.fixed.iterrows():
+            head = {
+                "model": question.model,
+                "target": question.target,
+                "n_groups": question.n,
+                "score": score,
+            }
+            x, y, z = (part.to_numpy(float) for part in (values, question.y, held))
+            yield head | {"covariate": covariate} | partial_row(x, y, z, draws)
 
 
-def comparison_rows(answers: list[Answer]) -> Iterator[Row]:
-    """NTPS minus another score: at the fixed place, and each with its layer and k chosen on the other groups."""
-    for model, found in together(answers):
-        n, head = found[0].question.n, {"model": model, "target": found[0].question.target}
-        figures = {score: (rho, drawn) for score, rho, drawn, _ in fixed_figures(found)}
-        for score in figures if OWN in figures else ():
+def partial_row(x: Array, y: Array, z: Array, draws: Draws) -> Row:
+    low, high = draws.interval(lambda at: partial(x[at], y[at], z[at]), len(x), held=1)
+    return {"rho": float(spearman(x, y)), "partial": float(partial(x, y, z)), "low": low, "high": high}
+
+
+def comparison_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
+    """NTPS minus each other score, both fixed beforehand, on the same groups."""
+    for head, models in together(questions):
+        names = shared(models, lambda q: q.fixed.index)
+        for score in names if OWN in names else ():
             if score != OWN:
-                (own, own_drawn), (other, other_drawn) = figures[OWN], figures[score]
-                low, high = percentile_interval(own - other, own_drawn - other_drawn, n)
-                p = swap_p_value(*swapped(found[0].question, score)) if len(found) == 1 else math.nan
-                yield head | compared("fixed", score, own, other, low, high, p, n)
-        shared = [k for k in found[0].question.kinds if all(k in a.question.kinds for a in found)]
-        for score in shared if OWN in shared else ():
-            if score != OWN:
-                (ours, *of_own), (theirs, *of_other) = (heldout_figures(found, name) for name in (OWN, score))
-                drawn, null, left = (one - two for one, two in zip(of_own, of_other))
-                own, other = float(ours[0]), float(theirs[0])
-                low, high = difference_interval(own - other, drawn, n, null, left, max(own, other))
-                yield head | compared("held out", score, own, other, low, high, math.nan, n)
+                yield head | {"basis": "fixed", "other": score} | comparison_row(models, score, draws)
 
 
-def heldout_figures(found: list[Answer], procedure: str) -> list[Array]:
-    """Its held-out correlation: observed, and under each kind of DRAWN."""
-    place = [a.procedures.index(procedure) for a in found]
-    return [procedure_figures(found, place, kind, "heldout") for kind in ("judged", *DRAWN)]
+def comparison_row(models: list[Question], score: str, draws: Draws) -> Row:
+    (own, other), n = (fixed_rho(models, name) for name in (OWN, score)), models[0].n
+    low, high = draws.interval(lambda at: own(at, at) - other(at, at), n)
+    rho, rho_other = (float(of(np.arange(n), np.arange(n))) for of in (own, other))
+    shown = reading(n, low, high)
+    shown = {"holds": f"{OWN} is better", "reversed": f"{score} is better"}.get(shown, shown)
+    row: Row = {OWN: rho, "rho_other": rho_other, "difference": rho - rho_other}
+    return row | {"low": low, "high": high, "reading": shown}
 
 
-def swapped(question: Question, score: str) -> tuple[Array, Array, Array]:
-    fixed = question.fixed
-    return fixed.loc[OWN].to_numpy(float), fixed.loc[score].to_numpy(float), question.y.to_numpy(float)
+# --- after a choice ------------------------------------------------------------------------------------------------
 
 
-def compared(
-    basis: str, score: str, own: float, other: float, low: float, high: float, p: float, n: int
-) -> Row:
-    says = reading(n, low, high)
-    says = {"holds": f"{OWN} is better", "reversed": f"{score} is better"}.get(says, says)
-    row: Row = {"basis": basis, "n_groups": n, "other": score, OWN: own, "rho_other": other}
-    return row | {"difference": own - other, "low": low, "high": high, "p": p, "reading": says}
+def choice_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
+    """One row a model, target and procedure; also the mean over models of the procedures that all have."""
+    for head, models in together(questions):
+        if any(
+            len(q.candidates) > 1 for q in models
+        ):  # else published values: one place, chosen in no known way
+            for procedure in shared(models, lambda q: q.procedures):
+                yield head | {"procedure": procedure} | choice_row(models, procedure, draws)
+
+
+def choice_row(models: list[Question], procedure: str, draws: Draws) -> Row:
+    """The correlation on itself and the held-out one. p: the whole choice is repeated in every permutation."""
+    tables, n = [q.procedures[procedure] for q in models], models[0].n
+    pairs = [(table.to_numpy(float), q.y.to_numpy(float)) for table, q in zip(tables, models)]
+
+    def correlations(at: Positions) -> Array:
+        judged = [judge(values, y[at]) for values, y in pairs]
+        itself, heldout = (np.mean([getattr(j, of) for j in judged], axis=0) for of in ("itself", "heldout"))
+        return np.stack([itself, heldout, -heldout], -1)
+
+    itself, heldout, _ = correlations(np.arange(n)).tolist()
+    itself_p, heldout_p, reversed_p = draws.p_value(correlations, n).tolist()
+    row: Row = dict.fromkeys(CANDIDATE, "")
+    if len(models) == 1:
+        row = dict(zip(CANDIDATE, tables[0].index[judge(*pairs[0]).chosen]))
+    row |= {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
+    return row | {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
+
+
+def reading_of_p(n: int, p: float, reversed_p: float) -> str:
+    """What a one-sided test and its reverse show, each at the share that an interval leaves on one side."""
+    if n < LEAST or math.isnan(p):
+        return reading(n, math.nan, math.nan)
+    level = (1 - LEVEL) / 2
+    return "holds" if p <= level else "reversed" if reversed_p <= level else "cannot tell"
+
+
+def fold_rows(question: Question) -> Iterator[Row]:
+    """One row a procedure and group: the candidate chosen without it, and the share of the others it is put above."""
+    value = TARGETS[question.target][0] * question.y
+    for procedure, table in question.procedures.items():
+        judged = judge(table.to_numpy(float), question.y.to_numpy(float))
+        head = {"model": question.model, "target": question.target, "procedure": procedure}
+        for group, fold, share in zip(question.y.index, judged.fold, judged.share):
+            chosen = dict(zip(CANDIDATE, table.index[fold]))
+            yield head | {"group": group} | chosen | {"share": share, "value": value[group]}

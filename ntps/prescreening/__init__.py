@@ -1,1 +1,1 @@
-"""Which model for my texts: candidates measured, ranked, and the page that says it."""
+"""Which model for my texts: candidate models measured and ranked by held-out skill, and the page that reports it."""

@@ -1,4 +1,4 @@
-"""The grid of an experiment: its jobs, what they ask for, and real runs of the Snakefile on tiny models."""
+"""The jobs of an experiment: their paths, what they request, and real runs of the Snakefile on tiny models."""
 
 import importlib.util
 import re
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ntps.commands import outline
 from ntps.commands.jobs import Grid
 from ntps.errors import UserError
+from ntps.models import loading
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +44,8 @@ def test_the_papers_grid_is_eight_by_twelve_and_asks_more_for_more(monkeypatch):
     def refuse(*_):
         raise UserError("no hub is asked")
 
-    monkeypatch.setattr(outline, "load_config", refuse)
-    monkeypatch.setattr(outline, "load_tokenizer", refuse)
+    monkeypatch.setattr(loading, "load_config", refuse)
+    monkeypatch.setattr(loading, "load_tokenizer", refuse)
     grid = Grid(str(ROOT / "configs/experiments/paper.yaml"), threads=8)
     assert (len(grid.models), len(grid.datasets)) == (8, 12)
     assert grid.scripts[:2] == ["cache", "K_sweep"] and set(grid.scripts) >= {
@@ -66,7 +66,7 @@ def test_jobs_have_the_paths_that_the_scripts_write(experiment):
     grid = Grid(str(experiment))
     assert list(grid.models) == ["one", "two"] and list(grid.datasets) == ["here", "late"]
     assert grid.scripts == ["cache", "K_sweep"]
-    assert [Path(p).name for p in grid.moments("one", "here")] == ["train.safetensors"]
+    assert [Path(p).name for p in grid.cached("one", "here")] == ["train.safetensors"]
     assert grid.table("K_sweep", "one", "here").endswith("out/ntps/one/here.csv")
     assert grid.table("from_scratch", "one", "here").endswith("out/accuracy/from_scratch/one/here.csv")
     assert grid.flags("cache")["label_permutations"] == 2 and grid.flags("cache")["partitions"] == 1
@@ -94,7 +94,7 @@ def test_states_are_made_where_they_are_kept_and_needed_by_linear_sklearn(experi
     experiment.write_text(yaml.safe_dump(text | {"linear_sklearn": {}}))
     grid = Grid(str(experiment))
     assert grid.kinds == ["moments", "states"]
-    assert grid.moments("one", "here", "states")[0].endswith("out/states/one/here/train.safetensors")
+    assert grid.cached("one", "here", "states")[0].endswith("out/states/one/here/train.safetensors")
 
 
 def test_an_output_of_a_sections_own_is_refused(experiment):

@@ -1,0 +1,141 @@
+"""The report: verdict and ranked table on the terminal and on one HTML page without a network, with JSON and CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, result_path, side_of
+from ntps.prescreening.pictures import draw
+from ntps.system import storage
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+
+
+def number(value: float, error: float = math.nan, digits: int = 3) -> str:
+    """0.354 ± 0.012, or a dash."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def percent(share: float, error: float = math.nan) -> str:
+    return "–" if math.isnan(share) else f"{number(100 * share, 100 * error, 1)} %"
+
+
+def gain(row: Row) -> str:
+    """Expected accuracy gain of LoRA with its interval, or that there is no calibration for it."""
+    if math.isnan(row["lora_gain"]):
+        return "not calibrated for this"
+    points, low, high = (f"{100 * row[name]:+.1f}" for name in OF_GAIN[:3])
+    return f"{points} points ({low} to {high})"
+
+
+TEMPLATES.globals |= {"number": number, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan}
+
+
+def cells(row: Row) -> dict[str, str]:
+    """One model's line in the ranked table."""
+    scored = {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
+    if "accuracy" in row:
+        scored = {"accuracy": percent(row["accuracy"], row["accuracy_se"])}
+    return {
+        "rank": f"{row['rank']} (tied)" if row["rank"] > 1 and row["tied"] else f"{row['rank']}",
+        "model": row["model"],
+        "held-out skill": number(row["heldout_skill"], row["heldout_skill_se"]),
+        **scored,
+        "best layer": f"{row['layer']} of {row['layers']}",
+        "NTPS": number(row["ntps"], row["ntps_se"]),
+        "NTPS null": number(row["null_mean"], row["null_std"]),
+        "NTPS p": number(row["p_value"], digits=2),
+        "retention": number(row["retention"], row["retention_se"]),
+        "retention null": number(row["retention_null"]),
+        "retention p": number(row["retention_p_value"], digits=2),
+        "LoRA gain": gain(row),
+        "parameters": f"{row['parameters'] / 1e6:.3g} M",
+        "forward": "–" if math.isnan(row["seconds"]) else f"{row['seconds']:.0f} s",
+    }
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """The first sentence of the page."""
+    first, *others = rows
+    name = first["model"]
+    if learns_nothing(first):
+        return "No held-out skill is distinguishable from 0: none of these models can be recommended."
+    if not others:
+        return f"One model was measured: {name}, held-out skill {number(first['heldout_skill'])}."
+    if tied := [row["model"] for row in others if row["tied"]]:
+        return f"{name} is first, but its lead over {', '.join(tied)} is within the test error."
+    lead = number(others[0]["behind"], others[0]["behind_se"])
+    return f"{name} is first: its held-out skill is {lead} above that of {others[0]['model']}, the next."
+
+
+def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> None:
+    """Print the answer, and write the page, the JSON and the CSV."""
+    rows, texts = [one.row for one in ranked], facts["texts"]
+    lines = [
+        "",
+        f"{facts['name']}: {texts['train']} train, {texts['test']} test texts; {facts['split_rule']}",
+        *(f"warning: {warning}" for warning in warnings),
+        "",
+        *text_table([cells(row) for row in rows]),
+        "",
+        verdict(rows),
+        "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
+        *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
+    ]
+    print("\n".join(lines))
+    for path in write(ranked, facts, warnings, output):
+        print(f"wrote {path}")
+
+
+def text_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line of names and one line a row, columns padded to their widest cell."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [dict(zip(widths, widths)), *rows]
+    return ["  ".join(line[name].ljust(widths[name]) for name in widths).rstrip() for line in lines]
+
+
+def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str:
+    """The whole page. Every text from files or flags is escaped by the templates."""
+    rows, (layers, curves) = [one.row for one in ranked], draw(ranked)
+    counts = facts.get("class_counts", {"train": [], "test": []})
+    classes = sorted(zip(facts.get("classes", []), counts["train"], counts["test"]), key=lambda row: -row[1])
+    return TEMPLATES.get_template("page.html").render(
+        rows=rows, facts=facts, warnings=warnings, verdict=verdict(rows), table=[cells(row) for row in rows],
+        classes=classes, layers=layers, curves=curves,
+    )  # fmt: skip
+
+
+def write(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> list[Path]:
+    """OUTPUT/NAME.html, NAME.json (all of it) and NAME.csv (one row a model), each whole or not at all."""
+    html, json, csv = (result_path(output, facts["name"], kind) for kind in ("html", "json", "csv"))
+    rows = [one.row for one in ranked]
+    about = storage.provenance(
+        "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
+        doubts=list(warnings), models=rows,
+    )  # fmt: skip
+    table = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
+    others = table.columns.drop(["rank", "model", "warnings", "layer_skills"])
+    storage.write_text(html, page(ranked, facts, warnings))
+    storage.write_text(json, storage.to_json(without_nan(about)))
+    storage.write_text(csv, table[["rank", "model", *others, "warnings"]].to_csv(index=False))
+    return [html, json, csv]
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
