@@ -60,7 +60,7 @@ mini: $(READY)
 
 report: $(READY)
 	if [ -d $(MINI) ]; then \
-		$(PY) -m ntps.export $(MINI) $(TABLES) && $(PY) -m fig_plot.label_length $(MINI) --models smollm2-135m --output $(TABLES)/label_length.csv || exit 1; \
+		$(PY) -m ntps.export $(MINI) $(TABLES) && $(PY) -m report.label_length $(MINI) --models smollm2-135m --output $(TABLES)/label_length.csv || exit 1; \
 	fi
 	for part in $(notdir $(wildcard $(addprefix $(MINI)/,after_lora texts-* rerun float32))); do \
 		$(PY) -m ntps.export $(MINI)/$$part $(TABLES)/$$part --brief || exit 1; \
@@ -68,7 +68,7 @@ report: $(READY)
 	$(PY) -m ntps.selection --results $(TABLES)
 	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
 	$(PY) -m ntps.gain --results $(TABLES) && cp $(TABLES)/gain.json configs/gain.json
-	$(PY) -m fig_plot.reproduction --folder $(TABLES)
+	$(PY) -m report.reproduction --folder $(TABLES)
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)

@@ -1,26 +1,64 @@
-"""What every notebook does: find the results folder, show a figure, and keep it as PDF and PNG in RESULTS/figures."""
+"""The notebooks, one for each entry of the gallery, and what they call.
 
-from collections.abc import Iterable
+python -m fig_plot.notebook          # writes fig_plot/NAME.ipynb
+"""
+
+import sys
 from pathlib import Path
 
+import nbformat
 from IPython.display import Image, display
-from matplotlib.figure import Figure
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from fig_plot import gallery
 from fig_plot.figures import save
 from ntps.errors import UserError
+from ntps.run import cli
+from ntps.system import storage
+
+HERE = Path(__file__).resolve().parent
+SETUP = """\
+import os
+import sys
+
+sys.path.insert(0, "..")  # the notebook runs in fig_plot/
+from fig_plot import notebook"""
+PARAMETERS = 'RESULTS = os.environ.get("RESULTS", "../results")  # the folder that the scripts wrote to'
 
 
-def results(folder: str) -> Path:
-    """The results folder; UserError if there is none."""
-    if not Path(folder).is_dir():
-        raise UserError(
-            f"no folder {Path(folder).resolve()}: set RESULTS to the folder that the scripts wrote to"
-        )
-    return Path(folder)
+def main() -> int:
+    """Write the notebook of every entry."""
+    for entry in gallery.ENTRIES:
+        storage.write_text(HERE / f"{entry.name}.ipynb", nbformat.writes(build(entry)) + "\n")
+    print(f"wrote {len(gallery.ENTRIES)} notebooks in {HERE}")
+    return 0
 
 
-def show(figures: Iterable[tuple[str, Figure]], folder: Path) -> None:
-    """Save each (name, figure) and display it, a quarter larger than on paper."""
-    for name, figure in figures:
-        picture, _ = save(figure, folder / "figures" / name)
+def build(entry: gallery.Entry) -> nbformat.NotebookNode:
+    """The notebook of an entry, without outputs."""
+    cells = [
+        new_markdown_cell(f"# {entry.title}\n{entry.text}"),
+        new_code_cell(SETUP),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(f'notebook.show("{entry.name}", RESULTS)'),
+    ]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"{entry.name}-{number}"
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def show(name: str, results: str) -> None:
+    """Display the table and the figures of an entry, a quarter larger than on paper; keep them in RESULTS/figures."""
+    folder, entry = Path(results), gallery.FIGURES[name]
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder.resolve()}: set RESULTS to the folder that the scripts wrote to")
+    if entry.table:
+        display(entry.table(folder).style.format("{:.3f}", na_rep="missing"))
+    for title, figure in entry.draw(folder):
+        picture, _ = save(figure, folder / "figures" / title)
         display(Image(str(picture), embed=True, width=round(120 * figure.get_figwidth())))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

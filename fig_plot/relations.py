@@ -1,10 +1,10 @@
-"""A score against a measurement, model by model: which layer and k are taken by which rule, and the rank correlation.
+"""A score against a measurement, model by model: the rule that takes layer and k, and the rank correlation.
 
-Three rules choose the layer and the share of the autoregressive directions (kv), for each model by itself:
+Four rules take the layer and the share of the autoregressive directions (kv), for each model by itself:
     as the paper    those whose rank correlation over these very data sets is largest
     fixed           the last layer and one given share
     held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/choice.py)
-Published values come without layer and k: for them the rule is "published".
+    published       of published values, which come without layer and k
 """
 
 import math
@@ -12,30 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fig_plot.figures import model_order
+from fig_plot.labels import DIRECTIONS
+from fig_plot.tables import model_order
 from ntps import results
 from ntps.evaluation.choice import judge
 from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples, spearman
-from ntps.results.tables import PAIR
+from ntps.results.tables import PAIR, POINT
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
 FRACTION = 0.1  # of the fixed rule, unless another is given
 LEAST = 3  # data sets that a correlation takes
 RESAMPLES, SEED = 500, 0  # of intervals
-SCORES = {"ntps": "NTPS", "retention": "retention", "retention_adjusted": "adjusted retention"}
 CHOSEN = {  # rule -> what the caption says of it
     PAPER: "Layer and kv chosen as in the paper: for each model those with the largest ρ on these same data sets, so ρ is "
     "too high.",
     FIXED: "Layer and kv fixed beforehand: the last layer, kv = {fraction:.0%} of the rank of P0.",
     HELD_OUT: "Layer and kv held out: for each data set those with the largest ρ on the others; its place on the axis is its "
     "rank among them there.",
-    PUBLISHED: "Values as published; the authors' layer and k are not told, and differ from figure to figure.",
+    PUBLISHED: "Values as published; the authors' layer and k are unknown, and differ from figure to figure.",
 }
+SIGN = "Signed so that a positive ρ is what the paper claims of NTPS."
 INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more; none after a choice)."
 
 
@@ -55,12 +55,16 @@ class Correlation:
         return f"ρ = {self.rho:.2f}{around}, n = {self.n}"
 
 
+def undefined(n: int) -> Correlation:
+    return Correlation(math.nan, math.nan, math.nan, n)
+
+
 def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     """Spearman's rho over the pairs that are whole, with its percentile interval."""
     whole = np.isfinite(x) & np.isfinite(y)
     n = int(whole.sum())
     if n < LEAST:
-        return Correlation(math.nan, math.nan, math.nan, n)
+        return undefined(n)
     x, y, drawn = x[whole], y[whole], resamples(n, RESAMPLES, SEED)
     rho = float(spearman(x, y))
     return Correlation(rho, *percentile_interval(rho, spearman(x[drawn], y[drawn]), n), n)
@@ -76,9 +80,9 @@ class Relation:
     points: pd.DataFrame
     score: str
     target: str
-    caption: str = ""
-    rho: dict[str, Correlation] = field(default_factory=dict)  # in the direction that the paper prints
-    where: dict[str, str] = field(default_factory=dict)  # model -> the layer and kv taken
+    caption: str
+    rho: dict[str, Correlation]  # positive: as the paper claims
+    taken: dict[str, str] = field(default_factory=dict)  # model -> layer and kv, in words
 
     @property
     def models(self) -> list[str]:
@@ -89,19 +93,19 @@ class Relation:
         return sorted(self.points["dataset"].unique())
 
     def of(self, model: str) -> pd.DataFrame:
-        """The model's x and y, a row for every data set of the figure."""
+        """The model's x, y and scored, a row for every data set of the figure."""
         own = self.points[self.points["model"] == model].set_index("dataset")
-        return own[["x", "y"]].reindex(self.datasets)
+        return own[["x", "y", "scored"]].reindex(self.datasets)
 
     def ranks(self, model: str) -> pd.DataFrame:
         """Ranks for values, 1 the lowest; the target's are reversed where less of it goes with a higher score."""
-        own = self.of(model)
+        own = self.of(model)[["x", "y"]]
         own[own.isna().any(axis=1)] = math.nan
-        return own.assign(y=own["y"] * results.TARGETS[self.target][0]).rank()
+        return own.assign(y=own["y"] * DIRECTIONS[self.target]).rank()
 
     def lacking(self, model: str) -> dict[str, list[str]]:
         """The data sets without a score, and those without the target."""
-        own = self.points[self.points["model"] == model].set_index("dataset").reindex(self.datasets)
+        own = self.of(model)
         scored, measured = own["scored"].eq(True), own["y"].notna()
         return {self.score: list(own.index[~scored]), self.target: list(own.index[~measured])}
 
@@ -124,7 +128,7 @@ class Read:
         """ntps.results.load_scores."""
         if self.holds("ntps", "scores"):
             return results.load_scores(self.folder)
-        return pd.DataFrame(columns=[*PAIR, *results.tables.POINT, "score", "value"])
+        return pd.DataFrame(columns=[*PAIR, *POINT, "score", "value"])
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -141,7 +145,7 @@ class Read:
         return self.grouped(self.pairs[[*PAIR, name]].rename(columns={name: "y"}), [], "y")
 
     def grouped(self, table: pd.DataFrame, more: list[str], value: str) -> pd.DataFrame:
-        """Means over the data sets of a group, for `dataset` then stands."""
+        """Means over the data sets of a group, for which `dataset` then stands."""
         groups = dict(zip(self.pairs["dataset"], self.pairs["group"]))
         table = table.assign(dataset=table["dataset"].map(groups)).astype({value: float})
         return table.groupby([*PAIR, *more], dropna=False)[value].mean().reset_index()
@@ -163,104 +167,108 @@ class Read:
         long = self.scores[self.scores["score"] == score]
         if not (long["order"] == "descending").any():
             return self.target("probe_mse")[:0].rename(columns={"y": "x"})
-        found = results.headline(results.at_points(long), self.pairs)
-        return self.grouped(found.rename(columns={score: "x"}), [], "x")
+        table = results.headline(results.at_points(long), self.pairs)
+        return self.grouped(table.rename(columns={score: "x"}), [], "x")
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules that the scores allow: published ones tell no layer."""
-        found = self.candidates("ntps")
-        return (PUBLISHED,) if len(found) and found["layer"].isna().all() else (PAPER, FIXED, HELD_OUT)
+        """The rules that the scores allow: published ones come without a layer."""
+        candidates = self.candidates("ntps")
+        unknown = len(candidates) and candidates["layer"].isna().all()
+        return (PUBLISHED,) if unknown else (PAPER, FIXED, HELD_OUT)
 
 
 def relation(read: Read, target: str, rule: str, score: str = "ntps", fraction: float = FRACTION) -> Relation:
     """The points of a score against a target of ntps.results.TARGETS, with layer and kv by a rule."""
-    found, measured = read.candidates(score), read.target(target)
-    parts, where, rho = [measured.assign(x=math.nan, scored=False)[:0]], {}, {}
-    for name, texts in measured.groupby("model"):
+    candidates, measured = read.candidates(score), read.target(target)
+    parts, taken, rho = [measured.assign(x=math.nan, scored=False)[:0]], {}, {}
+    for name, own in measured.groupby("model"):
         model = str(name)
-        grid = score_grid(found[found["model"] == model], list(texts["dataset"]))
-        y = results.TARGETS[target][0] * texts["y"].to_numpy()
-        x, where[model], rho[model] = RULES[rule](grid, y, fraction)
-        parts.append(texts.assign(x=x, scored=grid.notna().any(axis=1).to_numpy()))
-    return Relation(
-        pd.concat(parts, ignore_index=True), score, target, CHOSEN[rule].format(fraction=fraction), rho, where
-    )
+        grid = score_grid(candidates[candidates["model"] == model], list(own["dataset"]))
+        y = DIRECTIONS[target] * own["y"].to_numpy()
+        x, taken[model], rho[model] = RULES[rule](grid, y, fraction)
+        parts.append(own.assign(x=x, scored=grid.notna().any(axis=1).to_numpy()))
+    text = f"{CHOSEN[rule].format(fraction=fraction)} {SIGN}"
+    return Relation(pd.concat(parts, ignore_index=True), score, target, text, rho, taken)
 
 
-def score_grid(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
-    """Values by data set (rows) and (layer, fraction) (columns), in order; a place that is not told is (-1, -1)."""
-    told = found.astype({"layer": float, "fraction": float, "value": float}).fillna(
-        {"layer": -1, "fraction": -1}
-    )
-    grid = told.pivot_table("value", "dataset", ["layer", "fraction"], aggfunc="first")
+def paired(x: pd.DataFrame, y: pd.DataFrame, score: str, target: str, text: str) -> Relation:
+    """The relation of two tables of values (model, dataset, x or y) that stand at one layer and kv."""
+    points = x.merge(y, "outer", PAIR)
+    points["scored"] = points["x"].notna()
+    rho = {
+        str(m): correlation(own["x"].to_numpy(), own["y"].to_numpy()) for m, own in points.groupby("model")
+    }
+    return Relation(points, score, target, text, rho)
+
+
+def score_grid(candidates: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
+    """Values by data set (rows) and (layer, fraction) (columns), in order; an unknown layer or fraction is -1."""
+    known = candidates.astype({"layer": float, "fraction": float, "value": float})
+    known = known.fillna({"layer": -1, "fraction": -1})
+    grid = known.pivot_table("value", "dataset", ["layer", "fraction"], aggfunc="first")
     return grid.reindex(list(datasets))
 
 
-# --- the rules: (data sets x places, target where more is better) -> x, the place's name, rho ----------------------
+# --- the rules: (data sets x candidates, target where more is better) -> x, layer and kv in words, rho -------------
 
 Taken = tuple[np.ndarray, str, Correlation]
 
 
 def whole_block(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with a target and any score, the places that have all of these rows, and their values (places, rows).
+    """Rows with a target and any score, the columns that have all of these rows, and their values (columns, rows).
 
-    A place that lacks one of them is no candidate: it would be judged on fewer.
+    A column that lacks one of them is no candidate: it would be judged on fewer.
     """
     values = grid.to_numpy(float)
     rows = np.flatnonzero(np.isfinite(y) & np.isfinite(values).any(axis=1))
-    places = np.flatnonzero(np.isfinite(values[rows]).all(axis=0))
-    return rows, places, values[np.ix_(rows, places)].T
+    columns = np.flatnonzero(np.isfinite(values[rows]).all(axis=0))
+    return rows, columns, values[np.ix_(rows, columns)].T
 
 
 def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
-    rows, places, values = whole_block(grid, y)
-    if len(rows) < LEAST or not len(places):
+    rows, columns, values = whole_block(grid, y)
+    if len(rows) < LEAST or not len(columns):
         return untaken(grid, len(rows))
-    found = judge(values, y[rows])
-    place = int(places[found.chosen])
-    return (
-        grid.iloc[:, place].to_numpy(),
-        place_name(grid.columns[place]),
-        after_choice(found.itself, len(rows)),
-    )
+    judged = judge(values, y[rows])
+    column = int(columns[judged.chosen])
+    rho = after_choice(judged.itself, len(rows))
+    return grid.iloc[:, column].to_numpy(), in_words(*grid.columns[column]), rho
 
 
 def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
-    """x is the share of the other data sets that lie below, at the place which is best on those."""
-    rows, places, values = whole_block(grid, y)
-    if len(rows) <= LEAST or not len(places):
+    """x is the share of the other data sets that lie below, at the layer and kv that are best on those."""
+    rows, columns, values = whole_block(grid, y)
+    if len(rows) <= LEAST or not len(columns):
         return untaken(grid, len(rows))
-    found = judge(values, y[rows])
+    judged = judge(values, y[rows])
     x = np.full(len(y), math.nan)
-    x[rows] = found.share
-    taken = sorted({grid.columns[places[place]] for place in found.fold})
-    layers = sorted({int(layer) for layer, _ in taken})
+    x[rows] = judged.share
+    taken = sorted({grid.columns[columns[column]] for column in judged.fold})
+    layers = [int(layer) for layer, _ in taken]
     note = (
-        f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}"
-        if len(taken) > 1
-        else place_name(taken[0])
+        f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}" if len(taken) > 1 else in_words(*taken[0])
     )
-    return x, note, after_choice(found.heldout, len(rows))
+    return x, note, after_choice(judged.heldout, len(rows))
 
 
 def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
     layers, fractions = (grid.columns.get_level_values(level).to_numpy(float) for level in (0, 1))
-    found = np.flatnonzero((layers == layers.max(initial=-1)) & np.isclose(fractions, fraction))
-    return at_place(grid, y, int(found[0])) if len(found) else untaken(grid, 0)
+    columns = np.flatnonzero((layers == layers.max(initial=-1)) & np.isclose(fractions, fraction))
+    return at_column(grid, y, int(columns[0])) if len(columns) else untaken(grid, 0)
 
 
 def published(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
-    return at_place(grid, y, 0) if grid.shape[1] == 1 else untaken(grid, 0)
+    return at_column(grid, y, 0) if grid.shape[1] == 1 else untaken(grid, 0)
 
 
-def at_place(grid: pd.DataFrame, y: np.ndarray, place: int) -> Taken:
-    x = grid.iloc[:, place].to_numpy()
-    return x, place_name(grid.columns[place]), correlation(x, y)
+def at_column(grid: pd.DataFrame, y: np.ndarray, column: int) -> Taken:
+    x = grid.iloc[:, column].to_numpy()
+    return x, in_words(*grid.columns[column]), correlation(x, y)
 
 
 def untaken(grid: pd.DataFrame, n: int) -> Taken:
-    return np.full(len(grid), math.nan), "", Correlation(math.nan, math.nan, math.nan, n)
+    return np.full(len(grid), math.nan), "", undefined(n)
 
 
 def after_choice(rho: np.ndarray, n: int) -> Correlation:
@@ -268,9 +276,7 @@ def after_choice(rho: np.ndarray, n: int) -> Correlation:
     return Correlation(float(rho), math.nan, math.nan, n)
 
 
-def place_name(place: Any) -> str:
-    """(layer, fraction) in words; none for a place that is not told."""
-    layer, fraction = place
+def in_words(layer: float, fraction: float) -> str:
     return "" if layer < 0 else f"layer {layer:.0f}, kv {fraction:.0%}"
 
 
@@ -283,9 +289,9 @@ RULES: dict[str, Callable[[pd.DataFrame, np.ndarray, float], Taken]] = {
 
 
 def rank_correlations(grid: pd.DataFrame, y: np.ndarray) -> tuple[np.ndarray, int]:
-    """Spearman's rho with y at every place, over the n data sets that have y and any score; n. NaN as above."""
-    rows, places, values = whole_block(grid, y)
+    """Spearman's rho with y of every column, over the n data sets that have y and any score; n. NaN as above."""
+    rows, columns, values = whole_block(grid, y)
     rho = np.full(grid.shape[1], math.nan)
-    if len(rows) >= LEAST and len(places):
-        rho[places] = spearman(values, y[rows])
+    if len(rows) >= LEAST and len(columns):
+        rho[columns] = spearman(values, y[rows])
     return rho, len(rows)

@@ -1,10 +1,9 @@
-"""What a results folder says: a table on the terminal, a figure, and a page with both.
+"""What a results folder shows: a table on the terminal, a figure, and a page with both.
 
 python -m fig_plot.summary results
 """
 
 import html
-import math
 import re
 import sys
 from itertools import product
@@ -13,30 +12,21 @@ from typing import Any
 
 import pandas as pd
 
-from fig_plot.figures import at_tenth, best_layers, demo_figure, load_scores, remedy, save
+from fig_plot.figures import save
+from fig_plot.summary_figure import demo_figure
+from fig_plot.tables import at_tenth, best_layers, load_scores, remedy
 from ntps.run import cli
 from ntps.system import storage
 
-HEADER = (
-    "model",
-    "text",
-    "best layer",
-    "NTPS",
-    "chance",
-    "shuffled labels",
-    "p",
-    "retention",
-    "its null",
-    "n/d",
-)
+HEADER = tuple("model,data set,best layer,NTPS,chance,permutation null,p,retention,its null,n/d".split(","))
 READING = """\
 - **NTPS** is the share of what the labels need (as many directions as the labels determine) that lies in the leading \
 kv = d/10 of the directions that next-token prediction favours; 1 is all of it.
 - **chance** is the same for random directions. A score above it says little by itself: shuffled labels often score \
 above it too.
-- **shuffled labels** is the same score after the labels were permuted, mean and standard deviation. Where NTPS is no \
-higher, it is there without the labels and says nothing about them. **p** is \
-(1 + shuffles that score as high) / (1 + shuffles): small where the labels matter.
+- **permutation null** is the same score with shuffled labels, mean and standard deviation. Where NTPS is no higher, it is \
+there without the labels and says nothing about them. **p** is (1 + shuffles that score as high) / (1 + shuffles): small \
+where NTPS is significantly above the null.
 - **retention** is the share of the linearly explained label signal that the same kv directions keep, **its null** the \
 expectation for shuffled labels.
 - The **best layer** has the lowest cross-validated error of a ridge probe on the training texts: chosen by the labels, \
@@ -70,29 +60,25 @@ def table_rows(folder: Path) -> list[tuple[str, ...]]:
     for pair in product(sorted(set(scores["model"])), sorted(set(scores["dataset"]))):
         place = (*pair, best.get(pair))
         if place in by_layer.index:
-            rows.append((*pair, *figures_of(by_layer.loc[[place]].iloc[0])))
+            rows.append((*pair, *values_of(by_layer.loc[[place]].iloc[0])))
         else:
             rows.append((*pair, *["-"] * (len(HEADER) - 3), f"missing: {remedy(folder, *pair)}"))
     return rows
 
 
-def figures_of(row: "pd.Series[Any]") -> tuple[str, ...]:
-    """The columns after model and text."""
+def values_of(row: "pd.Series[Any]") -> tuple[str, ...]:
+    """The columns after model and data set."""
     ratio = row["n_texts"] / (row["kv"] / row["chance"])
     marks = ("!" if ratio < 1 else "") + (" unstable" if row["rank_unstable"] else "")
-    null = f"{number(row['null_mean'])} ± {number(row['null_std'])}" if known(row["null_mean"]) else "-"
+    null = "-" if pd.isna(row["null_mean"]) else f"{number(row['null_mean'])} ± {number(row['null_std'])}"
     return (
         str(int(row["layer"])), number(row["ntps"]), number(row["chance"]), null, number(row["p_value"]),
         number(row["retention"]), number(row["retention_null"]), f"{ratio:.1f}{marks}",
     )  # fmt: skip
 
 
-def known(value: float) -> bool:
-    return not math.isnan(float(value))
-
-
 def number(value: float) -> str:
-    return f"{value:.3f}" if known(value) else "-"
+    return "-" if pd.isna(value) else f"{value:.3f}"
 
 
 def text_table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,11 +1,9 @@
 """Figure 1: words in the planes of the two leading directions of U and of V."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from fig_plot.figures import STYLE, WIDTH, Pair, caption, missing_panel, model_order
+from fig_plot.figures import WIDTH, caption, missing_panel, styled
+from fig_plot.tables import Pair, model_order
 from ntps.results.tables import read_tables
 from ntps.scores import words
 from ntps.system import storage
@@ -26,6 +25,13 @@ BLANK = {
 }  # keeps the line out of the letters
 MARKERS = "osD^vP*X"
 TITLES = {"U": "perception: U, what the labels need", "V": "autoregression: V, what the next token needs"}
+DISTANCES = (5, 11, 18, 26, 36, 48)  # points from a word to its point
+NO_WORDS = "no words: run python alignment_vis.py --models MODEL --datasets DATASET"
+CAPTION = (
+    "A word's state is its mean over tokens, special tokens included. Dashed: the line that divides {groups} "
+    "(linear discriminant analysis, equal priors). Unit: root mean square of the training texts (published values: "
+    "the authors' unit and sign)."
+)
 
 
 def load_words(folder: str | Path) -> dict[Pair, pd.DataFrame]:
@@ -38,68 +44,54 @@ def load_words(folder: str | Path) -> dict[Pair, pd.DataFrame]:
     pairs = {(str(m), str(d)): rows for (m, d), rows in table.groupby(["model", "dataset"], sort=False)}  # type: ignore[misc]
     for (model, dataset), rows in pairs.items():
         about = folder / "words" / model / f"{dataset}.json"
-        if about.exists():  # the groups that alignment_vis.py was asked to divide
+        if about.exists():  # the groups that alignment_vis.py divided
             rows.attrs["between"] = storage.read_provenance(about, "words")["identity"].get("between", ())
     return {pair: pairs[pair] for pair in sorted(pairs, key=lambda p: (model_order(p[0]), p[1]))}
 
 
+@styled
 def word_figure(tables: Mapping[Pair, pd.DataFrame], between: Sequence[str] = ()) -> Figure:
     """Both planes of each pair, with the line that divides the groups `between`.
 
     Default: those of the table's attrs, as `load_words` sets them, and otherwise its first two.
     """
-    with matplotlib.style.context(STYLE, after_reset=True):
-        figure = Figure(figsize=(WIDTH, 0.9 + 3.1 * max(1, len(tables))))
-        FigureCanvasAgg(figure)  # labels are placed by their size, which takes a renderer
-        panels = figure.subplots(max(1, len(tables)), 2, squeeze=False)
-        divided = []
-        for row, (pair, table) in zip(panels, tables.items()):
-            groups = list(dict.fromkeys(table["group"]))
-            chosen = list(between or table.attrs.get("between") or groups[:2])
-            divided.append(" and ".join(map(str, chosen)))
-            layer = table["layer"].iloc[0] if "layer" in table else None
-            where = f"{pair[0]}, {pair[1]}" + (
-                "" if layer is None or pd.isna(layer) else f", layer {layer:.0f}"
-            )
-            for axes, space in zip(row, words.SPACES):
-                axes.set_title(f"{where}\n{TITLES[space]}", parse_math=False)
-                points = table[table["space"] == space].dropna(subset=["x", "y"])
-                word_panel(axes, points, groups, chosen)
-                axes.set(xlabel=f"{space}, first direction", ylabel=f"{space}, second direction")
-        if not tables:
-            for axes in panels[0]:
-                missing_panel(axes, "no words: run python alignment_vis.py --models MODEL --datasets DATASET")
-        caption(figure, CAPTION.format(groups="; ".join(dict.fromkeys(divided)) or "two groups"))
-        figure.draw_without_rendering()  # settles the layout, on which the labels' places depend
-        for axes in panels.flat:
-            place_labels(axes)
+    figure = Figure(figsize=(WIDTH, 0.9 + 3.1 * max(1, len(tables))))
+    FigureCanvasAgg(figure)  # labels are placed by their size, which takes a renderer
+    panels = figure.subplots(max(1, len(tables)), 2, squeeze=False)
+    divided = [pair_panels(row, *pair, table, between) for row, (pair, table) in zip(panels, tables.items())]
+    if not tables:
+        for axes in panels[0]:
+            missing_panel(axes, NO_WORDS)
+    caption(figure, CAPTION.format(groups="; ".join(dict.fromkeys(divided)) or "two groups"))
+    figure.draw_without_rendering()  # settles the layout, on which the labels' places depend
+    for axes in panels.flat:
+        place_labels(axes)
     return figure
 
 
-CAPTION = (
-    "A word's state is its mean over tokens, special tokens included. Dashed: the line that divides {groups} "
-    "(linear discriminant analysis, equal priors). Unit: root mean square of the training texts (published values: "
-    "the authors' unit and sign)."
-)
+def pair_panels(
+    row: Sequence[Axes], model: str, dataset: str, table: pd.DataFrame, between: Sequence[str]
+) -> str:
+    """Both planes of a pair; returns the groups that the line divides, in words."""
+    groups = list(dict.fromkeys(table["group"]))
+    chosen = list(between or table.attrs.get("between") or groups[:2])
+    layer = table["layer"].iloc[0] if "layer" in table else None
+    where = f"{model}, {dataset}" + ("" if layer is None or pd.isna(layer) else f", layer {layer:.0f}")
+    for axes, space in zip(row, words.SPACES):
+        axes.set_title(f"{where}\n{TITLES[space]}", parse_math=False)
+        word_panel(axes, table[table["space"] == space].dropna(subset=["x", "y"]), groups, chosen)
+        axes.set(xlabel=f"{space}, first direction", ylabel=f"{space}, second direction")
+    return " and ".join(map(str, chosen))
 
 
 def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between: Sequence[str]) -> None:
     """Points of one plane, a marker and a colour for each group, and the dividing line."""
     for number, group in enumerate(groups):
-        own = points[points["group"] == group]
-        marker = MARKERS[number % len(MARKERS)]
-        axes.plot(own["x"], own["y"], marker, markersize=4, color=f"C{number % 8}", zorder=4)
+        own, color = points[points["group"] == group], f"C{number % 8}"
+        axes.plot(own["x"], own["y"], MARKERS[number % len(MARKERS)], markersize=4, color=color, zorder=4)
         for x, y, word in zip(own["x"], own["y"], own["word"]):
-            axes.annotate(
-                str(word),
-                (x, y),
-                (0, 0),
-                textcoords="offset points",
-                color=f"C{number % 8}",
-                fontsize=6,
-                parse_math=False,
-                bbox=BLANK,
-            )
+            axes.annotate(str(word), (x, y), (0, 0), textcoords="offset points", color=color, fontsize=6,
+                          parse_math=False, bbox=BLANK)  # fmt: skip
     axes.margins(0.2)
     legend = axes.legend(
         axes.lines[: len(groups)], [" "] * len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12),
@@ -107,7 +99,7 @@ def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between:
     )  # fmt: skip
     for text, group in zip(
         legend.get_texts(), groups
-    ):  # afterwards: as a label, a name in _ would be left out
+    ):  # afterwards: as a label, a name in _ would be dropped
         text.set(text=group, parse_math=False)
     ends = [points.loc[points["group"] == name, ["x", "y"]].to_numpy() for name in between]
     if len(ends) == 2 and all(map(len, ends)):
@@ -133,35 +125,28 @@ def place_labels(axes: Axes) -> None:
     if not labels:
         return
     canvas: Any = axes.figure.canvas
-    renderer = canvas.get_renderer()
+    renderer, scale = canvas.get_renderer(), axes.figure.dpi / 72
     points = axes.transData.transform([text.xy for text in labels])
-    inside = axes.get_window_extent(renderer)
-    scale = axes.figure.dpi / 72
-    taken = [(x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale) for x, y in points]
-    for text, (x, y) in zip(labels, points):
+    inside = axes.get_window_extent(renderer).extents
+    taken = np.hstack([points - 3 * scale, points + 3 * scale])  # left, low, right, high
+    for text, point in zip(labels, points):
         extent = text.get_window_extent(renderer)
-        width, height = extent.width, extent.height
-        best = None
-        for distance, angle in product((5, 11, 18, 26, 36, 48), np.arange(0, 2 * np.pi, np.pi / 8)):
-            dx, dy = distance * scale * np.cos(angle), distance * scale * np.sin(angle)
-            left = x + dx - width * (1 - np.cos(angle)) / 2
-            low = y + dy - height * (1 - np.sin(angle)) / 2
-            box = (left, low, left + width, low + height)
-            outside = box[0] < inside.x0 or box[1] < inside.y0 or box[2] > inside.x1 or box[3] > inside.y1
-            hits = sum(overlap(box, other) for other in taken)
-            if best is None or (outside, hits) < best[0]:
-                best = ((outside, hits), box, distance)
-            if not outside and not hits:
-                break
-        assert best is not None
-        _, box, distance = best
-        taken.append(box)
-        text.set_position(((box[0] - x) / scale, (box[1] - y) / scale))
-        if distance > 5:  # a thin line tells whose it is
-            nearest = np.clip((x, y), box[:2], box[2:])
-            ends = axes.transData.inverted().transform([(x, y), nearest])
+        distances, boxes = boxes_around(point, np.array([extent.width, extent.height]), scale)
+        outside = (boxes[:, :2] < inside[:2]).any(1) | (boxes[:, 2:] > inside[2:]).any(1)
+        covered = (boxes[:, None, :2] < taken[:, 2:]) & (taken[:, :2] < boxes[:, None, 2:])
+        best = np.lexsort((covered.all(2).sum(1), outside))[0]  # the nearest of the best
+        box = boxes[best]
+        taken = np.vstack([taken, box])
+        text.set_position(tuple((box[:2] - point) / scale))
+        if distances[best] > DISTANCES[0]:  # a thin line shows whose it is
+            ends = axes.transData.inverted().transform([point, np.clip(point, box[:2], box[2:])])
             axes.plot(*ends.T, color="0.6", linewidth=0.4, linestyle="-", zorder=0.5)
 
 
-def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def boxes_around(point: np.ndarray, size: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (n,) and boxes (n, 4) of a word of that size in all directions from its point, near ones first."""
+    around = np.arange(0, 2 * np.pi, np.pi / 8)
+    distances, angles = np.repeat(DISTANCES, len(around)), np.tile(around, len(DISTANCES))
+    ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    corners = point + distances[:, None] * scale * ways - size * (1 - ways) / 2
+    return distances, np.hstack([corners, corners + size])

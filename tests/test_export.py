@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fig_plot import beyond, figures
+from fig_plot import kv_curves, tables
 from ntps import results
 from ntps.commands import export
 from ntps.run import cli
@@ -28,18 +28,18 @@ def test_the_copy_reads_as_the_folder_does(folder, tmp_path, capsys):
 
 def test_curves_of_the_best_layer_and_the_last_are_kept(folder, tmp_path):
     assert cli.run(export.main, [str(folder), str(tmp_path / "copy")]) == 0
-    whole, part = (figures.load_curves(figures.curve_files(f)["m", "a"]) for f in (folder, tmp_path / "copy"))
+    whole, part = (tables.load_curves(tables.curve_files(f)["m", "a"]) for f in (folder, tmp_path / "copy"))
     assert part["layers"].tolist() == [2, 3]
     for name in ("ntps", "retention", "excess", "null"):
         np.testing.assert_allclose(part[name], whole[name][2:], rtol=1e-6)
-    assert len(beyond.kv_figure(tmp_path / "copy").axes) == 2
+    assert len(kv_curves.kv_curves(tmp_path / "copy").axes) == 2 * 3
 
 
 def test_brief_keeps_the_headline_alone(folder, tmp_path):
     assert cli.run(export.main, [str(folder), str(tmp_path / "copy"), "--brief"]) == 0
     assert not list((tmp_path / "copy").rglob("*.safetensors"))
-    found = figures.load_scores(tmp_path / "copy")
-    whole = figures.at_tenth(figures.load_scores(folder)).reset_index(drop=True)
+    found = tables.load_scores(tmp_path / "copy")
+    whole = tables.at_tenth(tables.load_scores(folder)).reset_index(drop=True)
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6, check_dtype=False)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from fig_plot import figures, summary
+from fig_plot.summary_figure import demo_figure
 from ntps.run import cli
 from ntps.system import storage
 
@@ -69,7 +70,7 @@ def test_figures_of_all_sizes(tmp_path, models, datasets):
     for model in range(models):
         for dataset in range(datasets):
             fake_pair(tmp_path, f"model{model}", f"data{dataset}", seed=dataset)
-    figure = figures.demo_figure(tmp_path)
+    figure = demo_figure(tmp_path)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 2 * models * datasets + 1  # and the colour bar
 
@@ -88,14 +89,14 @@ def test_missing_cells_missing_pairs_and_no_shuffles_are_shown_as_missing(tmp_pa
     assert "K_sweep.py" in next(line for line in out.splitlines() if line.startswith("other"))
     assert "nan" not in out.lower()
     assert len([line for line in out.splitlines() if line.startswith("other")]) == 3  # pairs never run, too
-    texts = [text.get_text() for axes in figures.demo_figure(tmp_path).axes for text in axes.texts]
+    texts = [text.get_text() for axes in demo_figure(tmp_path).axes for text in axes.texts]
     assert sum("no complete results" in text for text in texts) == 3
     assert sum("no shuffled labels" in text for text in texts) == 1
 
 
 def test_panels_draw_the_best_layer_and_the_difference_to_shuffled_labels(tmp_path):
     arrays = fake_pair(tmp_path, "m", "text")
-    above, below = figures.demo_figure(tmp_path).axes[:2]
+    above, below = demo_figure(tmp_path).axes[:2]
     lines = {line.get_label(): line for line in above.lines}
     for label, expected in {
         "NTPS": arrays["ntps"][2, 0],
@@ -116,7 +117,7 @@ def test_curves_of_other_layers_than_the_table_are_not_drawn(tmp_path):
     path = tmp_path / "ntps" / "m" / "text.curves.safetensors"
     about = storage.read_provenance(path)
     storage.write_arrays(path, arrays | {"layers": np.array([0, 1, 7, 8])}, about)
-    above = figures.demo_figure(tmp_path).axes[0]
+    above = demo_figure(tmp_path).axes[0]
     assert not above.lines
     assert any("no complete results" in text.get_text() for text in above.texts)
 
@@ -133,7 +134,7 @@ def test_a_file_cut_short_is_one_clear_error(tmp_path, capsys, name):
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
     fake_pair(tmp_path, "m", "a$b$c_1^2")  # no formula
-    first, second = (figures.save(figures.demo_figure(tmp_path), tmp_path / name) for name in ("one", "two"))
+    first, second = (figures.save(demo_figure(tmp_path), tmp_path / name) for name in ("one", "two"))
     for left, right in zip(first, second, strict=True):
         assert left.read_bytes() == right.read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["one.pdf", "one.png", "two.pdf", "two.png"]

@@ -1,5 +1,6 @@
-"""The published values: a pickle reader that runs nothing, and figures with the paper's rho. No file of the authors' is here."""
+"""The published values: four known files, a reader that runs nothing, and figures with the paper's rho. No file of the authors' is here."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from fig_plot import import_released, paper
+from fig_plot import import_released, scatter
 from fig_plot.import_released import NAMES, our_name
 from fig_plot.relations import PUBLISHED, Read, relation
 from fig_plot.words import load_words
@@ -49,17 +50,27 @@ def made_up():
     return files
 
 
+def pickled(values, protocol=4):
+    return values if isinstance(values, bytes) else pickle.dumps(values, protocol)
+
+
 def write(folder, files, protocol=4):
     (folder / "figures").mkdir(parents=True)
     for name, values in files.items():
-        data = values if isinstance(values, bytes) else pickle.dumps(values, protocol)
-        (folder / "figures" / name).write_bytes(data)
+        (folder / "figures" / name).write_bytes(pickled(values, protocol))
     return folder
 
 
+def known(monkeypatch, files, protocol=4):
+    """Make these the four files that are read."""
+    sums = {name: hashlib.sha256(pickled(values, protocol)).hexdigest() for name, values in files.items()}
+    monkeypatch.setattr(import_released, "SHA256", sums)
+
+
 @pytest.mark.parametrize("protocol", [3, 4])
-def test_tables_hold_the_pickles_values_in_our_columns(tmp_path, protocol):
+def test_tables_hold_the_pickles_values_in_our_columns(tmp_path, monkeypatch, protocol):
     files = made_up()
+    known(monkeypatch, files, protocol)
     source = write(tmp_path / "clone", files, protocol)
     out = tmp_path / "out"
     assert cli.run(import_released.main, [str(source), "--output", str(out)]) == 0
@@ -84,13 +95,14 @@ def test_tables_hold_the_pickles_values_in_our_columns(tmp_path, protocol):
     assert list(table["word"][:4]) == PAPER_WORDS["Joy"]
 
 
-def test_figures_show_the_correlations_of_the_pickles(tmp_path):
+def test_figures_show_the_correlations_of_the_pickles(tmp_path, monkeypatch):
     files = made_up()
+    known(monkeypatch, files)
     cli.run(import_released.main, [str(write(tmp_path / "clone", files)), "--output", str(tmp_path / "out")])
     signs = {"Fig2_1.pkl": ("fig2_accuracy", 1), "Fig2_2.pkl": ("fig2_mse", -1)}
+    figures = dict(scatter.figure2(tmp_path / "out"))
+    assert list(figures) == ["fig2_accuracy_published", "fig2_mse_published"]
     for name, (folder, sign) in signs.items():
-        figures = dict(paper.figure2(tmp_path / "out", folder.removeprefix("fig2_")))
-        assert list(figures) == [f"{folder}_published"]
         panels = {axes.get_title(): axes for axes in figures[f"{folder}_published"].axes}
         for model, cells in files[name].items():
             score, metric = (
@@ -100,7 +112,7 @@ def test_figures_show_the_correlations_of_the_pickles(tmp_path):
             assert any(f"ρ = {sign * spearmanr(score, metric)[0]:.2f}, n = 5" in text for text in shown), (
                 shown
             )
-    (_, figure), *more = paper.figure3(tmp_path / "out")
+    (_, figure), *more = scatter.figure3(tmp_path / "out")
     assert not more
     for axes in figure.axes:
         model = next(m for m in MODELS if our_name(m) == axes.get_title())
@@ -139,15 +151,45 @@ def hostile(marker):
     }
 
 
-@pytest.mark.parametrize("kind", ["exec", "eval", "system", "numpy", "getattr", "objects", "deep"])
+KINDS = ["exec", "eval", "system", "numpy", "getattr", "objects", "deep"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["Fig1.pkl", "Fig3.pkl"])
-def test_a_hostile_pickle_is_refused_and_nothing_runs(tmp_path, capsys, kind, name):
+def test_a_file_with_another_sum_is_refused_before_anything_of_it_is_read(
+    tmp_path, monkeypatch, capsys, kind, name
+):
     marker = tmp_path / "ran"
+    known(monkeypatch, made_up())
     source = write(tmp_path / "clone", made_up() | {name: hostile(marker)[kind]})
+    called, find = [], import_released.Numbers.find_class
+    spy = lambda self, module, name: called.append(name) or find(self, module, name)  # noqa: E731
+    monkeypatch.setattr(import_released.Numbers, "find_class", spy)
     assert cli.run(import_released.main, [str(source), "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and name in error and "refused" in error and "Traceback" not in error
     assert not marker.exists() and not (tmp_path / "out").exists()
+    assert set(called) <= set(import_released.ADMITTED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["Fig1.pkl", "Fig3.pkl"])
+def test_a_hostile_pickle_is_refused_and_nothing_runs_whatever_its_sum(
+    tmp_path, monkeypatch, capsys, kind, name
+):
+    marker = tmp_path / "ran"
+    files = made_up() | {name: hostile(marker)[kind]}
+    known(monkeypatch, files)
+    source = write(tmp_path / "clone", files)
+    assert cli.run(import_released.main, [str(source), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "refused" in error and "Traceback" not in error
+    assert not marker.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_sums_are_those_of_four_files():
+    assert list(import_released.SHA256) == ["Fig1.pkl", "Fig2_1.pkl", "Fig2_2.pkl", "Fig3.pkl"]
+    assert all(len(bytes.fromhex(total)) == 32 for total in import_released.SHA256.values())
 
 
 def test_the_hostile_pickles_would_have_run(tmp_path):
@@ -166,7 +208,8 @@ def test_run_as_a_file_it_exits_with_an_error(tmp_path):
     ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "os.system" in done.stderr and not (tmp_path / "ran").exists()
+    assert done.returncode == 1 and "Fig1.pkl" in done.stderr and "refused" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
@@ -185,11 +228,13 @@ def test_run_as_a_file_it_exits_with_an_error(tmp_path):
         ("Fig1.pkl", [1, 2]),
     ],
 )
-def test_other_contents_are_one_clear_error(tmp_path, capsys, name, values):
+def test_other_contents_are_one_clear_error(tmp_path, monkeypatch, capsys, name, values):
+    known(monkeypatch, made_up())
     source = write(tmp_path / "clone", made_up() | {name: values})
     assert cli.run(import_released.main, [str(source), "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "Traceback" not in error and not (tmp_path / "out").exists()
+    assert error.startswith("error: ") and name in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def nested(steps, each=b"\x85"):
@@ -213,7 +258,8 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("kind", CRASHES)
-def test_what_would_crash_or_hang_is_one_clear_error(tmp_path, capsys, kind):
+def test_what_would_crash_or_hang_is_one_clear_error(tmp_path, monkeypatch, capsys, kind):
+    known(monkeypatch, made_up())
     source = write(tmp_path / "clone", made_up() | {"Fig2_1.pkl": CRASHES[kind]})
     assert cli.run(import_released.main, [str(source), "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
@@ -221,24 +267,20 @@ def test_what_would_crash_or_hang_is_one_clear_error(tmp_path, capsys, kind):
     assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_an_import_is_made_anew_and_leaves_other_results_alone(tmp_path, capsys):
+def test_an_import_over_an_earlier_one_writes_the_same_and_leaves_other_results_alone(tmp_path, monkeypatch):
     files, out = made_up(), tmp_path / "out"
+    known(monkeypatch, files)
     again = [str(write(tmp_path / "clone", files)), "--output", str(out)]
     assert cli.run(import_released.main, again) == 0
-    before = len(list(out.rglob("*.csv")))
-    for name in ("Fig2_1.pkl", "Fig2_2.pkl", "Fig3.pkl"):
-        del files[name][MODELS[2]]
-    shorter = [str(write(tmp_path / "shorter", files)), "--output", str(out)]
-    assert cli.run(import_released.main, shorter) == 0
-    assert not list(out.rglob("someone--else")) and 0 < len(list(out.rglob("*.csv"))) < before
+    before = {path: path.read_bytes() for path in out.rglob("*.csv")}
     (out / "figures").mkdir()  # of render, beside the four folders
-    own = out / "fig3/ntps/mine/text.csv"
+    own = out / "fig3/selection/fixed.csv"
     own.parent.mkdir()
     own.write_text("model\n")
-    assert cli.run(import_released.main, again) == 1
-    assert str(own) in capsys.readouterr().err and not list(out.rglob("someone--else"))
-    own.unlink()
-    assert cli.run(import_released.main, again) == 0 and (out / "figures").exists()
+    next(iter(before)).write_text("cut")
+    assert cli.run(import_released.main, again) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*.csv")} == before | {own: b"model\n"}
+    assert (out / "figures").exists()
 
 
 def test_a_folder_without_the_files_names_the_missing_one(tmp_path, capsys):
@@ -264,9 +306,9 @@ def test_the_papers_rho_is_in_every_panel(published):
     expected = pd.read_csv(source / "correlations.csv", index_col="model")
     assert expected.shape == (8, 3)
     figures = {
-        "fig2_acc": dict(paper.figure2(out, "accuracy"))["fig2_accuracy_published"],
-        "fig2_mse": dict(paper.figure2(out, "mse"))["fig2_mse_published"],
-        "fig3_gain": dict(paper.figure3(out))["fig3_published"],
+        "fig2_acc": dict(scatter.figure2(out))["fig2_accuracy_published"],
+        "fig2_mse": dict(scatter.figure2(out))["fig2_mse_published"],
+        "fig3_gain": dict(scatter.figure3(out))["fig3_published"],
     }
     for column, figure in figures.items():
         panels = {axes.get_title(): axes for axes in figure.axes}

@@ -8,12 +8,12 @@ from scipy.linalg import eigh
 
 import cache
 import K_sweep
-from fig_plot import label_length
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import whiten
 from ntps.scores.subspaces import Perception
+from report import label_length
 from tests.fake_results import fake_grid
 from tests.tiny import tiny_world, world_flags
 

@@ -1,14 +1,14 @@
-"""The notebooks: pairs that agree, no outputs kept, and each runs on a small results folder, whole or with gaps."""
+"""The notebooks: each is what its entry of the gallery says, without outputs, and runs on a small results folder, whole or with gaps."""
 
 import re
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from fig_plot import render
+from fig_plot import gallery, notebook, render
 from ntps.run import cli
 from ntps.system import storage
 from tests.fake_results import fake_grid
@@ -17,26 +17,47 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "fig_plot").glob("*.ipynb"))
 
 
-def cells(notebook):
-    return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
-
-
-def test_every_notebook_is_rendered():
-    assert sorted(path.stem for path in NOTEBOOKS) == sorted(render.ALL)
+def test_every_entry_has_its_notebook():
+    assert sorted(path.stem for path in NOTEBOOKS) == sorted(gallery.FIGURES)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_and_its_text_agree_and_no_output_is_kept(path):
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    assert cells(notebook) == cells(jupytext.read(path.with_suffix(".py")))
-    for cell in notebook.cells:
+def test_a_notebook_is_what_its_entry_says_and_no_output_is_kept(path):
+    committed = nbformat.read(path, as_version=4)
+    nbformat.validate(committed)
+    assert committed == notebook.build(gallery.FIGURES[path.stem])
+    for cell in committed.cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None
             assert len(cell.source.splitlines()) <= 8  # the rest is in modules
-    assert [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])] == [
+    assert [cell.source for cell in committed.cells if "parameters" in cell.metadata.get("tags", [])] == [
         'RESULTS = os.environ.get("RESULTS", "../results")  # the folder that the scripts wrote to'
     ]
+
+
+def test_the_command_writes_the_committed_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "HERE", tmp_path)
+    assert cli.run(notebook.main, []) == 0
+    for path in NOTEBOOKS:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_new_figure_is_one_function_and_one_entry(tmp_path, monkeypatch):
+    def toy(folder):
+        figure = Figure(figsize=(3, 2))
+        figure.subplots().plot([0, 1])
+        yield "toy_line", figure
+
+    entry = gallery.Entry("toy", "A toy", "A line.", toy)
+    monkeypatch.setattr(gallery, "ENTRIES", (*gallery.ENTRIES, entry))
+    monkeypatch.setattr(gallery, "FIGURES", gallery.FIGURES | {"toy": entry})
+    monkeypatch.setattr(notebook, "HERE", tmp_path / "notebooks")
+    assert cli.run(notebook.main, []) == 0
+    cells = nbformat.read(tmp_path / "notebooks/toy.ipynb", as_version=4).cells
+    assert cells[0].source == "# A toy\nA line."
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    exec("\n".join(cell.source for cell in cells[1:]), {})
+    assert (tmp_path / "figures/toy_line.png").exists() and (tmp_path / "figures/toy_line.pdf").exists()
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +82,12 @@ FIGURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", render.ALL)
+@pytest.mark.parametrize("name", gallery.FIGURES)
 def test_each_notebook_runs_and_its_page_holds_its_figures(results, name):
     assert cli.run(render.main, [str(results), "--notebooks", name]) == 0
     page = (results / "figures" / f"{name}.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<img[^>]+data:image/png", page)) == FIGURES[name] and "Traceback" not in page
+    assert ("<table" in page) == (name == "table1")
     pictures = sorted(path.name for path in (results / "figures").glob(f"{name}*.png"))
     assert len(pictures) == FIGURES[name]
     assert all((results / "figures" / picture).with_suffix(".pdf").exists() for picture in pictures)

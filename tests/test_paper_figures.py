@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from fig_plot import beyond, paper
-from fig_plot.figures import model_order
+from fig_plot import gallery, scatter
+from fig_plot.kv_curves import kv_curves
+from fig_plot.layer_map import layer_map
 from fig_plot.relations import (
     FIXED,
     HELD_OUT,
@@ -19,6 +20,8 @@ from fig_plot.relations import (
     relation,
     score_grid,
 )
+from fig_plot.table1 import table1
+from fig_plot.tables import model_order
 from tests.fake_results import fake_grid
 from tests.test_figures import fake_pair
 
@@ -60,7 +63,7 @@ def test_as_the_paper_takes_the_largest_correlation(grid):
         layer, fraction = next(
             place
             for place, rho in every.items()
-            if f"layer {place[0]}, kv {place[1]:.0%}" == found.where[model]
+            if f"layer {place[0]}, kv {place[1]:.0%}" == found.taken[model]
         )
         assert every[layer, fraction] == pytest.approx(max(every.values()), abs=1e-4)
         own = found.of(model)
@@ -76,7 +79,7 @@ def test_fixed_is_the_last_layer_at_the_given_fraction(grid):
         assert found.of(model)["x"].to_dict() == expected
         rho = spearmanr([expected[t] for t in TEXTS], [-(1 - quality[model, t]) / 3 for t in TEXTS])[0]
         assert found.rho[model].rho == pytest.approx(rho)
-        assert "layer 3, kv 35%" == found.where[model] and "35%" in found.caption
+        assert "layer 3, kv 35%" == found.taken[model] and "35%" in found.caption
         ranks = found.ranks(model)  # less error is a higher rank
         assert ranks["y"].idxmax() == max(TEXTS, key=lambda t: quality[model, t])
 
@@ -123,7 +126,7 @@ def test_correlation_is_spearmans_and_undefined_where_it_is():
 
 def test_panels_say_rho_choice_and_reversal(grid):
     folder, _ = grid
-    figures = dict(paper.figure3(folder))
+    figures = dict(scatter.figure3(folder))
     assert list(figures) == ["fig3_as_the_paper", "fig3_fixed", "fig3_held_out"]
     for name, figure in figures.items():
         assert [axes.get_title() for axes in figure.axes] == ["qwen2-0.5b", "qwen2-1.5b"]
@@ -138,7 +141,7 @@ def test_panels_say_rho_choice_and_reversal(grid):
 
 def test_table1_has_both_accuracies(grid):
     folder, quality = grid
-    table = paper.table1(folder)
+    table = table1(folder)
     assert list(table.columns.get_level_values(0).unique()) == ["qwen2-0.5b", "qwen2-1.5b"]
     assert table.loc["imdb", ("qwen2-0.5b", "linear probe on the frozen model")] == pytest.approx(
         quality["qwen2-0.5b", "imdb"] - 0.05
@@ -147,7 +150,7 @@ def test_table1_has_both_accuracies(grid):
 
 def test_the_map_shows_the_correlation_at_every_place(grid):
     folder, quality = grid
-    figure = beyond.correlation_map(folder)
+    figure = layer_map(folder)
     image = figure.axes[0].images[0].get_array()
     assert image.shape == (4, 19)
     cells = values_of(folder, "qwen2-0.5b")[2, 0.15]
@@ -157,7 +160,7 @@ def test_the_map_shows_the_correlation_at_every_place(grid):
 
 def test_kv_panels_draw_ntps_and_the_difference_to_shuffled_labels(tmp_path):
     arrays = fake_pair(tmp_path, "m", "text")
-    left, right = beyond.kv_figure(tmp_path).axes
+    left, right = kv_curves(tmp_path).axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), arrays["ntps"][2, 0])
     difference = arrays["ntps"][2, 0] - arrays["null"][2, 0].mean(0)
     np.testing.assert_allclose(right.lines[0].get_ydata(), difference)
@@ -172,12 +175,13 @@ def test_missing_values_are_named_with_their_command(tmp_path):
     (tmp_path / "ntps/m/imdb.csv").unlink()
     table = tmp_path / "ntps/m/sst2.csv"
     pd.read_csv(table).assign(ntps=math.nan).to_csv(table, index=False)
-    _, fixed, _ = (figure for _, figure in paper.figure3(tmp_path))
+    _, fixed, _ = (figure for _, figure in scatter.figure3(tmp_path))
     first, second = fixed.axes
     assert "n = 5" in texts_of(first) and "missing: 3 6" in texts_of(first)
     assert "lora_finetuning.py" in texts_of(second) and second.patch.get_hatch()
     caption = fixed._supxlabel.get_text().replace("\n", " ")
-    assert "--models m --datasets imdb sst2" in caption and "--models other --datasets amazon3" in caption
+    assert "Missing: NTPS of 2 pairs (cache.py, K_sweep.py)." in caption and "python" not in caption
+    assert "Missing: LoRA gain of 7 pairs (linear_training.py, lora_finetuning.py)." in caption
     assert not any("nan" in texts_of(axes) for axes in fixed.axes)
 
 
@@ -189,20 +193,11 @@ def test_all_figures_at_all_sizes(tmp_path, models, texts):
     if models == 8:  # scores of some only
         for model, text in (("m0", "t0"), ("m0", "t1"), ("m0", "t2"), ("m1", "t0")):
             fake_pair(tmp_path, model, text)
-    figures = [
-        *paper.figure2(tmp_path, "accuracy"),
-        *paper.figure2(tmp_path, "mse"),
-        *paper.figure3(tmp_path),
-    ]
-    drawn = [figure for _, figure in figures] + [paper.table1_figure(tmp_path), beyond.kv_figure(tmp_path)]
-    drawn += [
-        beyond.correlation_map(tmp_path),
-        beyond.retention_figure(tmp_path),
-        beyond.accuracy_mse_figure(tmp_path),
-    ]
-    for figure in drawn:
+    figures = [(entry.name, figure) for entry in gallery.ENTRIES[1:] for _, figure in entry.draw(tmp_path)]
+    assert len(figures) == 6 + 3 + 1 + 2 + 1 + 1 + 1
+    for name, figure in figures:
         panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-        assert len(panels) == max(1, models) * (2 if len(panels) == 2 * models and figure is drawn[-4] else 1)
+        assert len(panels) == max(1, 2 * texts if name == "kv_curves" else models)
         figure.draw_without_rendering()
         assert 2 < figure.get_figwidth() <= 7.2 and figure.get_figheight() < 11
 

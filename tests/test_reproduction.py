@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fig_plot import reproduction
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import storage
+from report import facts, reproduction
+from report.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results" / "mini"
@@ -18,7 +19,7 @@ REPORT = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 
 
 def test_report_and_readme_are_what_the_tables_say():
-    assert reproduction.filled(TEMPLATE, reproduction.facts(TABLES)) == REPORT
+    assert reproduction.filled(TEMPLATE, reproduction.all_facts(TABLES)) == REPORT
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert reproduction.with_short(readme, REPORT) == readme
 
@@ -34,15 +35,15 @@ def test_another_table_makes_another_report(tmp_path):
         storage.write_text(
             tmp_path / "selection" / f"{name}.csv", table.assign(**(table[numbers] / 2)).to_csv()
         )
-    own, other = (reproduction.correlations(reproduction.Tables(path)) for path in (TABLES, tmp_path))
+    own, other = (facts.correlations(Tables(path)) for path in (TABLES, tmp_path))
     for name in ("fixed", "p", "itself", "heldout", "gap"):
         assert own[f"probe_accuracy.{name}"] != other[f"probe_accuracy.{name}"]
 
 
 def test_a_held_out_correlation_without_an_interval_is_shown_alone():
-    assert reproduction.held_out(pd.Series({"heldout": 0.5})) == "0.50"
+    assert facts.held_out(pd.Series({"heldout": 0.5})) == "0.50"
     whole = pd.Series({"heldout": 0.5, "heldout_low": 0.25, "heldout_high": 0.75})
-    assert reproduction.held_out(whole) == "0.50 [0.25, 0.75]"
+    assert facts.held_out(whole) == "0.50 [0.25, 0.75]"
 
 
 def test_a_name_that_no_table_supplies_is_an_error():

@@ -30,12 +30,12 @@ def dashed(axes):
     return [line.get_xydata() for line in axes.lines if line.get_linestyle() == "--"]
 
 
-def test_the_line_divides_the_groups_that_were_asked_for(tmp_path):
-    write(tmp_path, "asked", PLACES, ["Joy", "Sad"])
+def test_the_line_divides_the_requested_groups(tmp_path):
+    write(tmp_path, "a_pair", PLACES, ["Joy", "Sad"])
     write(tmp_path, "bare", PLACES)
     tables = load_words(tmp_path)
     figure = word_figure(tables)
-    for number, (dataset, pair) in enumerate({"asked": ("Joy", "Sad"), "bare": ("_first", "Joy")}.items()):
+    for number, (dataset, pair) in enumerate({"a_pair": ("Joy", "Sad"), "bare": ("_first", "Joy")}.items()):
         table = tables["m", dataset]
         for axes, space in zip(figure.axes[2 * number :], "UV"):
             own = table[table["space"] == space]

@@ -1,6 +1,6 @@
 """What the labels add to shuffled ones: where the length of U lies, and how much of the added signal V keeps.
 
-    python -m fig_plot.label_length results/mini-run --models smollm2-135m --output results/mini/label_length.csv
+    python -m report.label_length results/mini-run --models smollm2-135m --output results/mini/label_length.csv
 
 M = Q diag(lambda) Q^T, lambda ascending: share = sum of (Q^T U)^2 over the first half of the rows, over ||U||_F^2, at each
 pair's best layer, for the labels and (mean) for the shuffled ones. U^T M U = I, so a column is long where lambda is small:
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fig_plot.figures import at_tenth, load_scores
+from fig_plot.tables import at_tenth, load_scores
 from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR, best_rows, only
 from ntps.run import cli
@@ -44,9 +44,8 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         small = torch.linalg.eigh(M).eigenvectors[:, : len(M) // 2]
         nulls = [share(U, small) for U in solved.task.shuffled(shuffled).unbind(1)] if len(shuffled) else []
         null = sum(nulls) / len(nulls) if nulls else float("nan")
-        rows.append(
-            (model, dataset, int(layer), share(solved.task.U, small), null, *added_signal(solved, int(kv)))
-        )
+        own = share(solved.task.U, small)
+        rows.append((model, dataset, int(layer), own, null, *added_signal(solved, int(kv))))
     table = pd.DataFrame(rows, columns=[*PAIR, "layer", "labels", "shuffled", "added", "added_kept"])
     path = Path(output or folder / "label_length.csv")
     storage.write_text(path, table.to_csv(index=False, float_format="%.5f"))

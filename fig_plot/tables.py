@@ -1,0 +1,79 @@
+"""What the figures and the summary read from a results folder: scores, curves, best layers.
+
+A pair is (model, dataset), named as the files are.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
+
+from ntps.errors import UserError
+from ntps.results.tables import best_rows, read_tables
+from ntps.system import storage
+
+Pair = tuple[str, str]
+Curves = Mapping[str, np.ndarray]
+
+DESCENDING = 0  # place of the paper's order in the curves
+USED = (
+    "layer order rule fraction kv ntps chance chance_std null_mean null_std p_value retention retention_null "
+    "rank_unstable n_texts"
+).split()  # columns of the scores that a figure or the summary reads
+
+
+def load_scores(folder: str | Path) -> pd.DataFrame:
+    """Every row of FOLDER/ntps/MODEL/DATASET.csv; UserError with the commands that make them if there is none."""
+    table = read_tables(folder, "ntps", USED)
+    if table.empty:
+        raise UserError(f"no scores in {folder}: {remedy(folder)}")
+    return table
+
+
+def best_layers(folder: str | Path) -> dict[Pair, int]:
+    """The layer whose ridge probe has the lowest generalized cross-validation error, of each pair that has one."""
+    best = best_rows(folder)
+    return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
+
+
+def curve_files(folder: str | Path) -> dict[Pair, Path]:
+    """The file of curves of each pair that has one."""
+    end = ".curves.safetensors"
+    paths = sorted((Path(folder) / "ntps").glob(f"*/*{end}"))
+    return {(path.parent.name, path.name.removesuffix(end)): path for path in paths}
+
+
+def load_curves(path: Path) -> Curves:
+    """One pair over every kv: ntps, retention (layer, order, kv), null (layer, order, R, kv), layers (layer,)."""
+    storage.read_provenance(path, "scores")  # refuses a file that is cut short or not ours
+    return load_file(path)
+
+
+def remedy(folder: str | Path, model: str = "MODEL", dataset: str = "DATASET") -> str:
+    """The commands that make the results of a pair."""
+    flags = f"--models {model} --datasets {dataset} --output {folder}"
+    return f"run python cache.py {flags} and then python K_sweep.py {flags}"
+
+
+def at_tenth(scores: pd.DataFrame) -> pd.DataFrame:
+    """The headline's rows: ku = rank of the labels, kv = d/10, the paper's order."""
+    rows = (scores["order"] == "descending") & (scores["rule"] == "task_rank") & scores["fraction"].isna()
+    return scores[rows]
+
+
+def gain(curves: Curves) -> np.ndarray:
+    """NTPS minus its mean over shuffled labels, (layer, kv): what the labels add. All NaN without shuffles."""
+    ntps, null = curves["ntps"][:, DESCENDING], curves.get("null")
+    return ntps - null[:, DESCENDING].mean(1) if null is not None and null.shape[2] else ntps * math.nan
+
+
+def model_order(name: str) -> tuple[str, float, str]:
+    """Sorts models by family and then by size, where the name has one (qwen2-0.5b before qwen2-7b)."""
+    size = re.match(r"(.*?)(\d+(?:\.\d+)?)([mb])\b", name, re.IGNORECASE)
+    if not size:
+        return name, 0.0, name
+    return size[1], float(size[2]) * (1e3 if size[3].lower() == "b" else 1), name

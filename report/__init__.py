@@ -1,0 +1,1 @@
+"""The reproduction report, from the tables of a results folder."""

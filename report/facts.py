@@ -1,0 +1,417 @@
+"""Everything that the report says in numbers, by name: a function for each subject. Figure 1: report/published.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from fig_plot.relations import correlation
+from fig_plot.tables import at_tenth
+from ntps.evaluation.comparison import reading
+from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples
+from ntps.results.tables import PAIR
+from ntps.system import storage
+from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
+
+Z = float(norm.ppf((1 + LEVEL) / 2))
+SEEN = {"holds": "is seen here", "reversed": "is reversed here", "cannot tell": "is not seen here"}
+Columns = Mapping[str, tuple[str, Callable[[Any], str]]]  # heading: column, and how its values are written
+
+
+# --- numbers in words ----------------------------------------------------------------------------------------------
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table of strings."""
+    head = [list(table.columns), ["---"] * len(table.columns)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [*head, *table.itertuples(index=False)])
+
+
+def written(table: pd.DataFrame, columns: Columns) -> str:
+    """A Markdown table of the index and of some columns."""
+    cells = {head: [write(value) for value in table[column]] for head, (column, write) in columns.items()}
+    return markdown(pd.DataFrame({"data set": table.index, **cells}))
+
+
+whole, tenths = "{:.0f}".format, "{:.1f}".format
+
+
+def three(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
+
+
+def two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{two(low)}, {two(high)}]"
+
+
+def rho(row: pd.Series[float]) -> str:
+    return two(row["rho"]) + interval(row["low"], row["high"])
+
+
+def held_out(row: pd.Series[float]) -> str:
+    return two(row["heldout"]) + interval(row.get("heldout_low", math.nan), row.get("heldout_high", math.nan))
+
+
+def related(table: pd.DataFrame, x: str, y: str, groups: pd.Series[str]) -> str:
+    """Spearman's rho of two columns over the groups' means."""
+    means = table.groupby(groups)[[x, y]].mean()
+    return str(correlation(means[x].to_numpy(), means[y].to_numpy())).replace("-", "−")
+
+
+def with_null(row: Any, score: str) -> str:
+    """A score, its permutation null, and p."""
+    if score == "ntps":
+        null, p = f"{three(row['null_mean'])} ± {three(row['null_std'])}", row["p_value"]
+    else:
+        null, p = three(row["retention_null"]), row["retention_p_value"]
+    return f"{three(row[score])} ({null}; p {p:.2f})"
+
+
+def add_nulls(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with both scores as `with_null` writes them, in ntps_text and retention_text."""
+    rows = [row for _, row in table.iterrows()]
+    ntps, retention = ([with_null(row, score) for row in rows] for score in ("ntps", "retention"))
+    return table.assign(ntps_text=ntps, retention_text=retention)
+
+
+NULLS: Columns = {
+    "NTPS (permutation null; p)": ("ntps_text", str),
+    "retention (permutation null; p)": ("retention_text", str),
+}
+ACCURACIES: Columns = {
+    "classes": ("classes", whole),
+    "tokens": ("tokens_per_text", tenths),
+    "majority": ("majority", three),
+    "probe, best layer": ("probe_accuracy", three),
+    "head, last layer": ("linear_accuracy", three),
+    "LoRA": ("lora_accuracy", three),
+    "gain": ("lora_gain", three),
+    "gain over the head": ("lora_gain_linear", three),
+    "from scratch": ("scratch_accuracy", three),
+}
+SCORES: Columns = {
+    "n/d": ("n_over_d", tenths),
+    "layer": ("layer", whole),
+    **NULLS,
+    "its error": ("retention_se", three),
+    "held-out skill of the probe": ("heldout_skill_full", three),
+}
+COMPARED = {"ntps": "NTPS", "retention": "retention", "heldout_skill_full": "held-out skill", "probe_accuracy": "probe accuracy"}  # fmt: skip
+SIZES: Columns = {
+    "texts": ("n_texts", whole),
+    "n/d": ("n_over_d", two),
+    **NULLS,
+    "adjusted retention": ("retention_adjusted", three),
+}
+
+
+# --- scores and accuracies --------------------------------------------------------------------------------------------
+
+
+def correlations(tables: Tables) -> Facts:
+    """NTPS with every target: TARGET.fixed, .p, .reading, .seen; chosen: .itself, .itself_p, .heldout, .heldout_reading, .gap."""
+    fixed, choices = tables.selection["fixed"], tables.selection["choices"]
+    facts: Facts = {}
+    for target in fixed["target"].unique():
+        row, choice = one(fixed, score="ntps", target=target), one(choices, procedure="ntps", target=target)
+        verdict = str(row["reading"])
+        values = {
+            "fixed": rho(row), "p": two(row["p"]), "reading": verdict, "seen": SEEN[verdict.split(":")[0]],
+            "groups": whole(row["n_groups"]), "itself": two(choice["itself"]), "itself_p": two(choice["itself_p"]),
+            "heldout": held_out(choice), "heldout_reading": str(choice["reading"]), "gap": two(choice["gap"]),
+        }  # fmt: skip
+        facts |= {f"{target}.{name}": value for name, value in values.items()}
+    return facts
+
+
+def datasets(tables: Tables) -> Facts:
+    """The two tables of data sets, and on how many of them a score is significantly above its permutation null."""
+    pairs = by_dataset(tables.pairs)
+    best = add_nulls(by_dataset(tables.best).loc[pairs.index])
+    last = tables.last.assign(accuracy=pairs["probe_accuracy"])
+    commonsense = best.loc["commonsense_pypi"]
+    return {
+        "table.accuracies": written(pairs, ACCURACIES),
+        "table.scores": written(best, SCORES),
+        "datasets": str(len(pairs)),
+        "ntps.with_null": related(best, "ntps", "null_mean", pairs["group"]),
+        "ntps.last": related(last, "ntps", "accuracy", pairs["group"]),
+        "ntps.significant": str((best["p_value"] <= 0.05).sum()),
+        "retention.significant": str((best["retention_p_value"] <= 0.05).sum()),
+        "ntps.below": str((best["ntps"] < best["null_mean"]).sum()),
+        "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
+        "chance": three(best["chance"].median()),
+        "gain.over_probe": three(pairs["lora_gain"].mean()),
+        "gain.over_head": three(pairs["lora_gain_linear"].mean()),
+        "commonsense.scores": f"NTPS {with_null(commonsense, 'ntps')}, retention {with_null(commonsense, 'retention')}",
+        "commonsense.skill": three(commonsense["heldout_skill_full"]),
+    }
+
+
+def compared(tables: Tables) -> Facts:
+    """How each score orders the data sets by probe accuracy and by gain: fixed beforehand, and chosen on other data sets."""
+    facts: Facts = {}
+    columns: dict[str, dict[str, str]] = {}
+    for target, name in (("probe_accuracy", "probe accuracy"), ("lora_gain", "LoRA's gain")):
+        fixed, choices, comparisons = (
+            table[table["target"] == target] for table in tables.selection.values()
+        )
+        chosen = choices.set_index("procedure")
+        by_rho = fixed.sort_values("rho", ascending=False)
+        columns[f"{name}: fixed beforehand"] = at_fixed = {
+            row["score"]: rho(row) for _, row in by_rho.iterrows()
+        }
+        columns[f"{name}: held out"] = out = {str(score): held_out(row) for score, row in chosen.iterrows()}
+        facts |= {f"{target}.{score}": text for score, text in at_fixed.items()}
+        facts |= {f"{target}.{score}.heldout": text for score, text in out.items()}
+        readings = comparisons[comparisons["basis"] == "fixed"]["reading"]
+        better = readings[readings.str.endswith("is better")].str.removesuffix(" is better")
+        facts[f"{target}.better"] = ", ".join(better[better != "ntps"]) or "none"
+        held = chosen.drop(index=["any", "nested"], errors="ignore")["heldout"]
+        facts[f"{target}.best"] = f"{held.idxmax()} ({two(held.max())})"
+    table = pd.DataFrame(columns).fillna("-")
+    order = list(columns["probe accuracy: fixed beforehand"])
+    table = table.loc[order + [name for name in table.index if name not in order]]
+    return facts | {"table.compared": markdown(table.reset_index(names="score"))}
+
+
+def released(tables: Tables) -> Facts:
+    """What the released code's choices change, where the same data sets show it."""
+    pairs, table = of_model(tables.pairs), of_model(tables.scores)
+    fixed = of_model(pd.read_csv(tables.folder / "selection_released" / "fixed.csv"))
+    facts = {f"released.{t}": rho(one(fixed, target=t, score="ntps")) for t in fixed["target"].unique()}
+
+    def from_label_free(order: str, rule: str) -> str:
+        rows = table[(table["order"] == order) & (table["rule"] == rule)]
+        return f"{(rows['ntps'] - rows['label_free']).abs().median():.1e}"
+
+    return facts | {
+        "released.label_free": from_label_free("released", "fraction"),
+        "released.label_free_ours": from_label_free("descending", "task_rank"),
+        "released.perfect": str((pairs["probe_train_accuracy"] >= 0.99).sum()),
+        "released.train": three(pairs["probe_train_accuracy"].mean()),
+        "released.test": three(pairs["probe_accuracy"].mean()),
+    }
+
+
+def gains(tables: Tables) -> Facts:
+    """The calibration of the gain."""
+    fit = json.loads((tables.folder / "gain.json").read_text(encoding="utf-8"))["fit"]
+    errors = {name: three(error) for name, error in fit["errors_of_baselines"].items()}
+    return {
+        "gain.held_out": three(fit["held_out_error"]),
+        "gain.mean": errors["mean gain"],
+        "gain.p": two(fit["p"]),
+        "gain.errors": ", ".join(f"{name} {error}" for name, error in errors.items()),
+        "gain.usable": "usable" if fit["usable"] else "not usable",
+        "gain.why": fit["why"] or "it beats the mean gain",
+    }
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def random_model(tables: Tables) -> Facts:
+    """Trained against random weights, each at its own best layer, on the data sets that have both."""
+    best = tables.best.merge(tables.pairs[[*PAIR, "probe_accuracy"]], "left", PAIR)
+    other = by_dataset(best, RANDOM)
+    own = by_dataset(best).loc[other.index]
+    both = own.join(other, rsuffix="_random")
+    columns: Columns = {
+        f"{name}: {what}": (column + end, three)
+        for column, name in COMPARED.items()
+        for what, end in (("trained", ""), ("random", "_random"))
+    }
+    facts = {
+        f"random.{column}": f"{(own[column] > other[column]).sum()} of {len(other)}" for column in COMPARED
+    }
+    return facts | {"table.random": written(both, columns), "random.datasets": str(len(other))}
+
+
+def sizes(tables: Tables) -> Facts:
+    """Scores of the same data sets, read in different numbers of texts, at the layer that is best with the reference number."""
+    layers = by_dataset(tables.best)["layer"]
+    others = [tables.below(path.name) for path in sorted(tables.folder.glob("texts-*"))]
+    tenths = [of_model(at_tenth(here.scores)) for here in (tables, *others)]
+    varied = set(pd.concat(tenths[1:])["dataset"])
+    table = pd.concat(tenths)
+    table = table[table["dataset"].isin(varied) & (table["layer"] == table["dataset"].map(layers))]
+    table = table.sort_values(["dataset", "n_texts"])
+    facts = {"table.sizes": written(add_nulls(table.set_index("dataset")), SIZES)}
+    for name, part in table.groupby("dataset"):
+        ends = part.iloc[[0, -1]]
+        few, many = (f"{three(ntps)} with {n:.0f} texts" for ntps, n in zip(ends["ntps"], ends["n_texts"]))
+        facts[f"sizes.{name}"] = f"{few} and {many}"
+    return facts
+
+
+def bounds(tables: Tables) -> Facts:
+    """How often lower <= excess <= upper, and how far apart they are."""
+    table = tables.scores.dropna(subset=["excess", "excess_lower", "excess_upper"])
+    slack = 1e-9 * table["excess_upper"].abs()
+    inside = table["excess"].between(table["excess_lower"] - slack, table["excess_upper"] + slack)
+    tight = table.dropna(subset=["excess_lower_tight", "excess_upper_tight"])
+    tight = tight.query("excess_lower_tight > 0 and excess_lower > 0")
+    return {
+        "bounds.inside": f"{inside.sum()} of {len(table)}",
+        "bounds.width": f"{(tight['excess_upper'] / tight['excess_lower']).median():.1e}",
+        "bounds.tight_width": f"{(tight['excess_upper_tight'] / tight['excess_lower_tight']).median():.1e}",
+        "bounds.upper": whole((tight["excess_upper"] / tight["excess"]).median()),
+    }
+
+
+def label_length(tables: Tables) -> Facts:
+    """The ranges over data sets of the share of ||U||^2 in the half of the directions with the least variance; what labels add."""
+    table = pd.read_csv(tables.folder / "label_length.csv").set_index("dataset")
+    null = by_dataset(tables.best)["retention_null"]
+    facts = {
+        f"length.{name}": f"{table[name].min():.0%} to {table[name].max():.0%}"
+        for name in ("labels", "shuffled")
+    }
+    for name, added, kept in zip(table.index, table["added"], table["added_kept"]):
+        facts[f"added.{name}"], facts[f"kept.{name}"] = three(added), f"{kept:.0%}"
+        facts[f"kept.shuffled.{name}"] = f"{null[name]:.0%}"
+    clear = table[table["added"] > table.loc["privacyqa", "added"]]["added_kept"]
+    return facts | {
+        "kept.others": f"{clear.min():.0%} to {clear.max():.0%}",
+        "kept.datasets": str(len(clear)),
+    }
+
+
+def run_again(tables: Tables) -> Facts:
+    """Differences between two runs of the same data sets, beside the standard errors."""
+    both = tables.best.merge(tables.below("rerun").best, "inner", PAIR, suffixes=("", "_again"))
+
+    def twice(score: str) -> list[str]:
+        parts = zip(both[score], both[f"{score}_again"], both[f"{score}_se"])
+        return [
+            f"{three(first)} and {three(second)} (error {three(error)})" for first, second, error in parts
+        ]
+
+    table = {
+        "data set": both["dataset"],
+        "layer": [f"{one:.0f} and {two:.0f}" for one, two in zip(both["layer"], both["layer_again"])],
+        "NTPS": twice("ntps"),
+        "retention": twice("retention"),
+        "largest difference": [f"{d:.0e}" for d in (both["ntps"] - both["ntps_again"]).abs()],
+    }
+    return {"table.rerun": markdown(pd.DataFrame(table))}
+
+
+def lora_again(tables: Tables) -> Facts:
+    """LoRA's accuracies by seed, in another run and in another precision."""
+
+    def accuracies(run: str) -> dict[str, list[float]]:
+        table = tables.below(run).final_tests("lora_finetuning")
+        return {str(name): list(own) for name, own in table.groupby("dataset")["accuracy"]}
+
+    first, again, exact = map(accuracies, ("", "rerun", "float32"))
+    seeds = {
+        "data set": list(first),
+        "LoRA, by seed": [", ".join(map(three, values)) for values in first.values()],
+        "again": [", ".join(map(three, again.get(name, []))) or "-" for name in first],
+    }
+    variances = [np.var(values, ddof=1) for values in first.values() if len(values) > 1]
+    precise = [f"{n}: {three(v[0])} in float32, {three(first[n][0])} in bfloat16" for n, v in exact.items()]
+    return {
+        "table.seeds": markdown(pd.DataFrame(seeds)),
+        "seeds.error": three(math.sqrt(np.mean(variances))) if variances else "-",
+        "precision": "; ".join(precise),
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def mean_difference(change: pd.Series[float], groups: pd.Series[str]) -> tuple[str, str]:
+    """A mean over independent groups of data sets with its bootstrap interval, and the verdict."""
+    values = change.dropna().groupby(groups).mean().to_numpy()
+    drawn = values[resamples(len(values), 2000, 42)].mean(1)
+    low, high = percentile_interval(float(values.mean()), drawn, len(values))
+    return f"{values.mean():+.3f}".replace("-", "−") + interval(low, high), reading(len(values), low, high)
+
+
+def after_lora(tables: Tables) -> Facts:
+    """Before and after, at each one's best layer and at the last layer."""
+    adapted, groups = tables.below("after_lora"), by_dataset(tables.pairs)["group"]
+    after = adapted.best.set_index("dataset")
+    before = by_dataset(tables.best).loc[after.index]
+    last, last_before = adapted.last.loc[after.index], tables.last.loc[after.index]
+    changes = {f"after.{n}": after[n] - before[n] for n in ("ntps", "retention", "null_lift", "gcv_skill")}
+    changes |= {f"after.last.{n}": last[n] - last_before[n] for n in ("ntps", "retention", "null_lift")}
+    facts: Facts = {}
+    for name, change in changes.items():
+        facts[name], facts[f"{name}.reading"] = mean_difference(change, groups)
+        facts[f"{name}.up"] = f"{(change > 0).sum()} of {len(change)}"
+
+    def arrows(column: str, write: Callable[[Any], str] = three) -> list[str]:
+        return [f"{write(a)} → {write(b)}" for a, b in zip(before[column], after[column])]
+
+    columns = {
+        "data set": after.index,
+        "NTPS": arrows("ntps"),
+        "retention": arrows("retention"),
+        "probe's skill": arrows("gcv_skill"),
+        "permutation null of NTPS": arrows("null_mean"),
+        "layer": arrows("layer", str),
+        "NTPS, last layer": [f"{three(a)} → {three(b)}" for a, b in zip(last_before["ntps"], last["ntps"])],
+    }
+    return facts | {"table.after": markdown(pd.DataFrame(columns))}
+
+
+def from_scratch(tables: Tables) -> Facts:
+    """The probe and the head against training from scratch, each difference judged by its standard error."""
+    pairs = of_model(tables.pairs).dropna(subset=["scratch_accuracy"])
+    n = tables.final_tests("from_scratch").groupby("dataset")["n"].max()
+    rows, outcomes = [], []
+    for _, pair in pairs.iterrows():
+        row = {"data set": pair["dataset"], "from scratch": three(pair["scratch_accuracy"])}
+        for name, column in (("probe", "probe_accuracy"), ("head", "linear_accuracy")):
+            outcome = beats(pair[column], pair["scratch_accuracy"], n[pair["dataset"]])
+            row[name] = f"{three(pair[column])} ({outcome})"
+            outcomes.append(f"{name} {outcome}")
+        rows.append(row)
+    counts = pd.Series(outcomes, dtype=str).value_counts()
+    return {
+        "table.scratch": markdown(pd.DataFrame(rows)),
+        "scratch.outcomes": "; ".join(f"the {name} on {count}" for name, count in sorted(counts.items())),
+        "scratch.datasets": str(len(pairs)),
+    }
+
+
+def beats(accuracy: float, scratch: float, n: int) -> str:
+    """Whether an accuracy is above another, both of n test texts: by the binomial error of their difference."""
+    error = math.sqrt(sum(p * (1 - p) for p in (accuracy, scratch)) / n)
+    z = (accuracy - scratch) / max(error, 1e-9)
+    return "beats it" if z > Z else "loses" if z < -Z else "matches"
+
+
+def settings(tables: Tables) -> Facts:
+    """What the runs used, from the provenance of their tables."""
+
+    def used(kind: str, table: str) -> dict[str, Any]:
+        return storage.read_provenance(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
+
+    lora, scratch = (used("accuracy", f"accuracy/{method}") for method in ("lora_finetuning", "from_scratch"))
+    scores = used("scores", "ntps")["train"]
+    seeds = tables.final_tests("lora_finetuning").groupby("dataset")["seed"].nunique()
+    facts = {
+        "limit": str(lora["limit"]), "max_length": str(lora["max_length"]), "lora.dtype": lora["dtype"],
+        "permutations": str(scores["label_permutations"]), "partitions": str(scores["partitions"]),
+        "lora.seeds": " to ".join(map(str, sorted({seeds.min(), seeds.max()}))), "scratch.seeds": str(len(scratch["seeds"])),
+    }  # fmt: skip
+    for name in ("max_steps", "batch_size", "learning_rate", "lora_dropout"):
+        facts[f"lora.{name}"] = f"{lora['settings'][name]:g}"
+    for name in ("max_steps", "batch_size"):
+        facts[f"scratch.{name}"] = f"{scratch['settings'][name]:g}"
+    return facts

@@ -1,0 +1,80 @@
+"""docs/reproduction.md, its figure, and the same few sentences in README.md, from the tables of results/mini.
+
+    python -m report.reproduction
+    python -m report.reproduction --published results/released     # first: statistics of an import of the published values
+
+Every number comes from a table: reproduction.template.md holds the words, and {{name}} in it is an entry of `all_facts`.
+The first lines of the report, between <!-- short --> and <!-- /short -->, are put between the same marks in README.md.
+A verdict is that of the 90 % interval: *holds* if all of it lies on the claim's side of 0, *reversed* if on the other,
+*cannot tell* otherwise.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from fig_plot.figures import save
+from ntps.errors import UserError
+from ntps.run import cli
+from ntps.system import storage
+from report import facts
+from report.published import published, words, write_published
+from report.reproduction_figure import report_figure
+from report.tables import Facts, Tables
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = Path(__file__).with_name("reproduction.template.md")
+SHORT = re.compile(r"(<!-- short -->\n).*?(<!-- /short -->)", re.DOTALL)
+PARTS = (
+    facts.correlations, facts.datasets, facts.compared, facts.released, facts.gains, facts.random_model, facts.sizes,
+    facts.bounds, facts.label_length, facts.run_again, facts.lora_again, facts.after_lora, facts.from_scratch, facts.settings,
+    words, published,
+)  # fmt: skip
+
+
+def main(folder: str = "results/mini", published: str | None = None, docs: str = "docs") -> int:
+    """Write the report.
+
+    Args:
+        folder: the tables that `make mini` leaves, and those of its controls below it
+        published: of fig_plot/import_released.py, with ntps.selection and ntps.gain run on its folders: only write
+            their statistics beside FOLDER, into published/
+        docs: where reproduction.md and reproduction.png go
+    """
+    tables = Path(folder)
+    if published is not None:
+        write_published(Path(published), tables.with_name("published"))
+        return 0
+    page = Path(docs) / "reproduction.md"
+    text = filled(TEMPLATE.read_text(encoding="utf-8"), all_facts(tables))
+    storage.write_text(page, text)
+    (picture,) = save(report_figure(tables), page.with_suffix(""), ["png"])
+    readme = ROOT / "README.md"
+    storage.write_text(readme, with_short(readme.read_text(encoding="utf-8"), text))
+    print(f"wrote {page}, {picture} and the short version in {readme.name}")
+    return 0
+
+
+def all_facts(folder: Path) -> Facts:
+    """Everything that the report says in numbers, by name."""
+    tables = Tables(folder)
+    return {name: value for part in PARTS for name, value in part(tables).items()}
+
+
+def filled(template: str, known: Facts) -> str:
+    """The template with every {{name}} replaced; UserError for a name that is not known."""
+    if unknown := {name for name in re.findall(r"\{\{(.*?)\}\}", template) if name not in known}:
+        raise UserError(f"{TEMPLATE.name}: no fact {', '.join(sorted(unknown))}")
+    return re.sub(r"\{\{(.*?)\}\}", lambda match: known[match[1]], template)
+
+
+def with_short(readme: str, report: str) -> str:
+    """README with the report's short version, its links made those of the top folder."""
+    short = SHORT.search(report)
+    if short is None or not SHORT.search(readme):
+        raise UserError("<!-- short --> ... <!-- /short --> is missing in README.md or the template")
+    return SHORT.sub(lambda _: short[0].replace("](", "](docs/"), readme)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
