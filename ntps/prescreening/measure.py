@@ -198,8 +198,7 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
         lack = "no calibration file" if path is None else "it predicts accuracies, and the labels are numbers"
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
-        known = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        gain = Calibration(path).predict(known | {"probe_accuracy": row["accuracy"]}, row["model"])
+        gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])
     return dict(zip(OF_GAIN, astuple(gain)))
 
 
