@@ -1,6 +1,7 @@
 """What README.md says that commands print, from those commands: python -m report.readme (make readme; minutes).
 
-A block `<!-- prints: COMMAND --> ... <!-- /prints -->` is given the table that the command prints, and what follows it.
+A block `<!-- prints: COMMAND --> ... <!-- /prints -->` is given the table that the command prints, and what follows it up
+to the names of the files that it wrote.
 """
 
 import re
@@ -43,7 +44,7 @@ def printed(command: str) -> str:
     table = TABLE.search(done.stdout)
     if done.returncode or table is None:
         raise UserError(f"{command} prints no table (exit code {done.returncode})")
-    return done.stdout[table.start() :].rstrip()
+    return done.stdout[table.start() :].split("\nwrote ")[0].rstrip()
 
 
 def indented(text: str) -> str:

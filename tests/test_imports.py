@@ -19,7 +19,9 @@ def loaded(code: str) -> set[str]:
 
 
 def test_scores_need_no_transformers():
-    names = loaded("import ntps, ntps.scores.table, ntps.scores.registry, ntps.scores.words; ntps.layer_scores")
+    names = loaded(
+        "import ntps, ntps.scores.table, ntps.scores.registry, ntps.scores.words; ntps.layer_scores"
+    )
     assert "torch" in names and not names & {"transformers", "datasets", "pandas"}
 
 
