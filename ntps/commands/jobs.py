@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ntps.accuracies.registry import METHODS
-from ntps.commands.outline import Outline
-from ntps.commands.plan import Plan, plan_pair
+from ntps.commands.plan import Outline, Plan, plan_pair
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.run.cli import flags_of
