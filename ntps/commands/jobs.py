@@ -106,6 +106,5 @@ class Grid:
             # weights pass through the machine's memory, and so do the moments when they are written
             memory = plan.memory if device == "cpu" else 2 * plan.weights + plan.sums
             seconds = plan.seconds(FLOPS[device], device)
-        memory, minutes = (HOST + 1.2 * memory) / 1e6, (START + seconds) / 60
-        gpu = gpus if device == "cuda" else 0
-        return {"mem_mb": math.ceil(memory / 1000) * 1000, "runtime": math.ceil(minutes), "gpu": gpu}
+        gigabytes, minutes = math.ceil((HOST + 1.2 * memory) / 1e9), math.ceil((START + seconds) / 60)
+        return {"mem_mb": gigabytes * 1000, "runtime": minutes, "gpu": gpus if device == "cuda" else 0}

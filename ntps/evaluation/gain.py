@@ -72,7 +72,9 @@ def designs(found: Points) -> dict[tuple[str, ...], Array]:
     """(M, G, coefficients) of every fit with one or two predictors: a column of ones, then theirs."""
     columns = dict(zip(found.predictors, np.moveaxis(found.x, -1, 0)))
     subsets = [names for size in (1, 2) for names in combinations(columns, size)]
-    return {names: np.stack([np.ones_like(found.gain), *map(columns.get, names)], -1) for names in subsets}
+    return {
+        names: np.stack([np.ones_like(found.gain), *map(columns.__getitem__, names)], -1) for names in subsets
+    }
 
 
 def held_out(design: Array, gains: Array, across: bool) -> Array:
