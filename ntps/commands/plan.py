@@ -41,8 +41,8 @@ ASSUMED = {"train": 10_000, "test": 10_000, "tokens": 32, "classes": 10}  # of t
 CHARACTERS_PER_TOKEN = 4  # where the texts are here but the tokenizer is not
 EVALUATION_BATCH = 16  # as in ntps.accuracies.finetuning, which takes seconds to import
 VALIDATION = 0.1  # of the train texts, as in ntps.accuracies.task
-TIMED = {"cpu": 1e10, "elsewhere": 1e12}  # operations that are timed: well under a second
-UPDATES = {"cpu": 1e8, "elsewhere": 3e9}  # numbers that Adafactor updates a second, about
+TIMED_CPU, TIMED_GPU = 1e10, 1e12  # operations that are timed: well under a second
+UPDATES_CPU, UPDATES_GPU = 1e8, 3e9  # numbers that Adafactor updates a second, about
 
 
 class Outline:
@@ -67,7 +67,13 @@ class Outline:
         self.layers = parse_layers(flags.get("layers", str(last)) if layer is None else str(layer), last)
         matrices = [[p.shape for p in block.parameters() if p.dim() == 2] for block in self.blocks]
         self.block_weights = [sum(map(math.prod, shapes)) for shapes in matrices]
-        self.block_ends = [sum(map(sum, shapes)) for shapes in matrices]  # inputs and outputs of the matrices
+        # Bounds on the bytes that one token takes, with s bytes a number and e the inputs and outputs of a block's matrices:
+        # a forward pass with moments s (2 d + e) in the widest block, and max(4, s) (2 (d + GAP) + 2 SCAN) for h_t, c_t and
+        # the masks of the sums; a backward pass s e of every block, and 7 d float32 numbers of its norms and sums, as of the
+        # last norm (attention keeps no scores)
+        ends, s, d = [sum(map(sum, shapes)) for shapes in matrices], self.dtype.itemsize, self.width
+        self.batch_bytes = s * (2 * d + max(ends)) + max(4, s) * (2 * (d + GAP) + 2 * SCAN)
+        self.training_bytes = s * sum(ends) + 28 * d * (last + 1)
         heads = getattr(self.config, "num_query_heads", None) or [self.config.num_attention_heads] * last
         dim = getattr(self.config, "head_dim", None) or self.width // self.config.num_attention_heads
         self.block_attention = [count * dim for count in heads]
@@ -78,30 +84,14 @@ class Outline:
         self.max_length = loading.context_length(self.tokenizer, self.config, *limits)
 
     def forward_flops(self, batches: Batches, blocks: int | None = None) -> float:
-        """Sum over texts of n tokens of 2 P n + 4 A n^2, of the blocks that are run or the first few.
+        """Sum over texts of n tokens of 2 P n + 4 A n^2, of the first blocks (None: up to the highest layer).
 
         P: numbers in the blocks' matrices; A: their sum of heads x head_dim; a multiply-add counts as two. Attention counts
         in full, as torch's FlopCounterMode has it, though only its causal half is needed; what is elementwise does not.
         """
-        run = slice(self.layers[-1] if blocks is None else blocks)  # none above the highest layer
+        run = slice(blocks or self.layers[-1])
         weights, attention = sum(self.block_weights[run]), sum(self.block_attention[run])
         return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
-
-    @property
-    def batch_bytes(self) -> int:
-        """Bound on the bytes that one token takes in a forward pass with moments.
-
-        For d = width, s bytes a number and e the inputs and outputs of a block's matrices: s (2 d + e) in the widest
-        block, and max(4, s) (2 (d + GAP) + 2 SCAN) for h_t, c_t and the masks of the sums.
-        """
-        size, d = self.dtype.itemsize, self.width
-        return size * (2 * d + max(self.block_ends)) + max(4, size) * (2 * (d + GAP) + 2 * SCAN)
-
-    @property
-    def training_bytes(self) -> int:
-        """Bound on the bytes that a backward pass needs of one token: s e (as above) of every block's matrices, and
-        7 d float32 numbers of its norms and sums, as of the last norm. Attention keeps no scores."""
-        return self.dtype.itemsize * sum(self.block_ends) + 28 * self.width * (len(self.blocks) + 1)
 
     def measured(self, batches: Batches) -> float:
         """Operations a second of a forward pass here, by one block with random weights on a batch of average size.
@@ -111,7 +101,7 @@ class Outline:
         texts, tokens = sum(map(len, batches)), sum(int(n.sum()) for n in batches)
         rows, length = -(-texts // len(batches)), -(-tokens // texts)
         work = self.forward_flops([np.array([length])], blocks=1)
-        rows = max(1, min(rows, int(TIMED["cpu" if self.device.type == "cpu" else "elsewhere"] / work)))
+        rows = max(1, min(rows, int((TIMED_CPU if self.device.type == "cpu" else TIMED_GPU) / work)))
         with enough_memory(f"{self.name}: not even one block fits on {self.device}"), torch.inference_mode():
             ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
             run, threads = {"model": one_block(self), "ids": ids}, torch.get_num_threads()
@@ -236,10 +226,8 @@ class Plan:
 
     def seconds(self, speed: float, device: str) -> float:
         """About; a backward pass and the moments are taken to run at the forward pass's operations a second."""
-        return (
-            sum(self.work.values()) / speed
-            + self.updated / UPDATES["cpu" if device == "cpu" else "elsewhere"]
-        )
+        updates = UPDATES_CPU if device == "cpu" else UPDATES_GPU
+        return sum(self.work.values()) / speed + self.updated / updates
 
 
 def plan_pair(script: str, outline: Outline, dataset: str, flags: Flags, read: bool = True) -> Plan:
@@ -383,37 +371,34 @@ def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
     device, room = loading.pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
     free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
+    held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
     speeds: dict[str, float] = {}
     seconds, disk, faults = [], [], []
 
     @functools.cache
     def outline_of(name: str) -> Outline:
-        outline = Outline(name, flags, device)
-        print(
-            f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "
-            f"d = {outline.width}; {str(outline.dtype).removeprefix('torch.')} on {device}, {size(free)} free"
-        )
-        for note in outline.notes:
-            print(f"  assumed: {note}")
-        return outline
+        o = Outline(name, flags, device)
+        shape = f"{o.parameters / 1e6:.1f} M parameters without head, {len(o.blocks)} blocks, d = {o.width}"
+        print(f"\n{o.name}: {shape}; {str(o.dtype).removeprefix('torch.')} on {device}, {size(free)} free")
+        print(*(f"  assumed: {note}\n" for note in o.notes), sep="", end="")
+        return o
 
     def work(name: str, dataset: str) -> None:
-        outline = outline_of(name)
-        plan = plan_pair(script, outline, dataset, flags)
+        plan = plan_pair(script, outline := outline_of(name), dataset, flags)
         if name not in speeds:
             speeds[name] = outline.measured(plan.batches)
             print(f"  measured on this device: about {speeds[name] / 1e9:.3g} GFLOP/s")
-        seconds.append(plan.seconds(speeds[name], device.type))
+        texts, time = plan.texts, plan.seconds(speeds[name], device.type)
+        seconds.append(time)
         disk.append(plan.disk)
-        texts, held = plan.texts, "moments" if script == "cache" else "trained weights, gradients, optimizer"
-        operations = ", ".join(f"{kind} {count:.2g}" for kind, count in plan.work.items())
         print(
-            f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(seconds[-1])}; {size(plan.disk)} on disk\n"
-            f"    memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
-            f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens\n    operations: {operations}"
+            f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(time)}; {size(plan.disk)} on disk",
+            f"memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
+            f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens",
+            f"operations: {', '.join(f'{kind} {count:.2g}' for kind, count in plan.work.items())}",
+            *(f"assumed: {note}" for note in texts.notes),
+            sep="\n    ",
         )
-        for note in texts.notes:
-            print(f"    assumed: {note}")
         if fault := complaint(script, plan, outline, free, room):
             faults.append(fault)
             print(f"    DOES NOT FIT: {fault}")
