@@ -71,9 +71,8 @@ def main(
     fit = calibrate(found, permutations, seed)
     path = Path(output or Path(results) / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
-    about = storage.provenance(
-        "gain calibration", identity, lora=lora_settings(Path(results), table), left_out=notes
-    )
+    lora = lora_settings(Path(results), table)
+    about = storage.provenance("gain calibration", identity, lora=lora, left_out=notes)
     rows = pd.DataFrame(list(product(found.models, found.groups)), columns=["model", "group"])
     rows[[*found.predictors, target]] = np.dstack([found.x, found.gain]).reshape(len(rows), -1)
     head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}

@@ -36,9 +36,7 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     for folder, names in (("models", models), ("datasets", datasets)):
         for name in names:
             if (where := find_config(folder, name)) is None:
-                raise UserError(
-                    f"{name}: only a description in configs/{folder} or a YAML file can be pinned"
-                )
+                raise UserError(f"{name}: only a description in configs/{folder} or a YAML can be pinned")
             pin(where, REPOSITORIES[folder])
     return 0
 

@@ -179,9 +179,8 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
     lengths = {split: np.full(min(limit or count, count), tokens) for split, count in counts.items()}
     source = "its description's size" if described else "no size in its description"
     shown = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
-    notes = [
-        f"its texts are not here: {shown} texts of {tokens} tokens, {size['classes']} classes ({source})"
-    ]
+    shown += f" texts of {tokens} tokens, {size['classes']} classes"
+    notes = [f"its texts are not here: {shown} ({source})"]
     notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from ntps.errors import UserError, at_least
-from ntps.evaluation import comparison
-from ntps.evaluation.comparison import CANDIDATE, OWN, Question
+from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
 from ntps.evaluation.correlation import LEAST, LEVEL, Draws
 from ntps.results.tables import (
     COVARIATES,
@@ -92,17 +91,10 @@ def main(
     each = product(targets_there(pairs, targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
     asked, draws = [q for q in questions if len(q.candidates) and q.n], Draws(permutations, resamples, seed)
-    rows = {
-        "choices": comparison.choice_rows(asked, draws),
-        "folds": comparison.fold_rows(asked),
-        "fixed": comparison.fixed_rows(asked, draws),
-        "partial": comparison.partial_rows(asked, draws),
-        "comparisons": comparison.comparison_rows(asked, draws),
-    }
     tables = {}
-    with console.progress(len(rows), "table", "selection") as bar:
-        for name, found in rows.items():
-            tables[name] = pd.DataFrame(found)
+    with console.progress(len(TABLES), "table", "selection") as bar:
+        for name, rows in TABLES.items():
+            tables[name] = pd.DataFrame(rows(asked, draws))
             bar.update()
     print(*report(questions, tables), sep="\n")
     folder = Path(output or Path(results) / "selection")
@@ -125,15 +117,10 @@ def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
         raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(TARGETS)}")
     there = [name for name in TARGETS if pairs[name].notna().any()]
     if not there:
-        raise UserError(
-            "no accuracies to judge by: run linear_sklearn.py, linear_training.py or lora_finetuning.py"
-        )
-    if missing := set(requested) - set(there):
-        raise UserError(
-            f"--targets {' '.join(sorted(missing))}: not in the results; there are {' '.join(there)}"
-        )
-    test = [name for name in there if name.replace("train_", "") not in set(there) - {name}]
-    return list(requested) or test
+        raise UserError("no accuracies to judge by: run linear_sklearn.py, or a trainer")
+    if missing := " ".join(sorted(set(requested) - set(there))):
+        raise UserError(f"--targets {missing}: not in the results; there are {' '.join(there)}")
+    return list(requested) or [name for name in there if name.replace("train_", "") not in {*there} - {name}]
 
 
 def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str) -> Question:

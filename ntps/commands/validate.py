@@ -75,11 +75,8 @@ def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
 def dataset(where: Path, fetch: bool) -> dict[str, Any]:
     """What a data set's description stands for, its rows counted where they are at hand."""
     source, spec = texts.read_description(where)
-    lines = {
-        "data set": where.stem,
-        "source": spec[source.name],
-        "revision": moving(source.revision(spec, where)),
-    }
+    revision = moving(source.revision(spec, where))
+    lines = {"data set": where.stem, "source": spec[source.name], "revision": revision}
     lines |= {"text": spec["text"], "label": spec["label"]}
     if not fetch and not source.here(spec, where):
         return lines | {"texts": NOT_READ}

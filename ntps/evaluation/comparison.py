@@ -149,12 +149,9 @@ def choice_row(models: list[Question], procedure: str, draws: Draws) -> Row:
     itself, heldout, _ = correlations(np.arange(n)).tolist()
     itself_p, heldout_p, reversed_p = draws.p_value(correlations, n).tolist()
     place = tables[0].index[judge(*pairs[0]).chosen] if len(models) == 1 else ("", "", "")
-    row = {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
-    return (
-        dict(zip(CANDIDATE, place))
-        | row
-        | {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
-    )
+    row: Row = {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
+    row |= {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
+    return dict(zip(CANDIDATE, place)) | row
 
 
 def reading_of_p(n: int, p: float, reversed_p: float) -> str:
@@ -165,7 +162,7 @@ def reading_of_p(n: int, p: float, reversed_p: float) -> str:
     return "holds" if p <= level else "reversed" if reversed_p <= level else "cannot tell"
 
 
-def fold_rows(questions: list[Question]) -> Iterator[Row]:
+def fold_rows(questions: list[Question], _: Draws) -> Iterator[Row]:
     """One row a procedure and group: the candidate chosen without it, and the share of the others it is put above."""
     for q in questions:
         value = TARGETS[q.target][0] * q.y
@@ -174,3 +171,12 @@ def fold_rows(questions: list[Question]) -> Iterator[Row]:
             for group, fold, share in zip(q.y.index, judged.fold, judged.share):
                 head = {"model": q.model, "target": q.target, "procedure": procedure, "group": group}
                 yield head | dict(zip(CANDIDATE, table.index[fold])) | {"share": share, "value": value[group]}
+
+
+TABLES = {
+    "choices": choice_rows,
+    "folds": fold_rows,
+    "fixed": fixed_rows,
+    "partial": partial_rows,
+    "comparisons": comparison_rows,
+}

@@ -58,9 +58,8 @@ def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple
     wide = pd.DataFrame(means.unstack("model"))
     grid, models = wide.dropna(), sorted(set(table["model"]))
     notes = [f"{name}: in no results" for name in names if name not in means]
-    notes += [
-        f"{group}: not known for every model and predictor" for group in wide.index.difference(grid.index)
-    ]
+    partly = wide.index.difference(grid.index)
+    notes += [f"{group}: not known for every model and predictor" for group in partly]
     gain, probe, *x = (grid[name][models].to_numpy(float).T for name in (target, PROBE[target], *known))
     return Points(models, list(grid.index), known, np.stack(x, -1), gain, probe), notes
 
@@ -70,11 +69,9 @@ def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple
 
 def designs(found: Points) -> dict[tuple[str, ...], Array]:
     """(M, G, coefficients) of every fit with one or two predictors: a column of ones, then theirs."""
-    columns = dict(zip(found.predictors, np.moveaxis(found.x, -1, 0)))
-    subsets = [names for size in (1, 2) for names in combinations(columns, size)]
-    return {
-        names: np.stack([np.ones_like(found.gain), *map(columns.__getitem__, names)], -1) for names in subsets
-    }
+    ones, names = np.ones_like(found.gain)[..., None], found.predictors
+    subsets = [list(part) for size in (1, 2) for part in combinations(range(len(names)), size)]
+    return {tuple(names[i] for i in part): np.append(ones, found.x[..., part], -1) for part in subsets}
 
 
 def held_out(design: Array, gains: Array, across: bool) -> Array:
