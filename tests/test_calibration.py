@@ -11,16 +11,11 @@ from sklearn.linear_model import Ridge
 
 from ntps import from_arrays
 from ntps.scores import probes
-from ntps.scores.controls import (
-    WEAKER,
-    above,
-    held_out,
-    jackknife_error,
-    p_value,
-    score_interval,
-    tight_constants,
-)
+from ntps.scores.bounds import tight_constants
+from ntps.scores.error_bars import jackknife_error, score_interval
+from ntps.scores.held_out_probe import WEAKER, held_out
 from ntps.scores.layer import Layer
+from ntps.scores.permutation_null import above, p_value
 from ntps.scores.table import add_error_bars, layer_scores
 from tests.synthetic_moments import moments_of, random_texts
 

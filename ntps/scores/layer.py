@@ -1,4 +1,4 @@
-"""One layer as scores see it: its subspaces, each decomposed once, and the curves over kv that all rows read.
+"""NTPS, excess loss and retention of one layer as curves over kv, from subspaces that are each decomposed once.
 
 Layer   the moments of one layer, its eigen-solves and probes, computed when first needed
 Order   its autoregressive directions in one order, and every curve over kv = 1..K
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ntps.errors import UserError
 from ntps.scores import probes
-from ntps.scores.controls import HeldOut, held_out, tight_constants
+from ntps.scores.bounds import tight_constants
+from ntps.scores.held_out_probe import HeldOut, held_out
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import (
     RANK_RTOL,
