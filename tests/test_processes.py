@@ -54,9 +54,9 @@ def test_several_processes_make_what_one_makes(world, tmp_path, count):
     commands = [
         ["cache", *world_flags(world, tmp_path / "many" / name, *flags)] for name, flags in asked.items()
     ]
-    commands[0].insert(commands[0].index("--datasets") + 1, "nowhere.yaml")
+    commands[0].insert(commands[0].index("--datasets") + 2, "nowhere.yaml")
     found = launch(count, commands, tmp_path)
-    assert [code for code, _, _ in found] == [1] * count  # of the pair that is not there
+    assert [code for code, _, _ in found] == [1] * count  # of the data set that is not there
     errors = [line for _, _, error in found for line in error.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "nowhere.yaml" in errors[0]
     assert found[0][1].count("wrote") == 4 and not any(out for _, out, _ in found[1:])
@@ -89,7 +89,7 @@ def test_a_lost_process_ends_the_others_and_a_rerun_finishes(world, tmp_path):
 
 
 @pytest.mark.parametrize("trouble, said", [(not_finite, "not finite"), (disk_full, "No space left")])
-def test_a_users_error_in_one_process_ends_the_pair_in_all(world, tmp_path, trouble, said):
+def test_a_users_error_in_one_process_ends_the_launch(world, tmp_path, trouble, said):
     found = launch(2, [["cache", *world_flags(world, tmp_path / "out", *FLAGS)]], tmp_path, trouble)
     assert [code for code, _, _ in found] == [1, 1]
     errors = [line for _, _, error in found for line in error.splitlines() if line.startswith("error")]

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from ntps.accuracies.linear_head import Head
 from ntps.accuracies.table import private_folder
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
-from ntps.errors import OutOfMemory, UserError, enough_memory
+from ntps.errors import UserError, enough_memory
 from ntps.flags import Training
 from ntps.system import console, processes, storage
 
@@ -128,9 +127,9 @@ class Watcher(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
         self.step_end = time.monotonic()
-        (due,) = processes.meet(self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause))
+        due = self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause)
         # Trainer would take one more step from a checkpoint of the last
-        control.should_save = bool(due) and state.global_step < state.max_steps
+        control.should_save = processes.from_first(lambda: due) and state.global_step < state.max_steps
 
     def on_save(self, args, state, control, **_):
         self.saved = time.monotonic()
@@ -235,10 +234,9 @@ def fitter(
     def fit(seed: int, identity: dict) -> list[Row]:
         folder = private_folder(flags.output, method, task, seed)
         identity = json.loads(json.dumps(identity))
-        rows, step = progress(folder, identity) if processes.first() else (None, 0)
-        done, step = processes.meet(rows is not None, step)
-        if done:
-            return rows or []
+        rows, step = processes.from_first(lambda: progress(folder, identity))
+        if rows is not None:
+            return rows
         checkpoint = folder / f"checkpoint-{step}" if step else None
         try:
             model, rows = train(task, method, flags, seed, folder, checkpoint, build)
@@ -292,18 +290,13 @@ def train(
     rows_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     tokens_due = rows_due * sum(len(row["input_ids"]) for row in rows_of["train"]) // len(rows_of["train"])
     message = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
-    try:
-        with enough_memory(message):
-            with console.progress(tokens_due, "token", str(args.run_name)) as bar:
-                trainer.add_callback(Watcher(bar))
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            for name in dict.fromkeys((watched, "test")):
-                if not evaluations(trainer, name, args.max_steps):
-                    trainer.evaluate({name: rows_of[name]})
-    except OutOfMemory as error:
-        if processes.count() > 1:  # the others wait for this one's gradients: the launcher ends them
-            sys.exit(f"error: {error}")
-        raise
+    with enough_memory(message):
+        with console.progress(tokens_due, "token", str(args.run_name)) as bar:
+            trainer.add_callback(Watcher(bar))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        for name in dict.fromkeys((watched, "test")):
+            if not evaluations(trainer, name, args.max_steps):
+                trainer.evaluate({name: rows_of[name]})
     rows = []
     for name in dict.fromkeys((watched, "test")):
         for entry in evaluations(trainer, name):

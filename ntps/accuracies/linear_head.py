@@ -85,17 +85,14 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
 
     pooling: `mean` over a row's tokens, or the `last` token's state.
     """
-    source = task.source
-    states = torch.zeros(len(task.labels[split]), source.config.hidden_size)
-    cached = _cached_states(task, split, output) if pooling == "mean" and processes.first() else None
-    (there,) = processes.meet(cached is not None)
+    cached = processes.from_first(lambda: _cached_states(task, split, output) if pooling == "mean" else None)
     if cached is not None:
-        states += torch.from_numpy(cached)
-    elif not there:
+        states = torch.from_numpy(cached).float()
+    else:
+        states = torch.zeros(len(task.labels[split]), task.source.config.hidden_size)
         _encode(task, split, pooling, states)
-    processes.meet()
-    processes.add_up(states)  # several processes share the batches
-    return states.to(source.device)
+        processes.add_up(states)  # several processes share the batches
+    return states.to(task.source.device)
 
 
 def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
@@ -119,10 +116,7 @@ def _cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
     """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them."""
     source, layer = task.source, task.source.layers[0]
     path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
-    wanted = of_states(
-        source.identity, task.data, task.splits[split], limit=task.limit, seed=42, max_length=source.max_length,
-        dtype=source.dtype, layers=[layer],
-    )  # fmt: skip
+    wanted = of_states(source, task.data, task.splits[split], task.limit, 42, [layer])
     try:
         identity = storage.read_provenance(path, "states")["identity"]
     except UserError:

@@ -57,15 +57,13 @@ def measure(
         return Output("accuracy", folder / task.data.name, base | {"seeds": list(seeds)}, {table: COLUMNS})
 
     with storage.alone(folder / f".{task.data.name}.lock", folder):
-        known = rows_by_seed(table, output_of) if processes.first() and not flags.overwrite else {}
-        (there,) = processes.meet(set(seeds) <= known.keys())
-        if there:
+        known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
+        if set(seeds) <= known.keys():
             console.say(f"already there: {table}")
             return
         fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
         for seed in seeds:
-            (done,) = processes.meet(seed in known)
-            if not done:
+            if seed not in known:
                 known[seed] = [fixed | row for row in fit(seed, base | {"seed": seed})]
         if not processes.first():
             return

@@ -85,11 +85,7 @@ class Task:
 
     def identity(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides a table but its seeds; `settings` are the method's own."""
-        source = self.source
-        return of_training(
-            method, source.identity, self.data, self.splits, limit=self.limit, max_length=source.max_length,
-            dtype=source.dtype, settings=settings,
-        )  # fmt: skip
+        return of_training(method, self.source, self.data, self.splits, self.limit, settings)
 
     def record(self) -> dict[str, Any]:
         """What a reader of the table wants to know beside its identity."""

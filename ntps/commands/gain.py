@@ -85,7 +85,7 @@ def lora_settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     """The different settings of the LoRA runs behind the gains; a calibration is worth what these are worth."""
     found: list[dict[str, Any]] = []
     for model, dataset in table[PAIR].itertuples(index=False):
-        beside = storage.output_path(folder, "accuracy/lora_finetuning", model, dataset, ".json")
+        beside = folder / "accuracy" / "lora_finetuning" / model / f"{dataset}.json"
         if beside.exists():
             identity = storage.read_provenance(beside, "accuracy")["identity"]
             if (used := {name: identity.get(name) for name in LORA}) not in found:

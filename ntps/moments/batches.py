@@ -16,9 +16,6 @@ from ntps.moments.sums import Batch, targets_of
 TEXTS_AT_ONCE = 1000  # to be tokenized: a tokenizer takes many times the memory of the ids it returns
 
 
-# --- tokens and batches --------------------------------------------------------------------------------------------
-
-
 def tokenize(
     texts: Sequence[str], tokenizer, max_length: int, vocabulary: int
 ) -> tuple[list[np.ndarray], int]:
@@ -37,16 +34,17 @@ def tokenize(
             whole = tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"]
             cut += sum(len(tokens) > max_length for tokens in whole)
     for row, tokens in enumerate(ids):
+        where = f"text {row} ({texts[row][:40]!r})"
         if not len(tokens):
-            raise UserError(f"text {row} ({texts[row][:40]!r}) has no tokens under this tokenizer: remove it")
+            raise UserError(f"{where} has no tokens under this tokenizer: remove it")
         if len(tokens) > max_length:
             raise UserError(
                 f"--max_length {max_length}: the tokenizer adds more special tokens to every text"
             )
         if (largest := tokens.max()) >= vocabulary:
             raise UserError(
-                f"text {row} ({texts[row][:40]!r}) has token {largest}, the model embeds {vocabulary} tokens only: "
-                "its tokenizer is another model's, or was given tokens that the model was not"
+                f"{where} has token {largest}, the model embeds {vocabulary} tokens only: its tokenizer is another "
+                "model's, or was given tokens that the model was not"
             )
     return ids, cut
 
@@ -67,9 +65,6 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
             tokens = 0
         tokens += length
     return np.split(order, cuts)
-
-
-# --- one pass over texts -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,9 +19,6 @@ from ntps.moments.sums import Batch, Moments, mean_states, permuted_rows
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
 
 
-# --- hidden states -------------------------------------------------------------------------------------------------
-
-
 class _Enough(Exception):
     """Ends a forward pass once the last wanted layer has appeared."""
 
@@ -30,7 +28,7 @@ class Encoder:
 
     layers: indices in the convention of `hidden_states` (0 = embeddings, K = last block after the final norm), or
     None for all K+1. Blocks above the highest wanted layer are not computed. packs: texts of up to so many tokens share a
-    pass, in one row without padding (ntps.packing), as all do of most models; longer ones only if they are equally long.
+    pass, in one row without padding (packing.py), as all do of most models; longer ones only if they are equally long.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int] | None = None):
@@ -40,15 +38,12 @@ class Encoder:
         self.layers = list(range(top + 1)) if layers is None else sorted(set(layers))
         if not self.layers or self.layers[0] < 0 or self.layers[-1] > top:
             raise UserError(f"--layers {','.join(map(str, self.layers))}: this model has layers 0 to {top}")
-        self.packs = self._verified()
+        self.packs = math.inf
+        self._verify()
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
 
     @property
     def width(self) -> int:
@@ -61,14 +56,12 @@ class Encoder:
         return [part for part in parts if part.start < part.stop]
 
     @torch.inference_mode()
-    def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> None:
+    def run(self, ids: Tensor, lengths: np.ndarray, sink: Sink) -> Packed | None:
         """One forward pass of texts that may share one (`passes`), their ids (N,) one after the other.
 
-        `sink(place, states)` for each wanted layer, in order, with states (N, d) as the ids.
+        `sink(place, states)` for each wanted layer, in order, with states (N, d) as the ids. How they shared a row.
         """
-        self._run(ids, lengths, sink, Packed(lengths) if max(lengths) <= self.packs else None)
-
-    def _run(self, ids: Tensor, lengths: np.ndarray, sink: Sink, packed: Packed | None) -> None:
+        packed = Packed(lengths) if max(lengths) <= self.packs else None
         handles = [
             self.blocks[layer].register_forward_pre_hook(self._tap(place, layer, sink), with_kwargs=True)
             for place, layer in enumerate(self.layers)
@@ -85,6 +78,7 @@ class Encoder:
         finally:
             for handle in handles:
                 handle.remove()
+        return packed
 
     def _tap(self, place: int, layer: int, sink: Sink):
         def hook(block, args, kwargs):  # what enters block i is hidden_states[i]
@@ -95,43 +89,43 @@ class Encoder:
         return hook
 
     @torch.inference_mode()
-    def _verified(self) -> float:
-        """How long texts may be that share a row: 0 where none may. UserError unless what is caught are the model's own
+    def _verify(self) -> None:
+        """Set `packs`: 0 where no texts may share a row. UserError unless what is caught are the model's own
         hidden_states of a text's beginning, whatever stands to its right."""
+        name = type(self.model).__name__
         ids, seen = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size, 4
         texts = [ids, ids[2:], ids[2:], ids[:5]]
+        lengths = np.array([len(text) for text in texts])
         starts = torch.stack([text[:seen] for text in texts])
         alone = self.model(input_ids=starts, use_cache=False, output_hidden_states=True).hidden_states
         if any(alone[layer].shape != (*starts.shape, self.width) for layer in self.layers):
-            raise UserError(f"{type(self.model).__name__}: not every layer has {self.width} numbers a token")
+            raise UserError(f"{name}: not every layer has {self.width} numbers a token")
         tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
 
-        def furthest(some: slice, packed: Packed | None) -> tuple[float, int]:
+        def furthest(some: slice) -> tuple[float, int, Packed | None]:
             """The largest relative difference of a layer, over these texts in one pass."""
             caught: dict[int, Tensor] = {}
-            lengths = [len(text) for text in texts[some]]
-            self._run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__, packed)
-            return max(
+            packed = self.run(torch.cat(texts[some]), lengths[some], caught.__setitem__)
+            gap, layer = max(
                 (difference(one[:seen], own), layer)
                 for place, layer in enumerate(self.layers)
-                for one, own in zip(caught[place].split(lengths), alone[layer][some])
+                for one, own in zip(caught[place].split(lengths[some].tolist()), alone[layer][some])
             )
+            return gap, layer, packed
 
-        every = Packed(np.array([len(text) for text in texts]))
-        try:
-            gap, _ = furthest(slice(None), every)
-            if gap <= tolerance and every.attentions == self.layers[-1]:
-                return every.window
-        except Exception:  # whatever a model says to a row of texts: it gets them one length at a time
-            pass
-        for run in equal_runs(every.lengths):
-            gap, layer = furthest(run, None)
+        with contextlib.suppress(Exception):  # whatever a model says to a row of texts
+            gap, _, packed = furthest(slice(None))
+            if packed and gap <= tolerance and packed.attentions == self.layers[-1]:
+                self.packs = packed.window
+                return
+        self.packs = 0
+        for run in equal_runs(lengths):
+            gap, layer, _ = furthest(run)
             if gap > tolerance:
                 raise UserError(
-                    f"{type(self.model).__name__}: layer {layer} does not match the model's own hidden_states "
-                    f"(relative difference {gap:.1e}): it looks ahead, or is no transformer of one causal stack"
+                    f"{name}: layer {layer} does not match the model's own hidden_states (relative difference "
+                    f"{gap:.1e}): it looks ahead, or is no transformer of one causal stack"
                 )
-        return 0.0
 
 
 def difference(found: Tensor, own: Tensor) -> float:
@@ -157,9 +151,8 @@ class NotFinite(UserError):
     """A state that is NaN or infinite, with the row of its text and its layer."""
 
     def __init__(self, row: int, layer: int):
-        super().__init__(
-            f"states that are not finite: text {row}, layer {layer}. 16-bit forward passes can overflow: try --dtype float32"
-        )
+        why = "16-bit forward passes can overflow: try --dtype float32"
+        super().__init__(f"states that are not finite: text {row}, layer {layer}. {why}")
         self.row, self.layer = row, layer
 
 
@@ -177,12 +170,25 @@ def encode(
     Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
     UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
     """
+    kept = torch.promote_types(next(encoder.model.parameters()).dtype, torch.float32)
     for whole in batches:
         for some in encoder.passes(corpus.lengths[whole]):
             rows = whole[some]
             ids, batch = corpus.batch(rows, encoder.device)
             lengths = corpus.lengths[rows]
-            mean = one_pass(encoder, ids, lengths, batch, moments, last)
+            # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
+            shape = len(encoder.layers), len(rows), encoder.width
+            mean = torch.empty(shape, dtype=kept, device=ids.device)
+
+            def reduce(place: int, hidden: Tensor, mean: Tensor = mean, batch: Batch = batch) -> None:
+                if last:
+                    mean[place] = hidden[batch.last]
+                else:
+                    mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
+
+            remedy = "use a smaller --tokens_per_batch or --max_length"
+            with enough_memory(f"out of memory with {len(ids)} tokens in a batch: {remedy}"):
+                encoder.run(ids, lengths, reduce)
             finite = mean.isfinite().all(2)
             if not finite.all():
                 place, row = not_finite(encoder, ids, lengths) or (~finite).nonzero()[0].tolist()
@@ -192,28 +198,6 @@ def encode(
             if keep:
                 keep(rows, mean.cpu().numpy())
         yield int(corpus.lengths[whole].sum())
-
-
-def one_pass(
-    encoder: Encoder, ids: Tensor, lengths: np.ndarray, batch: Batch, moments: Moments | None, last: bool
-) -> Tensor:
-    """Mean states (L, B, d), or those of the last tokens; UserError for a batch too large for the memory."""
-    kept = torch.promote_types(encoder.dtype, torch.float32)
-    # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
-    mean = torch.empty(len(encoder.layers), len(batch.last), encoder.width, dtype=kept, device=ids.device)
-
-    def reduce(place: int, hidden: Tensor) -> None:
-        if last:
-            mean[place] = hidden[batch.last]
-        else:
-            mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
-
-    told = (
-        f"out of memory with {len(ids)} tokens in a batch: use a smaller --tokens_per_batch or --max_length"
-    )
-    with enough_memory(told):
-        encoder.run(ids, lengths, reduce)
-    return mean
 
 
 def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int, int] | None:
@@ -229,27 +213,19 @@ def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int,
 
 
 def moments_of_texts(
-    model: Any,
-    tokenizer: Any,
-    texts: Sequence[str],
-    labels: Sequence,
-    layers: Sequence[int] | None = None,
-    max_length: int = 512,
-    tokens_per_batch: int = 2048,
-    permutations: int = 0,
-    seed: int = 42,
-) -> Moments:
+    model: Any, tokenizer: Any, texts: Sequence[str], labels: Sequence, layers: Sequence[int] | None = None,
+    max_length: int = 512, tokens_per_batch: int = 2048, permutations: int = 0, seed: int = 42,
+) -> Moments:  # fmt: skip
     """Moments of a loaded transformers model (with or without head) over labelled texts, all layers by default.
 
     Classes are the sorted distinct labels. For many texts use cache.py: it checkpoints.
     """
-    if len(texts) != len(labels) or not len(texts):
-        raise UserError(
-            f"{len(texts)} texts and {len(labels)} labels: give one label a text, and at least one text"
-        )
     classes, indices = np.unique(np.asarray(labels), return_inverse=True)
-    if len(classes) < 2:
-        raise UserError(f"all labels are {classes[0]!r}: at least two classes are needed")
+    if len(texts) != len(labels) or len(classes) < 2:
+        raise UserError(
+            f"{len(texts)} texts and {len(labels)} labels of {len(classes)} classes: give one label a text, and at "
+            "least two classes"
+        )
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers lie in the model it wraps
         model = model.get_base_model()
     base = getattr(model, "base_model", model)

@@ -11,35 +11,27 @@ from typing import Any
 
 import torch
 
+from ntps.moments.source import Source
 from ntps.scores.registry import COLUMNS
 from ntps.texts.dataset import Dataset, Split, texts_hash
 
 Identity = dict[str, Any]
-# of moments only: states do not depend on these
-OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")
+OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # states do not depend on these
 
 
 def of_states(
-    model: Identity,
-    data: Dataset,
-    split: Split,
-    *,
-    limit: int | None,
-    seed: int,
-    max_length: int,
-    dtype: torch.dtype,
-    layers: Sequence[int],
+    source: Source, data: Dataset, split: Split, limit: int | None, seed: int, layers: Sequence[int],
     part: str | None = None,
-) -> Identity:
+) -> Identity:  # fmt: skip
     """Mean states of one split; `part` is that of a partial file."""
     return {
-        "model": model,
+        "model": source.identity,
         "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes},
         "split": split.name,
         "limit": limit,
         "seed": seed,
-        "max_length": max_length,
-        "dtype": dtype_name(dtype),
+        "max_length": source.max_length,
+        "dtype": dtype_name(source.dtype),
         "layers": list(layers),
         **({} if part is None else {"part": part}),
     }
@@ -60,23 +52,16 @@ def of_scores(
     train: Identity, test: Identity | None, rtol: float, error_bars: str, tight_bounds: bool
 ) -> Identity:
     """Tables of scores from moments of train and test."""
-    identity = {
-        "train": train,
-        "test": test,
-        "rtol": rtol,
-        "columns": list(COLUMNS),
-        "error_bars": error_bars,
-    }
-    return identity | ({"tight_bounds": True} if tight_bounds else {})
+    shared = {"train": train, "test": test, "rtol": rtol, "columns": list(COLUMNS), "error_bars": error_bars}
+    return shared | ({"tight_bounds": True} if tight_bounds else {})
 
 
 def of_words(
     moments: Identity, layer: int, words: Mapping[str, Any], between: Sequence[str], dtype: torch.dtype
 ) -> Identity:
     """Words in the planes of two subspaces."""
-    return {
-        "moments": moments, "layer": layer, "words": dict(words), "between": list(between), "dtype": dtype_name(dtype)
-    }  # fmt: skip
+    shared = {"moments": moments, "layer": layer, "words": dict(words)}
+    return shared | {"between": list(between), "dtype": dtype_name(dtype)}
 
 
 def of_layer_probes(
@@ -87,25 +72,18 @@ def of_layer_probes(
 
 
 def of_training(
-    method: str,
-    model: Identity,
-    data: Dataset,
-    splits: Mapping[str, Split],
-    *,
-    limit: int | None,
-    max_length: int,
-    dtype: torch.dtype,
+    method: str, source: Source, data: Dataset, splits: Mapping[str, Split], limit: int | None,
     settings: Mapping[str, Any],
-) -> Identity:
+) -> Identity:  # fmt: skip
     """Accuracies of a training, but for its seeds."""
     hashes = {name: texts_hash(split) for name, split in splits.items()}
     return {
         "method": method,
-        "model": model,
+        "model": source.identity,
         "data": {"name": data.name, "classes": data.classes, "texts_sha256": hashes},
         "limit": limit,
-        "max_length": max_length,
-        "dtype": dtype_name(dtype),
+        "max_length": source.max_length,
+        "dtype": dtype_name(source.dtype),
         "settings": dict(settings),
     }
 

@@ -29,33 +29,28 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
     UserError unless they are all the parts of one run, each once.
     """
     found: dict[str, Path] = {}
-    wholes: list[dict] = []
+    shared: dict = {}  # the identity without the part, and the format
     for path in paths:
         about = storage.read_provenance(path)
-        whole = about["identity"] | {"format": about["format"]}
-        part = whole.pop("part", None)
+        own = about["identity"] | {"format": about["format"]}
+        part = own.pop("part", None)
         if not isinstance(part, str) or not re.fullmatch(r"\d+-of-\d+", part):
-            raise UserError(
-                f"{path} is no partial file of this version: make it again by cache.py --shard i/n"
-            )
-        if lines := storage.differences(wholes[0], whole) if wholes else []:
-            raise UserError(
-                f"{paths[0]} and {path} are of different runs (there, here): {'; '.join(lines[:4])}"
-            )
+            raise UserError(f"{path} is no partial file of this version: run cache.py --shard i/n again")
+        storage.check_same(f"{paths[0]} and {path} are of different runs (there, here)", shared or own, own)
         if part in found:
             raise UserError(f"{found[part]} and {path} are both part {part}: take one away")
-        found[part], wholes = path, [*wholes, whole]
+        found[part], shared = path, own
     count = int(part.rpartition("-")[2])
     names = [part_name(number + 1, count) for number in range(count)]
     if missing := [name for name in names if name not in found]:
         raise UserError(f"beside {paths[0]} there is no {', '.join(missing)}: all parts are needed")
-    kind, identity = wholes[0].pop("format").split()[1], wholes[0]
-    target = paths[0].with_name(f"{identity['split']}.safetensors")
-    if storage.same_output(target, kind, identity, overwrite):
+    kind = shared.pop("format").split()[1]
+    target = paths[0].with_name(f"{shared['split']}.safetensors")
+    if storage.same_output(target, kind, shared, overwrite):
         return target
     ordered = [found[name] for name in names]
     record = storage.read_provenance(ordered[0])["record"]
-    about = storage.provenance(kind, identity, **{key: record[key] for key in record.keys() - RENEWED})
+    about = storage.provenance(kind, shared, **{key: record[key] for key in record.keys() - RENEWED})
     if kind == "states":
         _interleave(ordered, target, about)
     else:

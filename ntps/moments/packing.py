@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 ATTENTION = "ntps_packed"
-# what a model may tell its attention
+# what a model may pass to its attention
 UNDERSTOOD = {"dropout", "scaling", "is_causal", "position_ids", "use_cache", "sliding_window"}
 PLAIN = {"full_attention", "sliding_attention"}  # of the kinds of layers a configuration may list
 
@@ -33,21 +32,17 @@ def equal_runs(lengths: Sequence[int] | np.ndarray) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(cuts, cuts[1:])]
 
 
-@dataclass
 class Packed:
     """The lengths of the texts in a row, how many attentions have kept them apart, and the model's shortest window."""
 
-    lengths: np.ndarray
-    attentions: int = 0
-    window: float = math.inf  # tokens: of texts up to that length it says nothing
-
-    def __post_init__(self) -> None:
-        self.lengths = np.asarray(self.lengths)
-        ends = self.lengths.cumsum()
-        self.starts = ends - self.lengths
+    def __init__(self, lengths: np.ndarray):
+        self.lengths, self.attentions = lengths, 0
+        self.window = math.inf  # tokens: of texts up to that length it says nothing
+        ends = lengths.cumsum()
+        self.starts = ends - lengths
         self.runs = [  # first token, end, texts
             (int(self.starts[run.start]), int(ends[run.stop - 1]), run.stop - run.start)
-            for run in equal_runs(self.lengths)
+            for run in equal_runs(lengths)
         ]
 
     def narrow(self, window: int | None) -> None:
@@ -64,28 +59,20 @@ class Packed:
 
 
 def attend_apart(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packed: Packed,
-    **told: Any,
-) -> tuple[Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, packed: Packed, **more: Any
+) -> tuple[Tensor, None]:  # fmt: skip
     """(1, N, heads, head_dim) of query (1, heads, N, head_dim), key and value: causal attention within each text."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is not None:
-        raise NotPlain(f"{type(module).__name__} has a mask of its own")
-    if more := {name for name, what in told.items() if what is not None} - UNDERSTOOD:
-        raise NotPlain(f"{type(module).__name__} asks for {', '.join(sorted(more))}")
-    packed.narrow(told.get("sliding_window"))
+    foreign = {name for name, what in more.items() if what is not None} - UNDERSTOOD
+    if mask is not None or foreign:
+        raise NotPlain(f"{type(module).__name__} has a mask of its own, or {', '.join(sorted(foreign))}")
+    packed.narrow(more.get("sliding_window"))
     states = []
     for start, end, texts in packed.runs:
-        q, k, v = (
-            whole[0, :, start:end].unflatten(1, (texts, -1)).transpose(0, 1) for whole in (query, key, value)
-        )
-        states.append(sdpa_attention_forward(module, q, k, v, None, **told)[0].flatten(0, 1))
+        parts = (whole[0, :, start:end].unflatten(1, (texts, -1)) for whole in (query, key, value))
+        q, k, v = (part.transpose(0, 1) for part in parts)
+        states.append(sdpa_attention_forward(module, q, k, v, None, **more)[0].flatten(0, 1))
     packed.attentions += 1
     return torch.cat(states)[None], None
 
@@ -114,9 +101,8 @@ def run_packed(model: Any, ids: Tensor, packed: Packed) -> Any:
     AttentionInterface.register(ATTENTION, attend_apart)
     usual = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION  # models look it up at every call, and make no mask for it
+    positions = packed.positions(ids.device)
     try:
-        return model(
-            input_ids=ids[None], position_ids=packed.positions(ids.device), use_cache=False, packed=packed
-        )
+        return model(input_ids=ids[None], position_ids=positions, use_cache=False, packed=packed)
     finally:
         model.config._attn_implementation = usual

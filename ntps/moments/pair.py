@@ -29,16 +29,14 @@ class Pair:
     @classmethod
     def of(cls, model: str, dataset: str, output: str, adapter: str | None = None) -> Pair:
         """The pair of a model and a data set as the user names them."""
-        named = cls.named(Path(output), model, dataset).flags
-        flags = (*named, "--adapter", adapter) if adapter else named
+        flags = cls.named(Path(output), model, dataset).flags + (("--adapter", adapter) if adapter else ())
         return cls(Path(output), output_name(resolve_model(model), adapter), dataset_name(dataset), flags)
 
     @classmethod
     def named(cls, output: Path, model: str, dataset: str) -> Pair:
         """The pair of two folder names of a results folder."""
-        return cls(
-            output, model, dataset, ("--models", model, "--datasets", dataset, "--output", str(output))
-        )
+        flags = ("--models", model, "--datasets", dataset, "--output", str(output))
+        return cls(output, model, dataset, flags)
 
     def __str__(self) -> str:
         return f"{self.model} x {self.dataset}"
@@ -62,13 +60,11 @@ class Pair:
         """The train moments, prefix moments among them; UserError without, with the command that makes them."""
         path = self.split("moments", "train")
         if not path.exists():
+            remedy = f"run {self.command('cache.py')}"
             if any(path.parent.glob("train.*-of-*.safetensors")):
                 merge = shlex.join(["python", "-m", "ntps.merge", str(self.output)])
-                raise UserError(
-                    f"only parts of {path} are there: {merge} adds up those of several machines; after a kill, run "
-                    "the same cache.py again"
-                )
-            raise UserError(f"no moments at {path}: run {self.command('cache.py')}")
+                remedy = f"only its parts: {merge} adds up those of several machines; after a kill, {remedy}"
+            raise UserError(f"no moments at {path}: {remedy}")
         train = MomentsFile(path)
         if not train.prefix:
             raise UserError(f"{path} has no prefix moments: run cache.py again with --overwrite")
@@ -81,19 +77,16 @@ class Pair:
 
 def partition_files(train: MomentsFile) -> list[MomentsFile]:
     """The files of the partitions that add up to these moments; [] where they are not all there (any more)."""
-    whole = train.identity
-    names = [part_name(number + 1, whole["partitions"]) for number in range(whole["partitions"])]
-    paths = [train.path.with_name(f"{train.path.stem}.{name}.safetensors") for name in names]
-    if len(paths) < 2 or not all(path.exists() for path in paths):
+    whole, count = train.identity, train.identity["partitions"]
+    names = [f"{train.path.stem}.{part_name(number + 1, count)}.safetensors" for number in range(count)]
+    paths = [train.path.with_name(name) for name in names]
+    if count < 2 or not all(path.exists() for path in paths):
         return []
     files = [MomentsFile(path) for path in paths]
     for file in files:
         own = {key: value for key, value in file.identity.items() if key != "part"}
-        if lines := storage.differences(own, whole):
-            raise UserError(
-                f"{file.path} is no part of {train.path}: {'; '.join(lines[:4])}. Run cache.py with --overwrite, "
-                "or delete it to go without error bars"
-            )
+        remedy = "Run cache.py with --overwrite, or delete it to go without error bars"
+        storage.check_same(f"{file.path} is no part of {train.path}", own, whole, remedy)
     return files
 
 
@@ -107,30 +100,20 @@ class Cached:
         self.pair = pair
         paths = {name: pair.split("moments", name) for name in SPLITS}
         self.files = {name: MomentsFile(path) for name, path in paths.items() if path.exists()}
-        for name, path in paths.items():
-            if name not in self.files:
-                raise UserError(f"no {name} moments at {path}: run {self.cache_command()}")
+        if missing := [name for name in SPLITS if name not in self.files]:
+            raise UserError(f"no {missing[0]} moments at {paths[missing[0]]}: run {self.cache_command()}")
         self.train, self.test = (self.files[name] for name in SPLITS)
         if self.train.targets > 1 and (self.train.class_counts > 0).sum() < 2:
-            raise UserError(
-                f"the {self.train.text_count} train rows are all of one class: cache more of them"
-            )
+            rows = self.train.text_count
+            raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
         storage.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
-        self.states = self._states()
-
-    def _states(self) -> dict[str, Path] | None:
-        paths = {name: self.pair.split("states", name) for name in SPLITS}
-        if not all(path.exists() for path in paths.values()):
-            return None
-        for name, path in paths.items():
+        states = {name: pair.split("states", name) for name in SPLITS}
+        self.states = states if all(path.exists() for path in states.values()) else None
+        for name, path in (self.states or {}).items():
             own = storage.read_provenance(path, "states")["identity"]
-            if lines := storage.differences(own, self.rows[name]):
-                raise UserError(
-                    f"{path} is of another run than {self.files[name].path}: {'; '.join(lines[:4])}. Delete it, "
-                    f"or run {self.cache_command()} --overwrite"
-                )
-        return paths
+            remedy = f"Delete it, or run {self.cache_command()} --overwrite"
+            storage.check_same(f"{path} is of another run than the moments", own, self.rows[name], remedy)
 
     def cache_command(self) -> str:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""

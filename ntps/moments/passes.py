@@ -1,8 +1,9 @@
-"""One model over one split: what is asked, what is there, and a pass that a kill cannot corrupt.
+"""One model over one split: what is requested, what is there, and a pass that a kill cannot corrupt.
 
-A split is done in parts (ntps/moments/merge.py), one after the other: all of it, its partitions, or one shard.
-Progress lives in two hidden files beside the output: `.SPLIT.resume.safetensors` holds the moments of the part so far
-with the number of batches behind them, `.SPLIT.partial` the mean states so far. Both vanish when the output is there.
+A split is done in parts (ntps/moments/merge.py), one after the other: all of it, its partitions, or one shard. The
+plan of a pass is the list of all batches, each with its part; the state of a pass is the number of batches done.
+Progress lives in two hidden files beside the output: `.SPLIT.resume.safetensors` holds that number and the moments of
+a part that is begun, `.SPLIT.partial` the mean states so far. Both vanish when the output is there.
 Several processes share the batches of a part; the first reads and writes all files.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,11 @@ import torch
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.flags import Caching
-from ntps.models.loading import (
-    tokenizer_facts,
-)
+from ntps.models.loading import tokenizer_facts
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
 from ntps.moments.file import MomentsFile, moments_layout, write_moments
-from ntps.moments.identity import of_moments, of_states
+from ntps.moments.identity import Identity, of_moments, of_states
 from ntps.moments.merge import merge, part_name
 from ntps.moments.source import Source, default_budget
 from ntps.moments.sums import Moments, permuted_rows
@@ -34,6 +33,16 @@ from ntps.system import console, processes, storage
 from ntps.texts.dataset import Dataset, Split
 
 CHECKPOINT_SECONDS = 60.0
+
+
+def cache_splits(source: Source, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
+    """Moments (and states) of these splits of a pair, as far as they are missing."""
+    chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
+    for split in chosen:
+        if split.name == "train" and len(set(split.labels)) < 2:
+            raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
+    for split in chosen:
+        Job(source, data, split, flags).run()
 
 
 def check_parts(flags: Caching, split: str, rows: int) -> None:
@@ -48,105 +57,71 @@ class Part:
     """Rows whose moments have a file of their own: its path, its identity, and the rows of the split."""
 
     target: Path
-    identity: dict
+    identity: Identity
     rows: slice
 
 
 class Job:
-    """One split of one pair: rows in, moments (and states) out."""
+    """One split of one pair: its files and identities, known before any work."""
 
     def __init__(self, source: Source, data: Dataset, split: Split, flags: Caching):
         self.source, self.data, self.split, self.flags = source, data, split, flags
-        self.shard, self.part_count = flags.parts
-        part = None if self.shard is None else part_name(self.shard, self.part_count)
-        self.name = split.name if part is None else f"{split.name}.{part}"
+        shard, count = flags.parts
+        part = None if shard is None else part_name(shard, count)
+        self.rows = slice(None) if shard is None else slice(shard - 1, None, count)  # of the split
+        name = split.name if part is None else f"{split.name}.{part}"
         self.prefix = split.name == "train" or flags.prefix_moments == "all"
-        self.states_identity = of_states(
-            source.identity, data, split, limit=flags.limit, seed=flags.seed, max_length=source.max_length,
-            dtype=source.dtype, layers=source.layers, part=part,
-        )  # fmt: skip
-        self.identity = of_moments(
-            self.states_identity, flags.label_permutations, self.part_count, self.prefix
-        )
-        self.target = self.path("moments", f"{self.name}.safetensors")
-        self.resume = self.path("moments", f".{self.name}.resume.safetensors")
-        self.states_target = self.path("states", f"{self.name}.safetensors")
-        self.states_partial = self.path("states", f".{self.name}.partial")
+        self.budget = flags.tokens_per_batch or default_budget(source.device)
+        self.states_identity = of_states(source, data, split, flags.limit, flags.seed, source.layers, part)
+        self.identity = of_moments(self.states_identity, flags.label_permutations, count, self.prefix)
+        moments, states = (Path(flags.output, kind, source.name, data.name) for kind in ("moments", "states"))
+        self.target, self.resume = moments / f"{name}.safetensors", moments / f".{name}.resume.safetensors"
+        self.states_target, self.states_partial = states / f"{name}.safetensors", states / f".{name}.partial"
+        self.lock = moments / f".{name}.lock"
 
-    def path(self, kind: str, name: str) -> Path:
-        return Path(self.flags.output) / kind / self.source.name / self.data.name / name
-
-    @property
-    def rows(self) -> slice:
-        """Of the split: all, or those of the shard."""
-        return slice(None) if self.shard is None else slice(self.shard - 1, None, self.part_count)
-
-    def all_parts(self) -> list[Part]:
+    def parts(self) -> list[Part]:
         """What the moments are made in; the only part of a job is its result."""
-        if self.shard is not None or self.part_count == 1:
+        shard, count = self.flags.parts
+        if shard is not None or count == 1:
             return [Part(self.target, self.identity, self.rows)]
-        names = [part_name(number + 1, self.part_count) for number in range(self.part_count)]
-        return [
-            Part(
-                self.path("moments", f"{self.name}.{name}.safetensors"),
-                self.identity | {"part": name},
-                slice(number, None, self.part_count),
-            )
-            for number, name in enumerate(names)
-        ]
+        parts = []
+        for number in range(count):
+            name = part_name(number + 1, count)
+            target = self.target.with_name(f"{self.split.name}.{name}.safetensors")
+            parts.append(Part(target, self.identity | {"part": name}, slice(number, None, count)))
+        return parts
 
     def run(self) -> None:
         """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
-        missing = self.missing() if processes.first() else (False, False)
-        want_moments, want_states = map(bool, processes.meet(*missing))
-        if not (want_moments or want_states):
+        moments, states = processes.from_first(self.missing)
+        if not (moments or states):
             console.say(f"already there: {self.target}")
             return
-        lock = self.path("moments", f".{self.name}.lock")
-        with storage.alone(lock, self.target.parent, self.states_target.parent):
-            Pass(self, want_moments, want_states).run()
+        with storage.alone(self.lock, self.target.parent, self.states_target.parent):
+            Pass(self, moments, states).run()
 
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
-        overwrite = self.flags.overwrite
-        moments = not storage.same_output(self.target, "moments", self.identity, overwrite)
-        states = self.flags.keep_states and not storage.same_output(
-            self.states_target, "states", self.states_identity, overwrite
-        )
-        if states and not moments and self.resume.exists():
-            # a pass over both may have been killed before the states had their name: it goes on as such
-            with contextlib.suppress(UserError, KeyError):
+        there, overwrite, states = storage.same_output, self.flags.overwrite, self.flags.keep_states
+        moments = not there(self.target, "moments", self.identity, overwrite)
+        states = states and not there(self.states_target, "states", self.states_identity, overwrite)
+        if states and not moments:
+            with contextlib.suppress(
+                UserError
+            ):  # a pass over both, killed before the states had their name, goes on
                 found = storage.read_provenance(self.resume, "resume")["identity"]
-                both = self.identity | {"pass": self.wants(True, True)}
-                moments = self.states_partial.exists() and not storage.differences(found, both)
+                moments = not storage.differences(found, self.pass_identity(True, True))
         return moments, states
 
-    def wants(self, moments: bool, states: bool) -> dict[str, Any]:
-        """What a checkpoint says of its pass beside the identity."""
-        budget = self.flags.tokens_per_batch or default_budget(self.source.device)
-        return {"tokens_per_batch": budget, "moments": moments, "states": states}
+    def pass_identity(self, moments: bool, states: bool) -> Identity:
+        """Of a checkpoint."""
+        wants = {"tokens_per_batch": self.budget, "moments": moments, "states": states}
+        return self.identity | {"pass": wants}
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
-        source = self.source
-        return Moments(
-            source.layers,
-            source.config.hidden_size,
-            self.data.targets,
-            self.flags.label_permutations,
-            self.prefix,
-            device,
-        )
-
-
-def cache_splits(source: Source, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
-    """Moments (and states) of these splits of a pair, as far as they are missing; a job each."""
-    chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
-    for split in chosen:
-        if split.name == "train" and len(set(split.labels)) < 2:
-            raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
-    for split in chosen:
-        Job(source, data, split, flags).run()
+        width, permutations = self.source.config.hidden_size, self.flags.label_permutations
+        return Moments(self.source.layers, width, self.data.targets, permutations, self.prefix, device)
 
 
 class Pass:
@@ -156,20 +131,22 @@ class Pass:
         self.job, self.want_moments, self.want_states = job, want_moments, want_states
         source, flags, split = job.source, job.flags, job.split
         self.started = time.monotonic()
-        self.parts = job.all_parts() if want_moments else [Part(job.target, job.identity, job.rows)]
+        self.parts = job.parts() if want_moments else [Part(job.target, job.identity, job.rows)]
         check_parts(flags, split.name, len(split.texts))
         ids, self.cut = source.tokenize(split.texts)
         orders = permuted_rows(len(ids), flags.label_permutations if want_moments else 0, flags.seed)
-        self.corpus, every = Corpus(ids, split.labels, job.data.targets, orders), np.arange(len(ids))
-        lengths = self.corpus.lengths
-        self.rows, self.lengths = every[job.rows], lengths[job.rows]
-        wants = job.wants(want_moments, want_states)
-        parts = [every[part.rows] for part in self.parts]
-        self.plans = [
-            [rows[batch] for batch in plan_batches(lengths[rows], wants["tokens_per_batch"])]
-            for rows in parts
+        self.corpus = Corpus(ids, split.labels, job.data.targets, orders)
+        lengths, every = self.corpus.lengths, np.arange(len(ids))
+        self.rows = every[job.rows]
+        self.plan = [
+            (number, every[part.rows][batch])
+            for number, part in enumerate(self.parts)
+            for batch in plan_batches(lengths[part.rows], job.budget)
         ]
-        self.progress_identity = job.identity | {"pass": wants}
+        self.tokens = np.array([lengths[rows].sum() for _, rows in self.plan])
+        self.identity = job.pass_identity(want_moments, want_states)
+        self.moments: Moments | None = None  # of the part that is begun
+        self.saved, self.pause = self.started, CHECKPOINT_SECONDS
         self.about = {
             "model": source.spec.provenance,
             "tokenizer": tokenizer_facts(source.tokenizer),
@@ -183,55 +160,59 @@ class Pass:
         }
 
     def run(self) -> None:
-        first = processes.first()
-        part, done, moments = self._resumed() if first else (0, 0, None)
-        if first:
-            self._check_space()
-        part, done = processes.meet(part, done)
+        done = processes.from_first(self._resumed)
         encoder = self.job.source.encoder
-        fresh = first and not (part or done)
+        fresh = processes.first() and not done
         try:
             if fresh:
                 self._begin()
-            rate = self._loop(encoder, part, done, moments)
+            rate = self._loop(encoder, done)
         except NotFinite as error:
-            if first:
+            if processes.first():
                 self._forget_progress()
             raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
-        except (UserError, OSError):
+        except BaseException:
             if fresh and not self.job.resume.exists():  # nothing that a new run could go on from
                 self._forget_progress()
             raise
-        if first:
+        if processes.first():
             self._finish(rate)
 
-    def _resumed(self) -> tuple[int, int, Moments | None]:
-        """Part, batches done and moments of an interrupted pass of the same identity; else (0, 0, None)."""
+    def _resumed(self) -> int:
+        """Batches done by an interrupted pass of the same identity, whose moments are loaded; UserError for too
+        little space for the rest."""
+        job, done = self.job, 0
+        if job.resume.exists():
+            try:
+                done = self._load()
+                console.say(f"going on with {job.target}: {done} of {len(self.plan)} batches are done")
+            except (UserError, KeyError) as error:
+                console.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
+        self._check_space()
+        return done
+
+    def _load(self) -> int:
         job = self.job
-        if not job.resume.exists():
-            return 0, 0, None
-        try:
-            about = storage.read_provenance(job.resume, "resume")
-            lines = storage.differences(about["identity"], self.progress_identity)
-            if self.want_states and not lines:
-                partial = storage.read_provenance(job.states_partial, "states")["identity"]
-                lines = storage.differences(partial, job.states_identity)
-            if lines:
-                raise UserError(f"it is of another run: {'; '.join(lines[:2])}")
-            part, done = about["record"]["part"], about["record"]["batches_done"]
-            for earlier in self.parts[:part]:
-                if not storage.same_output(earlier.target, "moments", earlier.identity):
-                    raise UserError(f"{earlier.target} does not exist")
-            moments = None
-            if done and self.want_moments:
-                moments = MomentsFile(job.resume, "resume").load(job.source.device)
-        except (UserError, KeyError, TypeError) as error:
-            console.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
-            return 0, 0, None
-        batches = sum(map(len, self.plans))
-        behind = sum(map(len, self.plans[:part])) + done
-        console.say(f"going on with {job.target}: {behind} of {batches} batches are done")
-        return part, done, moments
+        about = storage.read_provenance(job.resume, "resume")
+        storage.check_same("it is of another run", about["identity"], self.identity)
+        if self.want_states:
+            partial = storage.read_provenance(job.states_partial, "states")["identity"]
+            storage.check_same("its states are of another run", partial, job.states_identity)
+        done = about["record"].get("plan_batches_done")
+        if done is None:
+            raise UserError("an older version wrote it")
+        begun = self._part(done) if self._part(done - 1) == self._part(done) else None
+        for number in {part for part, _ in self.plan[:done]} - {begun}:
+            part = self.parts[number]
+            if self.want_moments and not storage.same_output(part.target, "moments", part.identity):
+                raise UserError(f"{part.target} does not exist")
+        if self.want_moments and begun is not None:
+            self.moments = MomentsFile(job.resume, "resume").load(job.source.device)
+        return done
+
+    def _part(self, place: int) -> int:
+        """The part of the batch at this place of the plan; -1 beyond its ends."""
+        return self.plan[place][0] if 0 <= place < len(self.plan) else -1
 
     def _check_space(self) -> None:
         """Room for the parts, their sum, a checkpoint and the states, less what a killed run took already."""
@@ -244,10 +225,10 @@ class Pass:
         storage.check_space(Path(job.flags.output), size)
 
     def _states_layout(self) -> storage.Layout:
-        kind = "F64" if self.job.source.dtype == torch.float64 else "F32"
-        shape = (len(self.job.source.layers), len(self.rows), self.job.source.config.hidden_size)
-        labels = "F64" if self.job.data.numeric else "I64"
-        return {"states": (kind, shape), "labels": (labels, (len(self.rows),))}
+        source, count = self.job.source, len(self.rows)
+        shape = (len(source.layers), count, source.config.hidden_size)
+        kind = "F64" if source.dtype == torch.float64 else "F32"
+        return {"states": (kind, shape), "labels": ("F64" if self.job.data.numeric else "I64", (count,))}
 
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
@@ -260,90 +241,62 @@ class Pass:
             storage.create(job.states_partial, self._states_layout(), about)
             storage.maps(job.states_partial)["labels"][...] = job.split.labels[job.rows]
 
-    def _loop(self, encoder: Encoder, part: int, done: int, moments: Moments | None) -> float:
-        """All batches from number `done` of `part` on; tokens a second."""
+    def _loop(self, encoder: Encoder, done: int) -> float:
+        """All batches of the plan from number `done` on; tokens a second."""
         job, source = self.job, self.job.source
-        batches = [rows for plan in self.plans for rows in plan]
-        behind = sum(map(len, self.plans[:part])) + done
-        total, before = int(self.lengths.sum()), self._tokens(batches[:behind])
-        started = saved = time.monotonic()
-        pause = CHECKPOINT_SECONDS
+        total, before = int(self.tokens.sum()), int(self.tokens[:done].sum())
+        started = self.saved = time.monotonic()
         title = f"{source.name} x {job.data.name} {job.split.name}"
         with console.progress(total, "token", title, initial=before) as bar:
-            for number in range(part, len(self.plans)):
-                if self.want_moments and moments is None:
+            while done < len(self.plan):
+                part = self._part(done)
+                if self.want_moments and self.moments is None:
                     with enough_memory(NO_MEMORY):
-                        moments = job.empty(source.device)
-                plan = self.plans[number]
-                while done < len(plan):
-                    shares = plan[done : done + processes.count()]  # a batch for each process
-                    blocks = self._encode(encoder, shares, moments)
-                    (due,) = processes.meet(time.monotonic() - saved >= pause)
-                    self._keep_states(shares, blocks)
-                    bar.update(self._tokens(shares))
-                    done += len(shares)
-                    if due and done < len(plan):
-                        began = time.monotonic()
-                        self._checkpoint(moments, number, done)
-                        saved = time.monotonic()
-                        pause = max(CHECKPOINT_SECONDS, 20 * (saved - began))  # writing takes 1/20 at most
-                if moments is not None:
-                    self._write_part(self.parts[number], moments)
-                done, moments = 0, None
-                if number + 1 < len(self.plans) or self.want_states:
-                    self._checkpoint(None, number + 1, 0)
+                        self.moments = job.empty(source.device)
+                # a batch for each process
+                shares = [rows for own, rows in self.plan[done : done + processes.count()] if own == part]
+                self._encode(encoder, shares[processes.rank() :][:1])
+                bar.update(int(self.tokens[done : done + len(shares)].sum()))
+                done += len(shares)
+                ended = self._part(done) != part
+                if ended and self.moments is not None:
+                    target, identity = self.parts[part].target, self.parts[part].identity
+                    self._save(target, "moments", identity, **self.about)
+                    self.moments = None
+                if processes.from_first(lambda: time.monotonic() - self.saved >= self.pause) or ended:
+                    self._checkpoint(done)
         return (total - before) / max(time.monotonic() - started, 1e-9)
 
-    def _tokens(self, batches: Iterable[np.ndarray]) -> int:
-        return sum(int(self.corpus.lengths[rows].sum()) for rows in batches)
-
-    def _encode(self, encoder: Encoder, shares: list, moments: Moments | None) -> list[np.ndarray]:
-        """Add this process's share to the moments; its mean states (L, B, d), batch by batch, if they are kept."""
-        means: list[np.ndarray] = []
-        keep = (lambda _, found: means.append(found)) if self.want_states else None
-        for _ in encode(encoder, self.corpus, shares[processes.rank() :][:1], moments, keep):
+    def _encode(self, encoder: Encoder, share: list[np.ndarray]) -> None:
+        """Add this process's share of a round to its moments; the first writes the states of all, if they are kept."""
+        means: list[tuple[np.ndarray, np.ndarray]] = []  # rows (B,) and their mean states (L, B, d)
+        keep = (lambda *found: means.append(found)) if self.want_states else None
+        for _ in encode(encoder, self.corpus, share, self.moments, keep):
             pass
-        return means
-
-    def _keep_states(self, shares: list, means: list[np.ndarray]) -> None:
-        """Bring the states of a round to the first process, which writes them."""
-        if not self.want_states:
-            return
-        kind, (layers, _, width) = self._states_layout()["states"]
-        found = []
-        for process, rows in enumerate(shares):
-            if process == processes.rank():
-                block = np.concatenate(means, 1)
-            else:
-                block = np.empty((layers, len(rows), width), storage.KINDS[kind])
-            if process and processes.rank() in (0, process):
-                processes.carry(block, process)
-            found.append((np.searchsorted(self.rows, rows), block))
-        if processes.first():
-            for layer in range(layers):  # a map of its own each: touched pages count as memory
+        if self.want_states and (found := sum(processes.gather(means), [])):
+            for layer in range(len(encoder.layers)):  # a map of its own each: touched pages count as memory
                 states = storage.maps(self.job.states_partial)["states"][layer]
-                for places, block in found:
-                    states[places] = block[layer]
+                for rows, mean in found:
+                    states[np.searchsorted(self.rows, rows)] = mean[layer]
 
-    def _write_part(self, part: Part, moments: Moments) -> None:
-        processes.to_first(moments)
-        if processes.first():
-            about = storage.provenance("moments", part.identity, **self.about)
-            write_moments(part.target, moments, about)
-
-    def _checkpoint(self, moments: Moments | None, part: int, done: int) -> None:
+    def _checkpoint(self, done: int) -> None:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
-        if moments is not None:
-            processes.to_first(moments)
-        if not processes.first():
-            return
-        if self.want_states:
+        began = time.monotonic()
+        if self.want_states and processes.first():
             storage.sync(self.job.states_partial)
-        about = storage.provenance("resume", self.progress_identity, part=part, batches_done=done)
-        if moments is None:
-            storage.write_arrays(self.job.resume, {}, about)
-        else:
-            write_moments(self.job.resume, moments, about)
+        self._save(self.job.resume, "resume", self.identity, plan_batches_done=done)
+        self.saved = time.monotonic()
+        self.pause = max(CHECKPOINT_SECONDS, 20 * (self.saved - began))  # writing takes 1/20 at most
+
+    def _save(self, path: Path, kind: str, identity: Identity, **record: Any) -> None:
+        """Write the sums of all processes, if there are any."""
+        about = storage.provenance(kind, identity, **record)
+        if self.moments is not None:
+            self.moments.gather()
+        if processes.first() and self.moments is not None:
+            write_moments(path, self.moments, about)
+        elif processes.first():
+            storage.write_arrays(path, {}, about)
 
     def _finish(self, rate: float) -> None:
         """Add up the parts, give the states their name, and say what was done."""
@@ -358,8 +311,8 @@ class Pass:
         job.resume.unlink(missing_ok=True)
         shortened = f", {self.cut} texts cut at {job.source.max_length} tokens" if self.cut else ""
         console.say(
-            f"wrote {' and '.join(written)}: {len(job.source.layers)} layers, {len(self.lengths)} texts, "
-            f"{self.lengths.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
+            f"wrote {' and '.join(written)}: {len(job.source.layers)} layers, {len(self.rows)} texts, "
+            f"{self.tokens.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
             f"{time.monotonic() - self.started:.0f} s in all"
         )
 

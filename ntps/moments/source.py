@@ -10,17 +10,9 @@ import torch
 
 from ntps.errors import UserError
 from ntps.flags import Caching, Forward
+from ntps.models import loading
 from ntps.models.description import resolve_model
-from ntps.models.loading import (
-    context_length,
-    load_config,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    output_name,
-    pick_device,
-    pick_dtype,
-)
+from ntps.models.loading import load_model
 from ntps.moments.batches import tokenize
 from ntps.moments.encoder import Encoder
 
@@ -37,22 +29,16 @@ class Source:
     """One model as requested; its weights are read only when a forward pass is due."""
 
     def __init__(
-        self,
-        name: str,
-        adapter: str | None,
-        device: str,
-        dtype: str | None,
-        max_length: int | None,
-        layers: str,
-    ):
+        self, name: str, adapter: str | None, device: str, dtype: str | None, max_length: int | None, layers: str
+    ):  # fmt: skip
         self.spec, self.adapter = resolve_model(name), adapter
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.spec, self.device)
-        self.identity = model_identity(self.spec, adapter)
-        self.name = output_name(self.spec, adapter)
-        self.tokenizer = load_tokenizer(self.spec)
-        self.config = load_config(self.spec)
-        self.max_length = context_length(self.tokenizer, self.config, max_length)
+        self.device = loading.pick_device(device)
+        self.dtype = loading.pick_dtype(dtype, self.spec, self.device)
+        self.identity = loading.model_identity(self.spec, adapter)
+        self.name = loading.output_name(self.spec, adapter)
+        self.tokenizer = loading.load_tokenizer(self.spec)
+        self.config = loading.load_config(self.spec)
+        self.max_length = loading.context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
@@ -79,11 +65,10 @@ class Sources:
         return self.last[1]
 
     def _source(self, name: str) -> Source:
-        flags = self.flags
+        flags, given = self.flags, (self.flags.device, self.flags.dtype, self.flags.max_length)
         if isinstance(flags, Caching):
-            return Source(name, flags.adapter, flags.device, flags.dtype, flags.max_length, flags.layers)
-        layers = "all" if self.layer is None else str(self.layer)
-        source = Source(name, None, flags.device, flags.dtype, flags.max_length, layers)
+            return Source(name, flags.adapter, *given, flags.layers)
+        source = Source(name, None, *given, "all" if self.layer is None else str(self.layer))
         source.layers = source.layers[-1:]
         return source
 

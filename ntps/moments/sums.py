@@ -17,7 +17,6 @@ partitions for error bars and resumed runs are one thing: sums that add.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -27,6 +26,7 @@ from torch.nn.functional import pad
 
 from ntps.errors import UserError
 from ntps.scores.layer_moments import LayerMoments
+from ntps.system import processes
 
 SYMMETRIC = ("mean_second_moment", "prefix_second_moment")
 PREFIX = ("prefix_second_moment", "prefix_next_moment")
@@ -63,9 +63,8 @@ class Scratch:
 
     def __init__(self, batch: Batch, states: Tensor):
         width = states.shape[1]
-        self.within, self.open, self.before = (
-            mask.to(states.dtype) for mask in (batch.within, batch.open, batch.before)
-        )
+        masks = (batch.within, batch.open, batch.before)
+        self.within, self.open, self.before = (mask.to(states.dtype) for mask in masks)
         self.prefix = states.new_zeros(batch.open.numel(), width + GAP)
         self.product = states.new_empty(width, width)
 
@@ -78,36 +77,26 @@ class Moments:
     """
 
     def __init__(
-        self,
-        layers: Sequence[int],
-        width: int,
-        targets: int,
-        permutations: int = 0,
-        prefix: bool = True,
+        self, layers: Sequence[int], width: int, targets: int, permutations: int = 0, prefix: bool = True,
         device: torch.device | str = "cpu",
-    ):
-        self.layers = list(layers)
-        self.text_count = 0
-        self.token_count = 0
+    ):  # fmt: skip
+        self.layers, self.permutations, self.prefix = list(layers), permutations, prefix
+        self.text_count = self.token_count = 0
         self.class_counts = torch.zeros(targets, dtype=torch.float64)
         self.label_second_moment = 0.0
-        count = len(self.layers)
-        shapes = {
-            "mean_second_moment": (count, width, width),
-            "mean_label_moment": (count, width, targets),
-            "mean_state": (count, width),
-            "label_moment_permuted": (count, width, permutations * targets),
+        shapes: dict[str, tuple[int, ...]] = {
+            "mean_second_moment": (width, width),
+            "mean_label_moment": (width, targets),
+            "mean_state": (width,),
+            "label_moment_permuted": (width, permutations * targets),
+            **({name: (width, width) for name in PREFIX} if prefix else {}),
         }
-        if prefix:
-            shapes |= {name: (count, width, width) for name in PREFIX}
         # mps has no float64: there the sums live on the CPU
         self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-        self.sums = {k: torch.zeros(s, dtype=torch.float64, device=self.device) for k, s in shapes.items()}
-        self.permutations = permutations
-
-    @property
-    def prefix(self) -> bool:
-        return "prefix_next_moment" in self.sums
+        self.sums = {
+            name: torch.zeros(len(self.layers), *shape, dtype=torch.float64, device=self.device)
+            for name, shape in shapes.items()
+        }
 
     @property
     def nbytes(self) -> int:
@@ -130,12 +119,9 @@ class Moments:
         states = states.to(torch.promote_types(states.dtype, torch.float32))
         mean = mean_states(states, batch)
         wide, sums = mean.to(self.device, torch.float64), self.sums
-        for columns, name in (
-            (batch.targets, "mean_label_moment"),
-            (batch.permuted, "label_moment_permuted"),
-        ):
-            if columns is not None and columns.shape[1]:
-                sums[name][index].addmm_(wide.T, columns)
+        sums["mean_label_moment"][index].addmm_(wide.T, batch.targets)
+        if batch.permuted is not None and batch.permuted.shape[1]:
+            sums["label_moment_permuted"][index].addmm_(wide.T, batch.permuted)
         sums["mean_state"][index] += wide.sum(0)
         add_gram(sums["mean_second_moment"][index], wide)
         if self.prefix and (scratch := batch.scratch):
@@ -155,6 +141,16 @@ class Moments:
         self.class_counts += other.class_counts
         self.label_second_moment += other.label_second_moment
         return self
+
+    def gather(self) -> None:
+        """Bring the sums of all processes of a launch to the first; the others' begin again at nothing."""
+        numbers = [self.text_count, self.token_count, self.label_second_moment]
+        counts = torch.tensor(numbers, dtype=torch.float64)
+        for total in (counts, self.class_counts, *self.sums.values()):
+            for part in total if total.ndim > 1 else [total]:  # a layer at a time
+                processes.add_up_in_first(part)
+        texts, tokens, self.label_second_moment = counts.tolist()
+        self.text_count, self.token_count = int(texts), int(tokens)
 
     def average(self, name: str, index: int) -> Tensor:
         """One moment of one layer, divided by the number of texts; the permuted one as (R, d, C)."""
@@ -228,13 +224,9 @@ def targets_of(labels: np.ndarray, classes: int) -> Tensor:
 
 
 def from_arrays(
-    states: Tensor | np.ndarray | Iterable,
-    lengths: Sequence[int] | np.ndarray,
-    labels: np.ndarray | Sequence[int],
-    classes: int | None = None,
-    permutations: int = 0,
-    seed: int = 42,
-) -> Moments:
+    states: Tensor | np.ndarray | Iterable, lengths: Sequence[int] | np.ndarray, labels: np.ndarray | Sequence[int],
+    classes: int | None = None, permutations: int = 0, seed: int = 42,
+) -> Moments:  # fmt: skip
     """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
 
     A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
@@ -242,29 +234,26 @@ def from_arrays(
     """
     states = torch.as_tensor(states).detach()
     states = states[None] if states.ndim == 3 else states
-    if states.ndim != 4:
+    if states.ndim != 4 or not states.shape[1]:
         raise UserError(f"states of shape {tuple(states.shape)}: give (layers, texts, tokens, width)")
+    layers, count, longest, width = states.shape
     labels, lengths = np.asarray(labels), np.asarray(lengths)
-    count, longest = states.shape[1:3]
-    if labels.shape != (count,) or lengths.shape != (count,) or not count:
-        raise UserError(
-            f"{count} texts, lengths {lengths.shape} and labels {labels.shape}: give one of each a text"
-        )
-    most = math.inf if classes is None else classes - 1
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() > most:
-        raise UserError("labels must be class indices: whole numbers from 0, below the number of classes")
-    if not np.issubdtype(lengths.dtype, np.integer) or lengths.min() < 1 or lengths.max() > longest:
-        raise UserError(
-            f"lengths run from {lengths.min()} to {lengths.max()}: they must be whole numbers in 1 to {longest}"
-        )
+    numbers = (
+        ("lengths", lengths, 1, longest),
+        ("labels", labels, 0, np.inf if classes is None else classes - 1),
+    )
+    for name, values, least, most in numbers:
+        whole = values.shape == (count,) and np.issubdtype(values.dtype, np.integer)
+        if not whole or values.min() < least or values.max() > most:
+            raise UserError(f"{name}: give {count} whole numbers, one a text, from {least} to {most}")
     classes = int(labels.max()) + 1 if classes is None else classes
     order = permuted_rows(count, permutations, seed)
     targets, permuted = one_hot(labels, classes), one_hot(labels[order].T, classes).flatten(1)
     counts = torch.as_tensor(lengths)
-    moments = Moments(range(len(states)), states.shape[-1], classes, permutations)
+    moments = Moments(range(layers), width, classes, permutations)
     moments.count(counts, targets)
-    step, real = max(1, TOKENS_AT_ONCE // longest), torch.arange(longest) < counts[:, None]
-    for rows in (slice(start, start + step) for start in range(0, count, step)):
+    real = torch.arange(longest) < counts[:, None]
+    for rows in torch.arange(count).split(max(1, TOKENS_AT_ONCE // longest)):
         batch = Batch(counts[rows], targets[rows], permuted[rows])
         for index, layer in enumerate(states):
             moments.add(index, layer[rows][real[rows]], batch)
@@ -277,4 +266,4 @@ def permuted_rows(count: int, permutations: int, seed: int) -> np.ndarray:
     """(R, n) row orders for shuffled labels: the same for every model, layer, batch and shard."""
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(count) for _ in range(permutations)]
-    return np.stack(orders) if orders else np.zeros((0, count), dtype=np.int64)
+    return np.array(orders, np.int64).reshape(permutations, count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import inspect
 import sys
@@ -98,11 +97,9 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     try:
         with processes.launched():
             return main(kind(**values)) if kind else main(**values)
-    except (UserError, OSError) as error:
-        if processes.first():
-            print(f"error: {error}", file=sys.stderr)
+    except processes.Elsewhere:
         return 1
-    except processes.Lost as error:
+    except (UserError, OSError, processes.Lost) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -168,19 +165,19 @@ class Formatter(jsonargparse.DefaultHelpFormatter):
 
 
 def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable[[str, str], None]) -> int:
-    """Call work(model, dataset) for every pair; a user error ends its pair only, in all processes of a launch.
+    """Call work(model, dataset) for every pair; a user error ends its pair, in a launch of several processes all.
 
     Exit code 1 if any pair failed.
     """
     failed = 0
     for model, dataset in product(models, datasets):
         try:
-            # of several processes the launcher ends all: in the middle of a step they would wait for each other
-            alone = processes.count() == 1
-            with processes.in_step(), enough_memory(NO_MEMORY) if alone else contextlib.nullcontext():
+            with enough_memory(NO_MEMORY):
                 work(model, dataset)
         except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
-            failed += 1
-            if not isinstance(error, processes.Elsewhere):
-                print(f"error: {model} x {dataset}: {error}", file=sys.stderr)
-    return int(failed > 0)
+            text = f"{model} x {dataset}: {error}"
+            if processes.count() > 1:
+                raise UserError(text) from error
+            print(f"error: {text}", file=sys.stderr)
+            failed = 1
+    return failed

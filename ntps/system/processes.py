@@ -1,48 +1,44 @@
-"""Several processes of one launch (torchrun, accelerate launch): which one this is, and how they stay in step.
+"""Several processes of one launch (torchrun, accelerate launch): which one this is, and what they exchange.
 
-Processes meet by `meet`, each equally often, and one that fails on a user error says so at its next meeting: the
-error ends the same work in all, and none waits for one that will not come. Sums and states travel only between
-meetings, when all are well. A process that is gone ends the others with `Lost`.
+One rule: an error in one process ends the launch, and the same command goes on from the last checkpoint. The first
+process that fails says why; to the others it is gone, which ends them at their next exchange.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ntps.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # silent for longer is lost; the first may be writing large files
+FAREWELL = 5.0  # seconds that a failed first process, which may hold the store, waits for the others
 LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
-NUMBERS = 2  # that the first process may tell at a meeting
-
-
-class Elsewhere(UserError):
-    """What another process has told the user already."""
+Value = TypeVar("Value")
 
 
 class Lost(RuntimeError):
     """Another process of the launch is gone: this one cannot go on."""
 
 
-def rank() -> int:
-    return _number("RANK", 0) if count() > 1 else 0
-
-
-def local_rank() -> int:
-    return _number("LOCAL_RANK", 0)
+class Elsewhere(Exception):
+    """This process ends because of another one, which says why."""
 
 
 def count() -> int:
-    return _number("WORLD_SIZE", 1)
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def _number(name: str, otherwise: int) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else otherwise
+def rank() -> int:
+    return int(os.environ.get("RANK") or 0) if count() > 1 else 0
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def first() -> bool:
@@ -57,7 +53,7 @@ def several() -> dict[str, int]:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Connect the processes of the launch, if there are several."""
+    """Connect the processes of the launch, if there are several; Elsewhere in those that did not fail first."""
     if count() == 1:
         yield
         return
@@ -72,16 +68,33 @@ def launched() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda and local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    with _contact():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-    yield
+    store, *_ = next(distributed.rendezvous("env://", timeout=TIMEOUT))
+    about: Any = {"rank": rank(), "world_size": count(), "store": store, "timeout": TIMEOUT}
+    _exchange("init_process_group", "cpu:gloo,cuda:nccl" if cuda else "gloo", **about)
+    try:
+        yield
+    except Exception as error:
+        try:
+            place = store.add("failed", 1)
+        except RuntimeError:  # the store is gone with its process
+            place = 1
+        if not cuda:  # NCCL would wait for the others; they notice when this process ends
+            distributed.destroy_process_group()
+        deadline = time.monotonic() + FAREWELL
+        while first() and store.add("failed", 0) < count() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if place > 1:
+            raise Elsewhere from error
+        raise
     distributed.destroy_process_group()
 
 
-@contextmanager
-def _contact() -> Iterator[None]:
+def _exchange(name: str, *arguments: Any, **options: Any) -> None:
+    """Call a function of torch.distributed; Lost where another process is gone."""
+    from torch import distributed
+
     try:
-        yield
+        getattr(distributed, name)(*arguments, **options)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise Lost(
@@ -90,76 +103,31 @@ def _contact() -> Iterator[None]:
         ) from error
 
 
-def meet(*numbers: int, failed: bool = False) -> tuple[int, ...]:
-    """Wait for all processes and return the first one's `numbers`; Elsewhere if another one has failed.
-
-    Of several that fail at once, the lowest returns, to tell its error.
-    """
-    if count() == 1:
-        return numbers
-    import torch
-    from torch import distributed
-
-    told = torch.zeros(count() + NUMBERS, dtype=torch.int64)
-    told[rank()] = failed
-    if first():
-        told[count() : count() + len(numbers)] = torch.tensor(numbers)
-    with _contact():
-        distributed.all_reduce(told)
-    failures = told[: count()].nonzero().flatten().tolist()
-    if failures and failures[0] != rank():
-        raise Elsewhere(f"process {failures[0]} has failed")
-    return tuple(told[count() : count() + len(numbers)].tolist())
+def from_first(make: Callable[[], Value]) -> Value:
+    """make() of the first process, which alone calls it, in every process."""
+    found: list[Any] = [make() if first() else None]
+    if count() > 1:
+        _exchange("broadcast_object_list", found, 0)
+    return found[0]
 
 
-@contextmanager
-def in_step() -> Iterator[None]:
-    """Work that all processes leave together: done, or on the user error of one of them."""
-    try:
-        yield
-    except Elsewhere:
-        raise
-    except (UserError, OSError):
-        meet(failed=True)
-        raise
-    meet()
-
-
-def to_first(moments: Any) -> None:
-    """Bring the sums of all `Moments` to the first process; the others' begin again at nothing."""
-    if count() == 1:
-        return
-    import torch
-    from torch import distributed
-
-    counts = torch.tensor([moments.text_count, moments.token_count, moments.label_second_moment]).double()
-    with _contact():
-        for total in (counts, moments.class_counts, *moments.sums.values()):
-            for part in total if total.ndim > 1 else [total]:  # a layer at a time
-                if part.numel():
-                    distributed.reduce(part, 0)
-                if not first():
-                    part.zero_()
-    texts, tokens, moments.label_second_moment = counts.tolist()
-    moments.text_count, moments.token_count = int(texts), int(tokens)
+def gather(value: Value) -> list[Value]:
+    """The values of all processes in the first; nothing in the others."""
+    found = [value] * count() if first() else []
+    if count() > 1:
+        _exchange("gather_object", value, found or None, 0)
+    return found
 
 
 def add_up(values: Any) -> None:
     """Make a tensor the sum of all processes' in every one of them."""
     if count() > 1:
-        from torch import distributed
-
-        with _contact():
-            distributed.all_reduce(values)
+        _exchange("all_reduce", values)
 
 
-def carry(values: Any, source: int) -> None:
-    """Bring a numpy array from process `source` into the array of the same shape in the first."""
-    import torch
-    from torch import distributed
-
-    with _contact():
-        if rank() == source:
-            distributed.send(torch.from_numpy(values), 0)
-        else:
-            distributed.recv(torch.from_numpy(values), source)
+def add_up_in_first(values: Any) -> None:
+    """Make a tensor the sum of all processes' in the first, and zero in the others."""
+    if count() > 1 and values.numel():
+        _exchange("reduce", values, 0)
+        if not first():
+            values.zero_()

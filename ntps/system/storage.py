@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import functools
 import glob
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -28,9 +30,6 @@ FORMAT = 1
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
 KINDS = {"F64": np.float64, "F32": np.float32, "I64": np.int64}
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
-
-
-# --- provenance and identity ---------------------------------------------------------------------------------------
 
 
 def provenance(kind: str, identity: Mapping, **record) -> dict:
@@ -57,13 +56,16 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            lines.append(f"{prefix}{key} is {short(left)} there, {short(right)} here")
+            texts = (json.dumps(value) for value in (left, right))
+            there, here = (text if len(text) <= 60 else text[:57] + "..." for text in texts)
+            lines.append(f"{prefix}{key} is {there} there, {here} here")
     return lines
 
 
-def short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def check_same(what: str, found: Mapping, wanted: Mapping, remedy: str = "") -> None:
+    """UserError, beginning with `what`, unless two identities are the same."""
+    if lines := differences(found, wanted):
+        raise UserError(f"{what}: {'; '.join(lines[:4])}. {remedy}".rstrip(". "))
 
 
 def same_output(path: Path, kind: str, identity: Mapping, overwrite: bool = False) -> bool:
@@ -73,30 +75,22 @@ def same_output(path: Path, kind: str, identity: Mapping, overwrite: bool = Fals
     try:
         found = read_provenance(path, kind)["identity"]
     except UserError as error:
-        raise UserError(f"{error}. Move it away, or use another --output, or --overwrite.") from None
-    if lines := differences(found, json.loads(json.dumps(identity))):
-        raise UserError(
-            f"{path} holds another run: {'; '.join(lines[:4])}. Use another --output, or --overwrite."
-        )
+        raise UserError(f"{error}. Move it away, or use another --output, or --overwrite") from None
+    wanted = json.loads(json.dumps(identity))
+    check_same(f"{path} holds another run", found, wanted, "Use another --output, or --overwrite")
     return True
 
 
 def check_same_run(train: Mapping, test: Mapping, where: Path) -> None:
     """UserError unless the identities of a train and a test file differ in nothing but split, limit and texts."""
+    own = {"split", "limit", "label_permutations", "partitions", "prefix_moments"}
 
     def shared(identity: Mapping) -> dict:
         data = {key: value for key, value in identity["data"].items() if key != "texts_sha256"}
-        own = ("split", "limit", "label_permutations", "partitions", "prefix_moments")
-        return {key: value for key, value in identity.items() if key not in own} | {"data": data}
+        return {key: identity[key] for key in identity.keys() - own} | {"data": data}
 
-    if lines := differences(shared(train), shared(test)):
-        raise UserError(
-            f"train and test in {where} are of different runs (train there, test here): {'; '.join(lines[:4])}. "
-            "Run cache.py on both with --overwrite."
-        )
-
-
-# --- safetensors ---------------------------------------------------------------------------------------------------
+    what = f"train and test in {where} are of different runs (train there, test here)"
+    check_same(what, shared(train), shared(test), "Run cache.py on both with --overwrite")
 
 
 def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
@@ -114,10 +108,8 @@ def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
 
 
 def layout_bytes(layout: Layout) -> int:
-    return sum(
-        int(np.prod(shape, dtype=np.int64)) * np.dtype(KINDS[kind]).itemsize
-        for kind, shape in layout.values()
-    )
+    sizes = (math.prod(shape) * np.dtype(KINDS[kind]).itemsize for kind, shape in layout.values())
+    return sum(sizes)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
@@ -140,13 +132,12 @@ def create(path: Path, layout: Layout, about: Mapping) -> None:
 def maps(path: Path) -> dict[str, np.memmap]:
     """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
     with path.open("rb") as file:
-        start = struct.unpack("<Q", file.read(8))[0]
-        entries = json.loads(file.read(start))
-    entries.pop("__metadata__")
+        size = struct.unpack("<Q", file.read(8))[0]
+        entries = json.loads(file.read(size))
+    del entries["__metadata__"]
+    places = {name: 8 + size + entry["data_offsets"][0] for name, entry in entries.items()}
     return {
-        name: np.memmap(
-            path, KINDS[entry["dtype"]], "r+", 8 + start + entry["data_offsets"][0], tuple(entry["shape"])
-        )
+        name: np.memmap(path, KINDS[entry["dtype"]], "r+", places[name], tuple(entry["shape"]))
         for name, entry in entries.items()
     }
 
@@ -176,16 +167,13 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` for writing; what a killed process left there is removed."""
-    host = platform.node().replace(".", "-")
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.{host}.*.tmp"):
-        try:
-            os.kill(int(stale.name.split(".")[-2]), 0)
-        except ProcessLookupError:
+    """A name beside `path` for writing; what a killed process of this machine left there is removed."""
+    start = f".{path.name}.{platform.node().replace('.', '-')}."
+    for stale in path.parent.glob(f"{glob.escape(start)}*.tmp"):
+        process = stale.name.removeprefix(start).removesuffix(".tmp")
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             stale.unlink(missing_ok=True)
-        except (PermissionError, ValueError):
-            pass  # another user's live process, or no file of ours
-    return path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
+    return path.with_name(f"{start}{os.getpid()}.tmp")
 
 
 def to_json(value: Mapping) -> str:
@@ -212,8 +200,8 @@ def read_provenance(path: Path, kind: str | None = None) -> dict:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): cut short, or no file of ours") from None
     wanted = f"ntps {kind} {FORMAT}" if kind else "ntps "
-    if not isinstance(about, dict) or not str(about.get("format", "")).startswith(wanted):
-        name = about.get("format") if isinstance(about, dict) else None
+    name = about.get("format") if isinstance(about, dict) else None
+    if not str(name).startswith(wanted):
         raise UserError(f"{path} is not a file of {wanted.strip()!r} (it says {name!r})")
     return about
 
@@ -222,18 +210,17 @@ def read_provenance(path: Path, kind: str | None = None) -> dict:
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file while working; UserError if another process holds it. A kill releases it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = path.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that was just removed
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
-            raise UserError(f"another process is working on this (it holds {path}): wait for it")
-        try:
-            yield
-        finally:
+    lock = FileLock(path, blocking=False)
+    with contextlib.suppress(Timeout):
+        lock.acquire()
+    if not (lock.is_locked and path.exists()):  # removed: its holder has just finished
+        raise UserError(f"another process is working on this (it holds {path}): wait for it")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):  # Windows removes no open file
             path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -269,10 +256,6 @@ def check_space(folder: Path, size: int) -> None:
     free = free_space(folder)
     if free < size:
         raise UserError(
-            f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another --output, or fewer --layers or --label_permutations."
+            f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another "
+            "--output, or fewer --layers or --label_permutations."
         )
-
-
-def output_path(output: str | Path, kind: str, model: str, dataset: str, suffix: str) -> Path:
-    """OUTPUT/KIND/MODEL/DATASET + suffix."""
-    return Path(output) / kind / model / f"{dataset}{suffix}"

@@ -15,9 +15,8 @@ def map_layers(
 ) -> Iterator[Result]:
     """function over layers, in order, several at a time (default: as many as torch has threads).
 
-    torch.linalg releases the interpreter lock, and two layers on one thread each are done sooner than two
-    in turn on two threads. Give layers by number, for `function` to read from disk, where they are large; and workers=1
-    where they lie on a GPU.
+    torch.linalg releases the interpreter lock, and two layers on one thread each are done sooner than two in turn on
+    two threads. Give large layers by number, for `function` to read from disk; workers=1 where they lie on a GPU.
     """
     import torch
 
