@@ -32,7 +32,7 @@ class TableFlags(Protocol):
 
     output: str
     overwrite: bool
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def read_words(path: str | None) -> Groups:
     return groups
 
 
-def ends_of(groups: Groups, between: tuple[str, ...]) -> Ends:
+def ends_of(groups: Groups, between: Sequence[str]) -> Ends:
     """The two groups requested, or the first two."""
     pair = between or tuple(groups)[:2]
     if len(pair) != 2 or len(set(pair)) < 2 or not set(pair) <= set(groups):

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonargparse
 
@@ -20,14 +20,12 @@ from ntps.run.experiments import read_experiment
 from ntps.system import processes
 from ntps.system.console import keep_heap, quiet
 
-REQUIRED = dataclasses.MISSING
+REQUIRED = inspect.Parameter.empty
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """One flag of a script: its type, its default (REQUIRED if there is none) and its help."""
 
-    name: str
     type: Any
     default: Any
     help: str | None
@@ -47,22 +45,11 @@ def settings_class(main: Callable[..., int]) -> Any:
 
 def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
     """Every flag of a script, by name."""
-    kind = settings_class(main)
-    source = kind or main
+    source = settings_class(main) or main
     hints, docs = typing.get_type_hints(source), documented(source)
-    if kind is not None:
-        defaults = {
-            field.name: field.default if field.default_factory is REQUIRED else field.default_factory()
-            for field in dataclasses.fields(kind)
-        }
-    else:
-        empty = inspect.Parameter.empty
-        defaults = {
-            name: REQUIRED if parameter.default is empty else parameter.default
-            for name, parameter in inspect.signature(main).parameters.items()
-        }
-    order = sorted(defaults, key=lambda name: name not in ("models", "datasets"))
-    return {name: Flag(name, hints[name], defaults[name], docs.get(name)) for name in order}
+    parameters = inspect.signature(source).parameters
+    order = sorted(parameters, key=lambda name: name not in ("models", "datasets"))
+    return {name: Flag(hints[name], parameters[name].default, docs.get(name)) for name in order}
 
 
 def documented(source: Any) -> dict[str, str]:
