@@ -32,9 +32,7 @@ Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 # the least p-value of R permutations is 1 / (1 + R)
-ENOUGH = Rule(
-    f"0 or at least 19; with fewer no p-value can reach {SMALL}", lambda value: value == 0 or value >= 19
-)
+ENOUGH = Rule(f"0 or at least 19; with fewer no p-value can reach {SMALL}", lambda value: value == 0 or value >= 19)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -52,9 +50,6 @@ class Results:
     SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
         """UserError for a value against the rule of its type; classes add theirs."""
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
@@ -134,8 +129,8 @@ class Caching(Forward, Adapted):
     keep_states: bool = False
     seed: Natural = 42
 
-    def check(self) -> None:
-        super().check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.parts  # noqa: B018 -- raises for a shard that is none
 
     @property
@@ -325,8 +320,8 @@ class Prescreening(Forward):
     gain: str | None = None
     seed: Natural = 42
 
-    def check(self) -> None:
-        super().check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.train and (self.test or self.target != "classes"):
             raise UserError(f"--{'test' if self.test else 'target'}: only together with --train")
 

@@ -97,24 +97,21 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
         return 130
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """Keeps the lines of a script's docstring: they are the commands that run it."""
+
+
 def parser_of(main: Callable[..., int], flags: dict[str, Flag]) -> jsonargparse.ArgumentParser:
     """A parser of these flags; those without a default are positional, unless they take several values."""
-    parser = jsonargparse.ArgumentParser(
-        description=inspect.getdoc(inspect.getmodule(main)),
-        formatter_class=Formatter,
-        default_env=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
-    )
+    about = inspect.getdoc(inspect.getmodule(main))
+    parser = jsonargparse.ArgumentParser(description=about, formatter_class=Formatter, allow_abbrev=False)
+    config = "YAML file with any of these flags, or an experiment"
+    parser.add_argument("--config", metavar="FILE", help=config)
     for name, flag in flags.items():
         needed = flag.default is REQUIRED
         if flag.item:
-            default = None if needed else list(flag.default)
-            parser.add_argument(
-                f"--{name}", nargs="+", type=flag.item, required=needed, default=default, help=flag.help
-            )
+            several: dict[str, Any] = {"required": True} if needed else {"default": list(flag.default)}
+            parser.add_argument(f"--{name}", nargs="+", type=flag.item, help=flag.help, **several)
         elif flag.default is False:
             parser.add_argument(f"--{name}", action="store_true", help=flag.help)
         elif needed:
@@ -145,13 +142,6 @@ def with_config(argv: list[str], main: Callable, flags: dict[str, Flag]) -> list
         else:
             words.append(f"--{name}={'null' if value is None else value}")
     return words + rest
-
-
-class Formatter(jsonargparse.DefaultHelpFormatter):
-    """Keeps the lines of a script's docstring: they are the commands that run it."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
 
 
 def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable[[str, str], None]) -> int:
