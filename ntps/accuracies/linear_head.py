@@ -47,34 +47,34 @@ def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
     def fit(seed: int, identity: dict) -> list[Row]:
         nonlocal encoding
         started = time.monotonic()
-        for split in ("train", "test"):
-            if split not in states:
+        if not states:
+            for split in task.labels:
                 states[split] = pooled_states(task, split, flags.pooling, flags.output)
-        encoding += time.monotonic() - started
-        started, rows = time.monotonic(), []
+            encoding = time.monotonic() - started
+        started, measured = time.monotonic(), []
         parts = task.parts(seed, flags.released_protocol)
-        chosen = torch.as_tensor(parts["train"][1], device=device)
-        labels = torch.as_tensor(task.labels["train"], device=device)[chosen]
-        tokens = int(sum(len(task.ids("train")[row]) for row in parts["train"][1]))
+        watched = "validation" if "validation" in parts else "test"
+        labels = {name: task.labels[split][rows] for name, (split, rows) in parts.items()}
+        places = {name: torch.as_tensor(rows, device=device) for name, (_, rows) in parts.items()}
+        inputs = {name: states[split][places[name]] for name, (split, _) in parts.items()}
+        tokens = sum(len(task.ids("train")[row]) for row in parts["train"][1])
         torch.manual_seed(seed)
-        head = Head(states["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
+        head = Head(inputs["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
 
         def watch(step: int, final: bool) -> None:
             seconds = encoding + time.monotonic() - started
-            watched = "test" if flags.released_protocol else "validation"
-            for name, (split, places) in parts.items():
-                if final or name == watched:
-                    with torch.inference_mode():
-                        logits = head(states[split][torch.as_tensor(places, device=device)])
-                    row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
-                    row |= {"final": final, "seconds": seconds, "tokens": tokens}
-                    rows.append(row | scores(logits.cpu().numpy(), task.labels[split][places]))
+            for name in parts if final else [watched]:
+                with torch.inference_mode():
+                    logits = head(inputs[name])
+                row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
+                row |= {"final": final, "seconds": seconds, "tokens": tokens}
+                measured.append(row | scores(logits.cpu().numpy(), labels[name]))
 
         train_head(
-            states["train"][chosen], labels, head, seed=seed, epochs=flags.epochs, max_steps=flags.max_steps,
-            batch_size=flags.batch_size, learning_rate=flags.learning_rate, watch=watch,
+            inputs["train"], torch.as_tensor(labels["train"], device=device), head, seed=seed, epochs=flags.epochs,
+            max_steps=flags.max_steps, batch_size=flags.batch_size, learning_rate=flags.learning_rate, watch=watch,
         )  # fmt: skip
-        return rows
+        return measured
 
     return fit
 
@@ -87,18 +87,18 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
     """
     source = task.source
     states = torch.zeros(len(task.labels[split]), source.config.hidden_size)
-    cached = _cached_states(task, split, output) if pooling == "mean" and processes.first() else None
+    cached = cached_states(task, split, output) if pooling == "mean" and processes.first() else None
     (there,) = processes.meet(cached is not None)
     if cached is not None:
         states += torch.from_numpy(cached)
     elif not there:
-        _encode(task, split, pooling, states)
+        encode_share(task, split, pooling, states)
     processes.meet()
     processes.add_up(states)  # several processes share the batches
     return states.to(source.device)
 
 
-def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
+def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
     """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
     source, ids = task.source, task.ids(split)
     corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0))
@@ -108,14 +108,13 @@ def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
     def keep(rows: np.ndarray, mean: np.ndarray) -> None:
         states[rows] = torch.from_numpy(mean[0]).float()
 
-    with console.progress(
-        int(corpus.lengths.sum()), "token", f"{source.name} x {task.data.name} {split}"
-    ) as bar:
+    title = f"{source.name} x {task.data.name} {split}"
+    with console.progress(int(corpus.lengths.sum()), "token", title) as bar:
         for tokens in encode(source.encoder, corpus, mine, keep=keep, last=pooling == "last"):
             bar.update(tokens * processes.count())
 
 
-def _cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
+def cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
     """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them."""
     source, layer = task.source, task.source.layers[0]
     path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"

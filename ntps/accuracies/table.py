@@ -6,12 +6,13 @@ import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from ntps.accuracies.task import Row, Task
 from ntps.errors import UserError
+from ntps.flags import LinearHead, Training
 from ntps.system import console, processes, storage
 from ntps.system.output import Output
 
@@ -27,19 +28,11 @@ def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
     return folder / f".{task.data.name}-seed{seed}.checkpoints"
 
 
-class TableFlags(Protocol):
-    """What `measure` reads of a script's flags."""
-
-    output: str
-    overwrite: bool
-    seeds: Sequence[int]
-
-
 def measure(
     task: Task,
     method: str,
     settings: Mapping[str, Any],
-    flags: TableFlags,
+    flags: Training | LinearHead,
     fit: Callable[[int, dict[str, Any]], list[Row]],
 ) -> None:
     """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
