@@ -33,21 +33,13 @@ Result = TypeVar("Result")
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     """Scores of one pair, all layers: both tables, the curves, and their provenance; nothing where they are there."""
     started, train, test = time.monotonic(), pair.train_moments(), pair.test_moments()
-    check_labels(train)
-    if test:
-        storage.check_same_run(train.identity, test.identity, train.path.parent)
-    if train.text_count < train.width:
-        console.say(
-            f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
-            "scores describe this sample more than the task"
-        )
+    check(pair, train, test)
     error_bars = flags.error_bars if train.identity["partitions"] > 1 else "none"
     parts = partition_files(train) if error_bars != "none" else []
     table, of_layers, stem = pair.table("ntps"), pair.table("scores"), pair.stem("ntps")
     curves_file = stem.with_name(f"{stem.name}.curves.safetensors")
-    identity = of_scores(
-        train.identity, test.identity if test else None, flags.rtol, error_bars, flags.tight_bounds
-    )
+    of_test = test.identity if test else None
+    identity = of_scores(train.identity, of_test, flags.rtol, error_bars, flags.tight_bounds)
     output = Output("scores", stem, identity, {table: COLUMNS, of_layers: LAYER_COLUMNS}, [curves_file])
     if output.there(flags.overwrite):
         console.say(f"already there: {table}")
@@ -86,11 +78,18 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     console.say(f"wrote {table}, {curves_file.name} and {of_layers}: {len(scores)} layers in {seconds:.0f} s")
 
 
-def check_labels(train: MomentsFile) -> None:
-    """UserError where all labels are one: nothing is explained."""
+def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
+    """UserError where all labels are one, for nothing is explained, and for files of different runs."""
     common = float((train.class_counts / train.text_count).square().sum())
     if train.label_second_moment - common <= 1e-12 * common:
         raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
+    if test:
+        storage.check_same_run(train.identity, test.identity, train.path.parent)
+    if train.text_count < train.width:
+        console.say(
+            f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
+            "scores describe this sample more than the task"
+        )
 
 
 def each_layer(
@@ -140,8 +139,6 @@ def solver_device(name: str) -> torch.device:
         console.say("--device cuda: there is no cuda here, solving on the CPU")
         return CPU
     device = pick_device(name)
-    if device.type == "mps":
-        if name != "auto":
-            raise UserError("--device mps has no float64: use cpu")
-        return CPU
-    return device
+    if device.type == "mps" and name != "auto":
+        raise UserError("--device mps has no float64: use cpu")
+    return CPU if device.type == "mps" else device
