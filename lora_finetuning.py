@@ -54,7 +54,6 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
     from ntps.models.loading import load_model
-    from ntps.run.tasks import each_task
     from ntps.system import processes
 
     def work(task: Task) -> None:
@@ -72,7 +71,7 @@ def main(flags: Flags) -> int:
 
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
 
-    return each_task(flags, work)
+    return cli.for_each_task(flags, work)
 
 
 if __name__ == "__main__":

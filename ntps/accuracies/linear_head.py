@@ -70,10 +70,7 @@ def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
                 row |= {"final": final, "seconds": seconds, "tokens": tokens}
                 measured.append(row | scores(logits.cpu().numpy(), labels[name]))
 
-        train_head(
-            inputs["train"], torch.as_tensor(labels["train"], device=device), head, seed=seed, epochs=flags.epochs,
-            max_steps=flags.max_steps, batch_size=flags.batch_size, learning_rate=flags.learning_rate, watch=watch,
-        )  # fmt: skip
+        train_head(inputs["train"], torch.as_tensor(labels["train"], device=device), head, flags, seed, watch)
         return measured
 
     return fit
@@ -136,32 +133,25 @@ def cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
 
 
 def train_head(
-    states: Any,
-    labels: Tensor,
-    head: Head,
-    *,
-    seed: int,
-    epochs: int,
-    max_steps: int | None,
-    batch_size: int,
-    learning_rate: float,
-    watch: Callable[[int, bool], None],
-) -> Head:
+    states: Any, labels: Tensor, head: Head, flags: LinearHead, seed: int, watch: Callable[[int, bool], None]
+) -> None:
     """Minimise the cross-entropy of head(states[rows]) by AdamW, in shuffled batches; `watch(step, final)` an epoch.
 
     states: (n, d), or anything that rows (a 1-d tensor) index into (B, d). labels: (n,) class indices.
-    max_steps ends the training early. UserError for a loss that is not finite.
+    UserError for a loss that is not finite.
     """
     torch.manual_seed(seed)  # of the dropout
     shuffle = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
-    steps = epochs * -(-len(labels) // batch_size)
-    steps = min(steps, max_steps) if max_steps else steps
+    optimizer = torch.optim.AdamW(head.parameters(), lr=flags.learning_rate)
+    steps = flags.epochs * -(-len(labels) // flags.batch_size)
+    steps = min(steps, flags.max_steps or steps)
     step = 0
     with console.progress(steps, "step", "linear head") as bar:
         while step < steps:
             head.train()
-            for rows in torch.randperm(len(labels), generator=shuffle).split(batch_size)[: steps - step]:
+            for rows in torch.randperm(len(labels), generator=shuffle).split(flags.batch_size)[
+                : steps - step
+            ]:
                 rows = rows.to(labels.device)
                 loss = nn.functional.cross_entropy(head(states[rows]), labels[rows])
                 optimizer.zero_grad()
@@ -173,4 +163,3 @@ def train_head(
                 raise UserError(f"the loss is not finite at step {step}: try a smaller --learning_rate")
             head.eval()
             watch(step, step >= steps)
-    return head

@@ -161,3 +161,17 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
             if not isinstance(error, processes.Elsewhere):
                 print(f"error: {model} x {dataset}: {error}", file=sys.stderr)
     return int(failed > 0)
+
+
+def for_each_task(flags: Any, work: Callable[[Any], None], layer: int | None = None) -> int:
+    """for_each_pair, with a Task (ntps.accuracies) of each; the models are set to one layer (None: the last)."""
+    from ntps.accuracies.task import Task  # these imports take seconds
+    from ntps.moments.source import Sources
+    from ntps.texts.dataset import load_dataset
+
+    sources = Sources(flags, layer)
+
+    def pair(model: str, dataset: str) -> None:
+        work(Task(sources[model], load_dataset(dataset), flags.limit))
+
+    return for_each_pair(flags.models, flags.datasets, pair)
