@@ -25,7 +25,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ntps.accuracies.linear_head import Head
-from ntps.accuracies.table import private_folder
+from ntps.accuracies.table import Fit, private_folder
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import OutOfMemory, UserError, enough_memory
@@ -63,6 +63,12 @@ class Classifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+Build = Callable[[int], nn.Module]  # of a seed
+Keep = Callable[
+    [Classifier, int, dict], None
+]  # of a trained model, its seed and the identity of its training
+
+
 # --- the loop ------------------------------------------------------------------------------------------------------
 
 
@@ -74,17 +80,15 @@ class Finetuner(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(example["input_ids"]) for example in rows]
-        return GroupedOrder(
-            lengths, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
-        )
+        lengths, size = [len(example["input_ids"]) for example in rows], self._train_batch_size
+        return GroupedOrder(lengths, size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         if not self.accelerator.gather(loss).isfinite().all():  # gather: all processes stop together
+            step = self.state.global_step + 1
             raise UserError(
-                f"the loss is not finite at step {self.state.global_step + 1}: try a smaller --learning_rate, "
-                "or --dtype float32"
+                f"the loss is not finite at step {step}: try a smaller --learning_rate, or --dtype float32"
             )
         return loss
 
@@ -191,13 +195,7 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
     return args
 
 
-def fitter(
-    task: Task,
-    method: str,
-    flags: Training,
-    build: Callable[[int], nn.Module],
-    keep: Callable[[Classifier, int, dict], None] | None = None,
-) -> Callable[[int, dict], list[Row]]:
+def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | None = None) -> Fit:
     """The function of `ntps.accuracies.table.measure` that trains build(seed), a base model, with a head on its mean state.
 
     `keep(model, seed, identity)` is given the trained model. A seed that is done already is not trained again, and a killed
@@ -234,13 +232,7 @@ def fitter(
 
 
 def train(
-    task: Task,
-    method: str,
-    flags: Training,
-    seed: int,
-    folder: Path,
-    step: int,
-    build: Callable[[int], nn.Module],
+    task: Task, method: str, flags: Training, seed: int, folder: Path, step: int, build: Build
 ) -> tuple[Classifier, list[Row]]:
     """One training, from the checkpoint of `step` unless that is 0: the model and its rows of the table."""
     source = task.source

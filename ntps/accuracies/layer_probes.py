@@ -77,9 +77,8 @@ def requested_layers(cached: Cached, layers: str) -> list[int]:
     there = cached.train.layers
     chosen = there if layers == "all" else parse_layers(layers, max(there))
     if missing := [str(layer) for layer in chosen if layer not in there]:
-        raise UserError(
-            f"--layers {layers}: {cached.train.path} has no layer {','.join(missing)}; it has {there}"
-        )
+        path = cached.train.path
+        raise UserError(f"--layers {layers}: {path} has no layer {','.join(missing)}; it has {there}")
     return chosen
 
 
@@ -127,7 +126,7 @@ def read_states(path: Path, place: int) -> States:
 
 
 def moment_rows(train: LayerMoments, test: LayerMoments) -> list[Row]:
-    """mse (mean over texts and classes) of least squares with and without intercept, and of ridge; no states needed.
+    """mse (mean over rows and classes) of least squares with and without intercept, and of ridge; no states needed.
 
     Where rows are fewer than directions, least squares is the shortest coefficients that fit.
     ridge: with intercept, on coordinates of unit variance, its penalty alpha / n from generalized

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
 from ntps.errors import UserError
 from ntps.flags import LinearHead
@@ -35,7 +36,7 @@ class Head(nn.Module):
         return self.linear(self.dropout(states))
 
 
-def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
+def fitter(task: Task, flags: LinearHead) -> Fit:
     """The function of `ntps.accuracies.table.measure` that trains a head.
 
     Its rows follow every epoch; train, validation and test are scored at the end. seconds include the forward pass

@@ -20,6 +20,9 @@ COLUMNS = (
     "model", "dataset", "method", "layer", "seed", "step", "split", "final",
     "accuracy", "balanced_accuracy", "macro_f1", "loss", "mse", "n", "seconds", "tokens",
 )  # fmt: skip
+Fit = Callable[
+    [int, dict[str, Any]], list[Row]
+]  # of a seed and the identity of its training: rows of the table
 
 
 def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
@@ -29,11 +32,7 @@ def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
 
 
 def measure(
-    task: Task,
-    method: str,
-    settings: Mapping[str, Any],
-    flags: Training | LinearHead,
-    fit: Callable[[int, dict[str, Any]], list[Row]],
+    task: Task, method: str, settings: Mapping[str, Any], flags: Training | LinearHead, fit: Fit
 ) -> None:
     """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
 

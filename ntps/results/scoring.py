@@ -93,12 +93,8 @@ def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
 
 
 def each_layer(
-    work: Callable[[int, torch.device], Result],
-    layers: list[int],
-    places: Sequence[int],
-    device: torch.device,
-    title: str,
-) -> list[Result]:
+    work: Callable[[int, torch.device], Result], layers: list[int], places: Sequence[int], device: torch.device, title: str
+) -> list[Result]:  # fmt: skip
     """work(place, device) for each place, several at a time on a CPU, with a bar in layers.
 
     A layer that is too large for a GPU's memory is done on the CPU, with a line that says so.
