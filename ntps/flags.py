@@ -31,8 +31,8 @@ OptionalCount = Annotated[int | None, ONE_OR_MORE]
 Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
-# the least p-value of R permutations is 1 / (1 + R)
-ENOUGH = Rule(f"0 or at least 19; with fewer no p-value can reach {SMALL}", lambda value: value == 0 or value >= 19)  # fmt: skip
+NO_P = f"with fewer no p-value can reach {SMALL}"  # the least of R permutations is 1 / (1 + R)
+ENOUGH = Rule(f"0 or at least 19; {NO_P}", lambda value: value == 0 or value >= 19)
 
 
 @dataclass(kw_only=True)

@@ -28,6 +28,7 @@ from ntps.system.threads import map_layers
 
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
+Work = Callable[[int, torch.device], Result]  # of a place among the layers, and where it is done
 
 
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
@@ -93,8 +94,8 @@ def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
 
 
 def each_layer(
-    work: Callable[[int, torch.device], Result], layers: list[int], places: Sequence[int], device: torch.device, title: str
-) -> list[Result]:  # fmt: skip
+    work: Work[Result], layers: list[int], places: Sequence[int], device: torch.device, title: str
+) -> list[Result]:
     """work(place, device) for each place, several at a time on a CPU, with a bar in layers.
 
     A layer that is too large for a GPU's memory is done on the CPU, with a line that says so.

@@ -108,12 +108,11 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
 
 def at_points(long: pd.DataFrame, order: str = "descending", rule: str = "task_rank") -> pd.DataFrame:
     """Scores of one order and rule and those of whole layers, with the column k: a fraction, d/10 or nothing."""
-    of_layer, asked = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)
-    chosen = of_layer | asked
-    if not asked.any() and not of_layer.all():
+    of_layer, requested = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)
+    if not requested.any() and not of_layer.all():
         kinds = long[["order", "rule"]].dropna().drop_duplicates().agg(" ".join, axis=1)
         raise UserError(f"no scores of --order {order} --rule {rule}; there are: {', '.join(kinds)}")
-    long = long[chosen].copy()
+    long = long[of_layer | requested].copy()
     long["k"] = [
         f"{share:.2f}" if share == share else "d/10" if kv == kv else ""  # NaN differs from itself
         for share, kv in zip(long["fraction"], long["kv"])
