@@ -118,7 +118,8 @@ def test_held_out_retention_is_that_of_ridge_on_the_texts(n):
         return score, 1 - np.square(test_Y - peer.predict(test_F)).sum(1).mean() / guess
 
     whole = fit(np.eye(8), full.penalty)[1]
-    rows = held_out(layer.moments, test, full, V, range(1, 9))
+    root = layer.orders["descending"].whitened_spans.R
+    rows = held_out(layer.moments, test, full, V, root, range(1, 9))
     for k, row in rows.items():
         strengths = [max(full.penalty / 10**step, 1e-6) for step in range(WEAKER)]
         skill = min(fit(V.numpy()[:, :k] * scale[:, None], strength) for strength in strengths)[1]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import diagonal_scale, inverse_factor
+from ntps.scores.linear_algebra import Nested, diagonal_scale, inverse_factor
 from ntps.scores.subspaces import Perception
 
 NULL_SLACK = 1e-12  # a permuted score this close below the observed one counts as reaching it (rounding)
@@ -51,20 +51,25 @@ class HeldOut:
 
 
 def held_out(
-    train: LayerMoments, test: LayerMoments, full: probes.Probe, V: Tensor, counts: Sequence[int]
+    train: LayerMoments,
+    test: LayerMoments,
+    full: probes.Probe,
+    V: Tensor,
+    root: Tensor,
+    counts: Sequence[int],
 ) -> dict[int, HeldOut]:
     """The best probe within span V_k for each k of `counts`, against the full one, on test.
 
     skill(B) = 1 - SE_test(B) / SE_test(train's class frequencies). `full` is B*, of probes.ridge(train,
     intercept=False). Within V_k the same penalty D = diag(M), its strength g by generalized cross-validation on train
-    among B*'s and weaker ones, for fewer directions need less. On coordinates scaled by D, with Q orthonormal to V
-    and Q^T M Q + g I = L L^T, the ridge solution in span V_k is Q L_k^-T L_k^-1 Q^T S for every k: one factorisation for
-    each g.
+    among B*'s and weaker ones, for fewer directions need less. With D^1/2 V = Q R, root^T root = V^T M V and
+    C = root R^-1, the basis V R^-1 is D-orthonormal and M is C^T C on it; with C^T C + g I = L L^T the ridge solution in
+    span V_k is V R^-1 L_k^-T L_k^-1 R^-T V^T S for every k: one factorisation for each g.
     """
     fit, n = train.plain, float(train.text_count)
-    scale, inverse = diagonal_scale(fit.M)
-    Q = torch.linalg.qr(V * scale[:, None])[0]
-    inner, target = Q.mT @ (inverse[:, None] * fit.M * inverse) @ Q, Q.mT @ (inverse[:, None] * fit.S)
+    R = Nested(V * diagonal_scale(fit.M)[0][:, None]).R
+    C = torch.linalg.solve_triangular(R, root, upper=True, left=False)
+    inner, target = C.mT @ C, torch.linalg.solve_triangular(R.mT, V.mT @ fit.S, upper=False)
     K, places = len(inner), torch.tensor(counts, device=inner.device)
     inside = torch.arange(K, device=inner.device)[:, None] < places  # (K, counts): the first k
     least = torch.full_like(places, math.inf, dtype=inner.dtype)
@@ -73,13 +78,13 @@ def held_out(
         T = inverse_factor(inner + strength * torch.eye(K, dtype=inner.dtype, device=inner.device))
         coordinates = T @ target
         explained = coordinates.square().sum(1).cumsum(0)[places - 1]
-        freedom = (1 - strength * T.square().sum(1)).cumsum(0)[places - 1]
+        freedom = (1 - strength * torch.linalg.vector_norm(T, dim=1).square()).cumsum(0)[places - 1]
         B = (T.mT @ (coordinates[:, None] * inside[:, :, None]).flatten(1)).view_as(best)
         error = (fit.power - explained - strength * B.square().sum((0, 2))).clamp(min=0)
         score = error / (1 - freedom / n).clamp(min=1e-12).square()
         better = score < least
         least, best = torch.where(better, score, least), torch.where(better[:, None], B, best)
-    B = (inverse[:, None] * (Q @ best.flatten(1))).view(-1, *best.shape[1:])
+    B = (V @ torch.linalg.solve_triangular(R, best.flatten(1), upper=True)).view(-1, *best.shape[1:])
     guess = probes.squared_error(probes.constant_probe(train), test)
     whole, skills = 1 - probes.squared_error(full, test) / guess, 1 - plain_errors(B, test) / guess
     return {
