@@ -35,7 +35,6 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.finetuning import fitter
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
-    from ntps.run.tasks import each_task
     from ntps.system import processes
 
     def work(task: Task) -> None:
@@ -47,7 +46,7 @@ def main(flags: Flags) -> int:
         settings = flags.settings | processes.several()
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build))
 
-    return each_task(flags, work)
+    return cli.for_each_task(flags, work)
 
 
 if __name__ == "__main__":

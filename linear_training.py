@@ -31,12 +31,11 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.linear_head import fitter  # after the flags: these imports take seconds
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
-    from ntps.run.tasks import each_task
 
     def work(task: Task) -> None:
         measure(task, METHOD, flags.settings, flags, fitter(task, flags))
 
-    return each_task(flags, work, flags.layer)
+    return cli.for_each_task(flags, work, flags.layer)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ same command goes on from the last checkpoint, about a minute back. The last lin
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import at_least
-from ntps.flags import Training, positive, probability
+from ntps.flags import Count, Positive, Share, Training
 from ntps.run import cli
 
 METHOD = "lora_finetuning"
@@ -33,17 +33,13 @@ class Flags(Training):
         start_layer: the first block to adapt, 0 = all
     """
 
-    rank: int = 32
-    alpha: float = 32
-    lora_dropout: float = 0.05
-    lora_targets: tuple[str, ...] = ()
+    rank: Count = 32
+    alpha: Positive = 32
+    lora_dropout: Share = 0.05
+    lora_targets: Sequence[str] = ()
     start_layer: int = 0
 
-    def check(self) -> None:
-        super().check()
-        at_least("rank", self.rank, 1)
-        positive("alpha", self.alpha)
-        probability("lora_dropout", self.lora_dropout)
+    SETTINGS = (*Training.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
 
 
 def main(flags: Flags) -> int:
@@ -58,15 +54,12 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
     from ntps.models.loading import load_model
-    from ntps.run.tasks import each_task
     from ntps.system import processes
-
-    own = {name: getattr(flags, name) for name in ("rank", "alpha", "lora_dropout", "start_layer")}
 
     def work(task: Task) -> None:
         spec = task.source.spec
         targets = spec.targets(flags.lora_targets)
-        settings = flags.settings | own | processes.several() | {"lora_targets": targets}
+        settings = flags.settings | processes.several() | {"lora_targets": targets}
 
         def build(seed: int) -> nn.Module:
             base = load_model(spec, task.source.dtype, task.source.device)
@@ -78,7 +71,7 @@ def main(flags: Flags) -> int:
 
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
 
-    return each_task(flags, work)
+    return cli.for_each_task(flags, work)
 
 
 if __name__ == "__main__":

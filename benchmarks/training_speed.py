@@ -19,7 +19,7 @@ import torch
 from ntps.accuracies import finetuning, linear_head
 from ntps.accuracies import lora as adapters
 from ntps.accuracies.training_order import grouped_order
-from ntps.flags import Training
+from ntps.flags import LinearHead, Training
 from ntps.models.loading import load_model
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
@@ -45,17 +45,8 @@ def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: in
     head = linear_head.Head(encoder.width, CLASSES, 0.05).to(source.device)
     targets = torch.as_tensor(labels, device=source.device)
     started = time.perf_counter()
-    linear_head.train_head(
-        states,
-        targets,
-        head,
-        seed=0,
-        epochs=EPOCHS,
-        max_steps=None,
-        batch_size=64,
-        learning_rate=1e-4,
-        watch=lambda step, final: None,
-    )
+    flags = LinearHead(models=[], datasets=[], epochs=EPOCHS)
+    linear_head.train_head(states, targets, head, flags, 0, lambda step, final: None)
     trained = time.perf_counter() - started
     again = EPOCHS * once + trained
     print(

@@ -1,16 +1,38 @@
 """Flags that scripts share, as dataclasses that check themselves: a script's own `Flags` inherits what it takes.
 
-The Args of a class are the help of its flags. Imports nothing large: --help answers at once.
+The Args of a class are the help of its flags; the type of a field may hold a Rule for its values. Imports nothing
+large: --help answers at once.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
-from ntps.errors import UserError, at_least
+from ntps.errors import UserError
 
 SMALL = 0.05  # a score with a p-value up to this is significantly above the label-permutation null
-FEWEST_SHUFFLES = 19  # with fewer no p-value can reach SMALL, for 1 / (1 + 19) is the least
-LOGGERS = ("none", "tensorboard", "wandb", "trackio")
+
+
+class Rule(NamedTuple):
+    """What the value of a flag must be, in words and as a function; None, where it is allowed, always holds."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*names: str) -> Rule:
+    return Rule(" or ".join(names), names.__contains__)
+
+
+ONE_OR_MORE = Rule("at least 1", lambda value: value >= 1)
+Count = Annotated[int, ONE_OR_MORE]
+OptionalCount = Annotated[int | None, ONE_OR_MORE]
+Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
+Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
+Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
+NO_P = f"with fewer no p-value can reach {SMALL}"  # the least of R permutations is 1 / (1 + R)
+ENOUGH = Rule(f"0 or at least 19; {NO_P}", lambda value: value == 0 or value >= 19)
 
 
 @dataclass(kw_only=True)
@@ -25,11 +47,20 @@ class Results:
     output: str = "results"
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        self.check()
+    SETTINGS: ClassVar[tuple[str, ...]] = ()
 
-    def check(self) -> None:
-        """UserError for a value out of its range; classes add theirs."""
+    def __post_init__(self) -> None:
+        """UserError for a value against the rule of its type; classes add theirs."""
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for rule in getattr(kind, "__metadata__", ()):
+                if value is not None and not rule.holds(value):
+                    raise UserError(f"--{name} {value}: must be {rule.words}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that decide the numbers of a table."""
+        return {name: getattr(self, name) for name in self.SETTINGS}
 
 
 @dataclass(kw_only=True)
@@ -41,8 +72,8 @@ class Pairs(Results):
         datasets: config names or YAML files
     """
 
-    models: list[str]
-    datasets: list[str]
+    models: Sequence[str]
+    datasets: Sequence[str]
 
 
 @dataclass(kw_only=True)
@@ -67,15 +98,10 @@ class Forward(Results):
         dtype: of the forward pass: float32, bfloat16, float16, float64 (default: bfloat16 on cuda, else float32)
     """
 
-    limit: int | None = None
-    max_length: int | None = None
+    limit: OptionalCount = None
+    max_length: OptionalCount = None
     device: str = "auto"
     dtype: str | None = None
-
-    def check(self) -> None:
-        super().check()
-        at_least("limit", self.limit, 1)
-        at_least("max_length", self.max_length, 1)
 
 
 @dataclass(kw_only=True)
@@ -94,27 +120,18 @@ class Caching(Forward, Adapted):
         seed: of the limit's permutation and of the label permutations
     """
 
-    tokens_per_batch: int | None = None
+    tokens_per_batch: OptionalCount = None
     layers: str = "all"
-    label_permutations: int = 20
-    partitions: int = 1
+    label_permutations: Natural = 20
+    partitions: Count = 1
     shard: str | None = None
-    prefix_moments: str = "train"
+    prefix_moments: Annotated[str, one_of("train", "all")] = "train"
     keep_states: bool = False
-    seed: int = 42
+    seed: Natural = 42
 
-    def check(self) -> None:
-        super().check()
-        for name, least in (
-            ("tokens_per_batch", 1),
-            ("partitions", 1),
-            ("label_permutations", 0),
-            ("seed", 0),
-        ):
-            at_least(name, getattr(self, name), least)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.parts  # noqa: B018 -- raises for a shard that is none
-        if self.prefix_moments not in ("train", "all"):
-            raise UserError(f"--prefix_moments {self.prefix_moments}: must be train or all")
 
     @property
     def parts(self) -> tuple[int | None, int]:
@@ -138,10 +155,12 @@ class Seeded:
         seeds: one training each: of first weights, order, dropout, and the cut of the validation part; those that
             a table has already stay as they are, so that more can be added
         released_protocol: train on all of train and score test along the way, as the published code does
+        plan: only print what this would take: memory, disk, operations and time
     """
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
     released_protocol: bool = False
+    plan: bool = False
 
 
 @dataclass(kw_only=True)
@@ -157,34 +176,21 @@ class Training(Pairs, Forward, Seeded):
         weight_decay: of Adafactor
         dropout: before the head
         log_to: none, tensorboard, wandb or trackio
-        plan: only print what this would take: memory, disk, operations and time
     """
 
-    max_steps: int = 5000
-    batch_size: int = 1
-    gradient_accumulation: int = 1
-    eval_every: int = 500
-    learning_rate: float = 1e-4
+    max_steps: Count = 5000
+    batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    eval_every: Count = 500
+    learning_rate: Positive = 1e-4
     weight_decay: float = 1e-5
-    dropout: float = 0.05
-    log_to: str = "none"
-    plan: bool = False
+    dropout: Share = 0.05
+    log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = "none"
 
-    def check(self) -> None:
-        super().check()
-        for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):
-            at_least(name, getattr(self, name), 1)
-        positive("learning_rate", self.learning_rate)
-        probability("dropout", self.dropout)
-        if self.log_to not in LOGGERS:
-            raise UserError(f"--log_to {self.log_to}: must be one of {', '.join(LOGGERS)}")
-
-    @property
-    def settings(self) -> dict:
-        """Those that decide the numbers of a table."""
-        names = ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay",
-                 "dropout", "released_protocol")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
+        "released_protocol",
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -199,10 +205,10 @@ class Words(Pairs, Adapted):
         device: of the forward pass: auto, cpu, cuda, cuda:1, mps
     """
 
-    models: list[str] = field(default_factory=lambda: ["smollm2-135m"])
-    datasets: list[str] = field(default_factory=lambda: ["rotten_tomatoes_pypi"])
+    models: Sequence[str] = ("smollm2-135m",)
+    datasets: Sequence[str] = ("rotten_tomatoes_pypi",)
     words: str | None = None
-    between: tuple[str, ...] = ()
+    between: Sequence[str] = ()
     layer: int | None = None
     dtype: str | None = None
     device: str = "auto"
@@ -222,25 +228,13 @@ class LayerProbes(Pairs, Adapted):
     """
 
     layers: str = "all"
-    solver: str = "saga"
-    max_iter: int = 1000
-    tol: float = 0.01
-    jobs: int | None = None
-    seed: int = 42
+    solver: Annotated[str, one_of("saga", "lbfgs")] = "saga"
+    max_iter: Count = 1000
+    tol: Positive = 0.01
+    jobs: OptionalCount = None
+    seed: Natural = 42
 
-    def check(self) -> None:
-        super().check()
-        if self.solver not in ("saga", "lbfgs"):
-            raise UserError(f"--solver {self.solver}: must be saga or lbfgs")
-        if not self.tol > 0:
-            raise UserError(f"--tol {self.tol}: must be above 0")
-        for name, least in (("max_iter", 1), ("jobs", 1), ("seed", 0)):
-            at_least(name, getattr(self, name), least)
-
-    @property
-    def settings(self) -> dict:
-        """Those that decide the numbers of a table."""
-        return {"solver": self.solver, "max_iter": self.max_iter, "tol": self.tol, "seed": self.seed}
+    SETTINGS = ("solver", "max_iter", "tol", "seed")
 
 
 @dataclass(kw_only=True)
@@ -255,43 +249,19 @@ class LinearHead(Pairs, Forward, Seeded):
         batch_size: rows per step, however many processes share the forward pass
         learning_rate: of AdamW
         dropout: on the states
-        plan: only print what this would take: memory, disk, operations and time
     """
 
     layer: int | None = None
-    pooling: str = "mean"
-    epochs: int = 50
-    max_steps: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    dropout: float = 0.05
-    plan: bool = False
+    pooling: Annotated[str, one_of("mean", "last")] = "mean"
+    epochs: Count = 50
+    max_steps: OptionalCount = None
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-4
+    dropout: Share = 0.05
 
-    def check(self) -> None:
-        super().check()
-        for name in ("epochs", "max_steps", "batch_size"):
-            at_least(name, getattr(self, name), 1)
-        positive("learning_rate", self.learning_rate)
-        probability("dropout", self.dropout)
-        if self.pooling not in ("mean", "last"):
-            raise UserError(f"--pooling {self.pooling}: must be mean or last")
-
-    @property
-    def settings(self) -> dict:
-        """Those that decide the numbers of a table."""
-        names = ("layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout",
-                 "released_protocol")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
-
-
-def positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"--{name} {value}: must be above 0")
-
-
-def probability(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"--{name} {value}: must be at least 0 and below 1")
+    SETTINGS = (
+        "layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout", "released_protocol",
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -308,20 +278,13 @@ class Scoring(Pairs, Adapted):
     """
 
     device: str = "cpu"
-    rtol: float = 1e-12
-    error_bars: str = "best"
+    rtol: Annotated[float, Rule("above 0 and below 1", lambda value: 0 < value < 1)] = 1e-12
+    error_bars: Annotated[str, one_of("best", "all", "none")] = "best"
     tight_bounds: bool = False
-
-    def check(self) -> None:
-        super().check()
-        if not 0 < self.rtol < 1:
-            raise UserError(f"--rtol {self.rtol}: must lie between 0 and 1")
-        if self.error_bars not in ("best", "all", "none"):
-            raise UserError(f"--error_bars {self.error_bars}: must be one of best, all, none")
 
 
 @dataclass(kw_only=True)
-class Prescreening(Results):
+class Prescreening(Forward):
     """Candidate models on one data set.
 
     Args:
@@ -332,12 +295,8 @@ class Prescreening(Results):
         label: column of the labels
         target: classes, or numeric: the label is a number to predict
         dataset: config name or YAML file, where no --train is given
-        output: folder for all results
         limit: rows per split, the first of one seeded permutation
-        max_length: tokens per row (default: the smaller of the tokenizer's and the model's limit)
         tokens_per_batch: as for cache.py
-        dtype: as for cache.py
-        device: as for cache.py
         layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
         label_permutations: permuted copies of the labels, for the p-values: 19 or more, or 0 for none
         partitions: of the train rows, for the error bars of NTPS and retention
@@ -345,44 +304,29 @@ class Prescreening(Results):
         seed: of the limit's permutation and of the label permutations
     """
 
-    models: list[str] = field(default_factory=lambda: ["smollm2-135m", "smollm2-135m-random"])
+    models: Sequence[str] = ("smollm2-135m", "smollm2-135m-random")
     train: str | None = None
     test: str | None = None
     text: str = "text"
     label: str = "label"
-    target: str = "classes"
+    target: Annotated[str, one_of("classes", "numeric")] = "classes"
     dataset: str = "trec6"
     output: str = "prescreen"
-    limit: int = 2000
-    max_length: int | None = None
-    tokens_per_batch: int | None = None
-    dtype: str | None = None
-    device: str = "auto"
+    limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
+    tokens_per_batch: OptionalCount = None
     layers: str = "spread"
-    label_permutations: int = 20
-    partitions: int = 5
+    label_permutations: Annotated[int, ENOUGH] = 20
+    partitions: Count = 5
     gain: str | None = None
-    seed: int = 42
+    seed: Natural = 42
 
-    def check(self) -> None:
-        super().check()
-        at_least("limit", self.limit, 2)
-        if 0 != self.label_permutations < FEWEST_SHUFFLES:
-            raise UserError(
-                f"--label_permutations {self.label_permutations}: must be 0 or at least {FEWEST_SHUFFLES}; with fewer "
-                f"no p-value can reach {SMALL}"
-            )
-        self.caching  # noqa: B018 -- checks the rest
-        if self.target not in ("classes", "numeric"):
-            raise UserError(f"--target {self.target}: must be classes or numeric")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.train and (self.test or self.target != "classes"):
             raise UserError(f"--{'test' if self.test else 'target'}: only together with --train")
 
     @property
     def caching(self) -> Caching:
         """The flags of the forward pass over train."""
-        return Caching(
-            output=self.output, overwrite=self.overwrite, limit=self.limit, max_length=self.max_length, device=self.device,
-            dtype=self.dtype, tokens_per_batch=self.tokens_per_batch, layers=self.layers, keep_states=True,
-            label_permutations=self.label_permutations, partitions=self.partitions, seed=self.seed,
-        )  # fmt: skip
+        shared = {field.name for field in fields(self)} & {field.name for field in fields(Caching)}
+        return Caching(**{name: getattr(self, name) for name in shared}, keep_states=True)

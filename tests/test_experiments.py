@@ -86,7 +86,7 @@ def test_a_file_of_flags_alone(run):
     [
         ("models: [m]\nlimmit: 3\n", "e.yaml: limmit: no flag of cache; did you mean 'limit'"),
         ("models: [m]\nseeds: [1]\n", "e.yaml: seeds: no flag of cache"),
-        ("models: [m]\nlimmit: 3\ncache: {}\n", "e.yaml: limmit: did you mean 'limit'"),
+        ("models: [m]\nlimmit: 3\ncache: {}\n", "e.yaml: limmit: no flag of cache; did you mean 'limit'"),
         ("models: [m]\ncache: {kep: true}\n", "e.yaml: cache: kep: no flag of cache; did you mean 'keep'"),
         (
             "models: [m]\ncahce: {keep: true}\n",

@@ -24,7 +24,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ntps.accuracies.linear_head import Head
-from ntps.accuracies.table import private_folder
+from ntps.accuracies.table import Fit, private_folder
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import UserError, enough_memory
@@ -62,6 +62,12 @@ class Classifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+Build = Callable[[int], nn.Module]  # of a seed
+Keep = Callable[
+    [Classifier, int, dict], None
+]  # of a trained model, its seed and the identity of its training
+
+
 # --- the loop ------------------------------------------------------------------------------------------------------
 
 
@@ -73,17 +79,15 @@ class Finetuner(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(example["input_ids"]) for example in rows]
-        return GroupedOrder(
-            lengths, self._train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
-        )
+        lengths, size = [len(example["input_ids"]) for example in rows], self._train_batch_size
+        return GroupedOrder(lengths, size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         if not self.accelerator.gather(loss).isfinite().all():  # gather: all processes stop together
+            step = self.state.global_step + 1
             raise UserError(
-                f"the loss is not finite at step {self.state.global_step + 1}: try a smaller --learning_rate, "
-                "or --dtype float32"
+                f"the loss is not finite at step {step}: try a smaller --learning_rate, or --dtype float32"
             )
         return loss
 
@@ -133,9 +137,8 @@ class Watcher(TrainerCallback):
 
     def on_save(self, args, state, control, **_):
         self.saved = time.monotonic()
-        self.pause = 20 * (
-            self.saved - self.step_end
-        )  # writing large weights takes a twentieth of the time at most
+        # writing large weights takes a twentieth of the time at most
+        self.pause = 20 * (self.saved - self.step_end)
 
 
 def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -155,8 +158,8 @@ def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
             console.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
         shutil.rmtree(folder, ignore_errors=True)
         storage.write_text(folder / "identity.json", json.dumps(identity))
-    steps = [int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
-             if read_json(path) is not None]  # fmt: skip
+    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if read_json(path)]
+    steps = [int(path.parent.name.split("-")[1]) for path in states]
     return read_json(folder / "rows.json"), max(steps, default=0)
 
 
@@ -173,63 +176,35 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
     no clipping, 5 % warm-up then cosine."""
     device, kind = task.source.device, task.source.dtype
     args = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=flags.max_steps,
-        per_device_train_batch_size=flags.batch_size,
-        per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH),
-        gradient_accumulation_steps=flags.gradient_accumulation,
-        optim="adafactor",
-        learning_rate=flags.learning_rate,
-        weight_decay=flags.weight_decay,
-        max_grad_norm=0.0,
-        lr_scheduler_type="cosine",
-        warmup_steps=-(-flags.max_steps // 20),
-        bf16=kind == torch.bfloat16,
-        fp16=kind == torch.float16,
-        train_sampling_strategy="group_by_length",
-        eval_strategy="steps",
-        eval_steps=flags.eval_every,
-        save_strategy="no",  # the Watcher says when
-        save_total_limit=2,
-        logging_steps=max(1, flags.eval_every // 10),
-        logging_nan_inf_filter=False,  # Finetuner stops instead
-        include_num_input_tokens_seen="non_padding",
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,
-        report_to=[flags.log_to],
-        run_name=f"{task.source.name} {task.data.name} seed {seed}",
-        seed=seed,
-    )
+        output_dir=str(folder), run_name=f"{task.source.name} {task.data.name} seed {seed}", seed=seed,
+        # optimizer and schedule
+        optim="adafactor", learning_rate=flags.learning_rate, weight_decay=flags.weight_decay, max_grad_norm=0.0,
+        lr_scheduler_type="cosine", warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
+        # batches
+        per_device_train_batch_size=flags.batch_size, gradient_accumulation_steps=flags.gradient_accumulation,
+        per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH), train_sampling_strategy="group_by_length",
+        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", use_cpu=device.type == "cpu",
+        bf16=kind == torch.bfloat16, fp16=kind == torch.float16, ddp_find_unused_parameters=False,
+        # scores, checkpoints (the Watcher says when) and what is logged; Finetuner stops at a loss that is not finite
+        eval_strategy="steps", eval_steps=flags.eval_every, save_strategy="no", save_total_limit=2,
+        logging_steps=max(1, flags.eval_every // 10), logging_nan_inf_filter=False, report_to=[flags.log_to],
+        include_num_input_tokens_seen="non_padding", disable_tqdm=True,
+    )  # fmt: skip
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: Trainer would split batches over all it sees
     return args
 
 
-def check_logger(name: str) -> None:
-    """UserError where the logger's package is not installed."""
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f"--log_to {name}: not installed; pip install {name}")
-
-
-def fitter(
-    task: Task,
-    method: str,
-    flags: Training,
-    build: Callable[[int], nn.Module],
-    keep: Callable[[Classifier, int, dict], None] | None = None,
-) -> Callable[[int, dict], list[Row]]:
+def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | None = None) -> Fit:
     """The function of `ntps.accuracies.table.measure` that trains build(seed), a base model, with a head on its mean state.
 
     `keep(model, seed, identity)` is given the trained model. A seed that is done already is not trained again, and a killed
     training goes on from its last checkpoint. UserError for a loss that is not finite and for too little memory.
     """
-    check_logger(flags.log_to)
+    if flags.log_to != "none" and importlib.util.find_spec(flags.log_to) is None:
+        raise UserError(f"--log_to {flags.log_to}: not installed; pip install {flags.log_to}")
     if processes.count() == 1 and task.source.device.index:
-        raise UserError(
-            f"--device {task.source.device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda"
-        )
+        device = task.source.device
+        raise UserError(f"--device {device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda")
 
     def fit(seed: int, identity: dict) -> list[Row]:
         folder = private_folder(flags.output, method, task, seed)
@@ -237,9 +212,8 @@ def fitter(
         rows, step = processes.from_first(lambda: progress(folder, identity))
         if rows is not None:
             return rows
-        checkpoint = folder / f"checkpoint-{step}" if step else None
         try:
-            model, rows = train(task, method, flags, seed, folder, checkpoint, build)
+            model, rows = train(task, method, flags, seed, folder, step, build)
         except UserError:
             if processes.first():
                 shutil.rmtree(folder)
@@ -256,15 +230,9 @@ def fitter(
 
 
 def train(
-    task: Task,
-    method: str,
-    flags: Training,
-    seed: int,
-    folder: Path,
-    checkpoint: Path | None,
-    build: Callable[[int], nn.Module],
+    task: Task, method: str, flags: Training, seed: int, folder: Path, step: int, build: Build
 ) -> tuple[Classifier, list[Row]]:
-    """One training, from a checkpoint if there is one: the model and its rows of the table."""
+    """One training, from the checkpoint of `step` unless that is 0: the model and its rows of the table."""
     source = task.source
     set_seed(seed)
     model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), flags.dropout)
@@ -272,8 +240,8 @@ def train(
         logs = Path(flags.output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     parts = task.parts(seed, flags.released_protocol)
-    rows_of: dict[str, Any] = {name: examples(task, split, rows) for name, (split, rows) in parts.items()}
-    watched = "test" if flags.released_protocol else "validation"
+    rows_of: dict[str, Any] = {name: examples(task, *part) for name, part in parts.items()}
+    watched = "validation" if "validation" in parts else "test"
     trainer = Finetuner(
         model=model,
         args=arguments(folder, task, flags, seed),
@@ -284,30 +252,27 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.started = time.monotonic()
-    if checkpoint is not None:
+    checkpoint = str(folder / f"checkpoint-{step}") if step else None
+    if checkpoint:
         console.say(f"going on from {checkpoint}")
     args = trainer.args
     rows_due = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     tokens_due = rows_due * sum(len(row["input_ids"]) for row in rows_of["train"]) // len(rows_of["train"])
     message = "out of memory: use a smaller --batch_size (with --gradient_accumulation) or --max_length"
+    logged = {name: f"eval_{name}_accuracy" for name in dict.fromkeys((watched, "test"))}
     with enough_memory(message):
         with console.progress(tokens_due, "token", str(args.run_name)) as bar:
             trainer.add_callback(Watcher(bar))
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        for name in dict.fromkeys((watched, "test")):
-            if not evaluations(trainer, name, args.max_steps):
+            trainer.train(resume_from_checkpoint=checkpoint)
+        for name, key in logged.items():  # checkpoints hold the log, so the last score may be there
+            if not any(key in line and line["step"] == args.max_steps for line in trainer.state.log_history):
                 trainer.evaluate({name: rows_of[name]})
     rows = []
-    for name in dict.fromkeys((watched, "test")):
-        for entry in evaluations(trainer, name):
-            row = {"layer": source.layers[0], "seed": seed, "step": entry["step"], "split": name}
-            row |= {"final": entry["step"] == args.max_steps, "tokens": entry["num_input_tokens_seen"]}
-            row |= {key: entry[f"eval_{name}_{key}"] for key in METRICS}
-            rows.append(row | {"seconds": entry["seconds"]})
+    for name, key in logged.items():
+        for line in trainer.state.log_history:
+            if key in line:
+                row = {"layer": source.layers[0], "seed": seed, "step": line["step"], "split": name}
+                row |= {"final": line["step"] == args.max_steps, "tokens": line["num_input_tokens_seen"]}
+                row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
+                rows.append(row | {"seconds": line["seconds"]})
     return model, rows
-
-
-def evaluations(trainer: Trainer, split: str, step: int | None = None) -> list[dict[str, Any]]:
-    """What Trainer logged when it scored a split, at one step or at all; checkpoints hold this log."""
-    logged = [entry for entry in trainer.state.log_history if f"eval_{split}_accuracy" in entry]
-    return [entry for entry in logged if step is None or entry["step"] == step]

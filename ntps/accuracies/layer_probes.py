@@ -5,8 +5,10 @@ Every probe is fitted on train alone, its scaling included, and scored on train 
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +77,26 @@ def requested_layers(cached: Cached, layers: str) -> list[int]:
     there = cached.train.layers
     chosen = there if layers == "all" else parse_layers(layers, max(there))
     if missing := [str(layer) for layer in chosen if layer not in there]:
-        raise UserError(
-            f"--layers {layers}: {cached.train.path} has no layer {','.join(missing)}; it has {there}"
-        )
+        path = cached.train.path
+        raise UserError(f"--layers {layers}: {path} has no layer {','.join(missing)}; it has {there}")
     return chosen
 
 
 def layer_rows(cached: Cached, layer: int, settings: dict[str, Any]) -> list[Row]:
     """The table's rows of one layer; `settings` as for state_rows."""
     place = cached.train.layers.index(layer)
-    train, test = (cached.files[split].averages(place, prefix=False, permuted=False) for split in SPLITS)
-    rows = moment_rows(train, test)
+    rows = moment_rows(*(averages(cached, split, place) for split in SPLITS))
     if cached.states:
         states = [read_states(cached.states[split], place) for split in SPLITS]
         rows += state_rows(*states, classes=cached.train.targets, **settings)
     return [row | {"layer": layer, "final": True} for row in rows]
 
 
-def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> list[str]:
+def averages(cached: Cached, split: str, place: int) -> LayerMoments:
+    return cached.files[split].averages(place, prefix=False, permuted=False)
+
+
+def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator[str]:
     """What the table shows, warnings, and how to make what is missing."""
     best = min((row for row in rows if row["probe"] == "ridge"), key=lambda row: row["gcv_error"])["layer"]
     test = {row["probe"]: row for row in rows if row["split"] == "test" and row["layer"] == best}
@@ -101,23 +105,17 @@ def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> list[str
         majority = float(counts[cached.train.class_counts.argmax()] / cached.test.text_count)
         values = f"accuracy {test['logistic_regression']['accuracy']:.3f}, majority class {majority:.3f}"
     else:
-        train, unseen = (
-            file.averages(0, prefix=False, permuted=False) for file in (cached.train, cached.test)
-        )
-        guess = probes.mse(probes.constant_probe(train), unseen)
+        guess = probes.mse(probes.constant_probe(averages(cached, "train", 0)), averages(cached, "test", 0))
         values = f"mse of ridge {test['ridge']['mse']:.4g}, of knowing nothing {guess:.4g}"
-    lines = [f"best layer by cross-validation on train: {best}; on test: {values}"]
+    yield f"best layer by cross-validation on train: {best}; on test: {values}"
     fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
     if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:
-        lines.append(
+        yield (
             f"not converged after {flags.max_iter} iterations: {len(stopped)} of {len(fits)} logistic "
             f"regressions (layers {','.join(stopped)}): raise --max_iter or --tol, or take --solver lbfgs"
         )
     if not cached.states:
-        lines.append(
-            f"no states, so no logistic_regression and linear_regression: run {cached.cache_command()}"
-        )
-    return lines
+        yield f"no states, so no logistic_regression and linear_regression: run {cached.cache_command()}"
 
 
 def read_states(path: Path, place: int) -> States:
@@ -128,21 +126,21 @@ def read_states(path: Path, place: int) -> States:
 
 
 def moment_rows(train: LayerMoments, test: LayerMoments) -> list[Row]:
-    """mse (mean over texts and classes) of least squares with and without intercept, and of ridge; no states needed.
+    """mse (mean over rows and classes) of least squares with and without intercept, and of ridge; no states needed.
 
     Where rows are fewer than directions, least squares is the shortest coefficients that fit.
     ridge: with intercept, on coordinates of unit variance, its penalty alpha / n from generalized
     cross-validation on train; gcv_error is that estimate of mse, by which the best layer is chosen.
     """
-    fits = {
-        "least_squares": lambda: probes.least_squares(train),
-        "least_squares_no_intercept": lambda: probes.least_squares(train, intercept=False),
-        "ridge": lambda: probes.ridge(train),
+    fits: dict[str, Callable[[LayerMoments], probes.Probe]] = {
+        "least_squares": probes.least_squares,
+        "least_squares_no_intercept": functools.partial(probes.least_squares, intercept=False),
+        "ridge": probes.ridge,
     }
     rows = []
     for name, fit in fits.items():
         started = time.monotonic()
-        probe = fit()
+        probe = fit(train)
         fixed: Row = {"probe": name, "source": "moments", "seconds": time.monotonic() - started}
         if name == "ridge":
             fixed |= {"penalty": probe.penalty, "gcv_error": probe.gcv_error}
@@ -160,10 +158,10 @@ def state_rows(
     scikit-learn does). The logistic rows hold n_iter, and whether the solver reached `tol` before max_iter.
     A numeric target, labels of floats, has the linear rows only.
     """
-    parts = dict(zip(SPLITS, (train, test)))
+    labels = {"train": train[1], "test": test[1]}
+    targets = {split: targets_of(numbers, classes).numpy() for split, numbers in labels.items()}
     scaler = StandardScaler().fit(train[0])
-    scaled = {split: scaler.transform(states) for split, (states, _) in parts.items()}
-    targets = {split: targets_of(labels, classes).numpy() for split, (_, labels) in parts.items()}
+    scaled = {"train": scaler.transform(train[0]), "test": scaler.transform(test[0])}
 
     started = time.monotonic()
     linear = LinearRegression().fit(scaled["train"], targets["train"])
@@ -176,20 +174,20 @@ def state_rows(
     started = time.monotonic()
     logistic = LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
     logistic.fit(scaled["train"], train[1])
-    fixed = {"probe": "logistic_regression", "source": "states", "seconds": time.monotonic() - started}
-    n_iter = int(logistic.n_iter_.max())
-    fixed |= {"seed": seed, "n_iter": n_iter, "converged": n_iter < max_iter}
+    fixed |= {"probe": "logistic_regression", "seconds": time.monotonic() - started, "seed": seed}
+    fixed["n_iter"] = int(logistic.n_iter_.max())
+    fixed["converged"] = fixed["n_iter"] < max_iter
     for split in SPLITS:
         logits = class_logits(logistic, scaled[split], classes)
-        rows.append(fixed | {"split": split} | scores(logits, parts[split][1]))
+        rows.append(fixed | {"split": split} | scores(logits, labels[split]))
     return rows
 
 
 def class_logits(probe: LogisticRegression, states: np.ndarray, classes: int) -> np.ndarray:
     """Log-probabilities (n, C), at least FLOOR: that of the classes which the probe has never seen."""
-    found = probe.decision_function(states)
-    if found.ndim == 1:  # two classes: the second one's log-odds
-        found = np.stack([np.zeros_like(found), found], axis=1)
+    values = probe.decision_function(states)
+    if values.ndim == 1:  # two classes: the second one's log-odds
+        values = np.stack([np.zeros_like(values), values], axis=1)
     logits = np.full((len(states), classes), FLOOR)
-    logits[:, probe.classes_] = np.maximum(log_softmax(found, axis=1), FLOOR)
+    logits[:, probe.classes_] = np.maximum(log_softmax(values, axis=1), FLOOR)
     return logits

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
 from ntps.errors import UserError
 from ntps.flags import LinearHead
@@ -35,7 +36,7 @@ class Head(nn.Module):
         return self.linear(self.dropout(states))
 
 
-def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
+def fitter(task: Task, flags: LinearHead) -> Fit:
     """The function of `ntps.accuracies.table.measure` that trains a head.
 
     Its rows follow every epoch; train, validation and test are scored at the end. seconds include the forward pass
@@ -47,34 +48,31 @@ def fitter(task: Task, flags: LinearHead) -> Callable[[int, dict], list[Row]]:
     def fit(seed: int, identity: dict) -> list[Row]:
         nonlocal encoding
         started = time.monotonic()
-        for split in ("train", "test"):
-            if split not in states:
+        if not states:
+            for split in task.labels:
                 states[split] = pooled_states(task, split, flags.pooling, flags.output)
-        encoding += time.monotonic() - started
-        started, rows = time.monotonic(), []
+            encoding = time.monotonic() - started
+        started, measured = time.monotonic(), []
         parts = task.parts(seed, flags.released_protocol)
-        chosen = torch.as_tensor(parts["train"][1], device=device)
-        labels = torch.as_tensor(task.labels["train"], device=device)[chosen]
-        tokens = int(sum(len(task.ids("train")[row]) for row in parts["train"][1]))
+        watched = "validation" if "validation" in parts else "test"
+        labels = {name: task.labels[split][rows] for name, (split, rows) in parts.items()}
+        places = {name: torch.as_tensor(rows, device=device) for name, (_, rows) in parts.items()}
+        inputs = {name: states[split][places[name]] for name, (split, _) in parts.items()}
+        tokens = sum(len(task.ids("train")[row]) for row in parts["train"][1])
         torch.manual_seed(seed)
-        head = Head(states["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
+        head = Head(inputs["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
 
         def watch(step: int, final: bool) -> None:
             seconds = encoding + time.monotonic() - started
-            watched = "test" if flags.released_protocol else "validation"
-            for name, (split, places) in parts.items():
-                if final or name == watched:
-                    with torch.inference_mode():
-                        logits = head(states[split][torch.as_tensor(places, device=device)])
-                    row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
-                    row |= {"final": final, "seconds": seconds, "tokens": tokens}
-                    rows.append(row | scores(logits.cpu().numpy(), task.labels[split][places]))
+            for name in parts if final else [watched]:
+                with torch.inference_mode():
+                    logits = head(inputs[name])
+                row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
+                row |= {"final": final, "seconds": seconds, "tokens": tokens}
+                measured.append(row | scores(logits.cpu().numpy(), labels[name]))
 
-        train_head(
-            states["train"][chosen], labels, head, seed=seed, epochs=flags.epochs, max_steps=flags.max_steps,
-            batch_size=flags.batch_size, learning_rate=flags.learning_rate, watch=watch,
-        )  # fmt: skip
-        return rows
+        train_head(inputs["train"], torch.as_tensor(labels["train"], device=device), head, flags, seed, watch)
+        return measured
 
     return fit
 
@@ -85,17 +83,17 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
 
     pooling: `mean` over a row's tokens, or the `last` token's state.
     """
-    cached = processes.from_first(lambda: _cached_states(task, split, output) if pooling == "mean" else None)
+    cached = processes.from_first(lambda: cached_states(task, split, output) if pooling == "mean" else None)
     if cached is not None:
         states = torch.from_numpy(cached).float()
     else:
         states = torch.zeros(len(task.labels[split]), task.source.config.hidden_size)
-        _encode(task, split, pooling, states)
+        encode_share(task, split, pooling, states)
         processes.add_up(states)  # several processes share the batches
     return states.to(task.source.device)
 
 
-def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
+def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
     """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
     source, ids = task.source, task.ids(split)
     corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0))
@@ -105,14 +103,13 @@ def _encode(task: Task, split: str, pooling: str, states: Tensor) -> None:
     def keep(rows: np.ndarray, mean: np.ndarray) -> None:
         states[rows] = torch.from_numpy(mean[0]).float()
 
-    with console.progress(
-        int(corpus.lengths.sum()), "token", f"{source.name} x {task.data.name} {split}"
-    ) as bar:
+    title = f"{source.name} x {task.data.name} {split}"
+    with console.progress(int(corpus.lengths.sum()), "token", title) as bar:
         for tokens in encode(source.encoder, corpus, mine, keep=keep, last=pooling == "last"):
             bar.update(tokens * processes.count())
 
 
-def _cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
+def cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
     """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them."""
     source, layer = task.source, task.source.layers[0]
     path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
@@ -131,32 +128,25 @@ def _cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
 
 
 def train_head(
-    states: Any,
-    labels: Tensor,
-    head: Head,
-    *,
-    seed: int,
-    epochs: int,
-    max_steps: int | None,
-    batch_size: int,
-    learning_rate: float,
-    watch: Callable[[int, bool], None],
-) -> Head:
+    states: Any, labels: Tensor, head: Head, flags: LinearHead, seed: int, watch: Callable[[int, bool], None]
+) -> None:
     """Minimise the cross-entropy of head(states[rows]) by AdamW, in shuffled batches; `watch(step, final)` an epoch.
 
     states: (n, d), or anything that rows (a 1-d tensor) index into (B, d). labels: (n,) class indices.
-    max_steps ends the training early. UserError for a loss that is not finite.
+    UserError for a loss that is not finite.
     """
     torch.manual_seed(seed)  # of the dropout
     shuffle = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
-    steps = epochs * -(-len(labels) // batch_size)
-    steps = min(steps, max_steps) if max_steps else steps
+    optimizer = torch.optim.AdamW(head.parameters(), lr=flags.learning_rate)
+    steps = flags.epochs * -(-len(labels) // flags.batch_size)
+    steps = min(steps, flags.max_steps or steps)
     step = 0
     with console.progress(steps, "step", "linear head") as bar:
         while step < steps:
             head.train()
-            for rows in torch.randperm(len(labels), generator=shuffle).split(batch_size)[: steps - step]:
+            for rows in torch.randperm(len(labels), generator=shuffle).split(flags.batch_size)[
+                : steps - step
+            ]:
                 rows = rows.to(labels.device)
                 loss = nn.functional.cross_entropy(head(states[rows]), labels[rows])
                 optimizer.zero_grad()
@@ -168,4 +158,3 @@ def train_head(
                 raise UserError(f"the loss is not finite at step {step}: try a smaller --learning_rate")
             head.eval()
             watch(step, step >= steps)
-    return head

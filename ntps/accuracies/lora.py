@@ -23,16 +23,14 @@ def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -
     blocks = find_blocks(model)
     if not 0 <= start_layer < len(blocks):
         raise UserError(f"--start_layer {start_layer}: this model has blocks 0 to {len(blocks) - 1}")
-    chosen = {module for block in list(blocks)[start_layer:] for module in block.modules()}
-    names = {name: module for name, module in model.named_modules() if module in chosen}
-    last = {name.rsplit(".", 1)[-1] for name in names}
-    for target in targets:
-        if target not in last:
-            known = {name.rsplit(".", 1)[-1] for name, module in names.items() if hasattr(module, "weight")}
-            raise UserError(
-                f"--lora_targets {target}: the blocks have no such module, but {', '.join(sorted(known))}"
-            )
-    return [name for name in names if name.rsplit(".", 1)[-1] in targets]
+    inside = {module for block in list(blocks)[start_layer:] for module in block.modules()}
+    last = {name: name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module in inside}
+    if lacking := set(targets) - set(last.values()):
+        known = sorted({last[name] for name in last if hasattr(model.get_submodule(name), "weight")})
+        raise UserError(
+            f"--lora_targets {' '.join(sorted(lacking))}: the blocks have no such module, but {', '.join(known)}"
+        )
+    return [name for name, ending in last.items() if ending in targets]
 
 
 def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module:
@@ -43,12 +41,8 @@ def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module
     from peft import LoraConfig, get_peft_model  # takes seconds to import
 
     targets = target_modules(model, settings["lora_targets"], settings["start_layer"])
-    config = LoraConfig(
-        r=settings["rank"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["lora_dropout"],
-        target_modules=targets,
-    )
+    own = {"r": settings["rank"], "lora_alpha": settings["alpha"], "lora_dropout": settings["lora_dropout"]}
+    config = LoraConfig(**own, target_modules=targets)
     adapted: Any = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = name  # not a folder of this machine
     return adapted

@@ -6,12 +6,13 @@ import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from ntps.accuracies.task import Row, Task
 from ntps.errors import UserError
+from ntps.flags import LinearHead, Training
 from ntps.system import console, processes, storage
 from ntps.system.output import Output
 
@@ -19,6 +20,9 @@ COLUMNS = (
     "model", "dataset", "method", "layer", "seed", "step", "split", "final",
     "accuracy", "balanced_accuracy", "macro_f1", "loss", "mse", "n", "seconds", "tokens",
 )  # fmt: skip
+Fit = Callable[
+    [int, dict[str, Any]], list[Row]
+]  # of a seed and the identity of its training: rows of the table
 
 
 def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
@@ -27,20 +31,8 @@ def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
     return folder / f".{task.data.name}-seed{seed}.checkpoints"
 
 
-class TableFlags(Protocol):
-    """What `measure` reads of a script's flags."""
-
-    output: str
-    overwrite: bool
-    seeds: tuple[int, ...]
-
-
 def measure(
-    task: Task,
-    method: str,
-    settings: Mapping[str, Any],
-    flags: TableFlags,
-    fit: Callable[[int, dict[str, Any]], list[Row]],
+    task: Task, method: str, settings: Mapping[str, Any], flags: Training | LinearHead, fit: Fit
 ) -> None:
     """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
 

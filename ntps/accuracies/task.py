@@ -77,11 +77,11 @@ class Task:
 
     def parts(self, seed: int, released: bool) -> dict[str, tuple[str, np.ndarray]]:
         """(split, rows) of `train`, of `validation` unless the released protocol is followed, and of `test`."""
-        test = {"test": ("test", np.arange(len(self.labels["test"])))}
+        parts = {name: (name, np.arange(len(labels))) for name, labels in self.labels.items()}
         if released:
-            return {"train": ("train", np.arange(len(self.labels["train"])))} | test
+            return parts
         trained, watched = cut_validation(self.labels["train"], seed)
-        return {"train": ("train", trained), "validation": ("train", watched)} | test
+        return {"train": ("train", trained), "validation": ("train", watched), "test": parts["test"]}
 
     def identity(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides a table but its seeds; `settings` are the method's own."""

@@ -1,4 +1,4 @@
-"""The order in which texts are trained on: batches of similar length, shuffled, the same again after a kill."""
+"""The order in which rows are trained on: batches of similar length, shuffled, the same again after a kill."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def pad(ids: Sequence[np.ndarray]) -> Tensor:
     """Right-padded (B, T). Causal attention never looks right, so any padding id will do."""
-    padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
-    for row, tokens in zip(padded, ids, strict=True):
-        row[: len(tokens)] = tokens
-    return torch.from_numpy(padded)
+    return pad_sequence([torch.as_tensor(row, dtype=torch.int64) for row in ids], batch_first=True)
 
 
 def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Ids padded on the right to the longest text of the batch, their mask, and the labels."""
-    ids = pad([example["input_ids"] for example in batch])
-    lengths = torch.tensor([len(example["input_ids"]) for example in batch])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([x["labels"] for x in batch])}
+    """Ids padded on the right to the longest row of the batch, their mask, and the labels."""
+    ids = [example["input_ids"] for example in batch]
+    labels = torch.tensor([example["labels"] for example in batch])
+    return {
+        "input_ids": pad(ids),
+        "attention_mask": pad([np.ones(len(row)) for row in ids]),
+        "labels": labels,
+    }
 
 
 def grouped_order(lengths: list[int], batch_size: int, seed: int) -> list[int]:
-    """Rows in an order whose batches hold texts of similar length: Trainer's grouping, then the batches shuffled.
+    """Rows in an order whose batches are of similar length: Trainer's grouping, then the batches shuffled.
 
-    The batch of the longest text stays first, so that memory runs out at once or never; a batch that is not full
-    stays last. Batches of one text come in random order.
+    The batch of the longest row stays first, so that memory runs out at once or never; a batch that is not full
+    stays last. Batches of one row come in random order.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = get_length_grouped_indices(lengths, batch_size, generator=generator)

@@ -5,21 +5,6 @@ long = results.load_scores("results")   # model, dataset, layer, order, rule, fr
 pairs = results.load_pairs("results")   # one row a model x data set: group, best layer, accuracies, gains ...
 """
 
-from ntps.results.tables import (
-    COVARIATES,
-    DIRECTION,
-    METHODS,
-    PAIR,
-    TARGETS,
-    at_points,
-    headline,
-    load_pairs,
-    load_scores,
-    read_table,
-    read_tables,
-)
+from ntps.results.tables import DIRECTION, METHODS, TARGETS, at_points, headline, load_pairs, load_scores
 
-__all__ = [
-    "COVARIATES", "DIRECTION", "METHODS", "PAIR", "TARGETS", "at_points", "headline", "load_pairs", "load_scores",
-    "read_table", "read_tables",
-]  # fmt: skip
+__all__ = ["DIRECTION", "METHODS", "TARGETS", "at_points", "headline", "load_pairs", "load_scores"]

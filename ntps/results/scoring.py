@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import pad
 
 from ntps.errors import UserError
 from ntps.flags import Scoring
@@ -27,36 +28,62 @@ from ntps.system.threads import map_layers
 
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The files that one pair is scored from, and how."""
-
-    pair: Pair
-    train: MomentsFile
-    test: MomentsFile | None
-    parts: list[MomentsFile]  # partitions of train, for error bars; [] without
-    flags: Scoring
-    device: torch.device
-
-    @property
-    def output(self) -> Output:
-        """ntps/MODEL/DATASET.csv with its curves, and scores/MODEL/DATASET.csv."""
-        partitions = self.train.identity["partitions"]
-        error_bars = self.flags.error_bars if partitions > 1 else "none"
-        test = self.test.identity if self.test else None
-        identity = of_scores(self.train.identity, test, self.flags.rtol, error_bars, self.flags.tight_bounds)
-        stem = self.pair.stem("ntps")
-        curves = stem.with_name(f"{stem.name}.curves.safetensors")
-        tables = {self.pair.table("ntps"): COLUMNS, self.pair.table("scores"): LAYER_COLUMNS}
-        return Output("scores", stem, identity, tables, [curves])
+Work = Callable[[int, torch.device], Result]  # of a place among the layers, and where it is done
 
 
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     """Scores of one pair, all layers: both tables, the curves, and their provenance; nothing where they are there."""
     started, train, test = time.monotonic(), pair.train_moments(), pair.test_moments()
-    check_labels(train)
+    check(pair, train, test)
+    error_bars = flags.error_bars if train.identity["partitions"] > 1 else "none"
+    parts = partition_files(train) if error_bars != "none" else []
+    table, of_layers, stem = pair.table("ntps"), pair.table("scores"), pair.stem("ntps")
+    curves_file = stem.with_name(f"{stem.name}.curves.safetensors")
+    of_test = test.identity if test else None
+    identity = of_scores(train.identity, of_test, flags.rtol, error_bars, flags.tight_bounds)
+    output = Output("scores", stem, identity, {table: COLUMNS, of_layers: LAYER_COLUMNS}, [curves_file])
+    if output.there(flags.overwrite):
+        console.say(f"already there: {table}")
+        return
+    if error_bars != "none" and not parts:
+        console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
+
+    def score(place: int, device: torch.device) -> tuple[LayerScores, dict[str, Any]]:
+        moments = train.averages(place).to(device)
+        unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
+        layer = Layer(moments, unseen, flags.rtol, flags.tight_bounds)
+        return subspace_scores(layer), layer_row(layer)
+
+    def jackknife(place: int, device: torch.device) -> None:
+        whole = train.averages(place, permuted=False).to(device)
+        shares = (part.averages(place, permuted=False).to(device) for part in parts)
+        add_error_bars(scores[place].rows, whole, shares, flags.rtol)
+
+    every = range(len(train.layers))
+    scores, others = zip(*each_layer(score, train.layers, every, device, str(pair)))
+    if parts:
+        best = min(every, key=lambda place: others[place]["gcv_error"])
+        chosen = sorted({best, every[-1]}) if error_bars == "best" else every
+        each_layer(jackknife, train.layers, chosen, device, f"{pair}, error bars")
+    heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]
+    rows = [head | row for head, layer in zip(heads, scores) for row in layer.rows]
+    more = {"n_texts": train.text_count, "headroom": headroom(others)}
+    layer_rows = [head | row | more for head, row in zip(heads, others)]
+    record = train.record | {"class_counts": train.class_counts.tolist()}
+    with output.written(flags=asdict(flags), moments=record) as about:
+        storage.write_text(of_layers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
+        storage.write_text(of_layers.with_name(f"{pair.dataset}.json"), storage.to_json(about))
+        storage.write_arrays(curves_file, curves(train.layers, scores), about)
+        storage.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
+    seconds = time.monotonic() - started
+    console.say(f"wrote {table}, {curves_file.name} and {of_layers}: {len(scores)} layers in {seconds:.0f} s")
+
+
+def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
+    """UserError where all labels are one, for nothing is explained, and for files of different runs."""
+    common = float((train.class_counts / train.text_count).square().sum())
+    if train.label_second_moment - common <= 1e-12 * common:
+        raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
     if test:
         storage.check_same_run(train.identity, test.identity, train.path.parent)
     if train.text_count < train.width:
@@ -64,71 +91,10 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
             f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
             "scores describe this sample more than the task"
         )
-    wanted = flags.error_bars != "none" and train.identity["partitions"] > 1
-    parts = partition_files(train) if wanted else []
-    scored = Scored(pair, train, test, parts, flags, device)
-    output = scored.output
-    table, (curves_file,) = pair.table("ntps"), output.files
-    if output.there(flags.overwrite):
-        console.say(f"already there: {table}")
-        return
-    if wanted and not parts:
-        console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
-    scores, others = score_layers(scored)
-    heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]
-    rows = [head | row for head, layer in zip(heads, scores, strict=True) for row in layer.rows]
-    more = {"n_texts": train.text_count, "headroom": headroom(others)}
-    layer_rows = [head | row | more for head, row in zip(heads, others, strict=True)]
-    record = train.record | {"class_counts": train.class_counts.tolist()}
-    with output.written(flags=asdict(flags), moments=record) as about:
-        peers = pair.table("scores")
-        storage.write_text(peers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
-        storage.write_text(peers.with_name(f"{pair.dataset}.json"), storage.to_json(about))
-        storage.write_arrays(curves_file, curves(train.layers, scores), about)
-        storage.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
-    console.say(
-        f"wrote {table}, {curves_file.name} and {peers}: {len(scores)} layers in "
-        f"{time.monotonic() - started:.0f} s"
-    )
-
-
-def check_labels(train: MomentsFile) -> None:
-    """UserError where all labels are one: nothing is explained."""
-    common = float((train.class_counts / train.text_count).square().sum())
-    if train.label_second_moment - common <= 1e-12 * common:
-        raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
-
-
-def score_layers(scored: Scored) -> tuple[list[LayerScores], list[dict[str, Any]]]:
-    """Every layer's subspace scores, with error bars where requested, and its row of the scores of whole layers."""
-    train, test, flags = scored.train, scored.test, scored.flags
-
-    def one(place: int, device: torch.device) -> tuple[LayerScores, dict[str, Any]]:
-        moments = train.averages(place).to(device)
-        unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
-        layer = Layer(moments, unseen, flags.rtol, flags.tight_bounds)
-        return subspace_scores(layer), layer_row(layer)
-
-    def error_bars(place: int, device: torch.device) -> None:
-        whole = train.averages(place, permuted=False).to(device)
-        parts = (part.averages(place, permuted=False).to(device) for part in scored.parts)
-        add_error_bars(scores[place].rows, whole, parts, flags.rtol)
-
-    every = range(len(train.layers))
-    scores, others = zip(*each_layer(one, train.layers, every, scored.device, str(scored.pair)))
-    if scored.parts:
-        best = min(every, key=lambda place: others[place]["gcv_error"])
-        chosen = sorted({best, every[-1]}) if flags.error_bars == "best" else every
-        each_layer(error_bars, train.layers, chosen, scored.device, f"{scored.pair}, error bars")
-    return list(scores), list(others)
 
 
 def each_layer(
-    work: Callable[[int, torch.device], Result],
-    layers: list[int],
-    places: Sequence[int],
-    device: torch.device,
-    title: str,
+    work: Work[Result], layers: list[int], places: Sequence[int], device: torch.device, title: str
 ) -> list[Result]:
     """work(place, device) for each place, several at a time on a CPU, with a bar in layers.
 
@@ -152,17 +118,15 @@ def each_layer(
     return results
 
 
-def curves(layers: list[int], scores: list[LayerScores]) -> dict[str, np.ndarray]:
+def curves(layers: Sequence[int], scores: Sequence[LayerScores]) -> dict[str, np.ndarray]:
     """ntps, retention, excess (layer, order, kv) and null (layer, order, R, kv); NaN past a layer's rank."""
     longest = max(layer.rank_prefix for layer in scores)
     arrays = {"layers": np.array(layers)}
     for name in ("ntps", "retention", "excess", "null"):
-        values = [getattr(layer, name).cpu().numpy() for layer in scores]
-        padded = [
-            np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, longest - v.shape[-1])], constant_values=math.nan)
-            for v in values
-        ]
-        arrays[name] = np.stack(padded)
+        values = [getattr(layer, name).cpu() for layer in scores]
+        arrays[name] = torch.stack(
+            [pad(v, (0, longest - v.shape[-1]), value=math.nan) for v in values]
+        ).numpy()
     return arrays
 
 
@@ -172,8 +136,6 @@ def solver_device(name: str) -> torch.device:
         console.say("--device cuda: there is no cuda here, solving on the CPU")
         return CPU
     device = pick_device(name)
-    if device.type == "mps":
-        if name != "auto":
-            raise UserError("--device mps has no float64: use cpu")
-        return CPU
-    return device
+    if device.type == "mps" and name != "auto":
+        raise UserError("--device mps has no float64: use cpu")
+    return CPU if device.type == "mps" else device

@@ -1,9 +1,5 @@
 """A results folder as two tidy tables: every score in long form, and what was measured of each pair.
 
-    from ntps import results
-    long = results.load_scores("results")   # model, dataset, layer, order, rule, fraction, kv, score, value
-    pairs = results.load_pairs("results")   # one row a model x data set: group, best layer, accuracies, gains ...
-
 What is missing is NaN. A pair is named by its path. The scores of a pair that share (order, rule, fraction or kv)
 are comparable between data sets; kv without a fraction is the headline's kv = d/10.
 """
@@ -26,18 +22,16 @@ PAIR = ["model", "dataset"]
 POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
 # score: +1 if a higher value promises labels that a linear probe reads well, -1 if a lower one does
 SUBSPACE, LAYER = candidates(SUBSPACE_SCORES), candidates(LAYER_SCORES)
-ON_TEST = candidates(
-    on_test=True
-)  # candidates only on request: measured on test labels, as the accuracies are
+ON_TEST = candidates(on_test=True)  # on request only: measured on test labels, as the accuracies are
 DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
 TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
 METHODS = tuple(method.name for method in registry.METHODS)
 COVARIATES = {
     "classes": "number of classes",
-    "majority": "share of the largest class among the train texts",
-    "tokens_per_text": "mean length of the train texts in tokens",
-    "n_over_d": "train texts per dimension",
+    "majority": "share of the largest class among the train rows",
+    "tokens_per_text": "mean length of the train rows in tokens",
+    "n_over_d": "train rows per dimension",
 }
 
 
@@ -87,22 +81,20 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
 
     group: data sets that share it have their texts from one source and count once; `groups` joins further ones,
     each a list such as "sst2,rotten_tomatoes". Columns: n_texts, the names of COVARIATES, best_layer (lowest gcv_error of
-    the ridge probe on train; the one layer there is, where only one is told), headroom, and the names of TARGETS.
+    the ridge probe on train; the only layer, where there is one), headroom, and the names of TARGETS.
     Accuracies are means over seeds; an mse is of classes, whose labels have one unit.
     """
-    tables = {kind: read_tables(folder, kind) for kind in ("ntps", "scores")}
+    subspace, layers = read_tables(folder, "ntps"), read_tables(folder, "scores")
     methods = {name: read_tables(folder, f"accuracy/{name}") for name in METHODS}
-    found = pd.concat([table[PAIR] for table in [*tables.values(), *methods.values()]])
-    pairs = found.drop_duplicates().sort_values(PAIR).reset_index(drop=True)
+    names = pd.concat([table[PAIR] for table in (subspace, layers, *methods.values())])
+    pairs = names.drop_duplicates().sort_values(PAIR).reset_index(drop=True)
     if pairs.empty:
         raise UserError(f"no scores and no accuracies in {folder}")
-    for model, dataset in pairs.itertuples(index=False):
-        warn_of_other_texts(Path(folder), model, dataset)
-    facts = [pair_facts(Path(folder), model, dataset) for model, dataset in pairs.itertuples(index=False)]
+    facts = [pair_facts(Path(folder), *pair) for pair in pairs.itertuples(index=False)]
     pairs = pairs.join(pd.DataFrame(facts))
     pairs["group"] = join_groups(pairs["dataset"], pairs.pop("source"), groups)
-    pairs = pairs.merge(sizes(tables["ntps"]), "left", PAIR)
-    pairs = pairs.merge(best_layers(tables["scores"], methods["linear_sklearn"]), "left", PAIR)
+    pairs = pairs.merge(sizes(subspace), "left", PAIR)
+    pairs = pairs.merge(best_layers(layers, methods["linear_sklearn"]), "left", PAIR)
     for name, measured in accuracies(methods, pairs).items():
         pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
     for name in ("probe_mse", "probe_train_mse"):  # numbers have units of their own
@@ -116,24 +108,23 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
 
 def at_points(long: pd.DataFrame, order: str = "descending", rule: str = "task_rank") -> pd.DataFrame:
     """Scores of one order and rule and those of whole layers, with the column k: a fraction, d/10 or nothing."""
-    of_layer, asked = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)
-    chosen = of_layer | asked
-    if not asked.any() and not of_layer.all():
+    of_layer, requested = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)
+    if not requested.any() and not of_layer.all():
         kinds = long[["order", "rule"]].dropna().drop_duplicates().agg(" ".join, axis=1)
         raise UserError(f"no scores of --order {order} --rule {rule}; there are: {', '.join(kinds)}")
-    long = long[chosen].copy()
+    long = long[of_layer | requested].copy()
     long["k"] = [
-        "" if math.isnan(kv) and math.isnan(share) else "d/10" if math.isnan(share) else f"{share:.2f}"
+        f"{share:.2f}" if share == share else "d/10" if kv == kv else ""  # NaN differs from itself
         for share, kv in zip(long["fraction"], long["kv"])
     ]
     return long
 
 
 def headline(long: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """model, dataset and a column a score: its value at the pair's best layer and kv = d/10, which no accuracy chose.
+    """model, dataset and a column a score: its value at the pair's best layer and kv = d/10, fixed beforehand.
 
-    long: of `at_points`. Where there is no d/10 (rule fraction) fraction 0.1 stands for it; where layer and k are
-    not told (published values), what there is.
+    long: of `at_points`. Where there is no d/10 (rule fraction) fraction 0.1 stands for it; where there is no layer
+    and no k (published values), what there is.
     """
     known = set(long["k"])
     k = next((k for k in ("d/10", "0.10") if k in known), "")
@@ -147,57 +138,49 @@ def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame
     """Rows of the names given, or all."""
     there = set(table[column])
     if missing := [name for name in names if name not in there]:
-        raise UserError(
-            f"--{column}s {' '.join(missing)}: not in the results; there are {' '.join(sorted(there))}"
-        )
+        known = " ".join(sorted(there))
+        raise UserError(f"--{column}s {' '.join(missing)}: not in the results; there are {known}")
     return table[table[column].isin(names)] if names else table
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
-    """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores."""
-    facts: dict[str, Any] = {
-        "source": None,
-        "classes": math.nan,
-        "tokens_per_text": math.nan,
-        "majority": math.nan,
-        "numeric": False,
+    """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores.
+
+    A warning where tables of the pair are of other limits or classes than the first: its row is of several runs.
+    """
+    files = {
+        kind: folder / kind / model / f"{dataset}.json"
+        for kind in ("ntps", *(f"accuracy/{m}" for m in METHODS))
     }
-    beside = folder / "ntps" / model / f"{dataset}.json"
-    about = storage.read_provenance(beside, "scores") if beside.exists() else {}
-    data = ((about.get("identity") or {}).get("train") or {}).get("data") or {}
-    record = (about.get("record") or {}).get("moments") or {}
-    facts["classes"] = len(data.get("classes") or []) or math.nan
-    facts["numeric"] = data.get("classes") == []
-    if record.get("texts"):
-        facts["tokens_per_text"] = record["tokens"] / record["texts"]
-    facts["source"] = source_of(record.get("data") or {})
-    if facts["classes"] > 1 and (counts := record.get("class_counts")):
-        facts["majority"] = max(counts) / sum(counts)
-    return facts
-
-
-def warn_of_other_texts(folder: Path, model: str, dataset: str) -> None:
-    """A warning where tables of a pair tell of other limits or classes: its row holds figures of several runs."""
-    kinds = ("ntps", *(f"accuracy/{name}" for name in METHODS))
+    about = {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
     runs: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        beside = folder / kind / model / f"{dataset}.json"
-        identity = (storage.read_provenance(beside).get("identity") or {}) if beside.exists() else {}
-        train = identity.get("train") or identity
+    for kind in about:
+        identity = about[kind]["identity"]
+        train = identity.get("train", identity)
         if data := train.get("data"):
-            runs[kind] = {
+            run = {
                 "limit": train.get("limit"),
                 "max_length": train.get("max_length"),
                 "classes": data.get("classes"),
             }
-    first, *others = runs or {"": {}}
-    for kind in others:
-        if unlike := [name for name, value in runs[kind].items() if value != runs[first][name]]:
-            warnings.warn(
-                f"{model} x {dataset}: {kind} is of another run than {first} ({', '.join(unlike)}); figures of both are "
-                "set side by side",
-                stacklevel=2,
-            )
+            runs[kind] = run
+            first, known = next(iter(runs.items()))
+            if unlike := [name for name in run if run[name] != known[name]]:
+                warnings.warn(
+                    f"{model} x {dataset}: {kind} is of another run than {first} ({', '.join(unlike)}); values of "
+                    "both are set side by side",
+                    stacklevel=2,
+                )
+    classes = runs.get("ntps", {}).get("classes")
+    record = about.get("ntps", {}).get("record", {}).get("moments", {})
+    counts, rows = record.get("class_counts"), record.get("texts")
+    return {
+        "source": source_of(record.get("data", {})),
+        "classes": len(classes or []) or math.nan,
+        "tokens_per_text": record["tokens"] / rows if rows else math.nan,
+        "majority": max(counts) / sum(counts) if counts and classes and len(classes) > 1 else math.nan,
+        "numeric": classes == [],
+    }
 
 
 def source_of(data: dict[str, Any]) -> str | None:
@@ -216,9 +199,8 @@ def join_groups(datasets: pd.Series, sources: pd.Series, groups: Iterable[str]) 
     same = [set(datasets[sources == source]) for source in sources.dropna().unique()]
     for names in same + [{name.strip() for name in group.split(",")} for group in groups]:
         if unknown := names - set(together):
-            raise UserError(
-                f"--groups: no data set {', '.join(sorted(unknown))}; there are {', '.join(sorted(together))}"
-            )
+            there = ", ".join(sorted(together))
+            raise UserError(f"--groups: no data set {', '.join(sorted(unknown))}; there are {there}")
         union = set().union(*(together[name] for name in names))
         together |= dict.fromkeys(union, union)
     return [",".join(sorted(together[name])) for name in datasets]
@@ -234,15 +216,10 @@ def sizes(table: pd.DataFrame) -> pd.DataFrame:
 def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     """best_layer and headroom of each pair: by gcv_error, from K_sweep.py's table or else linear_sklearn.py's."""
     wanted = [*PAIR, "layer", "gcv_error", "headroom"]
-    scores, probes = (
-        table.reindex(columns=wanted).dropna(subset=["gcv_error"]) for table in (scores, probes)
-    )
-    told = set(scores[PAIR].itertuples(index=False, name=None))
-    lacking = [pair not in told for pair in probes[PAIR].itertuples(index=False, name=None)]
-    both = pd.concat([scores, probes[lacking]], ignore_index=True)
-    best = lowest_error(both)
-    headroom = both.groupby(PAIR, as_index=False)["headroom"].first()
-    return best[[*PAIR, "layer"]].rename(columns={"layer": "best_layer"}).merge(headroom, "left", PAIR)
+    tables = [table.reindex(columns=wanted).dropna(subset=["gcv_error"]) for table in (scores, probes)]
+    there = [table for table in tables if len(table)] or tables  # an empty column would make layers floats
+    best = pd.concat(map(lowest_error, there)).drop_duplicates(PAIR)
+    return best.rename(columns={"layer": "best_layer"})[[*PAIR, "best_layer", "headroom"]]
 
 
 def lowest_error(table: pd.DataFrame) -> pd.DataFrame:
@@ -265,21 +242,16 @@ def best_layer(folder: str | Path, model: str, dataset: str) -> int | None:
 
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:
     """Each measured target by pair, mean over seeds; gains, which are differences of two, are none of them."""
-    best = pairs[[*PAIR, "best_layer"]]
-    found = {}
+    best, means = pairs[[*PAIR, "best_layer"]], {}
+    columns = [*PAIR, "layer", "probe", "split", "final", "accuracy", "mse"]
     for method in registry.METHODS:
-        table = methods[method.name].reindex(
-            columns=[*PAIR, "layer", "probe", "split", "final", "accuracy", "mse"]
-        )
-        table = table.merge(best, "left", PAIR)
+        table = methods[method.name].reindex(columns=columns).merge(best, "left", PAIR)
+        # a table that has no layers is of one (the published values)
+        at_best = (table["layer"] == table["best_layer"]) | table["layer"].isna()
+        final = table["final"] == True  # noqa: E712  (empty columns are of no type)
         for target in method.targets:
-            if target.of:
-                continue
-            rows = table[table["split"] == target.split]
-            if target.probe:  # a table that has no layers is of one (the published values)
-                at_best = (rows["layer"] == rows["best_layer"]) | rows["layer"].isna()
-                rows = rows[(rows["probe"] == target.probe) & at_best]
-            else:
-                rows = rows[rows["final"] == True]  # noqa: E712  (empty columns are of no type)
-            found[target.name] = rows.groupby(PAIR)[target.metric].mean()
-    return found
+            if not target.of:
+                chosen = (table["probe"] == target.probe) & at_best if target.probe else final
+                rows = table[chosen & (table["split"] == target.split)]
+                means[target.name] = rows.groupby(PAIR)[target.metric].mean()
+    return means

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ntps.system.output import Output
 
 Groups = Mapping[str, list[str]]
 Ends = tuple[str, str]  # the two groups that the dividing line and the signs are for
-PICTURES = (".png", ".pdf")
+Draw = Callable[[pd.DataFrame, Path], Any]
 
 
 def read_words(path: str | None) -> Groups:
@@ -45,22 +45,15 @@ def read_words(path: str | None) -> Groups:
     return groups
 
 
-def ends_of(groups: Groups, between: tuple[str, ...]) -> Ends:
+def ends_of(groups: Groups, between: Sequence[str]) -> Ends:
     """The two groups requested, or the first two."""
-    pair = between or tuple(groups)[:2]
+    pair = tuple(between) or tuple(groups)[:2]
     if len(pair) != 2 or len(set(pair)) < 2 or not set(pair) <= set(groups):
         raise UserError(f"--between {' '.join(pair)}: name two of the groups {', '.join(groups)}")
     return pair[0], pair[1]
 
 
-def place_words(
-    pair: Pair,
-    model: str,
-    flags: Words,
-    groups: Groups,
-    ends: Ends,
-    draw: Callable[[pd.DataFrame, Path], Any],
-) -> None:
+def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends, draw: Draw) -> None:
     """The table of a pair, its picture by `draw(table, stem)`, and its provenance; nothing where they are there.
 
     model: as the user named it.
@@ -73,14 +66,13 @@ def place_words(
         raise UserError(f"{file.path} is of another model: {'; '.join(lines[:4])}. Use another --output.")
     table, stem = pair.table("words"), pair.stem("words")
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
-    pictures = [stem.with_name(stem.name + ending) for ending in PICTURES]
+    pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
     output = Output("words", stem, identity, {table: words.COLUMNS}, pictures)
     if output.there(flags.overwrite):
         console.say(f"already there: {table}")
         return
-    head = {"model": pair.model, "dataset": pair.dataset}
-    rows = [head | row for row in points(source, file, layer, groups, ends)]
-    frame = pd.DataFrame(rows)[list(words.COLUMNS)]
+    frame = pd.DataFrame(points(source, file, layer, groups, ends))
+    frame = frame.assign(model=pair.model, dataset=pair.dataset)[list(words.COLUMNS)]
     with output.written(flags=asdict(flags), moments=file.record):
         storage.write_text(table, frame.to_csv(index=False))
         draw(frame, stem)

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonargparse
 
@@ -19,14 +19,12 @@ from ntps.run.experiments import read_experiment
 from ntps.system import processes
 from ntps.system.console import keep_heap, quiet
 
-REQUIRED = dataclasses.MISSING
+REQUIRED = inspect.Parameter.empty
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """One flag of a script: its type, its default (REQUIRED if there is none) and its help."""
 
-    name: str
     type: Any
     default: Any
     help: str | None
@@ -46,22 +44,11 @@ def settings_class(main: Callable[..., int]) -> Any:
 
 def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
     """Every flag of a script, by name."""
-    kind = settings_class(main)
-    source = kind or main
+    source = settings_class(main) or main
     hints, docs = typing.get_type_hints(source), documented(source)
-    if kind is not None:
-        defaults = {
-            field.name: field.default if field.default_factory is REQUIRED else field.default_factory()
-            for field in dataclasses.fields(kind)
-        }
-    else:
-        empty = inspect.Parameter.empty
-        defaults = {
-            name: REQUIRED if parameter.default is empty else parameter.default
-            for name, parameter in inspect.signature(main).parameters.items()
-        }
-    order = sorted(defaults, key=lambda name: name not in ("models", "datasets"))
-    return {name: Flag(name, hints[name], defaults[name], docs.get(name)) for name in order}
+    parameters = inspect.signature(source).parameters
+    order = sorted(parameters, key=lambda name: name not in ("models", "datasets"))
+    return {name: Flag(hints[name], parameters[name].default, docs.get(name)) for name in order}
 
 
 def documented(source: Any) -> dict[str, str]:
@@ -107,24 +94,21 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
         return 130
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """Keeps the lines of a script's docstring: they are the commands that run it."""
+
+
 def parser_of(main: Callable[..., int], flags: dict[str, Flag]) -> jsonargparse.ArgumentParser:
     """A parser of these flags; those without a default are positional, unless they take several values."""
-    parser = jsonargparse.ArgumentParser(
-        description=inspect.getdoc(inspect.getmodule(main)),
-        formatter_class=Formatter,
-        default_env=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with any of these flags, or an experiment"
-    )
+    about = inspect.getdoc(inspect.getmodule(main))
+    parser = jsonargparse.ArgumentParser(description=about, formatter_class=Formatter, allow_abbrev=False)
+    config = "YAML file with any of these flags, or an experiment"
+    parser.add_argument("--config", metavar="FILE", help=config)
     for name, flag in flags.items():
         needed = flag.default is REQUIRED
         if flag.item:
-            default = None if needed else list(flag.default)
-            parser.add_argument(
-                f"--{name}", nargs="+", type=flag.item, required=needed, default=default, help=flag.help
-            )
+            several: dict[str, Any] = {"required": True} if needed else {"default": list(flag.default)}
+            parser.add_argument(f"--{name}", nargs="+", type=flag.item, help=flag.help, **several)
         elif flag.default is False:
             parser.add_argument(f"--{name}", action="store_true", help=flag.help)
         elif needed:
@@ -157,13 +141,6 @@ def with_config(argv: list[str], main: Callable, flags: dict[str, Flag]) -> list
     return words + rest
 
 
-class Formatter(jsonargparse.DefaultHelpFormatter):
-    """Keeps the lines of a script's docstring: they are the commands that run it."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
 def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable[[str, str], None]) -> int:
     """Call work(model, dataset) for every pair; a user error ends its pair, in a launch of several processes all.
 
@@ -181,3 +158,17 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
             print(f"error: {text}", file=sys.stderr)
             failed = 1
     return failed
+
+
+def for_each_task(flags: Any, work: Callable[[Any], None], layer: int | None = None) -> int:
+    """for_each_pair, with a Task (ntps.accuracies) of each; the models are set to one layer (None: the last)."""
+    from ntps.accuracies.task import Task  # these imports take seconds
+    from ntps.moments.source import Sources
+    from ntps.texts.dataset import load_dataset
+
+    sources = Sources(flags, layer)
+
+    def pair(model: str, dataset: str) -> None:
+        work(Task(sources[model], load_dataset(dataset), flags.limit))
+
+    return for_each_pair(flags.models, flags.datasets, pair)

@@ -9,7 +9,6 @@ A script takes its own section over what stands at the top, and the command line
 sections is a list of flags for one script.
 """
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
@@ -36,34 +35,35 @@ class Experiment:
     def flags(self, script: str, known: Collection[str]) -> dict[str, Any]:
         """Flags of a script, its section over the top; UserError for one that is not in `known`."""
         own = self.sections.get(script, {})
-        for key in own:
-            if key not in known:
-                raise UserError(f"{self.where}: {script}: {key}: no flag of {script}; {suggest(key, known)}")
-        for key in self.top:
-            if key not in known and not (self.sections and key in SHARED):
-                raise UserError(f"{self.where}: {key}: {self._fault(script, key, known)}")
+        check(f"{self.where}: {script}", script, own, known)
+        if self.sections:
+            note = "; above the sections may stand all of these"
+            check(str(self.where), script, self.top, dict.fromkeys((*known, *SHARED)), note)
+        else:
+            check(str(self.where), script, self.top, known)
         flags = {key: value for key, value in self.top.items() if key in known} | own
         whole = {key: self.named(key) for key in ("models", "datasets") if script in WHOLE and key in known}
         return flags | {key: names for key, names in whole.items() if names}
 
     def pairs(self, script: str) -> list[tuple[str, str]]:
         """Models x data sets of a script, those of its section over those at the top."""
-        found = self.top | self.sections.get(script, {})
-        return list(product(found.get("models", []), found.get("datasets", [])))
+        flags = self.top | self.sections.get(script, {})
+        return list(product(flags.get("models", []), flags.get("datasets", [])))
 
     def named(self, key: str) -> list[str]:
         """All models or all data sets, of the top and of every section, each once."""
         parts = (self.top, *self.sections.values())
         return list(dict.fromkeys(name for part in parts for name in part.get(key, [])))
 
-    def _fault(self, script: str, key: str, known: Collection[str]) -> str:
-        if script_path(key):
-            return f"a section holds `flag: value` lines, not {self.top[key]!r}"
-        if self.sections:
-            near = difflib.get_close_matches(key, [*known, *SHARED])
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            return f"{hint}above the sections may stand {', '.join(SHARED)} and any flag of {script}"
-        return f"no flag of {script}; {suggest(key, known)}"
+
+def check(where: str, script: str, flags: dict[str, Any], known: Collection[str], note: str = "") -> None:
+    """UserError for a flag that is not known."""
+    for key in flags:
+        if key not in known:
+            fault = f"no flag of {script}; {suggest(key, known)}{note}"
+            if script_path(key):
+                fault = f"a section holds `flag: value` lines, not {flags[key]!r}"
+            raise UserError(f"{where}: {key}: {fault}")
 
 
 def script_path(name: str) -> Path | None:
@@ -95,9 +95,9 @@ def read_experiment(where: str | Path) -> Experiment:
 
 def _with_lists(where: str, flags: dict[str, Any]) -> dict[str, Any]:
     """The flags, one model or data set made a list; UserError for what is no list of names."""
-    lists = {key: flags[key] for key in ("models", "datasets") if key in flags}
-    for key, names in lists.items():
-        lists[key] = names = [names] if isinstance(names, str) else names
+    flags = dict(flags)
+    for key in {"models", "datasets"} & flags.keys():
+        names = flags[key] = [flags[key]] if isinstance(flags[key], str) else flags[key]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise UserError(f"{where}: {key}: {names!r} is not a list of names, such as [NAME, NAME]")
-    return flags | lists
+    return flags
