@@ -16,9 +16,9 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ntps.errors import UserError
+from ntps.errors import UserError, one_line
 from ntps.run import cli
-from ntps.sources.hub import LOCK, Unreachable, first_line, hub_error, is_commit, read_lock
+from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
 from ntps.system import console
 from ntps.system.storage import to_json, write_text
@@ -78,7 +78,7 @@ def commit_of(repository: str, revision: str, kind: str) -> str:
         why = hub_error(repository, revision, kind, error)
         if isinstance(why, Unreachable):
             raise UserError(
-                f"cannot look up {repository}: the hub cannot be reached ({first_line(error)}); run this where "
+                f"cannot look up {repository}: the hub cannot be reached ({one_line(error)}); run this where "
                 "there is a network and HF_HUB_OFFLINE is not set"
             ) from error
         raise why from error

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 
-from ntps.errors import UserError
+from ntps.errors import UserError, one_line
 from ntps.models.description import resolve_model
 from ntps.models.files import source_folder
 from ntps.models.loading import load_tokenizer
 from ntps.run import cli
-from ntps.sources.hub import Gated, Unreachable, first_line
+from ntps.sources.hub import Gated, Unreachable
 from ntps.system import console
 from ntps.texts.dataset import load_dataset
 
@@ -45,7 +45,7 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     if unreachable:
         cause = next(iter(unreachable.values())).__cause__
         raise UserError(
-            f"the hub cannot be reached ({first_line(cause) if cause else 'no reason given'}), and these are not "
+            f"the hub cannot be reached ({one_line(cause) if cause else 'no reason given'}), and these are not "
             f"complete in the cache: {', '.join(unreachable)}. Run this where there is a network"
         )
     if not failed:

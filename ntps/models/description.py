@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.models.files import TOKENIZER, WEIGHTS, checked_folder, content_hash
 from ntps.sources.hub import hub_faults, is_commit, is_repository, locked
 from ntps.sources.wheels import wheel_faults
@@ -86,13 +86,8 @@ class ModelSpec:
 
         import ntps.models.openelm  # noqa: F401  one of those it knows
 
-        try:
+        with boundary(f"{self.name}: architecture: transformers cannot build it"):
             return AutoConfig.for_model(**known)
-        except Exception as error:  # of many kinds, as the checks of every configuration's values are its own
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{self.name}: architecture: transformers cannot build it: {reason:.200}"
-            ) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -166,12 +161,11 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
         source["seed"] = spec.get("seed", 42)
         base = resolve_model(located(spec["random_of"]) or spec["random_of"], base_of=where)
         rest = {key: getattr(base, key) for key in ("dtype", "context", "lora_targets")} | rest
-    if "tokenizer" in spec:
-        if path := located(spec["tokenizer"]):
-            tokenizer = {"path": path}
-        else:
-            revision = locked(where, "model", spec["tokenizer"], spec.get("tokenizer_revision", "main"))
-            tokenizer = {"id": spec["tokenizer"], "revision": revision}
+    if "tokenizer" in spec and (path := located(spec["tokenizer"])):
+        tokenizer = {"path": path}
+    elif "tokenizer" in spec:
+        revision = locked(where, "model", spec["tokenizer"], spec.get("tokenizer_revision", "main"))
+        tokenizer = {"id": spec["tokenizer"], "revision": revision}
     return ModelSpec(where.stem, source, tokenizer, base=base, **rest)
 
 
@@ -196,13 +190,13 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
     for key, least in (("context", 1), ("seed", 0)):
         if spec.get(key, least) < least:
             yield key, f"must be at least {least}"
-    for key, fault in hub_faults(spec, "id", "revision"):
-        yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
-    if "/" not in spec.get("id", "/"):
-        yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
+    named = [*hub_faults(spec, "id", "revision")]
     if not os.path.exists(where.parent / spec.get("tokenizer", "")):
-        for key, fault in hub_faults(spec, "tokenizer", "tokenizer_revision"):
-            yield key, f"{spec[key]!r} {fault}"
+        named += hub_faults(spec, "tokenizer", "tokenizer_revision")
+    if "/" not in spec.get("id", "/"):
+        named += [("id", "is no organisation/name of the hub")]
+    for key, fault in named:
+        yield key, f"{spec[key]!r} {fault}; a folder is `path:`" if key == "id" else f"{spec[key]!r} {fault}"
     architecture = spec.get("architecture", {"model_type": ""})
     if not isinstance(architecture.get("model_type"), str):
         yield "architecture", "needs model_type, as config.json has it"

