@@ -5,7 +5,6 @@ A model is a config name (configs/models/NAME.yaml), a YAML file, a local folder
 """
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 from ntps.errors import UserError, boundary
 from ntps.models.files import TOKENIZER, WEIGHTS, checked_folder, content_hash
-from ntps.sources.hub import hub_faults, is_commit, is_repository, locked
-from ntps.sources.wheels import wheel_faults
+from ntps.sources.hub import is_commit, locked
+from ntps.sources.patterns import form_faults
 from ntps.sources.yaml_files import Faults, Keys, check_keys, config_names, find_config, read_yaml, suggest
 from ntps.system.paths import plain_name
 
@@ -128,7 +127,7 @@ def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
     if os.path.isdir(name):
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
-    if "/" in name and is_repository(name):
+    if "/" in name and not any(form_faults({"id": name}, "id")):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
     raise UserError(
         f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
@@ -181,22 +180,20 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
     if (package := spec.get("pypi")) is not None:
         if set(package) != set(PACKAGE):
             yield "pypi", f"needs {', '.join(PACKAGE)}"
-        for key, fault in wheel_faults(package):
+        for key, fault in form_faults(package, *PACKAGE):
             yield f"pypi: {key}", f"{package[key]!r} {fault}"
-        if not re.fullmatch(r"\w[\w.+-]*", package["gguf"], re.ASCII):
-            yield "pypi: gguf", f"{package['gguf']!r} is no name of a file: the wheel's folders are not given"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
     for key, least in (("context", 1), ("seed", 0)):
         if spec.get(key, least) < least:
             yield key, f"must be at least {least}"
-    named = [*hub_faults(spec, "id", "revision")]
+    at_hub = ["id", "revision"]
     if not os.path.exists(where.parent / spec.get("tokenizer", "")):
-        named += hub_faults(spec, "tokenizer", "tokenizer_revision")
+        at_hub += ["tokenizer", "tokenizer_revision"]
+    for key, fault in form_faults(spec, *at_hub):
+        yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
     if "/" not in spec.get("id", "/"):
-        named += [("id", "is no organisation/name of the hub")]
-    for key, fault in named:
-        yield key, f"{spec[key]!r} {fault}; a folder is `path:`" if key == "id" else f"{spec[key]!r} {fault}"
+        yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
     architecture = spec.get("architecture", {"model_type": ""})
     if not isinstance(architecture.get("model_type"), str):
         yield "architecture", "needs model_type, as config.json has it"

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import errors, snapshot_download
-from huggingface_hub.utils import validate_repo_id
 
 from ntps.errors import UserError, one_line
-from ntps.sources.yaml_files import Faults
 from ntps.system.paths import regular_file
 
 LOCK = "hub.lock.json"
@@ -32,23 +30,6 @@ class Gated(UserError):
 def is_commit(revision: str) -> bool:
     """Whether a revision names one commit, which never moves."""
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
-
-
-def is_repository(name: str) -> bool:
-    """Whether a text may name a repository: organisation/name (some data sets have no organisation)."""
-    try:
-        validate_repo_id(name)
-    except errors.HFValidationError:
-        return False
-    return True
-
-
-def hub_faults(spec: dict, repository: str, revision: str) -> Faults:
-    """What keeps two keys of a description from naming a repository and its revision, as (key, fault)."""
-    if not is_repository(spec.get(repository, "x")):
-        yield repository, "is no organisation/name of the hub, and there is no such folder"
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", spec.get(revision, "main"), re.ASCII):
-        yield revision, "is no commit, branch or tag"  # and would be a path in the cache
 
 
 def read_lock(folder: Path) -> dict[str, dict[str, str]]:

@@ -10,27 +10,15 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from packaging.version import VERSION_PATTERN
 
 from ntps.errors import UserError
-from ntps.sources.yaml_files import Faults
+from ntps.sources.patterns import form_faults
 
 PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
     "--ignore-requires-python --disable-pip-version-check"  # nothing is installed: any Python will do
 ).split()
-FORMS = {  # what names one wheel of an index: its form, and that in words
-    "package": (
-        "[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
-        "name of a package (letters, digits, and ., _ or - between)",
-    ),
-    "version": (VERSION_PATTERN, "version as PEP 440 has them, such as '1.0.2'"),
-    "sha256": ("(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"),
-}
 
 
 def cache_folder(*parts: str) -> Path:
@@ -50,20 +38,14 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wheel_faults(spec: Mapping[str, Any]) -> Faults:
-    """What keeps `package`, `version` and `sha256` from naming one wheel of an index, as (key, fault)."""
-    for key, (form, words) in FORMS.items():
-        if not re.fullmatch(form, spec[key], re.VERBOSE | re.IGNORECASE | re.ASCII):
-            yield key, f"is no {words}"
-
-
 def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None = None) -> Path:
     """Path of the wheel with this SHA-256, from the cache or else by `pip download`; megabytes for the message only.
 
     A download goes to a folder of its own and is renamed once its hash is right: an interrupted one is never used,
     and two processes may fetch the same wheel at once. Raises UserError when it fails or gives another wheel.
     """
-    for key, fault in wheel_faults({"package": package, "version": version, "sha256": sha256}):
+    named = {"package": package, "version": version, "sha256": sha256}
+    for key, fault in form_faults(named, *named):
         raise UserError(f"{key} {fault}: {package} {version} {sha256}")
     folder = cache_folder("wheels", f"{package}-{version}")
     for wheel in folder.glob("*.whl"):

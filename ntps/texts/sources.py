@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError, boundary, one_line
-from ntps.sources.hub import hub_faults, locked, snapshot
-from ntps.sources.patterns import pattern_fault
-from ntps.sources.wheels import file_sha256, pypi_wheel, wheel_faults
+from ntps.sources.hub import locked, snapshot
+from ntps.sources.patterns import form_faults, pattern_fault
+from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
 from ntps.texts.readers import FILE_READERS, WHEEL_READERS, Row, Spec
@@ -75,7 +75,7 @@ class Wheel(TextSource):
     stratified = drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
-        yield from wheel_faults(spec)
+        yield from form_faults(spec, "package", "version", "sha256")
         if spec["reader"] not in WHEEL_READERS:
             yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
         if spec["reader"] == "lines" and "pattern" not in spec:
@@ -125,7 +125,7 @@ class Hub(TextSource):
         if "splits" in spec:
             yield from _split_faults("splits", spec["splits"])
         if not self.here(spec, where):
-            yield from hub_faults(spec, "id", "revision")
+            yield from form_faults(spec, "id", "revision")
 
     def here(self, spec: Spec, where: Path) -> bool:
         return os.path.isdir(where.parent / spec["id"])
