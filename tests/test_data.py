@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.run import cli
+from ntps.sources.yaml_files import config_names
 from ntps.texts import sources
-from ntps.texts.dataset import Dataset, Split, dataset_names, load_dataset, texts_hash
+from ntps.texts.dataset import Dataset, Split, load_dataset, texts_hash
 
 
 @pytest.fixture
@@ -558,7 +559,7 @@ REAL = {  # rows without empty and duplicate texts, classes kept
 
 
 def test_every_description_is_in_the_list():
-    assert set(REAL) <= set(dataset_names())
+    assert set(REAL) <= set(config_names("datasets"))
 
 
 @pytest.mark.real

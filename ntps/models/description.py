@@ -71,11 +71,11 @@ class ModelSpec:
 
     def targets(self, requested: Sequence[str]) -> list[str]:
         """The modules that LoRA adapts: those requested, or the description's; UserError where there are none."""
-        if not (targets := list(requested or self.lora_targets or ())):
-            raise UserError(
-                "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
-            )
-        return targets
+        if targets := list(requested or self.lora_targets or ()):
+            return targets
+        raise UserError(
+            "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
+        )
 
     def described_config(self) -> Any:
         """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""
@@ -96,23 +96,15 @@ class ModelSpec:
 
 def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
     """MODEL of the output paths: the name, and +ADAPTER (its folder's name and 6 characters of its hash)."""
-    if adapter is None:
-        return spec.name
-    name = f"{spec.name}+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}"
-    return plain_name(name, "the adapter's folder")
+    added = f"+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}" if adapter is not None else ""
+    return plain_name(spec.name + added, "the adapter's folder")
 
 
 def adapter_hash(adapter: str) -> str:
     """SHA-256 of an adapter's configuration and weights; UserError for a folder that is no adapter's."""
-    for name in ADAPTER:
-        if not (Path(adapter) / name).is_file():
-            raise UserError(f"{adapter} is not an adapter's folder: it has no {name}")
+    if absent := [name for name in ADAPTER if not (Path(adapter) / name).is_file()]:
+        raise UserError(f"{adapter} is not an adapter's folder: it has no {absent[0]}")
     return content_hash(Path(adapter), ADAPTER)
-
-
-def model_names() -> list[str]:
-    """Names of the descriptions in configs/models."""
-    return config_names("models")
 
 
 def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
@@ -130,7 +122,7 @@ def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
     if "/" in name and not any(form_faults({"id": name}, "id")):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
     raise UserError(
-        f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
+        f"unknown model {name!r}; {suggest(name, config_names('models'))}; or give a YAML file, a folder that holds "
         "config.json, or a hub id (organisation/name)"
     )
 
@@ -141,7 +133,7 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
     for key, fault in _faults(spec, where):
         raise UserError(f"{where}: {key}: {fault}")
 
-    def located(text: str) -> str | None:
+    def beside(text: str) -> str | None:
         """The file or folder beside the YAML that the text names, if there is one."""
         return str((where.parent / text).resolve()) if os.path.exists(where.parent / text) else None
 
@@ -158,13 +150,11 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
         if base_of is not None:
             raise UserError(f"{base_of}: random_of: {where.stem} is random weights itself")
         source["seed"] = spec.get("seed", 42)
-        base = resolve_model(located(spec["random_of"]) or spec["random_of"], base_of=where)
+        base = resolve_model(beside(spec["random_of"]) or spec["random_of"], base_of=where)
         rest = {key: getattr(base, key) for key in ("dtype", "context", "lora_targets")} | rest
-    if "tokenizer" in spec and (path := located(spec["tokenizer"])):
-        tokenizer = {"path": path}
-    elif "tokenizer" in spec:
-        revision = locked(where, "model", spec["tokenizer"], spec.get("tokenizer_revision", "main"))
-        tokenizer = {"id": spec["tokenizer"], "revision": revision}
+    if (words := spec.get("tokenizer")) is not None:
+        revision = locked(where, "model", words, spec.get("tokenizer_revision", "main"))
+        tokenizer = {"path": path} if (path := beside(words)) else {"id": words, "revision": revision}
     return ModelSpec(where.stem, source, tokenizer, base=base, **rest)
 
 
@@ -191,7 +181,7 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
     if not os.path.exists(where.parent / spec.get("tokenizer", "")):
         at_hub += ["tokenizer", "tokenizer_revision"]
     for key, fault in form_faults(spec, *at_hub):
-        yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
+        yield key, f"{spec[key]!r} {fault}"
     if "/" not in spec.get("id", "/"):
         yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
     architecture = spec.get("architecture", {"model_type": ""})

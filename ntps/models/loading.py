@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import ntps.models.openelm  # noqa: F401  registers OpenELM with the Auto classes
-from ntps.errors import UserError, boundary, one_line
+from ntps.errors import UserError, boundary
 from ntps.models.description import DTYPES, ModelSpec, adapter_hash, output_name
 from ntps.models.files import SAFETENSORS, TOKENIZER, WEIGHTS, source_folder, source_hash
 from ntps.models.gguf import quiet
@@ -32,10 +32,7 @@ from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import processes
 
-CODE = (
-    "an architecture that is code in its repository runs only where a YAML gives a commit as `revision:` and "
-    "`trust_remote_code: true`: read that code first"
-)
+CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
 def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any]:
@@ -69,12 +66,9 @@ def pick_device(name: str = "auto") -> torch.device:
         if name != "cuda":
             raise UserError(f"--device {name}: several processes take one GPU each, say --device cuda")
         name = f"cuda:{processes.local_rank()}"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here: {one_line(error)}") from error
-    return device
+    with boundary(f"device {name!r} cannot be used here"):
+        torch.ones(1, device=name).item()
+        return torch.device(name)
 
 
 def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch.dtype:
@@ -110,9 +104,7 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
             if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
                 raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
             if trusted and (other := re.search(r'"([\w.-]+/[\w.-]+)--', plain)):
-                raise ValueError(
-                    f"{key} wants code of another repository, {other[1]}, which no revision pins"
-                )
+                raise ValueError(f"{key} is code of another repository, {other[1]}, which no revision pins")
         return values
 
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
@@ -136,27 +128,21 @@ def load_model(
     # an adapter fits only the class it was made on: with the head, as is usual, or the base model, as we do
     kind = AutoModelForCausalLM if adapter is not None and _with_head(adapter, config) else AutoModel
     with quiet():
-        model = (
-            _read_checkpoint(spec, kind, config, dtype)
-            if spec.base is None
-            else _drawn(spec, kind, config, dtype)
-        )
+        model = (_drawn if spec.base else _read_checkpoint)(spec, kind, config, dtype)
         if adapter is not None:
             model = _merged(model, adapter)
     model = model.base_model
     for name, parameter in model.named_parameters():
         if parameter.dtype != dtype:
             raise UserError(
-                f"{spec.name} keeps {name} in {parameter.dtype}, not {dtype}: ask for another --dtype"
+                f"{spec.name} keeps {name} in {parameter.dtype}: not {dtype}, give another --dtype"
             )
         if not torch.isfinite(parameter).all():
             raise UserError(f"{spec.name}: {name} has weights that are NaN or infinite in {dtype}")
     return model.eval().requires_grad_(False).to(device)
 
 
-def without_weights(
-    spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32
-) -> torch.nn.Module:
+def without_weights(spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Any:
     """The base model on the meta device: its modules and the shapes of its weights, and no memory."""
     with torch.device("meta"):
         return _built(spec, AutoModel, config, dtype)
@@ -175,11 +161,9 @@ def _drawn(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dt
 
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     folder = source_folder(spec.source)
-    options = {"use_safetensors": True, "trust_remote_code": spec.trust_remote_code}
+    options = {"config": config, "use_safetensors": True, "trust_remote_code": spec.trust_remote_code}
     with boundary(f"{spec.name}: cannot load the weights in {folder}"):
-        model, info = kind.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, **options
-        )
+        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     body = {name for name, _ in model.base_model.named_children()}
     prefix = model.base_model_prefix + "."
     # what the base model has no place for is a head; anything else unexpected is a layer left out
@@ -230,10 +214,8 @@ def _merged(model: Any, adapter: str) -> Any:
         adapted = PeftModel.from_pretrained(model, adapter, config=_adapter_config(model, adapter))
         stored = load_file(Path(adapter) / "adapter_model.safetensors")
         loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        strange = sorted(stored.keys() ^ loaded.keys())
-        strange += [
-            key for key in stored.keys() & loaded.keys() if stored[key].any() and not loaded[key].any()
-        ]
+        unread = {key for key in stored if stored[key].any() and key in loaded and not loaded[key].any()}
+        strange = sorted(unread | (loaded.keys() ^ stored.keys()))
         if strange:
             raise ValueError(f"{', '.join(strange[:3])} ({len(strange)} weights) are another model's")
         return adapted.merge_and_unload()
@@ -254,9 +236,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     source = _tokenizer_source(spec)
     # a folder named for its tokenizer alone needs no config.json
     folder = Path(source["path"]) if "path" in source else source_folder(source, weights=False)
-    with boundary(
-        f"{spec.name}: no usable tokenizer in {folder}", "name another one with `tokenizer:` in a YAML"
-    ):
+    with boundary(f"{spec.name}: no usable tokenizer in {folder}", "name one with `tokenizer:` in a YAML"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
         changed = _put_right(tokenizer, config.get_text_config().vocab_size)
     longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
@@ -298,9 +278,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-def context_length(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *requested: int | None
-) -> int:
+def context_length(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> int:
     """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `requested`, of those below 1e9.
 
     UserError if none is.
@@ -308,7 +286,7 @@ def context_length(
     if known := _limits(tokenizer, config, *requested):
         return min(known)
     raise UserError(
-        "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
+        "neither tokenizer nor model says how long a text may be: give --max_length or `context:`"
     )
 
 

@@ -76,11 +76,6 @@ def texts_hash(split: Split) -> str:
     return hashlib.sha256(json.dumps([split.texts, split.labels.tolist()]).encode()).hexdigest()
 
 
-def dataset_names() -> list[str]:
-    """Names of the descriptions in configs/datasets."""
-    return config_names("datasets")
-
-
 def dataset_name(name: str) -> str:
     """DATASET of the output paths: a config name, or the stem of a YAML file."""
     return find_description(name).stem
@@ -113,10 +108,10 @@ def load_dataset(name: str) -> Dataset:
     cleaner.dropped["rare_class"] = sum(counts[label] for label in rare)
     classes = [] if numeric else _sort_classes(set(counts) - rare, order)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
-    mean = {"label_mean": _centre(splits, where)} if numeric else {}
-    if not numeric and len(set(splits["train"].labels)) < 2:
-        only = classes[splits["train"].labels[0]]
-        raise UserError(f"{where}: label: all of train has the one class {only!r}; at least two are needed")
+    labels = splits["train"].labels
+    if len(set(labels)) < 2:
+        only = f"number {labels[0]}" if numeric else f"class {classes[labels[0]]!r}"
+        raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
     unused = ("about", "megabytes", "size", *facts)
     provenance = {
         "name": where.stem,
@@ -125,17 +120,25 @@ def load_dataset(name: str) -> Dataset:
         "split_rule": rule,
         "dropped": dict(cleaner.dropped),
         "rows": {split: len(part.texts) for split, part in splits.items()},
-        "shared_with_train": _count_shared(splits, where),
-        "same_rows": _same_rows(splits, where),
+        **_overlaps(splits, where),
         "classes": classes,
-    } | mean
+    }
+    if numeric:
+        if not TINY < labels.std():
+            raise UserError(
+                f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them"
+            )
+        provenance["label_mean"] = mean = math.fsum(labels) / len(labels)
+        splits = {name: replace(part, labels=part.labels - mean) for name, part in splits.items()}
     return Dataset(where.stem, classes, splits, provenance)
 
 
 def find_description(name: str) -> Path:
     """The YAML file of a config name, or the one named."""
     if (where := find_config("datasets", name)) is None:
-        raise UserError(f"unknown data set {name!r}; {suggest(name, dataset_names())}; or give a YAML file")
+        raise UserError(
+            f"unknown data set {name!r}; {suggest(name, config_names('datasets'))}; or give a YAML file"
+        )
     return where
 
 
@@ -160,18 +163,17 @@ def _make_test_split(
         elif "stratify" in spec or (source.stratified and spec.get("target") != "numeric"):
             count = Counter(strata)
             shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
-            test = train_test_split(
-                shared, test_size=0.25, stratify=[strata[i] for i in shared], random_state=SPLIT_SEED
-            )[1]
+            kinds = [strata[i] for i in shared]
+            test = train_test_split(shared, test_size=0.25, stratify=kinds, random_state=SPLIT_SEED)[1]
             rule = f"test is 25 % of the rows, {by}"
         else:
             test = np.random.default_rng(SPLIT_SEED).permutation(n)[: math.ceil(0.3 * n)]
             rule = f"test is 30 % of the rows, shuffled with seed {SPLIT_SEED}, not stratified"
     except ValueError as error:
-        kinds = len(set(strata))
+        lost, column = describe_dropped(cleaner.dropped), spec.get("stratify", spec["label"])
         raise UserError(
-            f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {describe_dropped(cleaner.dropped)}): with {kinds} different "
-            f"values of {spec.get('stratify', spec['label'])!r} there are too few of each. Is it the right label? For "
+            f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {lost}): with {len(set(strata))} "
+            f"different values of {column!r} there are too few of each. Is it the right label? For "
             "numbers to predict set target: numeric (prescreen.py: --target numeric); or give a test split yourself"
         ) from error
     chosen = set(map(int, test))
@@ -217,40 +219,21 @@ def _number(label: str, split: str, where: Path) -> float:
     return number
 
 
-def _centre(splits: dict[str, Split], where: Path) -> float:
-    """Take the mean of train off all labels; it. UserError where the numbers of train do not differ."""
-    labels = splits["train"].labels
-    if len(set(labels)) < 2:
-        raise UserError(
-            f"{where}: label: all of train has the one number {float(labels[0])!r}; two are needed"
-        )
-    if not TINY < labels.std():
-        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them")
-    mean = math.fsum(labels) / len(labels)
-    for name, part in splits.items():
-        splits[name] = replace(part, labels=part.labels - mean)
-    return mean
-
-
-def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
-    """Splits that hold the same texts with the same labels, in whatever order; a warning names them."""
-    by_rows: dict[frozenset, list[str]] = {}
-    for name, part in splits.items():
-        rows = Counter(zip(part.texts, part.labels.tolist()))
-        by_rows.setdefault(frozenset(rows.items()), []).append(name)
-    same = [names for names in by_rows.values() if len(names) > 1]
-    for names in same:
-        print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
-    return same
-
-
-def _count_shared(splits: dict[str, Split], where: Path) -> dict[str, int]:
-    """Texts of each other split that are in train too; a warning where most are."""
+def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
+    """Texts of each split that are in train too, and splits of the same rows in any order; warnings where that is odd."""
     train = set(splits["train"].texts)
+    by_rows: dict[frozenset, list[str]] = {}
     shared = {
         name: sum(text in train for text in part.texts) for name, part in splits.items() if name != "train"
     }
-    for name, count in shared.items():
-        if 2 * count > len(splits[name].texts):
-            print(f"warning: {where}: {count} texts of split {name!r} are in train too", file=sys.stderr)
-    return shared
+    for name, part in splits.items():
+        rows = Counter(zip(part.texts, part.labels.tolist()))
+        by_rows.setdefault(frozenset(rows.items()), []).append(name)
+        if 2 * shared.get(name, 0) > len(part.texts):
+            print(
+                f"warning: {where}: {shared[name]} texts of split {name!r} are in train too", file=sys.stderr
+            )
+    same = [names for names in by_rows.values() if len(names) > 1]
+    for names in same:
+        print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
+    return {"shared_with_train": shared, "same_rows": same}
