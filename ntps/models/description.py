@@ -73,9 +73,7 @@ class ModelSpec:
         """The modules that LoRA adapts: those requested, or the description's; UserError where there are none."""
         if targets := list(requested or self.lora_targets or ()):
             return targets
-        raise UserError(
-            "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
-        )
+        raise UserError("the model's description names no lora_targets: give --lora_targets (q_proj v_proj)")
 
     def described_config(self) -> Any:
         """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""
@@ -121,10 +119,9 @@ def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
     if "/" in name and not any(form_faults({"id": name}, "id")):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
-    raise UserError(
-        f"unknown model {name!r}; {suggest(name, config_names('models'))}; or give a YAML file, a folder that holds "
-        "config.json, or a hub id (organisation/name)"
-    )
+    known = suggest(name, config_names("models"))
+    remedy = "give a YAML file, a folder that holds config.json, or a hub id (organisation/name)"
+    raise UserError(f"unknown model {name!r}; {known}; or {remedy}")
 
 
 def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
@@ -163,10 +160,7 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
     if "tokenizer_revision" in spec and "tokenizer" not in spec:
         yield "tokenizer_revision", "only together with tokenizer"
     if spec.get("trust_remote_code") and not is_commit(spec.get("revision", "")):
-        yield (
-            "trust_remote_code",
-            "only with a commit (40 hexadecimal digits) as revision: code must not move",
-        )
+        yield "trust_remote_code", "only with a commit (40 hexadecimal digits) as revision, which cannot move"
     if (package := spec.get("pypi")) is not None:
         if set(package) != set(PACKAGE):
             yield "pypi", f"needs {', '.join(PACKAGE)}"

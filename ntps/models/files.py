@@ -6,6 +6,7 @@ A source is a dictionary with `path`, or `id` and `revision` (and `trust_remote_
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,8 +56,8 @@ def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
 
 def checked_folder(folder: Path) -> Path:
     """The folder; UserError where it is no model's, names pickled weights, or would have an adapter loaded silently."""
-    adapter = (folder / "adapter_config.json").exists()
-    if not (folder / "config.json").is_file():
+    adapter = os.path.exists(folder / "adapter_config.json")
+    if not os.path.isfile(folder / "config.json"):
         what = "only one of an adapter" if adapter else "with config.json in it"
         raise UserError(f"there is no folder {folder} of a model, {what}")
     if adapter:

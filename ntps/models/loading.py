@@ -12,15 +12,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ntps.models.openelm  # noqa: F401  registers OpenELM with the Auto classes
 from ntps.errors import UserError, boundary
@@ -134,9 +127,7 @@ def load_model(
     model = model.base_model
     for name, parameter in model.named_parameters():
         if parameter.dtype != dtype:
-            raise UserError(
-                f"{spec.name} keeps {name} in {parameter.dtype}: not {dtype}, give another --dtype"
-            )
+            raise UserError(f"{spec.name} keeps {name} in {parameter.dtype}, not {dtype}: change --dtype")
         if not torch.isfinite(parameter).all():
             raise UserError(f"{spec.name}: {name} has weights that are NaN or infinite in {dtype}")
     return model.eval().requires_grad_(False).to(device)
@@ -285,9 +276,7 @@ def context_length(tokenizer: Any, config: PreTrainedConfig, *requested: int | N
     """
     if known := _limits(tokenizer, config, *requested):
         return min(known)
-    raise UserError(
-        "neither tokenizer nor model says how long a text may be: give --max_length or `context:`"
-    )
+    raise UserError("neither tokenizer nor model says how long texts may be: give --max_length or `context:`")
 
 
 def _limits(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> list[int]:

@@ -70,16 +70,14 @@ def snapshot(
 
 def hub_error(repository: str, revision: str, kind: str, error: Exception) -> UserError:
     """What went wrong with a repository, and what to do."""
-    what, folder, option = (
-        ("data set", "datasets/", " --repo-type dataset") if kind == "dataset" else (kind, "", "")
-    )
+    data = kind == "dataset"
     if isinstance(error, errors.GatedRepoError):
-        page = f"https://huggingface.co/{folder}{repository}"
+        page = f"https://huggingface.co/{'datasets/' if data else ''}{repository}"
         login = "then log in with `hf auth login` (or set HF_TOKEN)"
         return Gated(f"{repository} is gated: ask for access at {page}, {login}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(
-            f"there is no folder {repository} here, and no {what} of that name on the hub that you may read; "
+            f"there is no folder {repository} here, and no {'data set' if data else kind} of that name on the hub that you may read; "
             "for a private one log in with `hf auth login`"
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -87,5 +85,5 @@ def hub_error(repository: str, revision: str, kind: str, error: Exception) -> Us
     return Unreachable(
         f"cannot get {repository} (revision {revision}): it is no folder here, not complete in the cache, "
         f"and the hub cannot be reached ({one_line(error)}). Where there is a network, `hf download "
-        f"{repository}{option} --revision {revision}` fetches it into HF_HOME; then HF_HUB_OFFLINE=1 needs none"
+        f"{repository}{' --repo-type dataset' * data} --revision {revision}` fetches it into HF_HOME; then HF_HUB_OFFLINE=1 needs none"
     )

@@ -14,15 +14,12 @@ from packaging.version import VERSION_PATTERN
 from ntps.errors import UserError
 from ntps.sources.yaml_files import Faults
 
-REPOSITORY = (
-    r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w[\w.-]{0,95}",
-    "organisation/name of the hub, and there is no such folder",
-)
+REPOSITORY = r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w[\w.-]{0,95}", "organisation/name of the hub, nor a folder here"
 REVISION = r"\w[\w.-]*(/\w[\w.-]*)*", "commit, branch or tag"
 FORMS = {  # key of a description: the form of its value, and that in words
     "package": (
-        "[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
-        "name of a package (letters, digits, and ., _ or - between)",
+        r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
+        "name of a package, letters, digits, and ., _, - between",
     ),
     "version": (VERSION_PATTERN, "version as PEP 440 has them, such as '1.0.2'"),
     "sha256": ("(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"),

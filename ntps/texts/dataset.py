@@ -99,9 +99,7 @@ def load_dataset(name: str) -> Dataset:
     if "test" not in rows:
         rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
-        raise UserError(
-            f"{where}: {rules[0]}: says how to make a test split, but one is given; remove either"
-        )
+        raise UserError(f"{where}: {rules[0]}: says how to make a test split, but one is given: remove it")
     numeric = spec.get("target") == "numeric"
     counts = Counter(row["label"] for part in rows.values() for row in part)
     rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
@@ -125,9 +123,7 @@ def load_dataset(name: str) -> Dataset:
     }
     if numeric:
         if not TINY < labels.std():
-            raise UserError(
-                f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them"
-            )
+            raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}")
         provenance["label_mean"] = mean = math.fsum(labels) / len(labels)
         splits = {name: replace(part, labels=part.labels - mean) for name, part in splits.items()}
     return Dataset(where.stem, classes, splits, provenance)
@@ -136,15 +132,12 @@ def load_dataset(name: str) -> Dataset:
 def find_description(name: str) -> Path:
     """The YAML file of a config name, or the one named."""
     if (where := find_config("datasets", name)) is None:
-        raise UserError(
-            f"unknown data set {name!r}; {suggest(name, config_names('datasets'))}; or give a YAML file"
-        )
+        known = suggest(name, config_names("datasets"))
+        raise UserError(f"unknown data set {name!r}; {known}; or give a YAML file")
     return where
 
 
-def _make_test_split(
-    rows: list[Clean], source: TextSource, cleaner: Cleaner
-) -> tuple[list[Clean], list[Clean], str]:
+def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
     """Train rows, test rows (both in order) and the rule in words.
 
     Stratified sources, and descriptions with `group` or `stratify`: a quarter, groups kept whole. Others, and numeric
@@ -196,9 +189,7 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
     rows = [row for row in rows if numeric or row["label"] in index]
     if not rows:
         lost = describe_dropped(cleaner.dropped)
-        raise UserError(
-            f"{cleaner.where}: split {split!r} has no rows with a text and a label; dropped: {lost}"
-        )
+        raise UserError(f"{cleaner.where}: split {split!r} has no rows with text and label; dropped: {lost}")
     if numeric:
         labels = np.array([_number(row["label"], split, cleaner.where) for row in rows])
     else:
@@ -223,16 +214,14 @@ def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
     """Texts of each split that are in train too, and splits of the same rows in any order; warnings where that is odd."""
     train = set(splits["train"].texts)
     by_rows: dict[frozenset, list[str]] = {}
-    shared = {
-        name: sum(text in train for text in part.texts) for name, part in splits.items() if name != "train"
-    }
+    shared = {name: sum(text in train for text in part.texts) for name, part in splits.items()}
+    del shared["train"]
     for name, part in splits.items():
         rows = Counter(zip(part.texts, part.labels.tolist()))
         by_rows.setdefault(frozenset(rows.items()), []).append(name)
         if 2 * shared.get(name, 0) > len(part.texts):
-            print(
-                f"warning: {where}: {shared[name]} texts of split {name!r} are in train too", file=sys.stderr
-            )
+            told = f"{shared[name]} texts of split {name!r} are in train too"
+            print(f"warning: {where}: {told}", file=sys.stderr)
     same = [names for names in by_rows.values() if len(names) > 1]
     for names in same:
         print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)

@@ -14,10 +14,7 @@ from ntps.texts.sources import SOURCES, TextSource
 # A description has one source, the first key of one of SOURCES, and says what is text and label.
 COMMON: Keys = {
     "about": (str, "what the texts are and where they come from"),
-    "size": (
-        dict[str, int],
-        "train, test: rows; tokens: of a text, about; classes: for --plan where the texts are not",
-    ),
+    "size": (dict[str, int], "for --plan where no rows are: train, test, tokens (of a text, about), classes"),
     "text": (
         str | dict[str, dict[Label, str]],
         "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'",
@@ -27,7 +24,7 @@ COMMON: Keys = {
     "label_pattern": (str, "regular expression: its first group, or else the whole match, is the label"),
     "label_ranges": (
         list[tuple[float, float, Label]],
-        "[low, high, name] of numeric labels, ends included, the first that fits",
+        "[low, high, name] of labels, ends included; the first",
     ),
     "label_names": (dict[Label, Label], "label as written: name"),
     "drop_labels": (list[Label], "labels whose rows are dropped"),

@@ -74,9 +74,7 @@ class Cleaner:
             rows = splits[split]
             kept = [first.setdefault(row["text"], row) for row in rows]
             self.dropped["duplicate"] += sum(row is not one for row, one in zip(rows, kept))
-            self.dropped["conflicting_labels"] += sum(
-                row["label"] != one["label"] for row, one in zip(rows, kept)
-            )
+            self.dropped["conflicting_labels"] += sum(a["label"] != b["label"] for a, b in zip(kept, rows))
             splits[split] = [row for row, one in zip(rows, kept) if row is one]
 
     def _check_columns(self, split: str, rows: list[Row]) -> None:

