@@ -80,8 +80,10 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
-    if not hasattr(config, "num_hidden_layers"):
-        raise UserError(f"{spec.name}: a {config.model_type} is no language model of texts alone")
+    if getattr(config, "num_hidden_layers", 0) < 1:
+        raise UserError(
+            f"{spec.name}: a {config.model_type} is no language model of texts alone, or has no layers"
+        )
     return config
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
-from ntps.texts.rows import Clean, Cleaner, describe_dropped
+from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped
 from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
@@ -110,6 +110,8 @@ def load_dataset(name: str) -> Dataset:
     if len(set(labels)) < 2:
         only = f"number {labels[0]}" if numeric else f"class {classes[labels[0]]!r}"
         raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
+    for words in class_warnings(classes):
+        print(f"warning: {where}: label: {words}", file=sys.stderr)
     unused = ("about", "megabytes", "size", *facts)
     provenance = {
         "name": where.stem,

@@ -27,6 +27,10 @@ COMMON: Keys = {
         "[low, high, name] of labels, ends included; the first",
     ),
     "label_names": (dict[Label, Label], "label as written: name"),
+    "normalise_labels": (
+        bool,
+        "write labels that are no key of label_names in one way: TRUE as true, 1.0 as 1",
+    ),
     "drop_labels": (list[Label], "labels whose rows are dropped"),
     "where": (dict[str, list[Label]], "column: list of values; other rows are dropped"),
     "replace": (dict[Label, Label], "regular expression: replacement, applied to the texts in this order"),

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ntps.sources.yaml_files import suggest
 from ntps.texts.readers import Row
 
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+MANY = 20  # classes that are fractions
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 FIELD = re.compile(r"\{([^{}]*)\}")
 Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
@@ -23,6 +25,25 @@ def as_text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(f"({i}) {as_text(choice)}" for i, choice in enumerate(value))
     return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
+
+
+def normal(label: str) -> str:
+    """A label without what is only a way to write it: TRUE is true, and 1.0 is 1."""
+    return re.sub(r"^([-+]?\d+)\.0*$", r"\1", label.casefold())
+
+
+def class_warnings(classes: list[str]) -> Iterator[str]:
+    """What is odd about the names of classes, in words."""
+    written: dict[str, list[str]] = {}
+    for label in classes:
+        written.setdefault(normal(label), []).append(label)
+    for labels in (labels for labels in written.values() if len(labels) > 1):
+        yield f"{' and '.join(map(repr, labels))} are different classes: normalise_labels: true makes them one"
+    fractions = [label for label in classes if re.fullmatch(r"[-+]?\d*\.\d+", normal(label))]
+    if len(fractions) >= MANY:
+        yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: is it target: numeric?"
+    if several := [label for label in classes if re.search(r"\S\|\S", label)]:
+        yield f"{several[0]!r} looks like several labels: it is taken as one class"
 
 
 def columns_of(template: str, row: Row) -> list[str]:
@@ -122,4 +143,5 @@ class Cleaner:
                 return ""
             ranges = self.spec["label_ranges"]
             label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
-        return self.spec["label_names"].get(label, label)
+        same = normal(label) if self.spec.get("normalise_labels") else label
+        return self.spec["label_names"].get(label, same)
