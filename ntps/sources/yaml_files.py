@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.system.paths import NO_TEXT, plain_name, regular_file
 
 KINDS = {"datasets": "data set", "models": "model", "experiments": "experiment"}  # folders of configs/
@@ -36,10 +36,7 @@ def config_names(kind: str) -> list[str]:
 
 
 def find_config(kind: str, name: str) -> Path | None:
-    """The YAML file that a config name stands for, or that is named itself; None if the name is no config's.
-
-    UserError for a YAML file that is not there.
-    """
+    """The YAML file of a config name, or that is named itself (UserError if it is not there); else None."""
     if name.endswith((".yaml", ".yml")):
         if not os.path.exists(name):
             raise UserError(f"there is no {KINDS[kind]} description {ascii(name)[1:-1]}")
@@ -100,14 +97,12 @@ class Loader(yaml.SafeLoader):
 
 def read_yaml(where: Path, example: str) -> dict[str, Any]:
     """The `key: value` lines of a YAML file; UserError for any other content, with an example of a line."""
-    try:
+    with boundary(f"{where}: cannot be read as YAML"):
         with regular_file(where).open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UserError(f"{where}: cannot be read as YAML: it is larger than {LARGEST} bytes")
+            raise ValueError(f"it is larger than {LARGEST} bytes")
         content = yaml.load(text.decode(), Loader)  # a SafeLoader
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: it must be made of `key: value` lines, such as `{example}`")
     return content

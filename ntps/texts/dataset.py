@@ -82,10 +82,10 @@ def dataset_name(name: str) -> str:
 
 
 def load_dataset(name: str) -> Dataset:
-    """The data set of a config name or of a YAML file; the labels of a numeric target are centred (see Split).
+    """The data set of a config name or YAML file; labels of a numeric target are centred (see Split).
 
-    Raises UserError for an unknown name, a wrong description, files or columns that are missing or cannot be
-    read, a split without rows, and a single class.
+    UserError for an unknown name, a wrong description, files or columns that are missing or cannot be read, a split
+    without rows, and a single class.
     """
     where = find_description(name)
     source, spec = read_description(where)
