@@ -1,4 +1,4 @@
-# make demo | mini | report | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | report | readme | figures | prefetch | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -28,7 +28,7 @@ AS_RELEASED := --order released --rule fraction --targets probe_accuracy probe_m
 EXPERIMENT ?= paper
 RESULTS ?= results
 
-.PHONY: demo mini report figures prefetch test check clean
+.PHONY: demo mini report readme figures prefetch test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
@@ -69,6 +69,10 @@ report: $(READY)
 	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
 	$(PY) -m ntps.gain --results $(TABLES) && cp $(TABLES)/gain.json configs/gain.json
 	$(PY) -m report.reproduction --folder $(TABLES)
+
+# what README.md says that commands print
+readme: $(READY)
+	$(PY) -m report.readme
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)

@@ -9,7 +9,6 @@ a text that comes with the project, in under 5 minutes on two cores. Writes OUTP
 cache.py writes, so that K_sweep.py and the trainers go on from there; what is there already is not computed again.
 """
 
-import contextlib
 import sys
 from dataclasses import dataclass
 
@@ -25,20 +24,17 @@ class Flags(Prescreening):
 def main(flags: Flags) -> int:
     from ntps.evaluation.gain import Calibration  # after the flags: these imports take seconds
     from ntps.prescreening import measure, page, texts
-    from ntps.texts.dataset import load_dataset
 
     if flags.gain:
         Calibration(flags.gain)  # refused before any pass if it is none
-    own = texts.description(flags) if flags.train else contextlib.nullcontext(flags.dataset)
-    with own as where:
-        data = load_dataset(str(where))
-        warnings = texts.check(data, flags.limit, flags.seed)
+    where, data = texts.load(flags)
+    warnings = texts.check(data, flags.limit, flags.seed)
     measured: list[measure.Measured] = []
 
     def work(model: str, dataset: str) -> None:
         measured.append(measure.measure(model, dataset, data, flags))
 
-    code = cli.for_each_pair(dict.fromkeys(flags.models), [str(where)], work)
+    code = cli.for_each_pair(dict.fromkeys(flags.models), [where], work)
     if measured:
         page.report(measure.rank(measured), texts.facts(data, flags), warnings, flags.output)
     return code

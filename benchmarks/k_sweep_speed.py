@@ -39,7 +39,10 @@ def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    mixing = normal(d, d) / d**0.5 * torch.logspace(0, -1.5, d, dtype=torch.float64)  # anisotropic
+    # anisotropic, and of full rank at the usual tolerance, as moments of language models are
+    mixing = (normal(d, d) / d**0.5 + torch.eye(d, dtype=torch.float64)) * torch.logspace(
+        0, -1.5, d, dtype=torch.float64
+    )
     mixing[: d // 200 + 1] *= 100  # a few huge coordinates, as language models have
     labels = torch.randint(classes, (texts,), generator=g)
     one_hot = torch.nn.functional.one_hot(labels, classes).to(torch.float64)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntps.commands.outline import Outline, moments_flops
+from ntps.commands.plan import Outline, moments_flops
 from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
 from ntps.scores.layer_moments import LayerMoments

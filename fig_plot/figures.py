@@ -1,4 +1,4 @@
-"""The look of every figure, and what they are put together from: panels, captions, files.
+"""What every figure is put together from: panels, captions, files.
 
 Missing values and missing pairs are hatched, never dropped.
 """
@@ -7,53 +7,14 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fig_plot.tables import DESCENDING, Curves
+from ntps.prescreening.curve_panel import STYLE
 from ntps.system import storage
-
-# --- lines, shared with other pictures of the project --------------------------------------------------------------
-
-STYLE = Path(__file__).with_name("ntps.mplstyle")
-GREY, PALE = "0.45", "#f6ec9a"  # bands of shuffled labels and of chance, distinct without colour too
-LINES: dict[str, dict[str, Any]] = {
-    "ntps": {"label": "NTPS", "color": "C0", "linestyle": "-", "linewidth": 1.6},
-    "retention": {
-        "label": "retention", "color": "C1", "linestyle": "-", "linewidth": 0.7, "marker": "o",
-        "markersize": 2.2, "markevery": 0.12,
-    },
-    "null": {"label": "shuffled labels (mean, range)", "color": "0.3", "linestyle": "--", "linewidth": 0.9},
-    "chance": {"label": "chance (± 2 std)", "color": "0", "linestyle": ":", "linewidth": 1.0},
-    "tenth": {"label": "kv = d/10", "color": "0", "linestyle": "-", "linewidth": 0.4},
-}  # fmt: skip
-
-
-def curve_panel(axes: Axes, curves: Curves, row: pd.Series) -> None:
-    """NTPS, retention, shuffled labels and chance over kv/d at one layer; row: that layer's row at kv = d/10."""
-    place = curves["layers"].tolist().index(row["layer"])
-    share = np.arange(1, curves["ntps"].shape[-1] + 1) * row["chance"] / row["kv"]
-    whole, tenth = np.linspace(0, 1, 201), row["chance"]
-    # chance_std^2 is proportional to kv (d - kv), so one row gives it for every kv.
-    spread = row["chance_std"] * np.sqrt(whole * (1 - whole) / (tenth * (1 - tenth))) if tenth < 1 else 0
-    axes.fill_between(whole, whole - 2 * spread, whole + 2 * spread, color=PALE, linewidth=0)
-    axes.plot(whole, whole, **LINES["chance"])
-    null = curves["null"][place, DESCENDING] if "null" in curves else np.empty((0, len(share)))
-    if len(null):
-        axes.fill_between(share, null.min(0), null.max(0), color=GREY, alpha=0.25, linewidth=0)
-        axes.plot(share, null.mean(0), zorder=3, **LINES["null"])  # over NTPS, which often hides it
-    axes.plot(share, curves["retention"][place, DESCENDING], **LINES["retention"])
-    axes.plot(share, curves["ntps"][place, DESCENDING], **LINES["ntps"])
-    axes.axvline(tenth, zorder=0, **LINES["tenth"])
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-
-
-# --- panels --------------------------------------------------------------------------------------------------------
 
 WIDTH = 7.2  # inches: a page's text
 ACROSS = 4  # panels side by side where each belongs to a model

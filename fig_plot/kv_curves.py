@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fig_plot.figures import LINES, missing_panel, panel_figure, styled
+from fig_plot.figures import missing_panel, panel_figure, styled
 from fig_plot.labels import NO_SHUFFLES, NOTHING, commands
 from fig_plot.relations import Read
-from fig_plot.tables import DESCENDING, Curves, best_layers, curve_files, gain, load_curves, model_order
+from fig_plot.tables import Curves, best_layers, curve_files, gain, load_curves, model_order
+from ntps.prescreening.curve_panel import DESCENDING, LINES
 
 TEXT = (
     "At each pair's best layer (lowest cross-validated error of the ridge probe on train, so chosen by the labels and not "

@@ -13,9 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fig_plot import tables
-from fig_plot.figures import LINES, WIDTH, curve_panel, missing_panel, styled
+from fig_plot.figures import WIDTH, missing_panel, styled
 from fig_plot.labels import NO_SHUFFLES
 from fig_plot.tables import Curves, Pair
+from ntps.prescreening.curve_panel import LINES, curve_panel
 
 COLUMNS = 5  # panels side by side at most: more, and the names of the data sets overlap
 

@@ -13,13 +13,13 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from ntps.errors import UserError
+from ntps.prescreening.curve_panel import DESCENDING
 from ntps.results.tables import best_rows, read_tables
 from ntps.system import storage
 
 Pair = tuple[str, str]
 Curves = Mapping[str, np.ndarray]
 
-DESCENDING = 0  # place of the paper's order in the curves
 USED = (
     "layer order rule fraction kv ntps chance chance_std null_mean null_std p_value retention retention_null "
     "rank_unstable n_texts"

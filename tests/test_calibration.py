@@ -11,16 +11,11 @@ from sklearn.linear_model import Ridge
 
 from ntps import from_arrays
 from ntps.scores import probes
-from ntps.scores.controls import (
-    WEAKER,
-    above,
-    held_out,
-    jackknife_error,
-    p_value,
-    score_interval,
-    tight_constants,
-)
+from ntps.scores.bounds import tight_constants
+from ntps.scores.error_bars import jackknife_error, score_interval
+from ntps.scores.held_out_probe import WEAKER, held_out
 from ntps.scores.layer import Layer
+from ntps.scores.permutation_null import above, p_value
 from ntps.scores.table import add_error_bars, layer_scores
 from tests.synthetic_moments import moments_of, random_texts
 
@@ -118,7 +113,8 @@ def test_held_out_retention_is_that_of_ridge_on_the_texts(n):
         return score, 1 - np.square(test_Y - peer.predict(test_F)).sum(1).mean() / guess
 
     whole = fit(np.eye(8), full.penalty)[1]
-    rows = held_out(layer.moments, test, full, V, range(1, 9))
+    root = layer.orders["descending"].whitened_spans.R
+    rows = held_out(layer.moments, test, full, V, root, range(1, 9))
     for k, row in rows.items():
         strengths = [max(full.penalty / 10**step, 1e-6) for step in range(WEAKER)]
         skill = min(fit(V.numpy()[:, :k] * scale[:, None], strength) for strength in strengths)[1]

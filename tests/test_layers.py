@@ -46,3 +46,9 @@ def test_a_room_imports_only_those_below_it(path):
             other = rest[0]
             assert ROOMS.index(other) <= ROOMS.index(room) and (room, other) not in STRANGERS, name
             assert room != "scores" or other in ("scores", "errors"), name
+
+
+def test_the_panel_that_figures_share_is_quick_to_import():
+    assert not list(imported(ROOT / "ntps/prescreening/__init__.py"))
+    tops = {name.split(".")[0] for name in imported(ROOT / "ntps/prescreening/curve_panel.py")}
+    assert tops <= {"collections", "pathlib", "typing", "numpy", "matplotlib"}

@@ -18,7 +18,7 @@ import from_scratch
 import linear_training
 import lora_finetuning
 from ntps.accuracies import lora as adapters
-from ntps.commands import outline, plan
+from ntps.commands import plan
 from ntps.errors import UserError
 from ntps.models import loading
 from ntps.moments.encoder import Encoder, find_blocks
@@ -85,7 +85,7 @@ def no_hub(monkeypatch):
 
 def tiny_outline(folder, arch="llama", dtype="float32", **shape):
     flags = {"layers": "all", "dtype": dtype}
-    return outline.Outline(str(tiny_model(folder, arch, **shape)), flags, CPU)
+    return plan.Outline(str(tiny_model(folder, arch, **shape)), flags, CPU)
 
 
 # --- parameters and operations -------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def tiny_outline(folder, arch="llama", dtype="float32", **shape):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_papers_models_have_their_published_parameters_without_the_hub(name, no_hub):
-    found = outline.Outline(name, {"layers": "all"}, CPU)
+    found = plan.Outline(name, {"layers": "all"}, CPU)
     assert found.parameters + HEADS.get(name, 0) == PUBLISHED[name]
     assert "architecture" in found.notes[0]
 
@@ -102,7 +102,7 @@ def test_the_papers_models_have_their_published_parameters_without_the_hub(name,
 @pytest.mark.parametrize("layers", ["all", "0,2"])
 def test_forward_operations_are_those_that_torch_counts(tmp_path, arch, layers):
     tiny = tiny_model(tmp_path, arch)
-    found = outline.Outline(str(tiny), {"layers": layers}, CPU)
+    found = plan.Outline(str(tiny), {"layers": layers}, CPU)
     encoder = Encoder(AutoModel.from_pretrained(tiny).eval(), found.layers)
     batches = [np.array([40, 40, 37]), np.array([9, 3])]
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
@@ -124,7 +124,7 @@ def test_moments_operations_are_those_that_torch_counts(d, prefix):
     # M and the labels are added by addmm_ in place, which torch does not count: 8 texts, 4 strips
     labels, step = 2 * 8 * d * C * (R + 1), -(-d // 4)
     gram = 2 * 8 * sum(min(step, d - start) * (d - start) for start in range(0, d, step))
-    assert outline.moments_flops(d, C, R, prefix, batches) == counted.get_total_flops() + labels + gram
+    assert plan.moments_flops(d, C, R, prefix, batches) == counted.get_total_flops() + labels + gram
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -207,7 +207,7 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "openelm"])
 def test_batch_memory_bounds_what_a_batch_takes(tmp_path, arch):
     tiny = tiny_model(tmp_path, arch, d=64, context=256)
-    found = outline.Outline(str(tiny), {"layers": "all"}, CPU)
+    found = plan.Outline(str(tiny), {"layers": "all"}, CPU)
     encoder = Encoder(AutoModel.from_pretrained(tiny).eval())
     rows, length = 16, 100
     columns = torch.ones(rows, 3, dtype=torch.float64)
@@ -312,7 +312,7 @@ def test_what_does_not_fit_is_said_and_the_advice_fits(tmp_path, capsys, monkeyp
     free = whole.weights + 3 * whole.sums // 4
     told = plan.complaint("cache", whole, tiny, free, 10**12)
     layers = told.split("--layers ")[1].split()[0]
-    fewer = outline.Outline(str(tmp_path / "n"), {"layers": layers}, CPU)
+    fewer = plan.Outline(str(tmp_path / "n"), {"layers": layers}, CPU)
     assert 1 < len(fewer.layers) < 9
     part = plan.plan_pair("cache", fewer, texts, CACHE | {"tokens_per_batch": 1})
     assert part.memory <= free
@@ -336,7 +336,7 @@ def test_a_batch_that_does_not_fit_a_trainer_is_cut(tmp_path):
 
 
 def test_texts_that_are_not_here_are_planned_by_size_and_limit(no_hub):
-    found = outline.Outline("qwen2-0.5b", {"layers": "all"}, CPU)
+    found = plan.Outline("qwen2-0.5b", {"layers": "all"}, CPU)
     planned = plan.plan_pair("cache", found, "imdb", CACHE)
     assert planned.texts.count == 50_000 and planned.texts.targets == 2
     assert (
@@ -362,7 +362,7 @@ def test_a_model_without_configuration_is_an_error_and_the_others_are_planned(
     flags = CACHE | dict(
         models=["some/model", "openelm-270m"], datasets=["sst2"], device="cpu", output=str(tmp_path)
     )
-    monkeypatch.setattr(outline.Outline, "measured", lambda *_: 1e12)
+    monkeypatch.setattr(plan.Outline, "measured", lambda *_: 1e12)
     assert plan.print_plan("cache", flags) == 1
     told = capsys.readouterr()
     assert "some/model" in told.err and "openelm-270m" in told.out and "DOES NOT FIT" not in told.out
@@ -372,14 +372,14 @@ def test_a_model_without_configuration_is_an_error_and_the_others_are_planned(
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "openelm"])
 def test_the_calibration_runs_one_block_of_the_models_own_size(tmp_path, arch):
     found = tiny_outline(tmp_path, arch)
-    model = outline.one_block(found)
+    model = plan.one_block(found)
     whole = find_blocks(AutoModel.from_config(tiny_config(arch, 600)))
     assert [p.shape for p in find_blocks(model)[0].parameters()] == [p.shape for p in whole[0].parameters()]
     assert 0 < found.measured([np.full(4, 10), np.full(2, 10)]) < 1e14
 
 
 def test_a_split_without_a_size_has_that_of_test(no_hub):
-    found = outline.Outline("qwen2-0.5b", {"layers": "all"}, CPU)
+    found = plan.Outline("qwen2-0.5b", {"layers": "all"}, CPU)
     planned = plan.plan_pair("cache", found, "imdb", CACHE | {"splits": ("train", "validation")})
     assert planned.texts.count == 50_000 and "validation" in planned.texts.notes[1]
 
@@ -401,7 +401,7 @@ def test_no_known_length_is_an_error(tmp_path, monkeypatch):
     model = AutoModel.from_pretrained(tmp_path)
     monkeypatch.setattr(loading, "without_weights", lambda *_: model)
     with pytest.raises(UserError, match="--max_length"):
-        outline.Outline(str(tmp_path), {"layers": "all"}, CPU)
+        plan.Outline(str(tmp_path), {"layers": "all"}, CPU)
 
 
 def test_lora_without_targets_is_planned_as_it_is_run(tmp_path, capsys):

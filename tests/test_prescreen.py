@@ -18,7 +18,6 @@ from ntps.moments.pair import Cached, Pair
 from ntps.prescreening import measure, page, texts
 from ntps.run import cli
 from ntps.sources.yaml_files import config_names
-from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_model, tiny_texts
 
 SCRIPT = '<script>alert("x")</script>'
@@ -193,8 +192,7 @@ def described(folder, content, test=None, text="review", label="stars", target="
     second = str(folder / "mine2.csv") if test is not None else None
     train, output = str(folder / "my.csv"), str(folder / "out")
     flags = prescreen.Flags(train=train, test=second, text=text, label=label, target=target, output=output)
-    with texts.description(flags) as where:
-        return load_dataset(str(where))
+    return texts.load(flags)[1]
 
 
 def test_cells_as_people_write_them(tmp_path):

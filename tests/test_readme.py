@@ -1,25 +1,36 @@
-"""README's commands run as they stand, with a tiny model and tiny texts in place of the real ones."""
+"""The commands of README and docs/commands.md run as they stand, with a tiny model and tiny data sets in place of the real ones."""
 
 import importlib
 import re
 import shlex
+import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from ntps.run import cli
+from report import readme
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line
-    for language, text in BLOCKS
-    if language == "bash"
-    for line in text.replace("\\\n", " ").splitlines()
-    if line.strip() and not line.startswith("#")
-]
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/commands.md", "docs/processes.md")
+}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of every block of code."""
+    return re.findall(r"```(\w+)\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    lines = (line for language, text in blocks(page) if language == "bash" for line in text.splitlines())
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
 # What takes long with its published defaults is cut short.
 SHORTER = {
     "linear_training": ["--epochs", "2"],
@@ -34,9 +45,7 @@ def world(tmp_path_factory):
     tiny_model(folder / "tiny")
     for name in ("trec6", "sms_spam_pypi", "my_texts"):
         tiny_dataset(folder, n=60, name=name)
-    (folder / "my.csv").write_text(
-        (folder / "my_texts-train.csv").read_text().replace("text,label", "review,stars", 1)
-    )
+    shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "model.yaml").write_text("path: tiny\nlora_targets: [q_proj, k_proj, v_proj]\n")
     (folder / "smollm2-135m.yaml").write_text((folder / "model.yaml").read_text())
     (folder / "smollm2-135m-random.yaml").write_text("random_of: tiny\n")
@@ -50,10 +59,11 @@ def substituted(word: str) -> str:
     )
 
 
-def test_readme_commands_in_order(world, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_order(page, world, monkeypatch):
     monkeypatch.chdir(world)
     seen = set()
-    for command in COMMANDS:
+    for command in commands(page):
         words = shlex.split(command, comments=True)
         if words[:1] != ["python"]:
             continue
@@ -64,12 +74,13 @@ def test_readme_commands_in_order(world, monkeypatch):
         main = importlib.import_module(module).main
         assert cli.run(main, flags) == 0, command
         seen.add(module)
-    assert {"cache", "K_sweep", "ntps.show", "fig_plot.summary"} <= seen
+    if page == "README.md":
+        assert {"cache", "K_sweep", "prescreen", "ntps.show", "fig_plot.summary"} <= seen
 
 
 def test_readme_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    targets = {shlex.split(c, comments=True)[1] for c in COMMANDS if c.startswith("make ")}
+    targets = {shlex.split(c, comments=True)[1] for c in commands("README.md") if c.startswith("make ")}
     assert {"demo", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
@@ -77,14 +88,29 @@ def test_readme_make_targets_exist():
 
 def test_readme_python_runs(world, monkeypatch):
     monkeypatch.chdir(world)
-    blocks = [text for language, text in BLOCKS if language == "python"]
-    assert blocks
-    for text in blocks:
+    listed = [text for language, text in blocks("README.md") if language == "python"]
+    assert listed
+    for text in listed:
         exec(compile(text.replace('"HuggingFaceTB/SmolLM2-135M"', '"tiny"'), "README.md", "exec"), {})
 
 
 def test_readme_names_every_script_and_only_files_that_exist():
+    both = "".join(PAGES.values())
     for script in ROOT.glob("*.py"):
-        assert script.name in README, script.name
-    for name in re.findall(r"`((?:ntps|configs|benchmarks|tests|fig_plot)/[\w./-]+)`", README):
-        assert "MODEL" in name or (ROOT / name).exists(), name
+        assert script.name in both, script.name
+    for name in re.findall(r"`((?:ntps|configs|benchmarks|tests|fig_plot|report|docs)/[\w./-]+)`", both):
+        made = "MODEL" in name or name.endswith("hub.lock.json")
+        assert made or (ROOT / name).exists(), name
+
+
+def test_readme_is_short_and_says_what_its_commands_print():
+    page = PAGES["README.md"]
+    assert len(page.splitlines()) <= 170
+    for command, text in re.findall(r"<!-- prints: (.*?) -->\n(.*?)<!-- /prints -->", page, re.DOTALL):
+        assert readme.TABLE.search(textwrap.dedent(text)), command
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -4,10 +4,12 @@ docs/columns.md holds what this prints, between its marks; both come from ntps/s
 """
 
 import sys
+from pathlib import Path
 
 from ntps.run import cli
 
 MARKS = "<!-- columns -->", "<!-- /columns -->"
+DIRECTIONS = {1: "better", -1: "worse", 0: ""}
 
 
 def main(page: str | None = None) -> int:
@@ -19,8 +21,6 @@ def main(page: str | None = None) -> int:
     if page is None:
         print(markdown())
         return 0
-    from pathlib import Path
-
     from ntps.system.storage import write_text
 
     path = Path(page)
@@ -31,8 +31,7 @@ def main(page: str | None = None) -> int:
 
 def filled(page: str) -> str:
     """A page with what stands between the marks made anew."""
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
+    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
     return f"{before}{MARKS[0]}\n\n{markdown()}\n\n{MARKS[1]}{after}"
 
 
@@ -40,18 +39,17 @@ def markdown() -> str:
     """One table for the scores of subspaces, one for those of whole layers."""
     from ntps.scores.registry import LAYER_SCORES, SUBSPACE_SCORES
 
-    parts = (("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
-             ("`scores/MODEL/DATASET.csv`: a row a layer", LAYER_SCORES))  # fmt: skip
-    lines: list[str] = []
-    for title, scores in parts:
-        lines += [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
+    tables = []
+    for title, scores in (
+        ("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
+        ("`scores/MODEL/DATASET.csv`: a row a layer", LAYER_SCORES),
+    ):
+        lines = [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
         for score in scores:
-            reads = {1: "better", -1: "worse", 0: ""}[score.direction] + (
-                " (test labels)" if score.on_test else ""
-            )
-            lines.append(f"| `{score.name}` | {score.meaning.replace('|', chr(92) + '|')} | {reads} |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+            meaning, labels = score.meaning.replace("|", r"\|"), " (test labels)" if score.on_test else ""
+            lines.append(f"| `{score.name}` | {meaning} | {DIRECTIONS[score.direction]}{labels} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ def copy_table(path: Path, target: Path, brief: bool) -> None:
     table = read_table(path)
     if brief:
         table = table[(table["rule"] == "task_rank") & table["fraction"].isna()]
-    target.parent.mkdir(parents=True, exist_ok=True)
     storage.write_text(target, table.to_csv(index=False, float_format=f"%.{DIGITS}g"))
     if (beside := path.with_suffix(".json")).exists():
         shutil.copyfile(beside, target.with_suffix(".json"))
@@ -69,8 +68,8 @@ def copy_curves(path: Path, target: Path, best: int | None) -> None:
     """The best layer's curves and the last layer's."""
     about, arrays = storage.read_provenance(path, "scores"), load_file(path)
     keep = np.isin(arrays["layers"], [arrays["layers"][-1], best])
-    short = {name: value[keep].astype(np.int64 if name == "layers" else np.float32) for name, value in arrays.items()}  # fmt: skip
-    storage.write_arrays(target, short, about)
+    curves = {name: value[keep].astype(np.float32) for name, value in arrays.items()}
+    storage.write_arrays(target, curves | {"layers": arrays["layers"][keep]}, about)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,18 @@
 The fit and its held-out error: ntps/evaluation/gain.py.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ntps.errors import UserError, at_least
 from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points
-from ntps.results.tables import TARGETS, at_points, headline, load_pairs, load_scores, only
+from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only
 from ntps.run import cli
 from ntps.system import storage
 
@@ -60,9 +61,9 @@ def main(
     pairs, long = load_pairs(results, groups), at_points(load_scores(results), order, rule)
     scores = headline(long, pairs)
     table = only(only(pairs, "model", models), "dataset", datasets)
-    table = table[table[target].notna()].merge(scores, "left", ["model", "dataset"])
+    table = table[table[target].notna()].merge(scores, "left", PAIR)
     if unknown := [name for name in predictors if name not in table]:
-        known = sorted({*scores, *PROBE.values(), "headroom"} - {"model", "dataset"})
+        known = sorted({*scores, *PROBE.values(), "headroom"}.difference(PAIR))
         raise UserError(f"--predictors {' '.join(unknown)}: there are {' '.join(known)}")
     chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
     table = table.reindex(columns=list(dict.fromkeys([*table, *chosen])))  # some of the usual may be missing
@@ -70,30 +71,26 @@ def main(
     fit = calibrate(found, permutations, seed)
     path = Path(output or Path(results) / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
-    lora = settings(Path(results), table)
+    lora = lora_settings(Path(results), table)
     about = storage.provenance("gain calibration", identity, lora=lora, left_out=notes)
-    rows = [
-        {"model": model, "group": group, **dict(zip(found.predictors, found.x[m, g].tolist())), target: found.gain[m, g]}
-        for m, model in enumerate(found.models)
-        for g, group in enumerate(found.groups)
-    ]  # fmt: skip
+    rows = pd.DataFrame(list(product(found.models, found.groups)), columns=["model", "group"])
+    rows[[*found.predictors, target]] = np.dstack([found.x, found.gain]).reshape(len(rows), -1)
     head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}
-    storage.write_text(path, storage.to_json(head | {"points": rows} | about))
-    for line in [*report(found, fit, target), *(f"left out: {note}" for note in notes), f"wrote {path}"]:
-        print(line)
+    storage.write_text(path, storage.to_json(head | {"points": rows.to_dict("records")} | about))
+    print(*report(found, fit, target), *(f"left out: {note}" for note in notes), f"wrote {path}", sep="\n")
     return 0
 
 
-def settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
+def lora_settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     """The different settings of the LoRA runs behind the gains; a calibration is worth what these are worth."""
-    found: dict[str, dict[str, Any]] = {}
-    for model, dataset in table[["model", "dataset"]].itertuples(index=False):
-        beside = folder / "accuracy" / "lora_finetuning" / model / f"{dataset}.json"
+    found: list[dict[str, Any]] = []
+    for model, dataset in table[PAIR].itertuples(index=False):
+        beside = storage.output_path(folder, "accuracy/lora_finetuning", model, dataset, ".json")
         if beside.exists():
             identity = storage.read_provenance(beside, "accuracy")["identity"]
-            used = {name: identity.get(name) for name in LORA}
-            found.setdefault(json.dumps(used, sort_keys=True), used)
-    return list(found.values())
+            if (used := {name: identity.get(name) for name in LORA}) not in found:
+                found.append(used)
+    return found
 
 
 def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ntps.accuracies.registry import METHODS
-from ntps.commands.outline import Outline
-from ntps.commands.plan import Plan, plan_pair
+from ntps.commands.plan import Outline, Plan, plan_pair
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.run.cli import flags_of
@@ -45,11 +44,9 @@ class Grid:
             if missing := [key for key in ("models", "datasets") if key not in top | own]:
                 raise UserError(f"{where}: {missing[0]}: a grid needs a list of them, and {script} has none")
             if "output" in own:
-                raise UserError(
-                    f"{where}: {script}: output: in a grid it stands at the top: scripts read each other's results"
-                )
-        pairs = [pair for script in self.scripts for pair in self.experiment.pairs(script)]
-        models, datasets = (list(dict.fromkeys(names)) for names in zip(*pairs))
+                hint = "in a grid it stands at the top: scripts read each other's results"
+                raise UserError(f"{where}: {script}: output: {hint}")
+        models, datasets = zip(*(pair for script in self.scripts for pair in self.experiment.pairs(script)))
         self.models = {output_name(resolve_model(name)): name for name in models}  # by their names in paths
         self.datasets = {dataset_name(name): name for name in datasets}
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
@@ -109,8 +106,5 @@ class Grid:
             # weights pass through the machine's memory, and so do the moments when they are written
             memory = plan.memory if device == "cpu" else 2 * plan.weights + plan.sums
             seconds = plan.seconds(FLOPS[device], device)
-        return {
-            "mem_mb": math.ceil((HOST + 1.2 * memory) / 1e9) * 1000,
-            "runtime": math.ceil((START + seconds) / 60),
-            "gpu": gpus if device == "cuda" else 0,
-        }
+        gigabytes, minutes = math.ceil((HOST + 1.2 * memory) / 1e9), math.ceil((START + seconds) / 60)
+        return {"mem_mb": gigabytes * 1000, "runtime": minutes, "gpu": gpus if device == "cuda" else 0}

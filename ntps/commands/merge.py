@@ -13,7 +13,9 @@ from ntps.moments.merge import merge
 from ntps.run import cli
 from ntps.system import console, storage
 
-KINDS = {"moments", "states"}  # folders that hold partial files: KIND/MODEL/DATASET/SPLIT.i-of-n.safetensors
+PARTIAL = re.compile(
+    r"(?:moments|states)/[^/]+/[^/]+/[^./][^/]*\.\d+-of-(\d+)\.safetensors"
+)  # KIND/MODEL/DATASET/
 
 
 def main(folder: str, overwrite: bool = False) -> int:
@@ -26,8 +28,7 @@ def main(folder: str, overwrite: bool = False) -> int:
     sets: dict[tuple, list[Path]] = defaultdict(list)
     failed = 0
     for path in sorted(Path(folder).resolve().rglob("*.safetensors")):
-        found = re.fullmatch(r"[^.].*\.\d+-of-(\d+)\.safetensors", path.name)
-        if not found or len(path.parts) < 4 or path.parts[-4] not in KINDS:
+        if not (found := PARTIAL.fullmatch("/".join(path.parts[-4:]))):
             continue
         try:
             about = storage.read_provenance(path)

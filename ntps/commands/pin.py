@@ -12,7 +12,6 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -36,11 +35,8 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     """
     for folder, names in (("models", models), ("datasets", datasets)):
         for name in names:
-            where = find_config(folder, name)
-            if where is None:
-                raise UserError(
-                    f"{name}: only a description in configs/{folder} or a YAML file can be pinned"
-                )
+            if (where := find_config(folder, name)) is None:
+                raise UserError(f"{name}: only a description in configs/{folder} or a YAML can be pinned")
             pin(where, REPOSITORIES[folder])
     return 0
 
@@ -62,7 +58,7 @@ def pin(where: Path, kind: str) -> None:
 
 def repositories(where: Path) -> Iterator[tuple[str, str]]:
     """Hub repositories that a description names, with their revisions."""
-    spec: dict[str, Any] = read_yaml(where, "id: organisation/name")
+    spec = read_yaml(where, "id: organisation/name")
     for key, revision_key in PINNED.items():
         name = spec.get(key)
         if isinstance(name, str) and not (where.parent / name).exists():
@@ -73,18 +69,14 @@ def repositories(where: Path) -> Iterator[tuple[str, str]]:
 def commit_of(repository: str, revision: str, kind: str) -> str:
     """The commit that a branch or tag stands for; UserError when the hub does not say."""
     try:
-        commit = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+        return str(HfApi().repo_info(repository, repo_type=kind, revision=revision).sha)
     except Exception as error:  # the hub's and the network's errors have no base class in common
         why = hub_error(repository, revision, kind, error)
         if isinstance(why, Unreachable):
-            raise UserError(
-                f"cannot look up {repository}: the hub cannot be reached ({one_line(error)}); run this where "
-                "there is a network and HF_HUB_OFFLINE is not set"
-            ) from error
+            reached = f"the hub cannot be reached ({one_line(error)})"
+            hint = "run this where there is a network and HF_HUB_OFFLINE is not set"
+            why = UserError(f"cannot look up {repository}: {reached}; {hint}")
         raise why from error
-    if not is_commit(commit or ""):
-        raise UserError(f"the hub gives no commit for {repository} at {revision!r}")
-    return str(commit)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What a run will take, before it runs: memory, disk, operations and time, from a model's outline and its texts."""
+"""What a run will take, before it runs: memory, disk, operations and time, from a model's shapes and its texts."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -13,29 +14,132 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from torch.utils.benchmark import Timer
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from ntps.accuracies.lora import target_modules
 from ntps.accuracies.registry import METHOD
-from ntps.commands.outline import Batches, Outline, moments_flops
-from ntps.errors import UserError
+from ntps.errors import UserError, enough_memory
 from ntps.flags import Caching
-from ntps.models.loading import pick_device
+from ntps.models import loading
+from ntps.models.description import resolve_model
 from ntps.moments.batches import plan_batches, tokenize
+from ntps.moments.encoder import find_blocks
 from ntps.moments.file import moments_layout
 from ntps.moments.passes import check_parts
-from ntps.moments.source import default_budget
-from ntps.moments.sums import Moments
+from ntps.moments.source import default_budget, parse_layers
+from ntps.moments.sums import GAP, SCAN, STRIPS, Moments
 from ntps.run.cli import for_each_pair
 from ntps.system import storage
 from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.description import read_description
 
 Flags = Mapping[str, Any]  # of a script, by name
+Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
 ASSUMED = {"train": 10_000, "test": 10_000, "tokens": 32, "classes": 10}  # of texts that are not here
 CHARACTERS_PER_TOKEN = 4  # where the texts are here but the tokenizer is not
 EVALUATION_BATCH = 16  # as in ntps.accuracies.finetuning, which takes seconds to import
-UPDATES = {"cpu": 1e8}  # numbers that Adafactor updates a second, about
-UPDATES_ELSEWHERE = 3e9
 VALIDATION = 0.1  # of the train texts, as in ntps.accuracies.task
+TIMED_CPU, TIMED_GPU = 1e10, 1e12  # operations that are timed: well under a second
+UPDATES_CPU, UPDATES_GPU = 1e8, 3e9  # numbers that Adafactor updates a second, about
+
+
+class Outline:
+    """A model's numbers without its weights, and in `notes` what had to be assumed. `flags` are a script's."""
+
+    def __init__(self, name: str, flags: Flags, device: torch.device):
+        self.spec, self.device, self.notes = resolve_model(name), device, list[str]()
+        self.name = loading.output_name(self.spec, flags.get("adapter"))
+        self.dtype = loading.pick_dtype(flags.get("dtype"), self.spec, device)
+        try:
+            self.config = loading.load_config(self.spec)
+        except UserError as error:
+            self.config = self.spec.described_config()
+            if self.config is None:
+                raise UserError(f"{error}. (A plan needs only `architecture:` in the description)") from None
+            self.notes.append("config.json cannot be had: planned from `architecture:` in the description")
+        self.model = loading.without_weights(self.spec, self.config, self.dtype)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.weight_bytes = self.parameters * self.dtype.itemsize
+        self.blocks, self.width = find_blocks(self.model), int(self.config.hidden_size)
+        last, layer = len(self.blocks), flags.get("layer")
+        self.layers = parse_layers(flags.get("layers", str(last)) if layer is None else str(layer), last)
+        matrices = [[p.shape for p in block.parameters() if p.dim() == 2] for block in self.blocks]
+        self.block_weights = [sum(map(math.prod, shapes)) for shapes in matrices]
+        # Bounds on the bytes that one token takes, with s bytes a number and e the inputs and outputs of a block's matrices:
+        # a forward pass with moments s (2 d + e) in the widest block, and max(4, s) (2 (d + GAP) + 2 SCAN) for h_t, c_t and
+        # the masks of the sums; a backward pass s e of every block, and 7 d float32 numbers of its norms and sums, as of the
+        # last norm (attention keeps no scores)
+        ends, s, d = [sum(map(sum, shapes)) for shapes in matrices], self.dtype.itemsize, self.width
+        self.batch_bytes = s * (2 * d + max(ends)) + max(4, s) * (2 * (d + GAP) + 2 * SCAN)
+        self.training_bytes = s * sum(ends) + 28 * d * (last + 1)
+        heads = getattr(self.config, "num_query_heads", None) or [self.config.num_attention_heads] * last
+        dim = getattr(self.config, "head_dim", None) or self.width // self.config.num_attention_heads
+        self.block_attention = [count * dim for count in heads]
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        with contextlib.suppress(UserError):
+            self.tokenizer = loading.load_tokenizer(self.spec)
+        limits = flags.get("max_length"), self.spec.context
+        self.max_length = loading.context_length(self.tokenizer, self.config, *limits)
+
+    def forward_flops(self, batches: Batches, blocks: int | None = None) -> float:
+        """Sum over texts of n tokens of 2 P n + 4 A n^2, of the first blocks (None: up to the highest layer).
+
+        P: numbers in the blocks' matrices; A: their sum of heads x head_dim; a multiply-add counts as two. Attention counts
+        in full, as torch's FlopCounterMode has it, though only its causal half is needed; what is elementwise does not.
+        """
+        run = slice(blocks or self.layers[-1])
+        weights, attention = sum(self.block_weights[run]), sum(self.block_attention[run])
+        return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
+
+    def measured(self, batches: Batches) -> float:
+        """Operations a second of a forward pass here, by one block with random weights on a batch of average size.
+
+        Of a larger batch as many texts as take well under a second. UserError where one block does not fit.
+        """
+        texts, tokens = sum(map(len, batches)), sum(int(n.sum()) for n in batches)
+        rows, length = -(-texts // len(batches)), -(-tokens // texts)
+        work = self.forward_flops([np.array([length])], blocks=1)
+        rows = max(1, min(rows, int((TIMED_CPU if self.device.type == "cpu" else TIMED_GPU) / work)))
+        with enough_memory(f"{self.name}: not even one block fits on {self.device}"), torch.inference_mode():
+            ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
+            run, threads = {"model": one_block(self), "ids": ids}, torch.get_num_threads()
+            timer = Timer("model(input_ids=ids, use_cache=False)", globals=run, num_threads=threads)
+            return rows * work / min(timer.blocked_autorange(min_run_time=0.3).times)
+
+
+def one_block(outline: Outline) -> torch.nn.Module:
+    """The model with its first block alone and 8 token embeddings, small random numbers in all of it."""
+    config = copy.deepcopy(outline.config)
+    config.vocab_size, config.pad_token_id = 8, None
+    model = loading.without_weights(outline.spec, config, outline.dtype)
+    del find_blocks(model)[1:]
+    config.num_hidden_layers = 1
+    model.to_empty(device=outline.device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(-0.02, 0.02)
+    return model.eval()
+
+
+def moments_flops(width: int, targets: int, permutations: int, prefix: bool, batches: Batches) -> float:
+    """What `Moments.add` multiplies for one layer, with d = width, C targets, R permutations: per batch of B texts, N tokens
+
+    g(B) + 2 B d C (R + 1) for M and the labels, 2 d (N SCAN + b^2) for the prefix sums in b blocks, of which the last may
+    be shorter, and with prefix moments g(N - 1) + 2 (N - 1) d^2; g(n) = n d^2 (1 + 1 / STRIPS).
+    """
+    step = -(-width // STRIPS)
+    gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
+    texts, tokens = np.array([(len(n), n.sum()) for n in batches], float).T
+    blocks = np.where(tokens > SCAN, np.ceil(tokens / SCAN), 0)  # the sums of one need no joining
+    work = texts * (gram + 2 * width * targets * (permutations + 1))
+    work += 2 * width * (tokens // SCAN * SCAN**2 + (tokens % SCAN) ** 2 + blocks**2)
+    work += prefix * (tokens - 1) * (gram + 2 * width**2)
+    return float(work.sum())
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -60,25 +164,23 @@ def texts_of(dataset: str) -> Dataset | None:
     return None
 
 
-def planned_texts(
-    dataset: str, outline: Outline, splits: Sequence[str], flags: Flags, read: bool = True
-) -> Texts:
+def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: Flags, read: bool) -> Texts:
     """The texts of some splits, or what their description says of them; read=False does not look for them."""
     data, limit, where = texts_of(dataset) if read else None, flags.get("limit"), find_description(dataset)
     if data:
-        texts = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
-        lengths = {split: in_tokens(rows, outline) for split, rows in texts.items()}
+        rows = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
+        lengths = {split: in_tokens(texts, outline) for split, texts in rows.items()}
         assumed = f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token"
         return Texts(where.stem, lengths, data.targets, [] if outline.tokenizer else [assumed])
     described = read_description(where)[1].get("size", {})
     size = ASSUMED | described
     tokens = min(size["tokens"], outline.max_length)
-    rows = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
-    lengths = {split: np.full(min(limit or count, count), tokens) for split, count in rows.items()}
-    counts = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
-    counts += f" texts of {tokens} tokens, {size['classes']} classes"
+    counts = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
+    lengths = {split: np.full(min(limit or count, count), tokens) for split, count in counts.items()}
     source = "its description's size" if described else "no size in its description"
-    notes = [f"its texts are not here: {counts} ({source})"]
+    shown = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
+    shown += f" texts of {tokens} tokens, {size['classes']} classes"
+    notes = [f"its texts are not here: {shown} ({source})"]
     notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
 
@@ -89,7 +191,7 @@ def in_tokens(texts: Sequence[str], outline: Outline) -> np.ndarray:
         return np.array([2 + len(t) // CHARACTERS_PER_TOKEN for t in texts]).clip(max=outline.max_length)
     vocabulary = outline.config.get_text_config().vocab_size
     ids, _ = tokenize(texts, outline.tokenizer, outline.max_length, vocabulary)
-    return np.array([len(tokens) for tokens in ids])
+    return np.array(list(map(len, ids)))
 
 
 # --- one pair ------------------------------------------------------------------------------------------------------
@@ -123,7 +225,8 @@ class Plan:
 
     def seconds(self, speed: float, device: str) -> float:
         """About; a backward pass and the moments are taken to run at the forward pass's operations a second."""
-        return sum(self.work.values()) / speed + self.updated / UPDATES.get(device, UPDATES_ELSEWHERE)
+        updates = UPDATES_CPU if device == "cpu" else UPDATES_GPU
+        return sum(self.work.values()) / speed + self.updated / updates
 
 
 def plan_pair(script: str, outline: Outline, dataset: str, flags: Flags, read: bool = True) -> Plan:
@@ -132,12 +235,9 @@ def plan_pair(script: str, outline: Outline, dataset: str, flags: Flags, read: b
     texts = planned_texts(dataset, outline, splits, flags, read)
     if script == "cache":
         return plan_cache(outline, texts, flags)
-    trains = METHOD[script].trains
-    return (
-        plan_linear(outline, texts, flags)
-        if trains == "head"
-        else plan_training(outline, texts, flags, trains == "adapter")
-    )
+    if METHOD[script].trains == "head":
+        return plan_linear(outline, texts)
+    return plan_training(outline, texts, flags, lora=METHOD[script].trains == "adapter")
 
 
 def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
@@ -162,12 +262,11 @@ def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
     return Plan(texts, outline.weight_bytes, sums, outline.batch_bytes, planned, disk, work)
 
 
-def plan_linear(outline: Outline, texts: Texts, flags: Flags) -> Plan:
+def plan_linear(outline: Outline, texts: Texts) -> Plan:
     """linear_training.py: one forward pass over every text; its head costs next to nothing beside it."""
     budget = default_budget(outline.device)
     batches = [n[rows] for n in texts.lengths.values() for rows in plan_batches(n, budget)]
-    work = {"forward": outline.forward_flops(batches)}
-    states = 4 * outline.width * texts.count
+    work, states = {"forward": outline.forward_flops(batches)}, 4 * outline.width * texts.count
     return Plan(texts, outline.weight_bytes, states, outline.batch_bytes, batches, 0, work)
 
 
@@ -175,16 +274,22 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     """from_scratch.py or, with lora, lora_finetuning.py: all seeds, one after the other.
 
     With F the operations of a forward pass, a step takes 3 F where all is trained; with LoRA 2 F, as frozen matrices
-    have no gradient, + 6 x trained numbers x tokens. Trained numbers have float32 weights and gradients, Adafactor's means
-    of squares (by row and by column of a matrix), and copies for a 16-bit forward pass.
+    have no gradient, + 6 x trained numbers x tokens. Trained numbers (LoRA: A (r, inputs) and B (outputs, r) of every
+    target) have float32 weights and gradients, Adafactor's means of squares (by row and by column of a matrix), and
+    copies for a 16-bit forward pass.
     """
-    rows, steps, seeds = flags["batch_size"], flags["max_steps"], len(flags["seeds"])
-    train, test = texts.lengths["train"], texts.lengths["test"]
-    shapes = outline.trained_shapes(flags, lora)
+    shapes: list[Sequence[int]] = [parameter.shape for parameter in outline.model.parameters()]
+    if lora:
+        targets = outline.spec.targets(flags["lora_targets"])
+        names = target_modules(outline.model, targets, flags["start_layer"])
+        ends = [end for name in names for end in outline.model.get_parameter(f"{name}.weight").shape]
+        shapes = [(flags["rank"], end) for end in ends]
     trained = sum(map(math.prod, shapes))
     means = 4 * sum(sum(shape) if len(shape) == 2 else math.prod(shape) for shape in shapes)
-    work, copies = outline.forward_flops, 2 * trained if outline.dtype.itemsize == 2 else 0
+    copies = 2 * trained if outline.dtype.itemsize == 2 else 0
 
+    rows, steps, seeds = flags["batch_size"], flags["max_steps"], len(flags["seeds"])
+    train, test, work = texts.lengths["train"], texts.lengths["test"], outline.forward_flops
     batches = padded(train, rows)
     epoch = (2 if lora else 3) * work(batches) + lora * 6.0 * trained * sum(int(n.sum()) for n in batches)
     epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
@@ -193,12 +298,11 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     if flags["released_protocol"]:
         watched, times = test, max(0, times - 1)
     scores = seeds * (work(padded(test, at_once)) + times * work(padded(watched, at_once)))
-    checkpoints = 2 * (4 * trained + means)  # while it runs
-    return Plan(
-        texts, lora * outline.weight_bytes, 8 * trained + means + copies, outline.training_bytes, batches,
-        disk=checkpoints + lora * seeds * 4 * trained, work={"training": epochs * epoch, "forward": scores},
-        updated=float(seeds * steps * trained),
-    )  # fmt: skip
+    weights, sums = lora * outline.weight_bytes, 8 * trained + means + copies
+    disk = 2 * (4 * trained + means) + lora * seeds * 4 * trained  # two checkpoints while it runs, adapters
+    operations = {"training": epochs * epoch, "forward": scores}
+    updated = float(seeds * steps * trained)
+    return Plan(texts, weights, sums, outline.training_bytes, batches, disk, operations, updated)
 
 
 def padded(lengths: np.ndarray, rows: int) -> Batches:
@@ -224,43 +328,35 @@ def free_memory(device: torch.device) -> int:
 
 
 def complaint(script: str, plan: Plan, outline: Outline, free: int, room: int) -> str | None:
-    """Why a plan does not fit into free bytes of memory and `room` on disk, and what to change; None where it does."""
+    """Why a plan does not fit into free bytes of memory and `room` on disk, and what to change; None where it does.
+
+    A smaller batch, else fewer layers, else a smaller model.
+    """
     if plan.disk > room:
         fewer = ", fewer --layers or --label_permutations" if script == "cache" else ""
         return f"the output takes {size(plan.disk)}, {size(room)} are free: another --output{fewer}"
     if plan.memory <= free:
         return None
-    change = advice(script, plan, outline, free)
-    return f"needs {size(plan.memory)} of memory, {size(free)} are free: {change}"
-
-
-def advice(script: str, plan: Plan, outline: Outline, free: int) -> str:
-    """A smaller batch, else fewer layers, else a smaller model."""
     tokens, longest, layers = plan.largest(free), plan.texts.longest, outline.layers
-    if tokens >= longest and script == "cache":
-        return f"--tokens_per_batch {tokens}"
-    if tokens >= longest:
-        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or "
-        rows = "" if script == "linear_training" else rows
-        return f"{rows}a smaller --max_length: a batch may have {tokens} tokens with their padding"
     count = int(len(layers) * (free - plan.weights - plan.per_token * longest) / plan.sums)
-    if script == "cache" and count > 0:
+    if tokens >= longest and script == "cache":
+        change = f"--tokens_per_batch {tokens}"
+    elif tokens >= longest:
+        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or "
+        change = f"a smaller --max_length: a batch may have {tokens} tokens with their padding"
+        change = change if script == "linear_training" else rows + change
+    elif script == "cache" and count > 0:
         some = ",".join(map(str, layers[:: -(-len(layers) // count)]))
-        return f"--layers {some} (at most {count} at a time)"
-    wide = outline.dtype.itemsize > 2 and script != "from_scratch"
-    return f"{'--dtype bfloat16, or ' if wide else ''}a smaller model or a larger device"
+        change = f"--layers {some} (at most {count} at a time)"
+    else:
+        wide = outline.dtype.itemsize > 2 and script != "from_scratch"
+        change = f"{'--dtype bfloat16, or ' if wide else ''}a smaller model or a larger device"
+    return f"needs {size(plan.memory)} of memory, {size(free)} are free: {change}"
 
 
 # --- what --plan prints --------------------------------------------------------------------------------------------
 
-
-def size(count: float) -> str:
-    """Bytes in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+size = functools.partial(tqdm.format_sizeof, suffix="B")
 
 
 def duration(seconds: float) -> str:
@@ -272,26 +368,36 @@ def duration(seconds: float) -> str:
 
 def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
-    device, room = pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
+    device, room = loading.pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
     free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
+    held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
     speeds: dict[str, float] = {}
     seconds, disk, faults = [], [], []
 
     @functools.cache
     def outline_of(name: str) -> Outline:
-        outline = Outline(name, flags, device)
-        print_model(outline, free)
-        return outline
+        o = Outline(name, flags, device)
+        shape = f"{o.parameters / 1e6:.1f} M parameters without head, {len(o.blocks)} blocks, d = {o.width}"
+        print(f"\n{o.name}: {shape}; {str(o.dtype).removeprefix('torch.')} on {device}, {size(free)} free")
+        print(*(f"  assumed: {note}\n" for note in o.notes), sep="", end="")
+        return o
 
     def work(name: str, dataset: str) -> None:
-        outline = outline_of(name)
-        plan = plan_pair(script, outline, dataset, flags)
+        plan = plan_pair(script, outline := outline_of(name), dataset, flags)
         if name not in speeds:
             speeds[name] = outline.measured(plan.batches)
             print(f"  measured on this device: about {speeds[name] / 1e9:.3g} GFLOP/s")
-        seconds.append(plan.seconds(speeds[name], device.type))
+        texts, time = plan.texts, plan.seconds(speeds[name], device.type)
+        seconds.append(time)
         disk.append(plan.disk)
-        print_pair(script, plan, seconds[-1], free)
+        print(
+            f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(time)}; {size(plan.disk)} on disk",
+            f"memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
+            f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens",
+            f"operations: {', '.join(f'{kind} {count:.2g}' for kind, count in plan.work.items())}",
+            *(f"assumed: {note}" for note in texts.notes),
+            sep="\n    ",
+        )
         if fault := complaint(script, plan, outline, free, room):
             faults.append(fault)
             print(f"    DOES NOT FIT: {fault}")
@@ -301,25 +407,3 @@ def print_plan(script: str, flags: Flags) -> int:
     pairs = f"{len(disk)} pairs" if len(disk) == requested else f"{len(disk)} of the {requested} pairs"
     print(f"\n{pairs}, one after the other: about {duration(sum(seconds))}, {size(sum(disk))} on disk")
     return int(failed or bool(faults))
-
-
-def print_model(outline: Outline, free: int) -> None:
-    dtype = str(outline.dtype).removeprefix("torch.")
-    print(
-        f"\n{outline.name}: {outline.parameters / 1e6:.1f} M parameters without head, {len(outline.blocks)} blocks, "
-        f"d = {outline.width}; {dtype} on {outline.device}, {size(free)} free"
-    )
-    for note in outline.notes:
-        print(f"  assumed: {note}")
-
-
-def print_pair(script: str, plan: Plan, seconds: float, free: int) -> None:
-    texts, work = plan.texts, ", ".join(f"{kind} {count:.2g}" for kind, count in plan.work.items())
-    held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
-    print(
-        f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(seconds)}; {size(plan.disk)} on disk\n"
-        f"    memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
-        f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens\n    operations: {work}"
-    )
-    for note in texts.notes:
-        print(f"    assumed: {note}")

@@ -43,11 +43,10 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
             failed += 1
             print(f"{'gated' if isinstance(error, Gated) else 'error'}: {name}: {error}", file=sys.stderr)
     if unreachable:
-        cause = next(iter(unreachable.values())).__cause__
-        raise UserError(
-            f"the hub cannot be reached ({one_line(cause) if cause else 'no reason given'}), and these are not "
-            f"complete in the cache: {', '.join(unreachable)}. Run this where there is a network"
-        )
+        first = next(iter(unreachable.values()))
+        missing = f"and these are not complete in the cache: {', '.join(unreachable)}"
+        why = one_line(first.__cause__ or first)
+        raise UserError(f"the hub cannot be reached ({why}), {missing}. Run this where there is a network")
     if not failed:
         console.say("all is there: with HF_HUB_OFFLINE=1 no network is needed")
     return int(failed > 0)

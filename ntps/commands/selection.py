@@ -15,14 +15,13 @@ Reads what K_sweep.py and the trainers wrote; prints a report, and writes below 
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from ntps.errors import UserError, at_least
-from ntps.evaluation import comparison
-from ntps.evaluation.comparison import CANDIDATE, OWN, Question
+from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
 from ntps.evaluation.correlation import LEAST, LEVEL, Draws
 from ntps.results.tables import (
     COVARIATES,
@@ -91,39 +90,22 @@ def main(
     long["value"] *= long["score"].map(DIRECTION).astype(float)
     each = product(targets_there(pairs, targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
-    tables = answers(
-        [q for q in questions if len(q.candidates) and q.n], Draws(permutations, resamples, seed)
-    )
-    for line in report(questions, tables):
-        print(line)
+    asked, draws = [q for q in questions if len(q.candidates) and q.n], Draws(permutations, resamples, seed)
+    tables = {}
+    with console.progress(len(TABLES), "table", "selection") as bar:
+        for name, rows in TABLES.items():
+            tables[name] = pd.DataFrame(rows(asked, draws))
+            bar.update()
+    print(*report(questions, tables), sep="\n")
     folder = Path(output or Path(results) / "selection")
     for name, table in tables.items():
         storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    about = {
-        "targets": {q.target: TARGETS[q.target][1] for q in questions},
-        "left_out": {f"{q.model}, {q.target}": q.left_out for q in questions},
-    }
-    record = storage.provenance("selection", {"flags": flags}, **about)
+    meanings = {q.target: TARGETS[q.target][1] for q in questions}
+    left_out = {f"{q.model}, {q.target}": q.left_out for q in questions}
+    record = storage.provenance("selection", {"flags": flags}, targets=meanings, left_out=left_out)
     storage.write_text(folder / "selection.json", storage.to_json(record))
     print(f"wrote {folder}: {', '.join(f'{name}.csv' for name in tables)}, selection.json")
     return 0
-
-
-def answers(questions: list[Question], draws: Draws) -> dict[str, pd.DataFrame]:
-    """The tables, by name."""
-    rows = {
-        "choices": comparison.choice_rows(questions, draws),
-        "folds": chain.from_iterable(map(comparison.fold_rows, questions)),
-        "fixed": comparison.fixed_rows(questions, draws),
-        "partial": chain.from_iterable(comparison.partial_rows(q, draws) for q in questions),
-        "comparisons": comparison.comparison_rows(questions, draws),
-    }
-    with console.progress(len(rows), "table", "selection") as bar:
-        tables = {}
-        for name, found in rows.items():
-            tables[name] = pd.DataFrame(found)
-            bar.update()
-    return tables
 
 
 # --- questions -----------------------------------------------------------------------------------------------------
@@ -134,17 +116,11 @@ def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
     if unknown := set(requested) - set(TARGETS):
         raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(TARGETS)}")
     there = [name for name in TARGETS if pairs[name].notna().any()]
-    if missing := set(requested) - set(there):
-        raise UserError(
-            f"--targets {' '.join(sorted(missing))}: not in the results; there are {' '.join(there) or 'none'}"
-        )
     if not there:
-        raise UserError(
-            "no accuracies to judge by: run linear_sklearn.py, linear_training.py or lora_finetuning.py"
-        )
-    return list(requested) or [
-        name for name in there if name.replace("train_", "") not in set(there) - {name}
-    ]
+        raise UserError("no accuracies to judge by: run linear_sklearn.py, or a trainer")
+    if missing := " ".join(sorted(set(requested) - set(there))):
+        raise UserError(f"--targets {missing}: not in the results; there are {' '.join(there)}")
+    return list(requested) or [name for name in there if name.replace("train_", "") not in {*there} - {name}]
 
 
 def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str) -> Question:
@@ -190,11 +166,11 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
         yield f"\n== {target}: {TARGETS[target][1]}"
         yield from facts([q for q in questions if q.target == target])
         for name, what in SHOWN.items():
-            rows = [row for row in tables[name].to_dict("records") if row["target"] == target]
-            if name == "partial":
-                rows = [row for row in rows if row["score"] == OWN]
-            if rows:
-                shown = pd.DataFrame(rows).drop(columns=["target", "n_groups", "basis"], errors="ignore")
+            if (table := tables[name]).empty:
+                continue
+            rows = table[(table["target"] == target) & (table["score"] == OWN if name == "partial" else True)]
+            shown = rows.drop(columns=["target", "n_groups", "basis"], errors="ignore")
+            if len(rows):
                 yield f"\n{what}\n{shown.to_string(index=False, na_rep='-', float_format='{:.3g}'.format)}"
 
 

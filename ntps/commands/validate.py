@@ -21,6 +21,8 @@ from ntps.sources.hub import is_commit
 from ntps.texts import description as texts
 from ntps.texts.dataset import find_description, load_dataset
 
+NOT_READ = "not read: with --fetch they are"
+
 
 def main(file: str, fetch: bool = False) -> int:
     """Check a description or an experiment.
@@ -73,25 +75,18 @@ def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
 def dataset(where: Path, fetch: bool) -> dict[str, Any]:
     """What a data set's description stands for, its rows counted where they are at hand."""
     source, spec = texts.read_description(where)
-    here = source.here(spec, where)
-    lines = {
-        "data set": where.stem,
-        "source": spec[source.name],
-        "revision": moving(source.revision(spec, where)),
-        "text": spec["text"],
-        "label": spec["label"],
-    }
-    if not here and not fetch:
-        return lines | {"texts": "not read: with --fetch they are"}
+    revision = moving(source.revision(spec, where))
+    lines = {"data set": where.stem, "source": spec[source.name], "revision": revision}
+    lines |= {"text": spec["text"], "label": spec["label"]}
+    if not fetch and not source.here(spec, where):
+        return lines | {"texts": NOT_READ}
     data = load_dataset(str(where))
-    facts = data.provenance
+    facts, names = data.provenance, ", ".join(data.classes)
     return lines | {
         "rows": dict(sorted(facts["rows"].items(), key=lambda item: item[0] != "train")),
         "dropped": {reason: count for reason, count in facts["dropped"].items() if count},
         "test split": facts["split_rule"],
-        "classes": f"{len(data.classes)}: {', '.join(data.classes)}"
-        if data.classes
-        else "none: a numeric target",
+        "classes": f"{len(data.classes)}: {names}" if names else "none: a numeric target",
         "first text": repr(data.splits["train"].texts[0]),
     }
 
@@ -99,7 +94,7 @@ def dataset(where: Path, fetch: bool) -> dict[str, Any]:
 def model(where: Path, fetch: bool) -> dict[str, Any]:
     """What a model's description stands for, its configuration and tokenizer where they are at hand."""
     spec = models.resolve_model(str(where))
-    source = (spec.base or spec).source
+    base = spec.base or spec
     lines = {
         "model": spec.name,
         "source": " ".join(f"{key}={value}" for key, value in spec.source.items() if key != "revision"),
@@ -108,15 +103,14 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
         "dtype": spec.dtype,
         "LoRA": ", ".join(spec.lora_targets or ["no lora_targets: lora_finetuning.py needs --lora_targets"]),
         "gated": spec.note if spec.gated else None,
-        "code": "the repository's own code will run" if source.get("trust_remote_code") else None,
+        "code": "the repository's own code will run" if spec.trust_remote_code else None,
     }
-    (spec.base or spec).described_config()
-    if "path" not in source and not fetch:
-        return lines | {"files": "not read: with --fetch they are"}
+    base.described_config()
+    if "path" not in base.source and not fetch:
+        return lines | {"files": NOT_READ}
     from ntps.models import loading  # takes seconds to import
 
-    config = loading.load_config(spec)
-    tokenizer = loading.tokenizer_facts(loading.load_tokenizer(spec))
+    config, tokenizer = loading.load_config(spec), loading.tokenizer_facts(loading.load_tokenizer(spec))
     return lines | {
         "architecture": f"{config.model_type}, {config.num_hidden_layers} blocks, d = {config.hidden_size}",
         "longest text": f"{tokenizer['max_length']} tokens",
@@ -144,7 +138,7 @@ def experiment(plan: Experiment) -> dict[str, Any]:
         "experiment": plan.where.stem,
         "models": f"{len(names)}: {', '.join(names)}",
         "data sets": f"{len(datasets)}: {', '.join(datasets)}",
-        "flags of": ", ".join(fits) if not plan.sections else None,
+        "flags of": "" if plan.sections else ", ".join(fits),
         **plan.sections,
     }
 
@@ -159,11 +153,8 @@ def flags_of(script: str) -> Collection[str]:
 
 def moving(revision: str) -> str:
     """A revision, with what to do where it may stand for another commit tomorrow."""
-    return (
-        revision
-        if not revision or is_commit(revision)
-        else f"{revision}, which moves: python -m ntps.pin locks the commit"
-    )
+    fixed = not revision or is_commit(revision)
+    return revision if fixed else f"{revision}, which moves: python -m ntps.pin locks the commit"
 
 
 if __name__ == "__main__":

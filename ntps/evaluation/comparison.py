@@ -90,18 +90,14 @@ def fixed_row(rho: Callable[[Positions, Positions], Array], n: int, draws: Draws
     return row | {"reading": reading(n, low, high)}
 
 
-def partial_rows(question: Question, draws: Draws) -> Iterator[Row]:
+def partial_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """Correlation of each fixed score with the target, one covariate held constant, with its interval."""
-    for covariate, held in question.covariates.dropna().iterrows():
-        for score, values in question.fixed.iterrows():
-            head = {
-                "model": question.model,
-                "target": question.target,
-                "n_groups": question.n,
-                "score": score,
-            }
-            x, y, z = (part.to_numpy(float) for part in (values, question.y, held))
-            yield head | {"covariate": covariate} | partial_row(x, y, z, draws)
+    for q in questions:
+        head = {"model": q.model, "target": q.target, "n_groups": q.n}
+        for covariate, held in q.covariates.dropna().iterrows():
+            for score, values in q.fixed.iterrows():
+                x, y, z = (part.to_numpy(float) for part in (values, q.y, held))
+                yield head | {"score": score, "covariate": covariate} | partial_row(x, y, z, draws)
 
 
 def partial_row(x: Array, y: Array, z: Array, draws: Draws) -> Row:
@@ -119,7 +115,7 @@ def comparison_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
 
 
 def comparison_row(models: list[Question], score: str, draws: Draws) -> Row:
-    (own, other), n = (fixed_rho(models, name) for name in (OWN, score)), models[0].n
+    own, other, n = fixed_rho(models, OWN), fixed_rho(models, score), models[0].n
     low, high = draws.interval(lambda at: own(at, at) - other(at, at), n)
     rho, rho_other = (float(of(np.arange(n), np.arange(n))) for of in (own, other))
     shown = reading(n, low, high)
@@ -134,11 +130,10 @@ def comparison_row(models: list[Question], score: str, draws: Draws) -> Row:
 def choice_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """One row a model, target and procedure; also the mean over models of the procedures that all have."""
     for head, models in together(questions):
-        if any(
-            len(q.candidates) > 1 for q in models
-        ):  # else published values: one place, chosen in no known way
-            for procedure in shared(models, lambda q: q.procedures):
-                yield head | {"procedure": procedure} | choice_row(models, procedure, draws)
+        if all(len(q.candidates) == 1 for q in models):
+            continue  # published values: one place, chosen in no known way
+        for procedure in shared(models, lambda q: q.procedures):
+            yield head | {"procedure": procedure} | choice_row(models, procedure, draws)
 
 
 def choice_row(models: list[Question], procedure: str, draws: Draws) -> Row:
@@ -153,11 +148,10 @@ def choice_row(models: list[Question], procedure: str, draws: Draws) -> Row:
 
     itself, heldout, _ = correlations(np.arange(n)).tolist()
     itself_p, heldout_p, reversed_p = draws.p_value(correlations, n).tolist()
-    row: Row = dict.fromkeys(CANDIDATE, "")
-    if len(models) == 1:
-        row = dict(zip(CANDIDATE, tables[0].index[judge(*pairs[0]).chosen]))
-    row |= {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
-    return row | {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
+    place = tables[0].index[judge(*pairs[0]).chosen] if len(models) == 1 else ("", "", "")
+    row: Row = {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
+    row |= {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
+    return dict(zip(CANDIDATE, place)) | row
 
 
 def reading_of_p(n: int, p: float, reversed_p: float) -> str:
@@ -168,12 +162,21 @@ def reading_of_p(n: int, p: float, reversed_p: float) -> str:
     return "holds" if p <= level else "reversed" if reversed_p <= level else "cannot tell"
 
 
-def fold_rows(question: Question) -> Iterator[Row]:
+def fold_rows(questions: list[Question], _: Draws) -> Iterator[Row]:
     """One row a procedure and group: the candidate chosen without it, and the share of the others it is put above."""
-    value = TARGETS[question.target][0] * question.y
-    for procedure, table in question.procedures.items():
-        judged = judge(table.to_numpy(float), question.y.to_numpy(float))
-        head = {"model": question.model, "target": question.target, "procedure": procedure}
-        for group, fold, share in zip(question.y.index, judged.fold, judged.share):
-            chosen = dict(zip(CANDIDATE, table.index[fold]))
-            yield head | {"group": group} | chosen | {"share": share, "value": value[group]}
+    for q in questions:
+        value = TARGETS[q.target][0] * q.y
+        for procedure, table in q.procedures.items():
+            judged = judge(table.to_numpy(float), q.y.to_numpy(float))
+            for group, fold, share in zip(q.y.index, judged.fold, judged.share):
+                head = {"model": q.model, "target": q.target, "procedure": procedure, "group": group}
+                yield head | dict(zip(CANDIDATE, table.index[fold])) | {"share": share, "value": value[group]}
+
+
+TABLES = {
+    "choices": choice_rows,
+    "folds": fold_rows,
+    "fixed": fixed_rows,
+    "partial": partial_rows,
+    "comparisons": comparison_rows,
+}

@@ -48,19 +48,17 @@ class Points:
 
 def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple[Points, list[str]]:
     """Points of a table with model, group, target, its probe and predictors; and what had to be left out."""
-    means = table.groupby(["model", "group"])[
-        list(dict.fromkeys([target, PROBE[target], *predictors]))
-    ].mean()
-    absent = [name for name in means if means[name].isna().all()]
-    known = [name for name in predictors if name not in absent]
-    if target in absent:
+    names = list(dict.fromkeys([target, PROBE[target], *predictors]))
+    means = table.groupby(["model", "group"])[names].mean().dropna(axis=1, how="all")
+    known = [name for name in predictors if name in means]
+    if target not in means:
         raise UserError(f"no {target} ({TARGETS[target][1]}): run lora_finetuning.py and the probe's script")
     if not known:
         raise UserError(f"none of the predictors {' '.join(predictors)} is in the results")
-    wide = pd.DataFrame(means.drop(columns=absent).unstack("model"))
+    wide = pd.DataFrame(means.unstack("model"))
     grid, models = wide.dropna(), sorted(set(table["model"]))
+    notes = [f"{name}: in no results" for name in names if name not in means]
     partly = wide.index.difference(grid.index)
-    notes = [f"{name}: in no results" for name in absent]
     notes += [f"{group}: not known for every model and predictor" for group in partly]
     gain, probe, *x = (grid[name][models].to_numpy(float).T for name in (target, PROBE[target], *known))
     return Points(models, list(grid.index), known, np.stack(x, -1), gain, probe), notes
@@ -71,19 +69,13 @@ def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple
 
 def designs(found: Points) -> dict[tuple[str, ...], Array]:
     """(M, G, coefficients) of every fit with one or two predictors: a column of ones, then theirs."""
-    columns = dict(zip(found.predictors, np.moveaxis(found.x, -1, 0)))
-    subsets = [names for size in (1, 2) for names in combinations(columns, size)]
-    return {
-        names: np.stack([np.ones_like(found.gain), *(columns[n] for n in names)], -1) for names in subsets
-    }
+    ones, names = np.ones_like(found.gain)[..., None], found.predictors
+    subsets = [list(part) for size in (1, 2) for part in combinations(range(len(names)), size)]
+    return {tuple(names[i] for i in part): np.append(ones, found.x[..., part], -1) for part in subsets}
 
 
-def held_out(design: Array, gains: Array, across: bool, *without: int) -> Array:
-    """(b, M, groups): errors of least squares without the group, the groups `without` and, if `across`, the model.
-
-    design (M, G, p), gains (b, M, G); the groups not in `without`.
-    """
-    design, gains = np.delete(design, without, axis=1), np.delete(gains, without, axis=2)
+def held_out(design: Array, gains: Array, across: bool) -> Array:
+    """(b, M, G): errors of least squares without the group and, if `across`, the model; design (M, G, p), gains (b, M, G)."""
     errors = np.empty_like(gains)
     for m, g in np.ndindex(gains.shape[1:]):
         own = [m] if across else []
@@ -104,7 +96,8 @@ def nested_error(found: Points, gains: Array) -> Array:
     errors = np.stack([held_out(way, gains, found.across) for way in ways])  # (ways, b, M, G)
     chosen = np.empty_like(gains)
     for g in range(gains.shape[2]):
-        inner = [mean_square(held_out(way, gains, found.across, g)) for way in ways]  # chosen without group g
+        others = np.delete(gains, g, axis=2)
+        inner = [mean_square(held_out(np.delete(way, g, axis=1), others, found.across)) for way in ways]
         chosen[..., g] = errors[np.argmin(inner, axis=0), np.arange(len(gains)), :, g]
     return mean_square(chosen)
 
@@ -136,9 +129,9 @@ def calibrate(found: Points, permutations: int = 200, seed: int = 42) -> dict[st
     p = float(Draws(permutations, seed=seed).p_value(accuracy, G)[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
+    usable = nested < baseline and p <= CHANCE
     why = f"held-out error {nested:.3f} is not below that of the mean gain, {baseline:.3f}"
     why += f", by more than chance (p = {p:.2f})" if nested < baseline else ""
-    usable = nested < baseline and p <= CHANCE
     return {
         "usable": usable,
         "why": "" if usable else why,

@@ -3,31 +3,28 @@
 Everything is read from what cache.py's pass leaves: moments of train (in partitions) and test, and mean states.
 """
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import studentized_range
+from scipy.stats import sem, studentized_range
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from ntps.accuracies.layer_probes import States, read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
-from ntps.flags import SMALL, Prescreening
+from ntps.flags import SMALL, LayerProbes, Prescreening
 from ntps.models.description import resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
-from ntps.moments.passes import Job
+from ntps.moments.passes import cache_splits
 from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
@@ -40,12 +37,7 @@ from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
 
 NULLS = {"ntps": ("p_value", "null_mean"), "retention": ("retention_p_value", "retention_null")}
-SIDES = {  # of shuffled labels, and what to warn of
-    "below": "significantly below the label-permutation null: the labels matter, but lie elsewhere",
-    "among": "indistinguishable from the label-permutation null",
-}
 ROUNDING = 1e-9
-PROBE: dict[str, Any] = {"solver": "saga", "max_iter": 1000, "tol": 0.01}  # linear_sklearn.py's defaults
 SPREAD = 9  # layers measured by default: moments of all cost a fifth of the forward pass
 OF_SCORES = (
     "kv ntps ntps_se chance null_mean null_std null_lift p_value retention retention_se retention_null "
@@ -71,21 +63,21 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
 
     where: the description of `data`.
     """
-    row = forward(model, data, flags)
-    cached = Cached(Pair.of(model, where, flags.output))
+    pair = Pair.of(model, where, flags.output)
+    row = forward(model, pair, data, flags)
+    cached = Cached(pair)
     train, test, paths = cached.train, cached.test, cached.states or {}
-    places = range(len(train.layers))
-    skills = dict(zip(train.layers, map_layers(lambda place: cross_validated(train, place), places)))
+    found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
+    skills = dict(zip(train.layers, found))
     best, last = max(skills, key=lambda layer: skills[layer]), train.layers[-1]
     place = train.layers.index(best)
     layer = Layer(train.averages(place), test.averages(place, prefix=False, permuted=False))
-    fitted = layer.moments
-    states = {split: read_states(paths[split], place) for split in SPLITS}
-    both = (layer.ridge, probes.constant_probe(fitted))
-    errors, guesses = (squared_errors(probe, *states["test"]) for probe in both)
+    states = [read_states(paths[split], place) for split in SPLITS]
+    errors = squared_errors(layer.ridge, *states[1])
+    guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
     scores = subspace_scores(layer, ORDERS[:1])
     if parts := partition_files(train):
-        add_error_bars(scores.rows, fitted, (part.averages(place, permuted=False) for part in parts))
+        add_error_bars(scores.rows, layer.moments, (part.averages(place, permuted=False) for part in parts))
     peers, point = layer_row(layer), tenth(scores)
     row |= {
         "layer": best,
@@ -96,7 +88,8 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
         "gcv_skill": skills[best],
         "headroom": skills[best] - skills[last],
     }
-    row |= accuracy_of(states["train"], states["test"], train.targets, flags.seed)
+    if not data.numeric:
+        row |= accuracies(states[0], states[1], data.targets, flags.seed)
     row |= {name: point[name] for name in OF_SCORES} | {name: peers[name] for name in OF_PEERS}
     row |= {"n_train": train.text_count, "n_test": test.text_count, "shuffles": flags.label_permutations}
     row |= expected_gain(row, flags.gain)
@@ -104,23 +97,24 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     return Measured(row, scores, errors, guesses)
 
 
-def forward(model: str, data: Dataset, flags: Prescreening) -> Row:
-    """Moments and mean states of train and test, made where they are missing; the model's name and its cost.
+def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
+    """cache.py's pass over train and test, where it is missing; the model's name and its cost.
 
-    seconds are those of the run that made them, as NAME.json remembers them; NaN where none did.
+    On test there are no permuted labels and no partitions, for nothing is fitted on it. seconds: of the run that made
+    the files, as NAME.json remembers them; NaN where none did.
     """
     layers = flags.layers
     if layers == "spread":
         layers = spread(load_config(resolve_model(model)).num_hidden_layers)
     source = Source(model, None, flags.device, flags.dtype, flags.max_length, layers)
-    jobs = [split_job(source, data, split, flags) for split in SPLITS]
-    there = [job.target.exists() and job.states_target.exists() for job in jobs]
+    own = replace(
+        flags.caching, partitions=min(flags.partitions, flags.limit, len(data.splits["train"].texts))
+    )
+    there = any(all(pair.split(kind, split).exists() for kind in ("moments", "states")) for split in SPLITS)
     started = time.monotonic()
-    for job in jobs:
-        job.run()
+    cache_splits(source, data, ["train"], own)
+    cache_splits(source, data, ["test"], replace(own, partitions=1, label_permutations=0))
     seconds = time.monotonic() - started
-    if any(there) and not flags.overwrite:
-        seconds = earlier_seconds(result_path(flags.output, data.name, "json"), source.name)
     # a pass that is there already loads no weights
     parameters = sum(weight.numel() for weight in without_weights(source.spec, source.config).parameters())
     return {
@@ -128,7 +122,7 @@ def forward(model: str, data: Dataset, flags: Prescreening) -> Row:
         "parameters": parameters,
         "weights_gb": parameters * source.dtype.itemsize / 1e9,
         "device": str(source.device),
-        "seconds": seconds,
+        "seconds": earlier_seconds(pair) if there and not flags.overwrite else seconds,
     }
 
 
@@ -137,30 +131,16 @@ def spread(blocks: int) -> str:
     return ",".join(map(str, sorted({round(step * blocks / (SPREAD - 1)) for step in range(SPREAD)})))
 
 
-def split_job(source: Source, data: Dataset, name: str, flags: Prescreening) -> Job:
-    """cache.py's pass over one split; nothing is fitted on test: no label null, no error bars from partitions."""
-    split, own = data.select(name, flags.limit, flags.seed), flags.caching
-    if name == "train":
-        own = replace(own, partitions=min(flags.partitions, len(split.texts)))
-    else:
-        own = replace(own, label_permutations=0, partitions=1)
-    return Job(source, data, split, own)
-
-
-def result_path(output: str, name: str, kind: str) -> Path:
-    return Path(output) / f"{name}.{kind}"
-
-
-def earlier_seconds(path: Path, model: str) -> float:
+def earlier_seconds(pair: Pair) -> float:
     """What an earlier result says of a model's passes; NaN where it says nothing."""
     try:
-        rows = storage.read_provenance(path, "prescreen")["record"]["models"]
-        return next((row["seconds"] for row in rows if row["model"] == model and row["seconds"]), math.nan)
+        about = storage.read_provenance(pair.output / f"{pair.dataset}.json", "prescreen")
+        return {row["model"]: row["seconds"] for row in about["record"]["models"]}[pair.model] or math.nan
     except (UserError, KeyError):
         return math.nan
 
 
-def cross_validated(train: MomentsFile, place: int) -> float:
+def gcv_skill(train: MomentsFile, place: int) -> float:
     """The ridge probe's generalized cross-validation skill at one layer, from train alone."""
     moments = train.averages(place, prefix=False, permuted=False)
     return probes.gcv_skill(probes.ridge(moments), moments)
@@ -172,14 +152,9 @@ def squared_errors(probe: probes.Probe, states: np.ndarray, labels: np.ndarray) 
     return np.square(y - states @ probe.coefficients.numpy() - probe.intercept.numpy()).sum(1)
 
 
-def mean_error(values: np.ndarray) -> float:
-    """Standard error of a mean over texts; NaN for one text."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
 def ratio_error(errors: np.ndarray, guesses: np.ndarray) -> float:
     """Standard error over texts of 1 - mean(errors) / mean(guesses), the ratio linearised."""
-    return mean_error((errors - errors.mean() / guesses.mean() * guesses) / guesses.mean())
+    return float(sem((errors - errors.mean() / guesses.mean() * guesses) / guesses.mean()))
 
 
 def share_error(share: float, n: int) -> float:
@@ -191,17 +166,15 @@ def share_error(share: float, n: int) -> float:
     return math.sqrt(q * (1 - q) / (n + 4))
 
 
-def accuracy_of(train: States, test: States, targets: int, seed: int) -> Row:
-    """The logistic probe's metrics on test, and the accuracy of predicting train's majority class; {} for numbers."""
-    if targets == 1:
-        return {}
+def accuracies(train: States, test: States, classes: int, seed: int) -> Row:
+    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class."""
+    settings = LayerProbes(models=[], datasets=[], seed=seed).settings
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the row has it
-        rows = state_rows(train, test, classes=targets, seed=seed, **PROBE)
-    logistic = next(r for r in rows if r["probe"] == "logistic_regression" and r["split"] == "test")
+        *_, logistic = state_rows(train, test, classes=classes, **settings)
     return {
         "accuracy": logistic["accuracy"],
-        "accuracy_se": share_error(logistic["accuracy"], len(test[1])),
+        "accuracy_se": share_error(logistic["accuracy"], logistic["n"]),
         "balanced_accuracy": logistic["balanced_accuracy"],
         "macro_f1": logistic["macro_f1"],
         "majority_accuracy": float(np.mean(test[1] == np.bincount(train[1]).argmax())),
@@ -210,11 +183,8 @@ def accuracy_of(train: States, test: States, targets: int, seed: int) -> Row:
 
 
 def tenth(scores: LayerScores) -> Row:
-    """The scores at the headline's point: as many label directions as there are, kv = d/10, the paper's order."""
-    return next(
-        row for row in scores.rows
-        if row["rule"] == "task_rank" and row["order"] == "descending" and math.isnan(row["fraction"])
-    )  # fmt: skip
+    """The scores at the headline's point: as many label directions as there are, kv = d/10."""
+    return next(row for row in scores.rows if row["rule"] == "task_rank" and math.isnan(row["fraction"]))
 
 
 def expected_gain(row: Row, calibration: str | None) -> Row:
@@ -228,8 +198,7 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
         lack = "no calibration file" if path is None else "it predicts accuracies, and the labels are numbers"
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
-        known = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        gain = Calibration(path).predict(known | {"probe_accuracy": row["accuracy"]}, row["model"])
+        gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])
     return dict(zip(OF_GAIN, astuple(gain)))
 
 
@@ -258,23 +227,26 @@ def side_of(row: Row, score: str) -> str:
 
 def warnings_of(row: Row, train: MomentsFile) -> list[str]:
     """What limits the reading of a model's row."""
-    record, longest = train.record, train.identity["max_length"]
-    cut, note = record.get("texts_cut"), (record.get("model") or {}).get("note")
-    sides = {"NTPS": side_of(row, "ntps"), "retention": side_of(row, "retention")}
-    found = [
-        (row["n_over_d"] < 1, f"{row['n_train']} texts for {train.width} dimensions: NTPS and retention describe this "
-                              "sample more than the task"),
-        (learns_nothing(row), "held-out skill is indistinguishable from 0: do not read the other scores"),
-        (not row["shuffles"], "without shuffled labels nothing shows what NTPS and retention owe to the labels"),
-        *((side in SIDES, f"{name} is {SIDES.get(side)}") for name, side in sides.items()),
-        (cut, f"{cut} train texts were cut at {longest} tokens"),
-        (row["rank_unstable"] or row["tie"], "a numerical rank or a tie among eigenvalues decides part of NTPS: do "
-                                             "not read its last digits"),
-        (not row.get("probe_converged", True), "the logistic probe stopped before it converged: its accuracy may be "
-                                               "too low"),
-        (note, str(note)),
-    ]  # fmt: skip
-    return [text for holds, text in found if holds]
+    where = {
+        "below": "significantly below the label-permutation null: the labels matter, but lie elsewhere",
+        "among": "indistinguishable from the label-permutation null",
+    }
+    sides = {"NTPS": where.get(side_of(row, "ntps")), "retention": where.get(side_of(row, "retention"))}
+    cut, note = train.record.get("texts_cut"), (train.record.get("model") or {}).get("note")
+    found = {
+        f"{row['n_train']} texts for {train.width} dimensions: NTPS and retention describe this sample more than the task":
+            row["n_over_d"] < 1,
+        "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row),
+        "without shuffled labels nothing shows what NTPS and retention owe to the labels": not row["shuffles"],
+        **{f"{name} is {side}": side for name, side in sides.items()},
+        f"{cut} train texts were cut at {train.identity['max_length']} tokens": cut,
+        "a numerical rank or a tie among eigenvalues decides part of NTPS: do not read its last digits":
+            row["rank_unstable"] or row["tie"],
+        "the logistic probe stopped before it converged: its accuracy may be too low":
+            not row.get("probe_converged", True),
+        str(note): note,
+    }  # fmt: skip
+    return [text for text, holds in found.items() if holds]
 
 
 # --- all models ----------------------------------------------------------------------------------------------------
@@ -300,6 +272,6 @@ def rank(measured: Sequence[Measured]) -> list[Measured]:
     first, far = ranked[0], reach(len(ranked))
     for place, one in enumerate(ranked, 1):
         gaps = (one.errors - first.errors) / first.guesses.mean()
-        behind, error = float(gaps.mean()), mean_error(gaps)
+        behind, error = float(gaps.mean()), float(sem(gaps))
         one.row.update(rank=place, behind=behind, behind_se=error, tied=not behind > far * error)
     return ranked

@@ -1,16 +1,14 @@
 """The report: verdict and ranked table on the terminal and on one HTML page without a network, with JSON and CSV."""
 
-from __future__ import annotations
-
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, result_path, side_of
+from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
 from ntps.system import storage
 
@@ -80,29 +78,31 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> None:
-    """Print the answer, and write the page, the JSON and the CSV."""
-    rows, texts = [one.row for one in ranked], facts["texts"]
+    """Print the answer, and write the page, the JSON (all of it) and the CSV (one row a model) as OUTPUT/NAME.*."""
+    rows, texts, stem = [one.row for one in ranked], facts["texts"], f"{output}/{facts['name']}"
+    about = storage.provenance(
+        "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
+        doubts=list(warnings), models=rows,
+    )  # fmt: skip
+    without_nan = json.loads(json.dumps(about), parse_constant=lambda _: None)  # JSON has no NaN
+    table = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
+    others = table.columns.drop(["rank", "model", "warnings", "layer_skills"])
+    files = {
+        f"{stem}.html": page(ranked, facts, warnings),
+        f"{stem}.json": storage.to_json(without_nan),
+        f"{stem}.csv": table[["rank", "model", *others, "warnings"]].to_csv(index=False),
+    }
     lines = [
-        "",
-        f"{facts['name']}: {texts['train']} train, {texts['test']} test texts; {facts['split_rule']}",
+        f"\n{facts['name']}: {texts['train']} train, {texts['test']} test texts; {facts['split_rule']}",
         *(f"warning: {warning}" for warning in warnings),
-        "",
-        *text_table([cells(row) for row in rows]),
-        "",
-        verdict(rows),
+        f"\n{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
         "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
     ]
     print("\n".join(lines))
-    for path in write(ranked, facts, warnings, output):
+    for path, content in files.items():
+        storage.write_text(Path(path), content)
         print(f"wrote {path}")
-
-
-def text_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A line of names and one line a row, columns padded to their widest cell."""
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    lines = [dict(zip(widths, widths)), *rows]
-    return ["  ".join(line[name].ljust(widths[name]) for name in widths).rstrip() for line in lines]
 
 
 def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str:
@@ -114,28 +114,3 @@ def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str
         rows=rows, facts=facts, warnings=warnings, verdict=verdict(rows), table=[cells(row) for row in rows],
         classes=classes, layers=layers, curves=curves,
     )  # fmt: skip
-
-
-def write(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> list[Path]:
-    """OUTPUT/NAME.html, NAME.json (all of it) and NAME.csv (one row a model), each whole or not at all."""
-    html, json, csv = (result_path(output, facts["name"], kind) for kind in ("html", "json", "csv"))
-    rows = [one.row for one in ranked]
-    about = storage.provenance(
-        "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
-        doubts=list(warnings), models=rows,
-    )  # fmt: skip
-    table = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
-    others = table.columns.drop(["rank", "model", "warnings", "layer_skills"])
-    storage.write_text(html, page(ranked, facts, warnings))
-    storage.write_text(json, storage.to_json(without_nan(about)))
-    storage.write_text(csv, table[["rank", "model", *others, "warnings"]].to_csv(index=False))
-    return [html, json, csv]
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
-    if isinstance(value, dict):
-        return {key: without_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

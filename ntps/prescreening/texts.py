@@ -1,10 +1,6 @@
 """The user's labelled files as a data set: its description, warnings about its rows, and facts for the report."""
 
-from __future__ import annotations
-
 import glob
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +13,20 @@ from ntps.errors import UserError
 from ntps.flags import Prescreening
 from ntps.moments.pair import SPLITS
 from ntps.system import storage
-from ntps.texts.dataset import Dataset
+from ntps.texts.dataset import Dataset, load_dataset
 from ntps.texts.rows import describe_dropped
 
 MANY_NUMBERS = 20  # more classes than this that are all numbers look like a numeric target
 
 
-@contextmanager
-def description(flags: Prescreening) -> Iterator[Path]:
-    """OUTPUT/data/NAME.yaml, written for the user's files; NAME is that of the train file.
+def load(flags: Prescreening) -> tuple[str, Dataset]:
+    """The data set and its description, OUTPUT/data/NAME.yaml for the user's files; NAME is that of the train file.
 
-    Without a test file a part of train is held out, stratified where there are classes. UserError if moments of another
-    description are there, unless `overwrite`. On a UserError inside, the file is again what it was before.
+    Without a test file a part of train is held out, stratified where there are classes. UserError if moments of
+    another description are there, unless `overwrite`; where it does not read, the earlier one stays.
     """
+    if not flags.train:
+        return flags.dataset, load_dataset(flags.dataset)
     files = {name: file for name, file in zip(SPLITS, (flags.train, flags.test)) if file}
     for name, file in files.items():
         if not Path(file).is_file():
@@ -38,22 +35,20 @@ def description(flags: Prescreening) -> Iterator[Path]:
     spec |= {"text": flags.text, "label": flags.label, "target": flags.target}
     if not flags.test and flags.target == "classes":
         spec["stratify"] = flags.label
-    where = Path(flags.output) / "data" / f"{Path(files['train']).stem}.yaml"
     content = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
-    before = where.read_text(encoding="utf-8") if where.exists() else None
+    where = Path(flags.output) / "data" / f"{Path(flags.train).stem}.yaml"
+    earlier = where.read_text(encoding="utf-8") if where.exists() else content
     measured = any(Path(flags.output).glob(f"moments/*/{glob.escape(where.stem)}/*"))
-    if measured and before not in (None, content) and not flags.overwrite:
-        raise UserError(
-            f"{where}: an earlier run read other files or columns under this name: give another --output, "
-            "or --overwrite to replace its results"
-        )
+    if earlier != content and measured and not flags.overwrite:
+        raise UserError(f"{where}: an earlier run read other files or columns under this name: give another --output, or "
+                        "--overwrite to replace its results")  # fmt: skip
+    first = not where.exists()
     storage.write_text(where, content)
     try:
-        yield where
+        return str(where), load_dataset(str(where))
     except UserError:
-        if before is not None:
-            storage.write_text(where, before)
-        else:
+        storage.write_text(where, earlier)
+        if first:
             where.unlink()
             storage.remove_empty(where.parent, 2)
         raise
@@ -62,39 +57,46 @@ def description(flags: Prescreening) -> Iterator[Path]:
 def check(data: Dataset, limit: int, seed: int) -> list[str]:
     """Warnings about the rows; UserError where nothing can be learnt from the labels, or scored on them."""
     train, test = (data.select(name, limit, seed) for name in SPLITS)
-    n, n_test, about = len(train.texts), len(test.texts), data.provenance
-    faults = [
-        (len(set(train.labels)) < 2, f"the {n} train texts are all of one class: raise --limit"),
-        (n_test < 2, f"{n_test} test text of {n + n_test}: a score on unseen texts needs at least 2, and some hundreds "
-                     "to mean much; give more texts"),
-        (len(set(test.labels)) < 2 and data.numeric, f"the {n_test} test texts all have one number: nothing can be "
-                                                     "scored on them"),
-        (data.targets > n / 2, f"{data.targets} classes in {n} train texts: nothing can be learnt from classes this "
-                               "small. Is it the right --label? For numbers to predict add --target numeric"),
-    ]  # fmt: skip
-    for text in (text for holds, text in faults if holds):
-        raise UserError(f"{data.name}: {text}")
-    shared, dropped = about["shared_with_train"].get("test"), describe_dropped(about["dropped"])
-    sizes = [(part.name, len(part.texts), about["rows"][part.name]) for part in (train, test)]
-    found = [
-        *((used < rows, f"{used} of {rows} {name} texts were used: --limit {rows} takes all")
-          for name, used, rows in sizes),
-        (any(about["dropped"].values()), f"dropped rows: {dropped}"),
-        (shared, f"{shared} test texts are in train too: held-out scores are too good"),
-        (n_test < 100, f"only {n_test} held-out texts: look at the standard error beside each value"),
-    ]  # fmt: skip
+    n, n_test, rows = len(train.texts), len(test.texts), data.provenance["rows"]
+    faults = {
+        f"{n_test} test text of {n + n_test}: a score on unseen texts needs at least 2, and some hundreds to mean much; "
+        "give more texts": n_test < 2,
+        f"the {n_test} test texts all have one number: nothing can be scored on them":
+            data.numeric and len(set(test.labels)) < 2,
+        f"{data.targets} classes in {n} train texts: nothing can be learnt from classes this small. Is it the right "
+        "--label? For numbers to predict add --target numeric": data.targets > n / 2,
+    }  # fmt: skip
+    for fault, holds in faults.items():
+        if holds:
+            raise UserError(f"{data.name}: {fault}")
+    dropped, shared = (
+        describe_dropped(data.provenance["dropped"]),
+        data.provenance["shared_with_train"].get("test"),
+    )
+    warnings = {
+        f"{len(part.texts)} of {rows[part.name]} {part.name} texts were used: --limit {rows[part.name]} takes all":
+            len(part.texts) < rows[part.name] for part in (train, test)
+    }  # fmt: skip
+    warnings |= {
+        f"dropped rows: {dropped}": dropped != "none",
+        f"{shared} test texts are in train too: held-out scores are too good": shared,
+        f"only {n_test} held-out texts: look at the standard error beside each value": n_test < 100,
+    }  # fmt: skip
     if not data.numeric:
         numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
         counts = np.bincount(train.labels, minlength=data.targets)
-        few, unseen = int(((counts > 0) & (counts < 10)).sum()), int((counts[test.labels] == 0).sum())
-        found += [
-            (data.targets > MANY_NUMBERS and numbers, f"the {data.targets} classes are all numbers: is it --target "
-                                                      "numeric?"),
-            (counts.max() > 0.8 * n, f"{counts.max() / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}"),
-            (few, f"classes with fewer than 10 train texts: {few} of {data.targets}"),
-            (unseen, f"{unseen} test texts are of classes that train lacks"),
-        ]  # fmt: skip
-    return [text for holds, text in found if holds]
+        few, unseen, most = (
+            ((counts > 0) & (counts < 10)).sum(),
+            (counts[test.labels] == 0).sum(),
+            counts.max(),
+        )
+        warnings |= {
+            f"the {data.targets} classes are all numbers: is it --target numeric?": data.targets > MANY_NUMBERS and numbers,
+            f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
+            f"classes with fewer than 10 train texts: {few} of {data.targets}": few,
+            f"{unseen} test texts are of classes that train lacks": unseen,
+        }  # fmt: skip
+    return [warning for warning, holds in warnings.items() if holds]
 
 
 def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:

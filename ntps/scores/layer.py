@@ -1,4 +1,4 @@
-"""One layer as scores see it: its subspaces, each decomposed once, and the curves over kv that all rows read.
+"""NTPS, excess loss and retention of one layer as curves over kv, from subspaces that are each decomposed once.
 
 Layer   the moments of one layer, its eigen-solves and probes, computed when first needed
 Order   its autoregressive directions in one order, and every curve over kv = 1..K
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ntps.errors import UserError
 from ntps.scores import probes
-from ntps.scores.controls import HeldOut, held_out, tight_constants
+from ntps.scores.bounds import tight_constants
+from ntps.scores.held_out_probe import HeldOut, held_out
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import (
     RANK_RTOL,
@@ -209,6 +210,11 @@ class Order:
         return share(self.directions[1], self.layer.K).mT
 
     @cached_property
+    def whitened_spans(self) -> Nested:
+        """Of F V: R^T R = V^T M V."""
+        return Nested(self.turned(self.layer.whitened_auto))
+
+    @cached_property
     def signal(self) -> Mapping[str, Tensor]:
         """Excess loss, retention, and what permuted labels retain: in expectation, and of each permutation (R, K).
 
@@ -218,7 +224,7 @@ class Order:
         """
         layer, m, K = self.layer, self.layer.moments, self.layer.K
         C, R = m.targets, len(m.permuted)
-        energies = Nested(self.turned(layer.whitened_auto)).energies(layer.signal)
+        energies = self.whitened_spans.energies(layer.signal)
         explained, common, drawn = energies[:, :C].sum(1), energies[:, C], energies[:, C + 1 :]
         systematic = m.label_mean.square().sum()
         rest = (m.label_second_moment - systematic) / max(m.text_count - 1, 1)
@@ -243,7 +249,8 @@ class Order:
         layer = self.layer
         if layer.test is None:
             return {}
-        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, layer.listed)
+        root = self.whitened_spans.R
+        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, root, layer.listed)
 
     @cached_property
     def tight(self) -> dict[int, tuple[float, float]]:

@@ -163,19 +163,22 @@ def left_singular(T: Tensor) -> tuple[Tensor, Tensor]:
 class Nested:
     """The nested spans of the first k columns of a matrix (d, K), from one QR factorisation for every k.
 
-    Q is the complete orthogonal factor: its first k columns span the first k columns of the matrix.
+    Q is the complete orthogonal factor: its first k columns span the first k columns of the matrix, Q[:, :len(R)] R.
     """
 
     def __init__(self, columns: Tensor):
-        reflectors, self.tau = torch.geqrf(columns)
-        self.reflectors = reflectors[:, : len(self.tau)]
+        self.factors, self.tau = torch.geqrf(columns)
+
+    @cached_property
+    def R(self) -> Tensor:
+        return self.factors[: len(self.tau)].triu()
 
     def energies(self, targets: Tensor) -> Tensor:
         """(Q^T targets)^2 entrywise, (d, m) -> (d, m); applying Q's reflectors is cheaper than forming Q.
 
         ||P_k t||^2 is the sum over the first k rows for every k, and ||(I - P_k) t||^2 the sum over the others.
         """
-        return torch.ormqr(self.reflectors, self.tau, targets, transpose=True) ** 2
+        return torch.ormqr(self.factors[:, : len(self.tau)], self.tau, targets, transpose=True) ** 2
 
 
 def nested_energies(columns: Tensor, targets: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntps.scores import peers, probes
-from ntps.scores.controls import above, p_value
 from ntps.scores.layer import Layer, Point
+from ntps.scores.permutation_null import above, p_value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ntps.errors import UserError
-from ntps.scores.controls import jackknife_error
+from ntps.scores.error_bars import jackknife_error
 from ntps.scores.layer import Layer, Point
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL
@@ -95,7 +95,7 @@ def add_error_bars(
 
     One pair of eigen-solves for each partition dropped. NaN where what is left cannot be scored, or has fewer
     rows than M has rank (as for n < d): the scores then move with the number of rows more than with which.
-    ntps.scores.controls.score_interval makes intervals of them.
+    ntps.scores.error_bars.score_interval makes intervals of them.
     """
     errors = {score.name: EVERY[score.error_of] for score in SUBSPACE_SCORES if score.error_of}
     estimates = []
