@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.run import cli
+from ntps.sources.yaml_files import config_names
 from ntps.texts import sources
-from ntps.texts.dataset import Dataset, Split, dataset_names, load_dataset, texts_hash
+from ntps.texts.dataset import Dataset, Split, load_dataset, texts_hash
 
 
 @pytest.fixture
@@ -132,6 +133,35 @@ def test_negative_labels_of_the_users_own_are_labels(describe):
         {"train.csv": "text,label\na,-1\nb,1\n"}, files={"train": "train.csv", "test": "train.csv"}
     )
     assert dataset.classes == ["-1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["1", "1.0", "2"], "'1' and '1.0' are different classes: normalise_labels: true"),
+        (["True", "true", "TRUE", "no"], "'TRUE' and 'True' and 'true' are different classes"),
+        (
+            [f"{i / 53:.3f}" for i in range(1, 51)],
+            "50 classes are fractions such as '0.019': is it target: numeric?",
+        ),
+        (["x", "y", "x|y"], "'x|y' looks like several labels"),
+        (["1", "01", "NA", "null", "a b", "|", "0.5", *map(str, range(2, 60))], ""),
+    ],
+)
+def test_odd_classes_are_named_in_a_warning(describe, capsys, labels, words):
+    table = "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+    files = {"train": "train.csv", "test": "train.csv"}
+    assert len(describe({"train.csv": table}, files=files).classes) == len(set(labels))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "mine.yaml: label: " in line]
+    assert len(warnings) == bool(words) and words in "".join(warnings)
+
+
+def test_normalised_labels_are_written_in_one_way(describe, capsys):
+    table = "text,label\na,1\nb,1.0\nc,TRUE\nd,true\ne,Yes\nf,1.5\n"
+    files = {"train": "train.csv", "test": "train.csv"}
+    data = describe({"train.csv": table}, files=files, normalise_labels=True, label_names={"Yes": "JA"})
+    assert data.classes == ["1", "1.5", "JA", "true"] and "label:" not in capsys.readouterr().err
+    assert data.provenance["description"]["normalise_labels"] is True
 
 
 def test_template_of_columns(describe):
@@ -558,7 +588,7 @@ REAL = {  # rows without empty and duplicate texts, classes kept
 
 
 def test_every_description_is_in_the_list():
-    assert set(REAL) <= set(dataset_names())
+    assert set(REAL) <= set(config_names("datasets"))
 
 
 @pytest.mark.real

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from ntps.errors import UserError
-from ntps.models.description import model_names
 from ntps.run import cli
 from ntps.run.experiments import read_experiment, script_path
-from ntps.texts.dataset import dataset_names
+from ntps.sources.yaml_files import config_names
 
 ROOT = Path(__file__).resolve().parent.parent
 taken: dict = {}
@@ -117,8 +116,8 @@ SHIPPED = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 def test_every_shipped_experiment_fits_every_script(where):
     experiment = read_experiment(where)
     scripts = {path.stem for path in ROOT.glob("*.py")}
-    assert set(experiment.top["models"]) <= set(model_names())
-    assert set(experiment.top["datasets"]) <= set(dataset_names())
+    assert set(experiment.top["models"]) <= set(config_names("models"))
+    assert set(experiment.top["datasets"]) <= set(config_names("datasets"))
     for name in scripts | set(experiment.sections):
         path = script_path(name)
         assert path is not None

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from ntps.errors import UserError
 from ntps.models import files, gguf
-from ntps.models.description import model_names, output_name, resolve_model
+from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import (
     context_length,
     load_config,
@@ -30,6 +30,7 @@ from ntps.models.loading import (
     tokenizer_facts,
 )
 from ntps.sources import hub as hub_module
+from ntps.sources.yaml_files import config_names
 from tests.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,13 +119,13 @@ def test_descriptions_in_the_working_folder_come_first(tiny, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs" / "models").mkdir(parents=True)
     describe(tmp_path / "configs" / "models", "here", path=str(tiny))
-    assert "here" in model_names() and "smollm2-135m" in model_names()
+    assert "here" in config_names("models") and "smollm2-135m" in config_names("models")
     assert resolve_model("here").source == {"path": str(tiny)}
 
 
 def test_every_shipped_description_is_valid_and_the_papers_eight_are_there():
-    assert set(EIGHT) <= set(model_names())
-    for name in model_names():
+    assert set(EIGHT) <= set(config_names("models"))
+    for name in config_names("models"):
         spec = resolve_model(name)
         assert spec.name == name and spec.lora_targets
     for name, hub_id in EIGHT.items():

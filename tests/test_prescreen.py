@@ -17,7 +17,7 @@ from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
 from ntps.prescreening import measure, page, texts
 from ntps.run import cli
-from ntps.texts.dataset import dataset_names
+from ntps.sources.yaml_files import config_names
 from tests.tiny import tiny_model, tiny_texts
 
 SCRIPT = '<script>alert("x")</script>'
@@ -178,7 +178,7 @@ def test_defaults_name_what_is_shipped():
         "smollm2-135m",
         "smollm2-135m-random",
     ]
-    assert defaults["dataset"] in dataset_names()
+    assert defaults["dataset"] in config_names("datasets")
 
 
 # --- the texts -----------------------------------------------------------------------------------------------------

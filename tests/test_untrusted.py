@@ -19,7 +19,7 @@ from transformers import AutoModel
 from ntps.commands import show, validate
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
-from ntps.models.loading import load_config, load_model
+from ntps.models.loading import load_config, load_model, load_tokenizer
 from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
@@ -155,6 +155,50 @@ def test_code_of_another_repository_is_found_however_the_slash_is_written(tiny, 
     text = (folder / "config.json").read_text().replace("|", slash)
     (folder / "config.json").write_text(text)
     one_error(lambda: loading._trusted({"trust_remote_code": True}, folder), "else/where", "pins")
+
+
+BROKEN = [
+    {"num_attention_heads": 0}, {"num_attention_heads": "4"}, {"hidden_size": -64}, {"intermediate_size": -1},
+    {"vocab_size": -5}, {"vocab_size": None}, {"hidden_act": ["silu"]}, {"hidden_act": "no"},
+    {"rms_norm_eps": "x"}, {"rope_parameters": 3}, {"rope_parameters": {"rope_type": "no"}}, {"dtype": ["x"]},
+    {"num_hidden_layers": "3"}, {"num_hidden_layers": -1}, {"model_type": ["llama"]}, {"model_type": None}, {"head_dim": 0},
+    {"max_position_embeddings": "x"}, {"pad_token_id": 10**6},
+    {"layer_types": ["no"]}, {"model_type": "gpt2", "num_attention_heads": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", BROKEN, ids=str)
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_a_configuration_of_which_no_model_can_be_built_is_one_error(tiny, tmp_path, config, random_weights):
+    folder = changed(tiny, tmp_path / "m", **config)
+    (tmp_path / "r.yaml").write_text("random_of: m\n")
+    where = str(tmp_path / "r.yaml") if random_weights else str(folder)
+    one_error(lambda: load_model(resolve_model(where), torch.float32, "cpu"), "m")
+
+
+@pytest.mark.parametrize("config", [{"num_key_value_heads": 3}, {"model_type": "mamba"}], ids=str)
+def test_nor_can_one_that_the_weights_do_not_fit(tiny, tmp_path, config):
+    folder = changed(tiny, tmp_path / "m", **config)
+    one_error(lambda: load_model(resolve_model(str(folder)), torch.float32, "cpu"), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "["),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "no"}}'),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": "NoSuchTokenizer"}'),
+        ("tokenizer_config.json", '{"tokenizer_class": 3}'),
+        ("tokenizer_config.json", '{"pad_token": [1]}'),
+        ("tokenizer_config.json", '{"model_max_length": "x"}'),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_built_is_one_error(tiny, tmp_path, file, content):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    (folder / file).write_text(content)
+    one_error(lambda: load_tokenizer(resolve_model(str(folder))), str(folder))
 
 
 def test_an_adapter_inside_a_models_folder_is_refused_with_the_remedy(tiny, tmp_path):

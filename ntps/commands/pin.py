@@ -15,9 +15,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from ntps.errors import UserError
+from ntps.errors import UserError, one_line
 from ntps.run import cli
-from ntps.sources.hub import LOCK, Unreachable, first_line, hub_error, is_commit, read_lock
+from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
 from ntps.system import console
 from ntps.system.storage import to_json, write_text
@@ -73,7 +73,7 @@ def commit_of(repository: str, revision: str, kind: str) -> str:
     except Exception as error:  # the hub's and the network's errors have no base class in common
         why = hub_error(repository, revision, kind, error)
         if isinstance(why, Unreachable):
-            reached = f"the hub cannot be reached ({first_line(error)})"
+            reached = f"the hub cannot be reached ({one_line(error)})"
             hint = "run this where there is a network and HF_HUB_OFFLINE is not set"
             why = UserError(f"cannot look up {repository}: {reached}; {hint}")
         raise why from error

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 
-from ntps.errors import UserError
+from ntps.errors import UserError, one_line
 from ntps.models.description import resolve_model
 from ntps.models.files import source_folder
 from ntps.models.loading import load_tokenizer
 from ntps.run import cli
-from ntps.sources.hub import Gated, Unreachable, first_line
+from ntps.sources.hub import Gated, Unreachable
 from ntps.system import console
 from ntps.texts.dataset import load_dataset
 
@@ -45,7 +45,7 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     if unreachable:
         first = next(iter(unreachable.values()))
         missing = f"and these are not complete in the cache: {', '.join(unreachable)}"
-        why = first_line(first.__cause__ or first)
+        why = one_line(first.__cause__ or first)
         raise UserError(f"the hub cannot be reached ({why}), {missing}. Run this where there is a network")
     if not failed:
         console.say("all is there: with HF_HUB_OFFLINE=1 no network is needed")

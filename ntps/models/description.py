@@ -5,16 +5,15 @@ A model is a config name (configs/models/NAME.yaml), a YAML file, a local folder
 """
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.models.files import TOKENIZER, WEIGHTS, checked_folder, content_hash
-from ntps.sources.hub import hub_faults, is_commit, is_repository, locked
-from ntps.sources.wheels import wheel_faults
+from ntps.sources.hub import is_commit, locked
+from ntps.sources.patterns import form_faults
 from ntps.sources.yaml_files import Faults, Keys, check_keys, config_names, find_config, read_yaml, suggest
 from ntps.system.paths import plain_name
 
@@ -72,11 +71,9 @@ class ModelSpec:
 
     def targets(self, requested: Sequence[str]) -> list[str]:
         """The modules that LoRA adapts: those requested, or the description's; UserError where there are none."""
-        if not (targets := list(requested or self.lora_targets or ())):
-            raise UserError(
-                "the model's description names no lora_targets: give --lora_targets, such as q_proj v_proj"
-            )
-        return targets
+        if targets := list(requested or self.lora_targets or ()):
+            return targets
+        raise UserError("the model's description names no lora_targets: give --lora_targets (q_proj v_proj)")
 
     def described_config(self) -> Any:
         """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""
@@ -86,13 +83,8 @@ class ModelSpec:
 
         import ntps.models.openelm  # noqa: F401  one of those it knows
 
-        try:
+        with boundary(f"{self.name}: architecture: transformers cannot build it"):
             return AutoConfig.for_model(**known)
-        except Exception as error:  # of many kinds, as the checks of every configuration's values are its own
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{self.name}: architecture: transformers cannot build it: {reason:.200}"
-            ) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -102,23 +94,15 @@ class ModelSpec:
 
 def output_name(spec: ModelSpec, adapter: str | None = None) -> str:
     """MODEL of the output paths: the name, and +ADAPTER (its folder's name and 6 characters of its hash)."""
-    if adapter is None:
-        return spec.name
-    name = f"{spec.name}+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}"
-    return plain_name(name, "the adapter's folder")
+    added = f"+{Path(adapter).resolve().name}-{adapter_hash(adapter)[:6]}" if adapter is not None else ""
+    return plain_name(spec.name + added, "the adapter's folder")
 
 
 def adapter_hash(adapter: str) -> str:
     """SHA-256 of an adapter's configuration and weights; UserError for a folder that is no adapter's."""
-    for name in ADAPTER:
-        if not (Path(adapter) / name).is_file():
-            raise UserError(f"{adapter} is not an adapter's folder: it has no {name}")
+    if absent := [name for name in ADAPTER if not (Path(adapter) / name).is_file()]:
+        raise UserError(f"{adapter} is not an adapter's folder: it has no {absent[0]}")
     return content_hash(Path(adapter), ADAPTER)
-
-
-def model_names() -> list[str]:
-    """Names of the descriptions in configs/models."""
-    return config_names("models")
 
 
 def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
@@ -133,12 +117,11 @@ def resolve_model(name: str, base_of: Path | None = None) -> ModelSpec:
     if os.path.isdir(name):
         path = checked_folder(Path(name).resolve())
         return ModelSpec(f"{path.name}-{content_hash(path, WEIGHTS + TOKENIZER)[:6]}", {"path": str(path)})
-    if "/" in name and is_repository(name):
+    if "/" in name and not any(form_faults({"id": name}, "id")):
         return ModelSpec(name.replace("/", "--"), {"id": name, "revision": "main"})
-    raise UserError(
-        f"unknown model {name!r}; {suggest(name, model_names())}; or give a YAML file, a folder that holds "
-        "config.json, or a hub id (organisation/name)"
-    )
+    known = suggest(name, config_names("models"))
+    remedy = "give a YAML file, a folder that holds config.json, or a hub id (organisation/name)"
+    raise UserError(f"unknown model {name!r}; {known}; or {remedy}")
 
 
 def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
@@ -147,7 +130,7 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
     for key, fault in _faults(spec, where):
         raise UserError(f"{where}: {key}: {fault}")
 
-    def located(text: str) -> str | None:
+    def beside(text: str) -> str | None:
         """The file or folder beside the YAML that the text names, if there is one."""
         return str((where.parent / text).resolve()) if os.path.exists(where.parent / text) else None
 
@@ -164,14 +147,11 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
         if base_of is not None:
             raise UserError(f"{base_of}: random_of: {where.stem} is random weights itself")
         source["seed"] = spec.get("seed", 42)
-        base = resolve_model(located(spec["random_of"]) or spec["random_of"], base_of=where)
+        base = resolve_model(beside(spec["random_of"]) or spec["random_of"], base_of=where)
         rest = {key: getattr(base, key) for key in ("dtype", "context", "lora_targets")} | rest
-    if "tokenizer" in spec:
-        if path := located(spec["tokenizer"]):
-            tokenizer = {"path": path}
-        else:
-            revision = locked(where, "model", spec["tokenizer"], spec.get("tokenizer_revision", "main"))
-            tokenizer = {"id": spec["tokenizer"], "revision": revision}
+    if (words := spec.get("tokenizer")) is not None:
+        revision = locked(where, "model", words, spec.get("tokenizer_revision", "main"))
+        tokenizer = {"path": path} if (path := beside(words)) else {"id": words, "revision": revision}
     return ModelSpec(where.stem, source, tokenizer, base=base, **rest)
 
 
@@ -180,29 +160,24 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
     if "tokenizer_revision" in spec and "tokenizer" not in spec:
         yield "tokenizer_revision", "only together with tokenizer"
     if spec.get("trust_remote_code") and not is_commit(spec.get("revision", "")):
-        yield (
-            "trust_remote_code",
-            "only with a commit (40 hexadecimal digits) as revision: code must not move",
-        )
+        yield "trust_remote_code", "only with a commit (40 hexadecimal digits) as revision, which cannot move"
     if (package := spec.get("pypi")) is not None:
         if set(package) != set(PACKAGE):
             yield "pypi", f"needs {', '.join(PACKAGE)}"
-        for key, fault in wheel_faults(package):
+        for key, fault in form_faults(package, *PACKAGE):
             yield f"pypi: {key}", f"{package[key]!r} {fault}"
-        if not re.fullmatch(r"\w[\w.+-]*", package["gguf"], re.ASCII):
-            yield "pypi: gguf", f"{package['gguf']!r} is no name of a file: the wheel's folders are not given"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
     for key, least in (("context", 1), ("seed", 0)):
         if spec.get(key, least) < least:
             yield key, f"must be at least {least}"
-    for key, fault in hub_faults(spec, "id", "revision"):
-        yield key, f"{spec[key]!r} {fault}; a folder is `path:`"
+    at_hub = ["id", "revision"]
+    if not os.path.exists(where.parent / spec.get("tokenizer", "")):
+        at_hub += ["tokenizer", "tokenizer_revision"]
+    for key, fault in form_faults(spec, *at_hub):
+        yield key, f"{spec[key]!r} {fault}"
     if "/" not in spec.get("id", "/"):
         yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"
-    if not os.path.exists(where.parent / spec.get("tokenizer", "")):
-        for key, fault in hub_faults(spec, "tokenizer", "tokenizer_revision"):
-            yield key, f"{spec[key]!r} {fault}"
     architecture = spec.get("architecture", {"model_type": ""})
     if not isinstance(architecture.get("model_type"), str):
         yield "architecture", "needs model_type, as config.json has it"

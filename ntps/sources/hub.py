@@ -8,18 +8,11 @@ import functools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import errors, snapshot_download
 
-from ntps.errors import UserError
-from ntps.sources.yaml_files import Faults
+from ntps.errors import UserError, one_line
 from ntps.system.paths import regular_file
 
 LOCK = "hub.lock.json"
@@ -37,25 +30,6 @@ class Gated(UserError):
 def is_commit(revision: str) -> bool:
     """Whether a revision names one commit, which never moves."""
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
-
-
-def is_repository(name: str) -> bool:
-    """Whether a text may name a repository: organisation/name (some data sets have no organisation)."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def hub_faults(spec: dict, repository: str, revision: str) -> Faults:
-    """What keeps two keys of a description from naming a repository and its revision, as (key, fault)."""
-    if not is_repository(spec.get(repository, "x")):
-        yield repository, "is no organisation/name of the hub, and there is no such folder"
-    if not re.fullmatch(
-        r"\w[\w.-]*(/\w[\w.-]*)*", spec.get(revision, "main"), re.ASCII
-    ):  # a path in the cache
-        yield revision, "is no commit, branch or tag"
 
 
 def read_lock(folder: Path) -> dict[str, dict[str, str]]:
@@ -87,43 +61,29 @@ def snapshot(
     Fetched the first time; afterwards a commit needs no network, a branch does unless HF_HUB_OFFLINE=1.
     Raises UserError (Unreachable, Gated) when it cannot be fetched.
     """
+    patterns: dict[str, Any] = {"allow_patterns": list(wanted), "ignore_patterns": list(unwanted)}
     try:
-        folder = snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=revision,
-            allow_patterns=list(wanted),
-            ignore_patterns=list(unwanted),
-        )
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision, **patterns))
     except Exception as error:  # the hub's and the network's errors have no base class in common
         raise hub_error(repository, revision, kind, error) from error
-    return Path(folder)
 
 
 def hub_error(repository: str, revision: str, kind: str, error: Exception) -> UserError:
     """What went wrong with a repository, and what to do."""
-    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repository}"
-    option = " --repo-type dataset" if kind == "dataset" else ""
-    if isinstance(error, GatedRepoError):
-        return Gated(
-            f"{repository} is gated: ask for access at {page}, then log in with `hf auth login` (or set HF_TOKEN)"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        what = "data set" if kind == "dataset" else kind
+    data = kind == "dataset"
+    if isinstance(error, errors.GatedRepoError):
+        page = f"https://huggingface.co/{'datasets/' if data else ''}{repository}"
+        login = "then log in with `hf auth login` (or set HF_TOKEN)"
+        return Gated(f"{repository} is gated: ask for access at {page}, {login}")
+    if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(
-            f"there is no folder {repository} here, and no {what} of that name on the hub that you may read; "
+            f"there is no folder {repository} here, and no {'data set' if data else kind} of that name on the hub that you may read; "
             "for a private one log in with `hf auth login`"
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{repository} on the hub has no revision {revision!r}")
     return Unreachable(
         f"cannot get {repository} (revision {revision}): it is no folder here, not complete in the cache, "
-        f"and the hub cannot be reached ({first_line(error)}). Where there is a network, `hf download "
-        f"{repository}{option} --revision {revision}` fetches it into HF_HOME; then HF_HUB_OFFLINE=1 needs none"
+        f"and the hub cannot be reached ({one_line(error)}). Where there is a network, `hf download "
+        f"{repository}{' --repo-type dataset' * data} --revision {revision}` fetches it into HF_HOME; then HF_HUB_OFFLINE=1 needs none"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, for use inside a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__

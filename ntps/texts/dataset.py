@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
-from ntps.texts.rows import Clean, Cleaner, describe_dropped
+from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped
 from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
@@ -76,21 +76,16 @@ def texts_hash(split: Split) -> str:
     return hashlib.sha256(json.dumps([split.texts, split.labels.tolist()]).encode()).hexdigest()
 
 
-def dataset_names() -> list[str]:
-    """Names of the descriptions in configs/datasets."""
-    return config_names("datasets")
-
-
 def dataset_name(name: str) -> str:
     """DATASET of the output paths: a config name, or the stem of a YAML file."""
     return find_description(name).stem
 
 
 def load_dataset(name: str) -> Dataset:
-    """The data set of a config name or of a YAML file; the labels of a numeric target are centred (see Split).
+    """The data set of a config name or YAML file; labels of a numeric target are centred (see Split).
 
-    Raises UserError for an unknown name, a wrong description, files or columns that are missing or cannot be
-    read, a split without rows, and a single class.
+    UserError for an unknown name, a wrong description, files or columns that are missing or cannot be read, a split
+    without rows, and a single class.
     """
     where = find_description(name)
     source, spec = read_description(where)
@@ -98,25 +93,25 @@ def load_dataset(name: str) -> Dataset:
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
-    if spec.get("deduplicate", source.drops_equal_texts(tested="test" in rows)):
+    if spec.get("deduplicate", source.drops_equal_texts and "test" not in rows):
         cleaner.deduplicate(rows)
     rule = "as given"
     if "test" not in rows:
         rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
-        raise UserError(
-            f"{where}: {rules[0]}: says how to make a test split, but one is given; remove either"
-        )
+        raise UserError(f"{where}: {rules[0]}: says how to make a test split, but one is given: remove it")
     numeric = spec.get("target") == "numeric"
     counts = Counter(row["label"] for part in rows.values() for row in part)
     rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
     cleaner.dropped["rare_class"] = sum(counts[label] for label in rare)
     classes = [] if numeric else _sort_classes(set(counts) - rare, order)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
-    mean = {"label_mean": _centre(splits, where)} if numeric else {}
-    if not numeric and len(set(splits["train"].labels)) < 2:
-        only = classes[splits["train"].labels[0]]
-        raise UserError(f"{where}: label: all of train has the one class {only!r}; at least two are needed")
+    labels = splits["train"].labels
+    if len(set(labels)) < 2:
+        only = f"number {labels[0]}" if numeric else f"class {classes[labels[0]]!r}"
+        raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
+    for words in class_warnings(classes):
+        print(f"warning: {where}: label: {words}", file=sys.stderr)
     unused = ("about", "megabytes", "size", *facts)
     provenance = {
         "name": where.stem,
@@ -125,24 +120,26 @@ def load_dataset(name: str) -> Dataset:
         "split_rule": rule,
         "dropped": dict(cleaner.dropped),
         "rows": {split: len(part.texts) for split, part in splits.items()},
-        "shared_with_train": _count_shared(splits, where),
-        "same_rows": _same_rows(splits, where),
+        **_overlaps(splits, where),
         "classes": classes,
-    } | mean
+    }
+    if numeric:
+        if not TINY < labels.std():
+            raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}")
+        provenance["label_mean"] = mean = math.fsum(labels) / len(labels)
+        splits = {name: replace(part, labels=part.labels - mean) for name, part in splits.items()}
     return Dataset(where.stem, classes, splits, provenance)
 
 
 def find_description(name: str) -> Path:
     """The YAML file of a config name, or the one named."""
     if (where := find_config("datasets", name)) is None:
-        raise UserError(f"unknown data set {name!r}; {suggest(name, dataset_names())}; or give a YAML file")
+        known = suggest(name, config_names("datasets"))
+        raise UserError(f"unknown data set {name!r}; {known}; or give a YAML file")
     return where
 
 
-# ---------------------------------------------------------------------------------- splits and classes
-def _make_test_split(
-    rows: list[Clean], source: TextSource, cleaner: Cleaner
-) -> tuple[list[Clean], list[Clean], str]:
+def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
     """Train rows, test rows (both in order) and the rule in words.
 
     Stratified sources, and descriptions with `group` or `stratify`: a quarter, groups kept whole. Others, and numeric
@@ -161,18 +158,17 @@ def _make_test_split(
         elif "stratify" in spec or (source.stratified and spec.get("target") != "numeric"):
             count = Counter(strata)
             shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
-            test = train_test_split(
-                shared, test_size=0.25, stratify=[strata[i] for i in shared], random_state=SPLIT_SEED
-            )[1]
+            kinds = [strata[i] for i in shared]
+            test = train_test_split(shared, test_size=0.25, stratify=kinds, random_state=SPLIT_SEED)[1]
             rule = f"test is 25 % of the rows, {by}"
         else:
             test = np.random.default_rng(SPLIT_SEED).permutation(n)[: math.ceil(0.3 * n)]
             rule = f"test is 30 % of the rows, shuffled with seed {SPLIT_SEED}, not stratified"
     except ValueError as error:
-        kinds = len(set(strata))
+        lost, column = describe_dropped(cleaner.dropped), spec.get("stratify", spec["label"])
         raise UserError(
-            f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {describe_dropped(cleaner.dropped)}): with {kinds} different "
-            f"values of {spec.get('stratify', spec['label'])!r} there are too few of each. Is it the right label? For "
+            f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {lost}): with {len(set(strata))} "
+            f"different values of {column!r} there are too few of each. Is it the right label? For "
             "numbers to predict set target: numeric (prescreen.py: --target numeric); or give a test split yourself"
         ) from error
     chosen = set(map(int, test))
@@ -195,29 +191,12 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
     rows = [row for row in rows if numeric or row["label"] in index]
     if not rows:
         lost = describe_dropped(cleaner.dropped)
-        raise UserError(
-            f"{cleaner.where}: split {split!r} has no rows with a text and a label; dropped: {lost}"
-        )
+        raise UserError(f"{cleaner.where}: split {split!r} has no rows with text and label; dropped: {lost}")
     if numeric:
         labels = np.array([_number(row["label"], split, cleaner.where) for row in rows])
     else:
         labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
     return Split(split, [row["text"] for row in rows], labels)
-
-
-def _centre(splits: dict[str, Split], where: Path) -> float:
-    """Take the mean of train off all labels; it. UserError where train has no two different numbers."""
-    labels = splits["train"].labels
-    if len(set(labels)) < 2:
-        raise UserError(
-            f"{where}: label: all of train has the one number {float(labels[0])!r}; at least two are needed"
-        )
-    if not TINY < labels.std():
-        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}: rescale them")
-    mean = math.fsum(labels) / len(labels)
-    for name, part in splits.items():
-        splits[name] = Split(name, part.texts, part.labels - mean)
-    return mean
 
 
 def _number(label: str, split: str, where: Path) -> float:
@@ -233,28 +212,19 @@ def _number(label: str, split: str, where: Path) -> float:
     return number
 
 
-def _same_rows(splits: dict[str, Split], where: Path) -> list[list[str]]:
-    """Splits that hold the same texts with the same labels, in whatever order, by hash; a warning names them."""
-    by_hash: dict[str, list[str]] = {}
-    sizes = Counter(len(part.texts) for part in splits.values())
+def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
+    """Texts of each split that are in train too, and splits of the same rows in any order; warnings where that is odd."""
+    train = set(splits["train"].texts)
+    by_rows: dict[frozenset, list[str]] = {}
+    shared = {name: sum(text in train for text in part.texts) for name, part in splits.items()}
+    del shared["train"]
     for name, part in splits.items():
-        if sizes[len(part.texts)] == 1:
-            continue
-        rows = sorted(zip(part.texts, part.labels.tolist(), strict=True))
-        by_hash.setdefault(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), []).append(name)
-    same = [names for names in by_hash.values() if len(names) > 1]
+        rows = Counter(zip(part.texts, part.labels.tolist()))
+        by_rows.setdefault(frozenset(rows.items()), []).append(name)
+        if 2 * shared.get(name, 0) > len(part.texts):
+            told = f"{shared[name]} texts of split {name!r} are in train too"
+            print(f"warning: {where}: {told}", file=sys.stderr)
+    same = [names for names in by_rows.values() if len(names) > 1]
     for names in same:
         print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
-    return same
-
-
-def _count_shared(splits: dict[str, Split], where: Path) -> dict[str, int]:
-    """Texts of each other split that are in train too; a warning where most are."""
-    train = set(splits["train"].texts)
-    shared = {
-        name: sum(text in train for text in part.texts) for name, part in splits.items() if name != "train"
-    }
-    for name, count in shared.items():
-        if 2 * count > len(splits[name].texts):
-            print(f"warning: {where}: {count} texts of split {name!r} are in train too", file=sys.stderr)
-    return shared
+    return {"shared_with_train": shared, "same_rows": same}

