@@ -3,7 +3,7 @@
 Four rules take the layer and the share of the autoregressive directions (kv), for each model by itself:
     as the paper    those whose rank correlation over these very data sets is largest
     fixed           the last layer and one given share
-    held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/choice.py)
+    held out        for each data set those that are best on the others, and its rank there (ntps/evaluation/held_out.py)
     published       of published values, which come without layer and k
 """
 
@@ -19,8 +19,8 @@ import pandas as pd
 from fig_plot.labels import DIRECTIONS
 from fig_plot.tables import model_order
 from ntps import results
-from ntps.evaluation.choice import judge
 from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples, spearman
+from ntps.evaluation.held_out import judge
 from ntps.results.tables import PAIR, POINT
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"

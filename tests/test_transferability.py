@@ -14,7 +14,8 @@ from sklearn.covariance import OAS
 from ntps import from_arrays
 from ntps.scores import probes
 from ntps.scores.peers import h_score, logme, rankme
-from ntps.scores.table import headroom, other_scores
+from ntps.scores.registry import headroom
+from ntps.scores.table import other_scores
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden"

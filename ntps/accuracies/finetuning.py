@@ -1,4 +1,4 @@
-"""Training a language model and a linear head on its mean state: the Hugging Face Trainer does the loop.
+"""Training a language model and a linear head on its mean state: the Hugging Face Trainer's loop, resumed after a kill.
 
 What Trainer lacks is added here: a seeded order that a resumed run repeats beyond the first epoch, checkpoints of
 the trained weights alone, and errors that name what to do. Checkpoints are read from our own output folder only.

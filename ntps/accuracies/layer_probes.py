@@ -32,6 +32,7 @@ from ntps.moments.pair import SPLITS, Cached
 from ntps.moments.source import parse_layers
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
+from ntps.scores.best_layer import best_place
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import console, storage
 from ntps.system.output import Output
@@ -98,7 +99,8 @@ def averages(cached: Cached, split: str, place: int) -> LayerMoments:
 
 def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator[str]:
     """What the table shows, warnings, and how to make what is missing."""
-    best = min((row for row in rows if row["probe"] == "ridge"), key=lambda row: row["gcv_error"])["layer"]
+    ridge = [row for row in rows if row["probe"] == "ridge"]
+    best = ridge[best_place(row["gcv_error"] for row in ridge)]["layer"]
     test = {row["probe"]: row for row in rows if row["split"] == "test" and row["layer"] == best}
     if cached.states and cached.train.targets > 1:
         counts = cached.test.class_counts

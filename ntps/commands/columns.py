@@ -37,12 +37,12 @@ def filled(page: str) -> str:
 
 def markdown() -> str:
     """One table for the scores of subspaces, one for those of whole layers."""
-    from ntps.scores.registry import LAYER_SCORES, SUBSPACE_SCORES
+    from ntps.scores.registry import HEADROOM, LAYER_SCORES, SUBSPACE_SCORES
 
     tables = []
     for title, scores in (
         ("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
-        ("`scores/MODEL/DATASET.csv`: a row a layer", LAYER_SCORES),
+        ("`scores/MODEL/DATASET.csv`: a row a layer", (*LAYER_SCORES, HEADROOM)),
     ):
         lines = [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
         for score in scores:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntps.evaluation.choice import judge
 from ntps.evaluation.correlation import LEAST, LEVEL, Array, Draws, Positions, partial, spearman
+from ntps.evaluation.held_out import judge
 from ntps.results.tables import TARGETS
 
 CANDIDATE = ["score", "layer", "k"]

@@ -1,5 +1,7 @@
 """Spearman correlations over a few groups of data sets, with bootstrap intervals and permutation p-values.
 
+The held-out one, after a choice, is in held_out.py.
+
 What is resampled or permuted is a statistic of the groups' positions, so that all that belongs to one group stays
 together: its scores, accuracies and covariates, and those of several models.
 """

@@ -1,5 +1,7 @@
 """Identities: what decides that two outputs are the same thing, for every kind of output, in one place.
 
+They are compared by ntps.system.storage.same_output.
+
 Everything else that a reader may want to know (versions, dates, devices, counts) is record. A key added here refuses
 every results folder that users have: tests/test_identities.py holds the keys and values.
 """

@@ -1,4 +1,4 @@
-"""One model over one split: what is requested, what is there, and a pass that a kill cannot corrupt.
+"""One model over one split: what is requested, what is there, and a pass that resumes after a kill.
 
 A split is done in parts (ntps/moments/merge.py), one after the other: all of it, its partitions, or one shard. The
 plan of a pass is the list of all batches, each with its part; the state of a pass is the number of batches done.

@@ -28,6 +28,7 @@ from ntps.moments.passes import cache_splits
 from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
+from ntps.scores.best_layer import best_place
 from ntps.scores.layer import Layer
 from ntps.scores.subspaces import ORDERS
 from ntps.scores.table import LayerScores, add_error_bars, layer_row, subspace_scores
@@ -69,8 +70,8 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     train, test, paths = cached.train, cached.test, cached.states or {}
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
-    best, last = max(skills, key=lambda layer: skills[layer]), train.layers[-1]
-    place = train.layers.index(best)
+    place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
+    best, last = train.layers[place], train.layers[-1]
     layer = Layer(train.averages(place), test.averages(place, prefix=False, permuted=False))
     states = [read_states(paths[split], place) for split in SPLITS]
     errors = squared_errors(layer.ridge, *states[1])

@@ -1,4 +1,4 @@
-"""The report: verdict and ranked table on the terminal and on one HTML page without a network, with JSON and CSV."""
+"""The page: verdict and ranked table on the terminal and on one HTML page without a network, with JSON and CSV."""
 
 import json
 import math

@@ -19,9 +19,10 @@ from ntps.models.loading import pick_device
 from ntps.moments.file import MomentsFile
 from ntps.moments.identity import of_scores
 from ntps.moments.pair import Pair, partition_files
+from ntps.scores.best_layer import best_place
 from ntps.scores.layer import Layer
-from ntps.scores.registry import COLUMNS, LAYER_COLUMNS
-from ntps.scores.table import LayerScores, add_error_bars, headroom, layer_row, subspace_scores
+from ntps.scores.registry import COLUMNS, LAYER_COLUMNS, headroom
+from ntps.scores.table import LayerScores, add_error_bars, layer_row, subspace_scores
 from ntps.system import console, storage
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
@@ -62,7 +63,7 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     every = range(len(train.layers))
     scores, others = zip(*each_layer(score, train.layers, every, device, str(pair)))
     if parts:
-        best = min(every, key=lambda place: others[place]["gcv_error"])
+        best = best_place(row["gcv_error"] for row in others)
         chosen = sorted({best, every[-1]}) if error_bars == "best" else every
         each_layer(jackknife, train.layers, chosen, device, f"{pair}, error bars")
     heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]

@@ -223,7 +223,7 @@ def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
 
 
 def lowest_error(table: pd.DataFrame) -> pd.DataFrame:
-    """The row of each pair's best layer: the lowest gcv_error, the first of equal ones."""
+    """The row of each pair's best layer, as ntps/scores/best_layer.py defines it."""
     return table.sort_values("gcv_error", kind="stable").drop_duplicates(PAIR)
 
 

@@ -7,7 +7,7 @@ function of a Layer and an entry in LAYER_SCORES. Nothing else has to be told of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +150,21 @@ LAYER_SCORES: tuple[Score, ...] = (
     Score("rankme", "RankMe (Garrido et al. 2023)", lambda x: peers.rankme(x.moments), 1, "RankMe"),
 )  # fmt: skip
 
+
+def headroom(rows: Sequence[Mapping[str, float]]) -> float:
+    """What choosing the layer is worth: the best layer's gcv_skill minus the last layer's, of all layers' rows in order."""
+    skills = [row["gcv_skill"] for row in rows]
+    return max(skills) - skills[-1]
+
+
+HEADROOM = Score(
+    "headroom", "the best layer's gcv_skill minus the last layer's, the same in every row", headroom
+)
+
 # columns that name a row of the table of subspace scores, and all of them
 COORDINATES = ("model", "dataset", "layer", "order", "rule", "fraction", "ku", "kv")
 COLUMNS = (*COORDINATES, *(score.name for score in SUBSPACE_SCORES))
-LAYER_COLUMNS = ("model", "dataset", "layer", "n_texts", *(score.name for score in LAYER_SCORES), "headroom")
+LAYER_COLUMNS = ("model", "dataset", "layer", "n_texts", *(score.name for score in (*LAYER_SCORES, HEADROOM)))
 EVERY = {score.name: score for score in (*SUBSPACE_SCORES, *LAYER_SCORES)}
 
 

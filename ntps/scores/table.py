@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +80,6 @@ def layer_row(layer: Layer) -> dict[str, float]:
 def other_scores(train: LayerMoments, test: LayerMoments | None = None) -> dict[str, float]:
     """The same from moments that need no prefix moments: probes, H-score, LogME, RankMe."""
     return layer_row(Layer(train, test))
-
-
-def headroom(rows: Sequence[Mapping[str, float]]) -> float:
-    """What choosing the layer is worth: the best layer's gcv_skill minus the last layer's, of `layer_row` in order."""
-    skills = [row["gcv_skill"] for row in rows]
-    return max(skills) - skills[-1]
 
 
 def add_error_bars(

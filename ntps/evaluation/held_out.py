@@ -1,4 +1,4 @@
-"""Choosing the candidate that correlates best with a target on some groups, and judging it on the group left out."""
+"""The held-out correlation: choosing the candidate that correlates best with a target on some groups, and judging it on the group left out."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""ntps.evaluation.choice: against the choice written out, and on noise, where choosing must not look like knowing."""
+"""ntps.evaluation.held_out: against the choice written out, and on noise, where choosing must not look like knowing."""
 
 import math
 import time
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from ntps.evaluation.choice import judge
 from ntps.evaluation.correlation import Draws
+from ntps.evaluation.held_out import judge
 
 
 def rho(values, target):
