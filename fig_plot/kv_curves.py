@@ -33,7 +33,7 @@ def kv_curves(folder: str | Path) -> Figure:
 
     def draw(dataset: str, left: Axes, right: Axes) -> None:
         left.set_title(dataset, parse_math=False)
-        right.set_title("minus shuffled labels")
+        right.set_title("minus its permutation null")
         for model, look in looks.items():
             curves = load_curves(files[model, dataset]) if (model, dataset) in files else {}
             if best.get((model, dataset)) in curves.get("layers", ()):

@@ -52,7 +52,7 @@ def demo_figure(folder: str | Path) -> Figure:
             missing_panel(above, f"no complete results: {tables.remedy(folder, *pair)}")
             missing_panel(below)
     if images:
-        label = "NTPS minus its mean over shuffled labels (hatched: no value)"
+        label = "NTPS minus the mean of its permutation null (hatched: no value)"
         figure.colorbar(
             images[0], ax=figure.axes, location="bottom", shrink=0.5, aspect=45, pad=0.015, label=label
         )

@@ -101,7 +101,7 @@ def test_panels_draw_the_best_layer_and_the_difference_to_shuffled_labels(tmp_pa
     for label, expected in {
         "NTPS": arrays["ntps"][2, 0],
         "retention": arrays["retention"][2, 0],
-        "shuffled labels (mean, range)": arrays["null"][2, 0].mean(0),
+        "permutation null (mean, range)": arrays["null"][2, 0].mean(0),
     }.items():
         np.testing.assert_allclose(lines[label].get_xdata(), np.arange(1, D + 1) / D)
         np.testing.assert_allclose(lines[label].get_ydata(), expected)

@@ -16,7 +16,7 @@ LINES: dict[str, dict[str, Any]] = {
         "label": "retention", "color": "C1", "linestyle": "-", "linewidth": 0.7, "marker": "o",
         "markersize": 2.2, "markevery": 0.12,
     },
-    "null": {"label": "shuffled labels (mean, range)", "color": "0.3", "linestyle": "--", "linewidth": 0.9},
+    "null": {"label": "permutation null (mean, range)", "color": "0.3", "linestyle": "--", "linewidth": 0.9},
     "chance": {"label": "chance (± 2 std)", "color": "0", "linestyle": ":", "linewidth": 1.0},
     "tenth": {"label": "kv = d/10", "color": "0", "linestyle": "-", "linewidth": 0.4},
 }  # fmt: skip
