@@ -647,7 +647,7 @@ BAD_FILES = {
     "not utf-8": (
         "t.csv",
         b"text,label\ncaf\xe9,1\n",
-        ".*it is not utf-8; encoding: cp1252 .flag --encoding. .*'café,1'",
+        ".*it is not utf-8; encoding: cp1252 .flag --encoding. would read '.*café,1",
     ),
     "not json": ("t.jsonl", '{"text": "a", "label": 1}\n{"text":', "files: train: .*line 2 is not JSON"),
     "json list": ("t.json", "[1]", "files: train: .*item 1 is not an object"),
@@ -658,6 +658,7 @@ BAD_FILES = {
         ".*it has two columns 'label': rename",
     ),
     "another delimiter": ("t.csv", "text;label,x\na;1,2\n", "text: .* take another delimiter: .flag --del"),
+    "a delimiter of its own": ("t.csv", "text^label\na^1\n", "text: .* take another delimiter: .flag --del"),
     "too many of another delimiter": (
         "t.csv",
         "text,label;x\na,1;2,3\n",

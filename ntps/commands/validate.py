@@ -44,9 +44,8 @@ class Flags(Columns):
 
 
 def main(flags: Flags) -> int:
-    rows = without_gz(Path(flags.file)).suffix.lower() in FILE_READERS
-    if not rows and flags.changed:
-        raise UserError(f"--{flags.changed[0]}: only with a file of rows; in a YAML it is a key")
+    path = Path(flags.file)
+    rows = path.is_file() and without_gz(path).suffix.lower() in FILE_READERS
     lines = dataset(*description(Prescreening(train=flags.file, **flags.keys))) if rows else described(flags)
     for name, value in lines.items():
         if isinstance(value, dict):
@@ -59,6 +58,8 @@ def main(flags: Flags) -> int:
 def described(flags: Flags) -> dict[str, Any]:
     """What a YAML file says of a model, a data set or an experiment."""
     where = located(flags.file)
+    if flags.changed:
+        raise UserError(f"--{flags.changed[0]}: only with a file of rows; in a YAML it is a key")
     spec = yaml_files.read_yaml(where, "text: COLUMN")
     if spec.keys() & {"models", "datasets"}:
         return experiment(read_experiment(where))

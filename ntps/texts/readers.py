@@ -91,10 +91,10 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
     try:
         text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeError as error:
-        start = content.rfind(b"\n", 0, getattr(error, "start", 0)) + 1
-        seen = content[start:].split(b"\n", 1)[0][:60].decode("cp1252", "replace")
+        place = getattr(error, "start", 0)
+        near = content[max(0, place - 20) : place + 20].decode("cp1252", "replace")
         raise ValueError(
-            f"it is not {encoding}; encoding: cp1252 (flag --encoding) would read {seen!r}"
+            f"it is not {encoding}; encoding: cp1252 (flag --encoding) would read {near!r}"
         ) from error
     if "\0" in text[:100]:
         raise ValueError(f"it is not {encoding}; is it encoding: utf-16-le (flag --encoding)?")
