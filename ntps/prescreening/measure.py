@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ntps.accuracies.layer_probes import States, read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.flags import SMALL, LayerProbes, Prescreening
-from ntps.models.description import resolve_model
+from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
@@ -62,9 +63,10 @@ class Measured:
 def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measured:
     """One forward pass over train and test, unless its results are there, and every value from these results.
 
-    where: the description of `data`.
+    where: the description of `data`, which need not be written yet.
     """
-    pair = Pair.of(model, where, flags.output)
+    pair = Pair.named(Path(flags.output), model, where)
+    pair = replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
     train, test, paths = cached.train, cached.test, cached.states or {}

