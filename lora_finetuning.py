@@ -29,7 +29,7 @@ class Flags(Training):
         rank: of the LoRA matrices
         alpha: LoRA's scale times the rank
         lora_dropout: before the LoRA matrices
-        lora_targets: modules to adapt (default: those of the model's description)
+        lora_targets: modules to adapt (default: those of the model's description, else its attention's)
         start_layer: the first block to adapt, 0 = all
     """
 
@@ -50,7 +50,7 @@ def main(flags: Flags) -> int:
     from torch import nn  # after the flags: these imports take seconds
 
     from ntps.accuracies.finetuning import Classifier, fitter
-    from ntps.accuracies.lora import add_lora, save_adapter
+    from ntps.accuracies.lora import add_lora, chosen_targets, save_adapter
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
     from ntps.models.loading import load_model
@@ -58,7 +58,7 @@ def main(flags: Flags) -> int:
 
     def work(task: Task) -> None:
         spec = task.source.spec
-        targets = spec.targets(flags.lora_targets)
+        targets = chosen_targets(spec, flags.lora_targets, task.source.config)
         settings = flags.settings | processes.several() | {"lora_targets": targets}
 
         def build(seed: int) -> nn.Module:

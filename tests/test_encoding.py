@@ -13,6 +13,7 @@ import ntps
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
 from ntps.models.loading import load_model, load_tokenizer
+from ntps.moments import encoder as encoder_module
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.encoder import Encoder, encode, find_blocks
 from ntps.moments.sums import Moments, from_arrays, permuted_rows
@@ -120,6 +121,127 @@ def test_a_model_whose_texts_cannot_share_a_row_gets_them_by_length(kind, own, d
         expected = hidden_states(model, text)
         gap = (states - expected).float().norm() / expected.float().norm()
         assert float(gap) < (1e-5 if dtype == torch.float32 else 0.02)
+
+
+RECURRENT = {
+    "mamba": {"state_size": 4},
+    "falcon_mamba": {"state_size": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 4},
+    "rwkv": {"attention_hidden_size": 32, "rescale_every": 2},
+    "xlstm": {"num_heads": 4, "num_blocks": 3},
+    "recurrent_gemma": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "lru_width": 32,
+        "intermediate_size": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_recurrent_decoder_gives_what_enters_its_blocks_one_length_at_a_time(kind, capsys):
+    """Mamba and RWKV list their hidden_states from after the first block: layer 0 is what it was given."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 100, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, **shape | RECURRENT[kind])
+    encoder = Encoder(AutoModel.from_config(config, dtype=torch.float32).eval())
+    assert not encoder.packs and capsys.readouterr().out.count("one length at a time, which is slower: ") == 1
+    late = kind in ("mamba", "falcon_mamba", "mamba2", "rwkv")
+    for text, states in zip(TEXTS, states_of(encoder, TEXTS), strict=True):
+        own = hidden_states(encoder.model, text)
+        if late:
+            embedded = encoder.model.get_input_embeddings()(torch.as_tensor(text)).detach()
+            own = torch.stack([embedded, *own[:-2], own[-1]])
+        assert torch.allclose(states, own, atol=1e-5)
+
+
+def test_which_path_runs_is_said_once_and_why(llama_folder, capsys):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+    Encoder(model)
+    assert not capsys.readouterr().out  # what is usual
+    encoder = Encoder(
+        AutoModel.from_config(AutoConfig.for_model("mistral", **SHAPE, sliding_window=12)).eval()
+    )
+    states_of(encoder, TEXTS)
+    assert (
+        capsys.readouterr().out
+        == "MistralModel: its attention or positions change after 12 tokens: longer texts go one length at a time\n"
+    )
+    Encoder(AutoModel.from_config(AutoConfig.for_model("bloom", **SHAPE)).eval())
+    assert capsys.readouterr().out.startswith("BloomModel: texts go one length at a time, which is slower: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "slow"),
+    [(TypeError("no such argument"), True), (RuntimeError("shapes"), True), (OSError("gone"), False),
+     (RuntimeError("CUDA out of memory"), False), (ImportError("no kernel"), False)],
+)  # fmt: skip
+def test_only_what_a_model_says_to_texts_in_a_row_is_caught(llama_folder, monkeypatch, capsys, error, slow):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(encoder_module, "run_packed", fails)
+    if slow:
+        assert not Encoder(model).packs and str(error) in capsys.readouterr().out
+    else:
+        with pytest.raises(RuntimeError if "memory" in str(error) else UserError, match=str(error)):
+            Encoder(model)
+
+
+def test_a_model_whose_hidden_states_are_others_is_told_from_one_that_looks_ahead(llama_folder):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+
+    def doubled(module, args, output):
+        if own := output.get("hidden_states"):
+            output["hidden_states"] = tuple(2 * states for states in own)
+
+    model.register_forward_hook(doubled)
+    with pytest.raises(UserError, match="not what enters its blocks"):
+        Encoder(model)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+def test_a_forward_pass_that_fails_is_one_error(kind):
+    sparse = {
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    sparse |= {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "index_head_dim": 16,
+    }
+    config = AutoConfig.for_model(
+        kind, **SHAPE | sparse, moe_intermediate_size=16, index_n_heads=2, index_topk=8
+    )
+    model = AutoModel.from_config(config, dtype=torch.float32).eval()
+    try:
+        Encoder(model)  # of a transformers that can
+    except UserError as error:
+        assert "its forward pass fails on four short texts: " in str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), ZeroDivisionError("b"), NotImplementedError("c"), OSError("d")], ids=repr
+)
+def test_whatever_a_block_raises_is_one_error(llama_folder, error):
+    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+
+    def fails(*_):
+        raise error
+
+    find_blocks(model)[1].register_forward_hook(fails)
+    with pytest.raises(
+        UserError, match=f"LlamaModel: its forward pass fails on four short texts: .*{error.args[0]}"
+    ):
+        Encoder(model)
 
 
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}
@@ -264,7 +386,7 @@ def test_a_model_that_looks_ahead_is_refused(llama_folder):
         return output + 0.1 * output.mean(1, keepdim=True) if torch.is_tensor(output) else output
 
     find_blocks(model)[0].register_forward_hook(peek, with_kwargs=True)
-    with pytest.raises(UserError, match="causal"):
+    with pytest.raises(UserError, match="once a text goes on: it looks ahead, only causal"):
         Encoder(model)
 
 

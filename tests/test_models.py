@@ -14,6 +14,9 @@ import yaml
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from ntps.errors import UserError
@@ -29,6 +32,7 @@ from ntps.models.loading import (
     pick_dtype,
     tokenizer_facts,
 )
+from ntps.moments.source import Source
 from ntps.sources import hub as hub_module
 from ntps.sources.yaml_files import config_names
 from tests.tiny import WORDS, tiny_model
@@ -510,6 +514,50 @@ def test_a_tokenizer_from_elsewhere_and_none_at_all(tiny, tmp_path):
     assert model_identity(spec)["tokenizer"] == alone
     hub = resolve_model(describe(tmp_path, path="bare", tokenizer="org/tok", tokenizer_revision="v1"))
     assert hub.tokenizer == {"id": "org/tok", "revision": "v1"}
+
+
+@pytest.mark.parametrize("cls", ["Qwen2Tokenizer", "GPT2Tokenizer", "BertTokenizer", None])
+@pytest.mark.parametrize("pad", [True, False])
+def test_a_tokenizer_that_is_not_its_files_gives_way_to_it(tmp_path, cls, pad, capsys):
+    """transformers builds the class of the model type or the folder by rules of its own."""
+    folder = tiny_model(tmp_path / "m", "qwen2", pad=pad, padding_side="left")
+    words = Tokenizer(
+        WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, "<unk>")
+    )
+    words.pre_tokenizer = Whitespace()
+    if pad:
+        words.add_special_tokens(["<pad>"])
+    words.save(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if cls:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": cls}))
+    source = Source(str(folder), None, "cpu", None, None, "all")
+    was, text = type(source.tokenizer).__name__, "river boat zebra fish " * 20
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for _ in range(2):  # said once
+        ids, cut = source.tokenize([text] * 200)
+        assert ids[0].tolist() == own.encode(text).ids[:64] and cut == 200
+    assert (
+        capsys.readouterr().out
+        == f"{source.name}: {was} differed from tokenizer.json in 50 of 50 texts: tokenizer.json is used\n"
+    )
+    facts = tokenizer_facts(source.tokenizer)
+    assert facts["put_right"][0] == "padding_side was left" and facts["put_right"][-1].startswith(was)
+    assert facts["pad_token"] == ("<pad>" if pad else "</s>") and source.tokenizer.padding_side == "right"
+    assert facts["max_length"] == 64 and source.identity == model_identity(resolve_model(str(folder)))
+
+
+def test_a_tokenizer_that_is_its_files_stays(tmp_path, capsys):
+    folder = tiny_model(tmp_path / "m", "qwen2")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)  # now the file is Qwen2Tokenizer's
+    source = Source(str(folder), None, "cpu", None, None, "all")
+    loaded = source.tokenizer
+    source.tokenize(WORDS)
+    assert (
+        source.tokenizer is loaded
+        and type(loaded).__name__ == "Qwen2Tokenizer"
+        and not capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.optimization import Adafactor
 
 import cache
@@ -406,5 +406,14 @@ def test_no_known_length_is_an_error(tmp_path, monkeypatch):
 
 def test_lora_without_targets_is_planned_as_it_is_run(tmp_path, capsys):
     world = tiny_world(tmp_path / "world")
-    assert cli.run(lora_finetuning.main, world_flags(world, tmp_path / "out", "--plan")) == 1
-    assert "give --lora_targets" in capsys.readouterr().err
+    assert cli.run(lora_finetuning.main, world_flags(world, tmp_path / "out", "--plan")) == 0
+    assert "LoRA adapts q_proj k_proj v_proj" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+def test_a_recurrent_decoder_is_planned_without_attention(tmp_path, kind):
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 400, "pad_token_id": 0}
+    tiny_model(tmp_path)
+    AutoConfig.for_model(kind, **shape).save_pretrained(tmp_path)
+    outline = plan.Outline(str(tmp_path), {"layers": "all"}, CPU)
+    assert outline.block_attention == [0, 0, 0] and outline.measured([np.array([8, 4])]) > 0

@@ -14,24 +14,25 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn import metrics
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import cache
 import from_scratch
 import linear_training
 import lora_finetuning
 from ntps.accuracies import finetuning, linear_head, training_order
+from ntps.accuracies.lora import chosen_targets, target_modules
 from ntps.accuracies.table import COLUMNS
 from ntps.accuracies.task import Task, cut_validation, scores
 from ntps.errors import UserError
-from ntps.models.description import resolve_model
-from ntps.models.loading import load_model
+from ntps.models.description import ModelSpec, resolve_model
+from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
 from ntps.moments.source import Source
 from ntps.system import storage
 from ntps.texts.dataset import load_dataset
-from tests.tiny import tiny_dataset, tiny_model
+from tests.tiny import tiny_config, tiny_dataset, tiny_model
 
 SHORT = {"max_steps": 12, "batch_size": 4, "eval_every": 5, "learning_rate": 0.01}
 
@@ -549,15 +550,55 @@ def test_settings_out_of_range(pair, tmp_path, settings):
         lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, output=str(tmp_path)))
 
 
-def test_a_model_without_targets_and_texts_without_a_test_split(pair, tmp_path, capsys):
+ROOMS = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "targets"),
+    [
+        ("llama", {}, ["q_proj", "k_proj", "v_proj"]),
+        ("gpt2", {}, ["c_attn"]),
+        ("gpt_neox", {}, ["query_key_value"]),
+        ("bloom", {"n_head": 4}, ["query_key_value"]),
+        ("phi3", {"num_attention_heads": 4, "num_key_value_heads": 4}, ["qkv_proj"]),
+        ("openelm", {}, ["qkv_proj"]),
+        ("mpt", {"d_model": 32, "n_heads": 4}, ["Wqkv"]),  # by PEFT's table, as the next
+        ("rwkv", {"attention_hidden_size": 32}, ["key", "value", "receptance", "output"]),
+    ],
+)
+def test_a_known_architecture_has_targets_without_a_flag(kind, own, targets, capsys):
+    spec = ModelSpec("plain", {"path": "nowhere"})
+    if kind in ("llama", "gpt2", "openelm"):
+        config = tiny_config(kind, 50)
+    else:
+        config = AutoConfig.for_model(kind, **ROOMS | {"num_attention_heads": 4} | own)
+    assert chosen_targets(spec, (), config) == targets
+    assert f"plain: LoRA adapts {' '.join(targets)}" in capsys.readouterr().out
+    assert target_modules(without_weights(spec, config), targets, 0)
+    described = ModelSpec("plain", {"path": "nowhere"}, lora_targets=["x"])
+    assert chosen_targets(described, (), config) == ["x"] and chosen_targets(described, ["y"], config) == [
+        "y"
+    ]
+    assert not capsys.readouterr().out
+
+
+def test_an_unknown_architecture_needs_the_flag():
+    config = AutoConfig.for_model("mamba", **ROOMS)
+    with pytest.raises(UserError, match="plain: lora_targets: none are known for mamba.*--lora_targets"):
+        chosen_targets(ModelSpec("plain", {"path": "nowhere"}), (), config)
+
+
+def test_a_plain_folder_is_trained_and_texts_need_a_test_split(pair, tmp_path, capsys):
     weights = resolve_model(pair["models"][0]).source["path"]
-    assert (
-        lora_finetuning.main(
-            lora_finetuning.Flags(models=[weights], datasets=pair["datasets"], output=str(tmp_path))
+    tables = [tmp_path / name for name in ("plain", "named")]
+    for model, output in zip((weights, pair["models"][0]), tables):
+        few = lora_finetuning.Flags(
+            models=[model], datasets=pair["datasets"], max_steps=2, output=str(output)
         )
-        == 1
-    )
-    assert "--lora_targets" in capsys.readouterr().err
+        assert lora_finetuning.main(few) == 0
+    assert capsys.readouterr().out.count("LoRA adapts q_proj k_proj v_proj") == 1
+    a, b = (pd.read_csv(next((folder / "accuracy").rglob("tiny.csv"))) for folder in tables)
+    assert a.drop(columns=["model", "seconds"]).equals(b.drop(columns=["model", "seconds"]))
     data = load_dataset(pair["datasets"][0])
     data.splits.pop("test")
     source = Source(pair["models"][0], None, "cpu", None, None, "all")

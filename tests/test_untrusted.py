@@ -14,12 +14,15 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 from transformers import AutoModel
 
 from ntps.commands import show, validate
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, load_model, load_tokenizer
+from ntps.moments.encoder import Encoder
+from ntps.moments.source import Source
 from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
@@ -182,6 +185,31 @@ def test_nor_can_one_that_the_weights_do_not_fit(tiny, tmp_path, config):
     one_error(lambda: load_model(resolve_model(str(folder)), torch.float32, "cpu"), str(folder))
 
 
+@pytest.mark.parametrize("key", ["return_dict", "use_return_dict", "output_hidden_states"])
+def test_what_a_configuration_says_of_its_outputs_changes_nothing_or_is_one_error(tiny, tmp_path, key):
+    folder = changed(tiny, tmp_path / "m", **{key: False})
+    ids = torch.arange(6)[None]
+    try:
+        model = load_model(resolve_model(str(folder)), torch.float32, "cpu")
+    except UserError as error:
+        assert key in str(error) and str(folder) in str(error)
+    else:
+        plain = load_model(resolve_model(str(tiny)), torch.float32, "cpu")
+        assert torch.equal(model(ids).last_hidden_state, plain(ids).last_hidden_state)
+        Encoder(model)
+
+
+@pytest.mark.parametrize("vocab", [{}, {"river": 0}], ids=len)
+def test_a_tokenizer_that_fails_on_the_texts_is_one_error(tiny, tmp_path, vocab):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<none>"))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    one_error(
+        lambda: Source(str(folder), None, "cpu", None, None, "all").tokenize(["boat"]), "m-", "tokenizer"
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -193,6 +221,8 @@ def test_nor_can_one_that_the_weights_do_not_fit(tiny, tmp_path, config):
         ("tokenizer_config.json", '{"tokenizer_class": 3}'),
         ("tokenizer_config.json", '{"pad_token": [1]}'),
         ("tokenizer_config.json", '{"model_max_length": "x"}'),
+        ("tokenizer_config.json", '{"model_max_length": [64]}'),
+        ("tokenizer_config.json", '{"tokenizer_class": "RagTokenizer"}'),
     ],
 )
 def test_a_tokenizer_that_cannot_be_built_is_one_error(tiny, tmp_path, file, content):
@@ -404,6 +434,12 @@ def test_an_adapters_pattern_that_runs_wild_is_an_error(tiny, adapter, monkeypat
     start = time.monotonic()
     one_error(lambda: load_model(spec, torch.float32, "cpu", folder), folder, next(iter(config)))
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("config", [{"alora_invocation_tokens": [1, 2]}, {"arrow_config": {}}], ids=str)
+def test_an_adapter_that_cannot_be_merged_is_one_error(tiny, adapter, config):
+    spec, folder = resolve_model(str(tiny)), adapter(**config)
+    one_error(lambda: load_model(spec, torch.float32, "cpu", folder), f"adapter {folder} does not fit")
 
 
 def long_names(named_modules):

@@ -11,8 +11,36 @@ from typing import Any
 from torch import nn
 
 from ntps.errors import UserError
+from ntps.models.description import ModelSpec
+from ntps.models.loading import without_weights
 from ntps.moments.encoder import find_blocks
-from ntps.system import storage
+from ntps.system import console, storage
+
+# of attention: queries, keys and values, apart or in one matrix
+USUAL = (["q_proj", "k_proj", "v_proj"], ["query_key_value"], ["c_attn"], ["qkv_proj"])
+
+
+def chosen_targets(spec: ModelSpec, requested: Sequence[str], config: Any) -> list[str]:
+    """The modules that LoRA adapts: those requested, the description's, or the usual ones of the architecture.
+
+    The last are reported; UserError where neither we nor PEFT know the architecture.
+    """
+    if targets := list(requested or spec.lora_targets or ()):
+        return targets
+    from peft.utils import constants  # takes seconds to import
+
+    blocks, kind = find_blocks(without_weights(spec, config)), config.model_type
+    names = {name.rsplit(".", 1)[-1] for name, _ in blocks.named_modules()}
+    known: Any = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
+    for targets in (*USUAL, *([known] if isinstance(known, list) else [])):
+        if names.issuperset(targets):
+            console.say(
+                f"{spec.name}: LoRA adapts {' '.join(targets)}, usual for {kind} (else: --lora_targets)"
+            )
+            return targets
+    raise UserError(
+        f"{spec.name}: lora_targets: none are known for {kind}: name modules by --lora_targets or in its YAML"
+    )
 
 
 def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -> list[str]:

@@ -18,7 +18,7 @@ from torch.utils.benchmark import Timer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ntps.accuracies.lora import target_modules
+from ntps.accuracies.lora import chosen_targets, target_modules
 from ntps.accuracies.registry import METHOD
 from ntps.errors import UserError, enough_memory
 from ntps.flags import Caching
@@ -74,8 +74,9 @@ class Outline:
         ends, s, d = [sum(map(sum, shapes)) for shapes in matrices], self.dtype.itemsize, self.width
         self.batch_bytes = s * (2 * d + max(ends)) + max(4, s) * (2 * (d + GAP) + 2 * SCAN)
         self.training_bytes = s * sum(ends) + 28 * d * (last + 1)
-        heads = getattr(self.config, "num_query_heads", None) or [self.config.num_attention_heads] * last
-        dim = getattr(self.config, "head_dim", None) or self.width // self.config.num_attention_heads
+        attending = getattr(self.config, "num_attention_heads", 0)  # none: a recurrent decoder
+        heads = getattr(self.config, "num_query_heads", None) or [attending] * last
+        dim = getattr(self.config, "head_dim", None) or self.width // (attending or 1)
         self.block_attention = [count * dim for count in heads]
         self.tokenizer: PreTrainedTokenizerBase | None = None
         with contextlib.suppress(UserError):
@@ -189,6 +190,7 @@ def in_tokens(texts: Sequence[str], outline: Outline) -> np.ndarray:
     """Lengths of texts in tokens, by the tokenizer if it is here, else from their characters."""
     if outline.tokenizer is None:
         return np.array([2 + len(t) // CHARACTERS_PER_TOKEN for t in texts]).clip(max=outline.max_length)
+    outline.tokenizer = loading.tokenizer_of_file(outline.spec, outline.tokenizer, texts)
     vocabulary = outline.config.get_text_config().vocab_size
     ids, _ = tokenize(texts, outline.tokenizer, outline.max_length, vocabulary)
     return np.array(list(map(len, ids)))
@@ -280,7 +282,7 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     """
     shapes: list[Sequence[int]] = [parameter.shape for parameter in outline.model.parameters()]
     if lora:
-        targets = outline.spec.targets(flags["lora_targets"])
+        targets = chosen_targets(outline.spec, flags["lora_targets"], outline.config)
         names = target_modules(outline.model, targets, flags["start_layer"])
         ends = [end for name in names for end in outline.model.get_parameter(f"{name}.weight").shape]
         shapes = [(flags["rank"], end) for end in ends]

@@ -122,7 +122,7 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
         "revision": moving(spec.source.get("revision", "")),
         "tokenizer": " ".join((spec.tokenizer or {}).values()),
         "dtype": spec.dtype,
-        "LoRA": ", ".join(spec.lora_targets or ["no lora_targets: lora_finetuning.py needs --lora_targets"]),
+        "LoRA": ", ".join(spec.lora_targets or ["no lora_targets: the usual ones of a known architecture"]),
         "gated": spec.note if spec.gated else None,
         "code": "the repository's own code will run" if spec.trust_remote_code else None,
     }

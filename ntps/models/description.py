@@ -5,7 +5,6 @@ A model is a config name (configs/models/NAME.yaml), a YAML file, a local folder
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,12 +67,6 @@ class ModelSpec:
     def trust_remote_code(self) -> bool:
         """Whether the code that the model's repository holds may run."""
         return bool((self.base or self).source.get("trust_remote_code"))
-
-    def targets(self, requested: Sequence[str]) -> list[str]:
-        """The modules that LoRA adapts: those requested, or the description's; UserError where there are none."""
-        if targets := list(requested or self.lora_targets or ()):
-            return targets
-        raise UserError("the model's description names no lora_targets: give --lora_targets (q_proj v_proj)")
 
     def described_config(self) -> Any:
         """The transformers configuration of `architecture:`; None without one, UserError where it cannot be built."""

@@ -6,13 +6,14 @@ never pickled weights, and code from the hub only where a description says `trus
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ntps.models.openelm  # noqa: F401  registers OpenELM with the Auto classes
@@ -23,8 +24,9 @@ from ntps.models.gguf import quiet
 from ntps.sources.patterns import Pattern, pattern_fault
 from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
-from ntps.system import processes
+from ntps.system import console, processes
 
+SAMPLE = 64  # texts, about, that show whether a tokenizer is its file's
 CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
@@ -117,6 +119,7 @@ def load_model(
     """
     config = load_config(spec)
     config.use_cache = False  # nothing is generated: no keys and values to keep
+    config.return_dict = True
     # an adapter fits only the class it was made on: with the head, as is usual, or the base model, as we do
     kind = AutoModelForCausalLM if adapter is not None and _with_head(adapter, config) else AutoModel
     with quiet():
@@ -215,7 +218,7 @@ def _tokenizer_source(spec: ModelSpec) -> dict[str, Any]:
     return spec.tokenizer or (_tokenizer_source(spec.base) if spec.base else spec.source)
 
 
-def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: ModelSpec, kind: Any = AutoTokenizer, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer, put right where it would spoil the moments; what was changed is in tokenizer_facts.
 
     Pads and truncates on the right; a missing padding token, or one that the model has no embedding for, becomes eos
@@ -226,14 +229,35 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     # a folder named for its tokenizer alone needs no config.json
     folder = Path(source["path"]) if "path" in source else source_folder(source, weights=False)
     with boundary(f"{spec.name}: no usable tokenizer in {folder}", "name one with `tokenizer:` in a YAML"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=_trusted(source, folder), **options)
         changed = _put_right(tokenizer, config.get_text_config().vocab_size)
-    longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
+        longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
     if tokenizer.model_max_length != longest:
         changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
         tokenizer.model_max_length = longest
     tokenizer.init_kwargs["put_right"] = changed
     return tokenizer
+
+
+def tokenizer_of_file(spec: ModelSpec, loaded: Any, texts: Sequence[str]) -> Any:
+    """The loaded tokenizer, or that of the folder's tokenizer.json where it gives some of the texts other ids.
+
+    transformers builds some classes (Qwen2Tokenizer) by their own rules from the vocabulary alone.
+    """
+    source = _tokenizer_source(spec)
+    if type(loaded) is PreTrainedTokenizerFast or source.get("trust_remote_code"):
+        return loaded  # that is the file's; code of the repository may have its reasons
+    if not (Path(loaded.name_or_path) / "tokenizer.json").is_file():
+        return loaded
+    theirs = load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)
+    some = list(texts[:: len(texts) // SAMPLE + 1])
+    ids = (kind(some, verbose=False).input_ids for kind in (loaded, theirs))
+    if not (other := sum(ours != own for ours, own in zip(*ids, strict=True))):
+        return loaded
+    was = f"{type(loaded).__name__} differed from tokenizer.json"
+    console.say(f"{spec.name}: {was} in {other} of {len(some)} texts: tokenizer.json is used")
+    theirs.init_kwargs["put_right"] = [*loaded.init_kwargs["put_right"], was]
+    return theirs
 
 
 def _put_right(tokenizer: Any, vocabulary: int) -> list[str]:

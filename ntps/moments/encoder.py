@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ntps.errors import UserError, enough_memory
+from ntps.errors import UserError, boundary, enough_memory, lacks_memory, one_line
 from ntps.moments.batches import Corpus, plan_batches, tokenize
-from ntps.moments.packing import Packed, equal_runs, run_packed
+from ntps.moments.packing import NotPlain, Packed, equal_runs, run_packed
 from ntps.moments.sums import Batch, Moments, mean_states, permuted_rows
+from ntps.system import console
 
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
+# what the code of a model may say to texts in one row: that it does not take them
+SAID = (NotPlain, TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError)
 
 
 class _Enough(Exception):
@@ -39,7 +41,9 @@ class Encoder:
         if not self.layers or self.layers[0] < 0 or self.layers[-1] > top:
             raise UserError(f"--layers {','.join(map(str, self.layers))}: this model has layers 0 to {top}")
         self.packs = math.inf
-        self._verify()
+        words = f"{type(model).__name__}: its forward pass fails on four short texts"
+        with boundary(words, "check config.json, or take another version of transformers"):
+            self._verify()
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +86,7 @@ class Encoder:
 
     def _tap(self, place: int, layer: int, sink: Sink):
         def hook(block, args, kwargs):  # what enters block i is hidden_states[i]
-            sink(place, (args[0] if args else kwargs["hidden_states"]).flatten(0, 1))
+            sink(place, entering(args, kwargs).flatten(0, 1))
             if layer == self.layers[-1]:
                 raise _Enough
 
@@ -95,37 +99,66 @@ class Encoder:
         name = type(self.model).__name__
         ids, seen = torch.arange(3, 11, device=self.device) % self.model.config.vocab_size, 4
         texts = [ids, ids[2:], ids[2:], ids[:5]]
-        lengths = np.array([len(text) for text in texts])
-        starts = torch.stack([text[:seen] for text in texts])
-        alone = self.model(input_ids=starts, use_cache=False, output_hidden_states=True).hidden_states
-        if any(alone[layer].shape != (*starts.shape, self.width) for layer in self.layers):
+        starts = [text[:seen] for text in texts]
+        alone = self._own_states(torch.stack(starts))
+        if any(alone[layer].shape != (len(texts), seen, self.width) for layer in self.layers):
             raise UserError(f"{name}: not every layer has {self.width} numbers a token")
         tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
 
-        def furthest(some: slice) -> tuple[float, int, Packed | None]:
+        def furthest(some: slice, texts: list[Tensor] = texts) -> tuple[float, int, Packed | None]:
             """The largest relative difference of a layer, over these texts in one pass."""
             caught: dict[int, Tensor] = {}
-            packed = self.run(torch.cat(texts[some]), lengths[some], caught.__setitem__)
+            lengths = [len(text) for text in texts[some]]
+            packed = self.run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__)
             gap, layer = max(
                 (difference(one[:seen], own), layer)
                 for place, layer in enumerate(self.layers)
-                for one, own in zip(caught[place].split(lengths[some].tolist()), alone[layer][some])
+                for one, own in zip(caught[place].split(lengths), alone[layer][some])
             )
             return gap, layer, packed
 
-        with contextlib.suppress(Exception):  # whatever a model says to a row of texts
+        try:
             gap, _, packed = furthest(slice(None))
             if packed and gap <= tolerance and packed.attentions == self.layers[-1]:
                 self.packs = packed.window
+                if packed.window < math.inf:
+                    console.say(
+                        f"{name}: its attention or positions change after {packed.window} tokens: longer texts go one "
+                        "length at a time"
+                    )
                 return
+            why = "in one row their states change" if gap > tolerance else "its attention is its own"
+        except SAID as error:
+            if lacks_memory(error):
+                raise
+            why = one_line(error)
         self.packs = 0
-        for run in equal_runs(lengths):
+        for run in equal_runs([len(text) for text in texts]):
             gap, layer, _ = furthest(run)
             if gap > tolerance:
-                raise UserError(
-                    f"{name}: layer {layer} does not match the model's own hidden_states (relative difference "
-                    f"{gap:.1e}): it looks ahead, or is no transformer of one causal stack"
-                )
+                found = f"{name}: layer {layer} does not match the model's own hidden_states (relative difference {gap:.1e})"
+                if furthest(slice(None), starts)[0] > tolerance:
+                    raise UserError(f"{found}: they are not what enters its blocks, one after the other")
+                raise UserError(f"{found} once a text goes on: it looks ahead, only causal models will do")
+        console.say(f"{name}: texts go one length at a time, which is slower: {why}")
+
+    def _own_states(self, ids: Tensor) -> list[Tensor]:
+        """The model's own hidden_states, after what enters its first block: those of Mamba and RWKV lack it."""
+        entered: list[Tensor] = []
+        handle = self.blocks[0].register_forward_pre_hook(
+            lambda _, args, kwargs: entered.append(entering(args, kwargs)), with_kwargs=True
+        )
+        try:
+            output = self.model(input_ids=ids, use_cache=False, output_hidden_states=True, return_dict=True)
+        finally:
+            handle.remove()
+        own = list(output.hidden_states)
+        return own if torch.equal(own[0], entered[0]) else [entered[0], *own[:-2], own[-1]]
+
+
+def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The states that a block is called with."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def difference(found: Tensor, own: Tensor) -> float:

@@ -66,7 +66,7 @@ def attend_apart(
 
     foreign = {name for name, what in more.items() if what is not None} - UNDERSTOOD
     if mask is not None or foreign:
-        raise NotPlain(f"{type(module).__name__} has a mask of its own, or {', '.join(sorted(foreign))}")
+        raise NotPlain(f"its attention has {' and '.join(sorted(foreign)) or 'a mask of its own'}")
     packed.narrow(more.get("sliding_window"))
     states = []
     for start, end, texts in packed.runs:
@@ -95,7 +95,7 @@ def run_packed(model: Any, ids: Tensor, packed: Packed) -> Any:
     from transformers import AttentionInterface
 
     if more := set(getattr(model.config, "layer_types", None) or ()) - PLAIN:
-        raise NotPlain(f"{type(model).__name__} has {', '.join(sorted(more))}")
+        raise NotPlain(f"it has {', '.join(sorted(more))}")
     for window in windows(model.config):
         packed.narrow(window)
     AttentionInterface.register(ATTENTION, attend_apart)

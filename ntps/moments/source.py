@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.flags import Caching, Forward
 from ntps.models import loading
 from ntps.models.description import resolve_model
@@ -43,7 +43,9 @@ class Source:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
         """Token ids of every text, and how many texts were cut (see ntps.moments.batches)."""
-        return tokenize(texts, self.tokenizer, self.max_length, self.config.get_text_config().vocab_size)
+        with boundary(f"{self.spec.name}: its tokenizer fails"):
+            self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
+            return tokenize(texts, self.tokenizer, self.max_length, self.config.get_text_config().vocab_size)
 
     @cached_property
     def encoder(self) -> Encoder:
