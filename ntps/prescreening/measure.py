@@ -66,13 +66,13 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     pair = Pair.of(model, where, flags.output)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
-    train, test, paths = cached.train, cached.test, cached.states or {}
+    train, test, files = cached.train, cached.test, cached.states or {}
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
     best, last = max(skills, key=lambda layer: skills[layer]), train.layers[-1]
     place = train.layers.index(best)
     layer = Layer(train.averages(place), test.averages(place, prefix=False, permuted=False))
-    states = [read_states(paths[split], place) for split in SPLITS]
+    states = [read_states(files[split], place) for split in SPLITS]
     errors = squared_errors(layer.ridge, *states[1])
     guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
     scores = subspace_scores(layer, ORDERS[:1])
