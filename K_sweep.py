@@ -27,7 +27,7 @@ def main(flags: Flags) -> int:
     device = solver_device(flags.device)
 
     def work(model: str, dataset: str) -> None:
-        score_pair(Pair.of(model, dataset, flags.output, flags.adapter), flags, device)
+        score_pair(Pair.of(model, dataset, flags.output, flags.adapter, not flags.no_verify), flags, device)
 
     return cli.for_each_pair(flags.models, flags.datasets, work)
 

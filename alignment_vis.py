@@ -34,7 +34,7 @@ def main(flags: Flags) -> int:
     ends = ends_of(groups, flags.between)
 
     def work(model: str, dataset: str) -> None:
-        pair = Pair.of(model, dataset, flags.output, flags.adapter)
+        pair = Pair.of(model, dataset, flags.output, flags.adapter, not flags.no_verify)
         place = (pair.model, pair.dataset)
         place_words(
             pair,

@@ -27,7 +27,7 @@ def main(flags: Flags) -> int:
     from ntps.moments.pair import Cached, Pair
 
     def work(model: str, dataset: str) -> None:
-        probe_pair(Cached(Pair.of(model, dataset, flags.output, flags.adapter)), flags)
+        probe_pair(Cached(Pair.of(model, dataset, flags.output, flags.adapter, not flags.no_verify)), flags)
 
     return cli.for_each_pair(flags.models, flags.datasets, work)
 

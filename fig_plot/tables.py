@@ -50,6 +50,7 @@ def curve_files(folder: str | Path) -> dict[Pair, Path]:
 def load_curves(path: Path) -> Curves:
     """One pair over every kv: ntps, retention (layer, order, kv), null (layer, order, R, kv), layers (layer,)."""
     storage.read_provenance(path, "scores")  # refuses a file that is cut short or not ours
+    storage.verify(path)
     return load_file(path)
 
 

@@ -88,6 +88,17 @@ class Adapted:
 
 
 @dataclass(kw_only=True)
+class Cached(Pairs, Adapted):
+    """What cache.py left.
+
+    Args:
+        no_verify: read files without checking their hashes first, for very large ones
+    """
+
+    no_verify: bool = False
+
+
+@dataclass(kw_only=True)
 class Forward(Results):
     """Which rows, and how a model runs over them.
 
@@ -194,7 +205,7 @@ class Training(Pairs, Forward, Seeded):
 
 
 @dataclass(kw_only=True)
-class Words(Pairs, Adapted):
+class Words(Cached):
     """Words in the planes of two subspaces.
 
     Args:
@@ -215,7 +226,7 @@ class Words(Pairs, Adapted):
 
 
 @dataclass(kw_only=True)
-class LayerProbes(Pairs, Adapted):
+class LayerProbes(Cached):
     """Probes of every layer.
 
     Args:
@@ -265,7 +276,7 @@ class LinearHead(Pairs, Forward, Seeded):
 
 
 @dataclass(kw_only=True)
-class Scoring(Pairs, Adapted):
+class Scoring(Cached):
     """Scores from moments.
 
     Args:

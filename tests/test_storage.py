@@ -16,7 +16,11 @@ from ntps.moments.file import MomentsFile, write_moments
 from ntps.moments.sums import from_arrays
 from ntps.system import storage
 
-ABOUT = storage.provenance("moments", {"model": {"name": "m"}, "limit": 3})
+IDENTITY = {
+    "model": {"name": "m"}, "data": {"name": "x", "classes": ["a", "b", "c"]}, "split": "train", "limit": 3, "seed": 0,
+    "max_length": 8, "dtype": "float32", "layers": [0, 1], "label_permutations": 3, "partitions": 1, "prefix_moments": True,
+}  # fmt: skip
+ABOUT = storage.provenance("moments", IDENTITY)
 
 
 def some_moments(seed=0, permutations=3):
@@ -28,12 +32,13 @@ def some_moments(seed=0, permutations=3):
 @pytest.mark.parametrize("permutations", [0, 3])
 def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutations):
     moments, path = some_moments(permutations=permutations), tmp_path / "a" / "train.safetensors"
-    write_moments(path, moments, ABOUT)
+    about = storage.provenance("moments", IDENTITY | {"label_permutations": permutations})
+    write_moments(path, moments, about)
     plain = load_file(path)
     assert plain["mean_second_moment"].shape == (2, 15) and plain["prefix_next_moment"].shape == (2, 5, 5)
     assert plain["label_moment_permuted"].shape == (permutations, 2, 5, 3)
     file = MomentsFile(path)
-    assert file.about == ABOUT and file.layers == [0, 1]
+    assert file.about == about and file.layers == [0, 1]
     for index in range(2):
         layer = file.averages(index)
         for field in fields(layer):
@@ -61,13 +66,13 @@ def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
 def test_identities_tell_which_field_differs(tmp_path):
     path = tmp_path / "train.safetensors"
     write_moments(path, some_moments(), ABOUT)
-    assert storage.same_output(path, "moments", {"model": {"name": "m"}, "limit": 3})
+    assert storage.same_output(path, "moments", IDENTITY)
     assert not storage.same_output(path, "moments", {"limit": 4}, overwrite=True)
     assert not storage.same_output(tmp_path / "other", "moments", {})
     with pytest.raises(UserError, match=r"limit is 3 there, 4 here.*--output.*--overwrite"):
-        storage.same_output(path, "moments", {"model": {"name": "m"}, "limit": 4})
+        storage.same_output(path, "moments", IDENTITY | {"limit": 4})
     with pytest.raises(UserError, match="model.name"):
-        storage.same_output(path, "moments", {"model": {"name": "n"}, "limit": 3})
+        storage.same_output(path, "moments", IDENTITY | {"model": {"name": "n"}})
 
 
 def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):

@@ -9,13 +9,11 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -27,6 +25,7 @@ from ntps.accuracies.table import COLUMNS as COMMON
 from ntps.accuracies.task import Row, scores
 from ntps.errors import UserError
 from ntps.flags import LayerProbes
+from ntps.moments.file import StatesFile
 from ntps.moments.identity import of_layer_probes
 from ntps.moments.pair import SPLITS, Cached
 from ntps.moments.source import parse_layers
@@ -51,7 +50,7 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     table = pair.table(f"accuracy/{METHOD}")
     output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: COLUMNS})
     if output.there(flags.overwrite):
-        if storage.read_provenance(output.beside)["record"]["states"] or not cached.states:
+        if storage.read_provenance(output.beside)["record"].get("states") or not cached.states:
             console.say(f"already there: {table}")
             return
     head = {"model": pair.model, "dataset": pair.dataset, "method": METHOD}
@@ -120,11 +119,9 @@ def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator
         yield f"no states, so no logistic_regression and linear_regression: run {cached.cache_command()}"
 
 
-def read_states(path: Path, place: int) -> States:
+def read_states(file: StatesFile, place: int) -> States:
     """One layer's mean states (n, d) in float64, and the labels (n,)."""
-    with safe_open(path, "numpy") as file:
-        states = file.get_slice("states")[place : place + 1][0]
-        return states.astype(np.float64), file.get_tensor("labels")
+    return file.layer(place).astype(np.float64), file.labels
 
 
 def moment_rows(train: LayerMoments, test: LayerMoments) -> list[Row]:

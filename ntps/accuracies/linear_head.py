@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ntps.accuracies.table import Fit
@@ -18,6 +17,7 @@ from ntps.errors import UserError
 from ntps.flags import LinearHead
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
+from ntps.moments.file import StatesFile
 from ntps.moments.identity import of_states
 from ntps.moments.source import default_budget
 from ntps.moments.sums import permuted_rows
@@ -110,21 +110,22 @@ def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
 
 
 def cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
-    """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them."""
+    """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them.
+
+    UserError where they are damaged.
+    """
     source, layer = task.source, task.source.layers[0]
     path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
     wanted = of_states(source, task.data, task.splits[split], task.limit, 42, [layer])
-    try:
-        identity = storage.read_provenance(path, "states")["identity"]
-    except UserError:
+    if not path.exists():
         return None
-    layers = identity["layers"]
-    if layer not in layers or storage.differences(identity | {"layers": [layer]}, wanted):
+    file = StatesFile(path)
+    if layer not in file.layers or storage.differences(file.identity | {"layers": [layer]}, wanted):
         return None
+    if file.labels.tolist() != task.labels[split].tolist() or file.width != source.config.hidden_size:
+        raise UserError(f"{path} is damaged: it has other rows than {split}. {storage.REMEDY}")
     console.say(f"states from {path}")
-    place = layers.index(layer)
-    with safe_open(path, "numpy") as file:
-        return file.get_slice("states")[place : place + 1][0]
+    return file.layer(file.layers.index(layer))
 
 
 def train_head(

@@ -66,7 +66,9 @@ def copy_table(path: Path, target: Path, brief: bool) -> None:
 
 def copy_curves(path: Path, target: Path, best: int | None) -> None:
     """The best layer's curves and the last layer's."""
-    about, arrays = storage.read_provenance(path, "scores"), load_file(path)
+    about = storage.read_provenance(path, "scores")
+    storage.verify(path)
+    arrays = load_file(path)
     keep = np.isin(arrays["layers"], [arrays["layers"][-1], best])
     curves = {name: value[keep].astype(np.float32) for name, value in arrays.items()}
     storage.write_arrays(target, curves | {"layers": arrays["layers"][keep]}, about)

@@ -7,11 +7,11 @@ from safetensors import safe_open
 
 from ntps.run import cli
 from ntps.system.paths import regular_file
-from ntps.system.storage import read_provenance
+from ntps.system.storage import read_provenance, verify
 
 
 def main(file: str) -> int:
-    """Print the shapes and the provenance of an output.
+    """Print the shapes and the provenance of an output, and check its hash.
 
     Args:
         file: a .safetensors file that cache.py or K_sweep.py wrote, or the .json beside a table
@@ -23,6 +23,7 @@ def main(file: str) -> int:
             for name in sorted(arrays.keys()):
                 part = arrays.get_slice(name)
                 print(f"{name:<24} {part.get_dtype():<4} {'x'.join(map(str, part.get_shape()))}")
+        print(f"{'sha256':<24} {verify(path) or 'none'}")
     print(json.dumps(about, indent=1, ensure_ascii=False))
     return 0
 

@@ -1,8 +1,12 @@
-"""Moments on disk: one safetensors file a split, written layer by layer, read layer by layer."""
+"""Moments and mean states on disk: one safetensors file a split, written layer by layer, read layer by layer.
+
+What such a file holds is checked when it is opened (provenance, arrays, their types and shapes, counts), the hash over
+all of it and that its numbers are finite when the first layer is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,33 @@ import torch
 from safetensors import safe_open
 
 from ntps.errors import UserError
+from ntps.moments.identity import OF_MOMENTS
 from ntps.moments.sums import PREFIX, SYMMETRIC, Moments
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 
+LARGEST = 1e100  # of a second moment
+KEYS: dict[str, Any] = {  # of the identity
+    "model": dict, "data": dict, "split": str, "limit": int | None, "seed": int, "max_length": int, "dtype": str,
+    "layers": list,
+}  # fmt: skip
+KEYS_OF_MOMENTS = KEYS | dict(zip(OF_MOMENTS, (int, int, bool), strict=True))
+
 
 def moments_layout(moments: Moments) -> storage.Layout:
-    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row."""
     layers, width, targets = moments.sums["mean_label_moment"].shape
+    return layout_of(layers, width, targets, moments.permutations, moments.prefix)
+
+
+def layout_of(layers: int, width: int, targets: int, permutations: int, prefix: bool) -> storage.Layout:
+    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row."""
+    packed, square = ("F64", (layers, width * (width + 1) // 2)), ("F64", (layers, width, width))
     return {
-        **{name: ("F64", tuple(value.shape)) for name, value in moments.sums.items()},
-        **{name: ("F64", (layers, width * (width + 1) // 2)) for name in SYMMETRIC if name in moments.sums},
-        "label_moment_permuted": ("F64", (moments.permutations, layers, width, targets)),  # (R, L, d, C)
+        "mean_second_moment": packed,
+        "mean_label_moment": ("F64", (layers, width, targets)),
+        "mean_state": ("F64", (layers, width)),
+        **({"prefix_second_moment": packed, "prefix_next_moment": square} if prefix else {}),
+        "label_moment_permuted": ("F64", (permutations, layers, width, targets)),
         "layers": ("I64", (layers,)),
         "class_counts": ("F64", (targets,)),
         "label_second_moment": ("F64", (1,)),
@@ -52,24 +71,58 @@ def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
                     arrays[name][index] = value[np.tri(len(value), dtype=bool).T] if packed else value
 
 
-class MomentsFile:
-    """Moments on disk, read layer by layer; `about` is the provenance: an `identity`, and a `record` for the reader."""
+def states_layout(layers: int, rows: int, width: int, double: bool, numeric: bool) -> storage.Layout:
+    """Mean states, in float64 where the forward pass was; labels are class indices, or numbers."""
+    states = "F64" if double else "F32", (layers, rows, width)
+    return {"states": states, "labels": ("F64" if numeric else "I64", (rows,))}
 
-    def __init__(self, path: Path, kind: str = "moments"):
-        self.path = Path(path)
+
+class SplitFile:
+    """What moments and states files share; `about` is the provenance: an `identity`, and a `record` for the reader.
+
+    UserError for a file that does not hold what it should. verify=False takes its numbers as they are.
+    """
+
+    width: int
+    layers: list[int]
+
+    def __init__(self, path: Path, kind: str, keys: Mapping[str, Any], verify: bool):
+        self.path, self.verify = Path(path), verify
         self.opened = self._stamp()
         self.about = storage.read_provenance(self.path, kind)
         self.identity: dict[str, Any] = self.about["identity"]
         self.record: dict[str, Any] = self.about["record"]
         with safe_open(self.path, "numpy") as file:
-            self.prefix = "prefix_next_moment" in file.keys()
-            self.layers = file.get_tensor("layers").tolist()
-            self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
-            self.label_second_moment = float(file.get_tensor("label_second_moment")[0])
-            self.text_count = int(file.get_tensor("text_count")[0])
-            self.token_count = int(file.get_tensor("token_count")[0])
-            shape = file.get_slice("label_moment_permuted").get_shape()
-            self.permutations, _, self.width, self.targets = shape
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            self.layout = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+        self._verified, self._lock = not verify, threading.Lock()
+        if problem := next(self._identity_problems(keys), None) or next(self._problems(), None):
+            raise UserError(f"{self.path} is damaged: {problem}. {storage.REMEDY}")
+
+    def _identity_problems(self, keys: Mapping[str, Any]) -> Iterator[str]:
+        identity, data = self.identity, self.identity.get("data", {})
+        yield from (
+            f"its identity has no fitting {key}"
+            for key, kind in keys.items()
+            if not isinstance(identity.get(key, ...), kind)
+        )
+        classes = data.get("classes")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            yield "its identity has no fitting data.classes"
+        self.numeric, self.targets, self.layers = not classes, len(classes) or 1, identity["layers"]
+        whole = all(type(layer) is int and layer >= 0 for layer in self.layers)
+        if not whole or len(set(self.layers)) < len(self.layers) or not self.layers:
+            yield f"layers {self.layers} are no list of different layers"
+
+    def _problems(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def _unlike(self, wanted: storage.Layout) -> Iterator[str]:
+        names = wanted.keys() | self.layout.keys()
+        for name in sorted(names, key=lambda name: (name in wanted and name in self.layout, name)):
+            there, here = self.layout.get(name, "not there"), wanted.get(name, "none")
+            if there != here:
+                yield f"its array {name} is {there}, by its header {here}"
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes when another file takes this one's name."""
@@ -78,13 +131,87 @@ class MomentsFile:
         status = self.path.stat()
         return status.st_ino, status.st_mtime_ns, status.st_size
 
-    def averages(self, index: int, prefix: bool = True, permuted: bool = True) -> LayerMoments:
-        """The moments of the layer at place `index`, without prefix moments or permuted labels on request.
-
-        UserError where the file was replaced since it was opened: its layers would be of two runs.
-        """
+    def check(self) -> None:
+        """Before a layer is read. UserError for numbers that are not those that were written, and where the file was
+        replaced since it was opened: its layers would be of two runs."""
         if self._stamp() != self.opened:
             raise UserError(f"{self.path} was replaced or removed while it was read: run this again")
+        with self._lock:
+            if not self._verified:
+                storage.verify(self.path, finite=True)
+                self._verified = True
+
+
+def check_together(*files: SplitFile) -> None:
+    """UserError for files of one pair whose states are not equally wide."""
+    for file in files:
+        if file.width != files[0].width:
+            widths = f"{file.width} wide, {files[0].path} {files[0].width}"
+            raise UserError(f"{file.path} is damaged: its states are {widths}. {storage.REMEDY}")
+
+
+class StatesFile(SplitFile):
+    """Mean states (n, d) of every layer, and the labels (n,): class indices or numbers."""
+
+    def __init__(self, path: Path, verify: bool = True):
+        super().__init__(path, "states", KEYS, verify)
+
+    def _problems(self) -> Iterator[str]:
+        rows, self.width = (self.layout.get("states", ("", ()))[1][1:] + (0, 0))[:2]
+        double = self.identity["dtype"] == "float64"
+        yield from self._unlike(states_layout(len(self.layers), rows, self.width, double, self.numeric))
+        with safe_open(self.path, "numpy") as file:
+            self.labels = file.get_tensor("labels")
+        if not self.numeric and not ((self.labels >= 0) & (self.labels < self.targets)).all():
+            yield f"it has labels that are not those of {self.targets} classes"
+
+    @property
+    def counts(self) -> int | list[int]:
+        """Rows of each class; of numbers all rows."""
+        return len(self.labels) if self.numeric else np.bincount(self.labels, minlength=self.targets).tolist()
+
+    def layer(self, place: int) -> np.ndarray:
+        """(n, d), as stored, of the layer at this place."""
+        self.check()
+        with safe_open(self.path, "numpy") as file:
+            return file.get_slice("states")[place : place + 1][0]
+
+
+class MomentsFile(SplitFile):
+    """Moments on disk, read layer by layer."""
+
+    def __init__(self, path: Path, kind: str = "moments", verify: bool = True):
+        super().__init__(path, kind, KEYS_OF_MOMENTS, verify)
+
+    def _problems(self) -> Iterator[str]:
+        self.permutations, self.prefix = (
+            self.identity["label_permutations"],
+            self.identity["prefix_moments"],
+        )
+        self.width = (0, *self.layout.get("mean_state", ("", ()))[1])[-1]
+        shape = (len(self.layers), self.width, self.targets, self.permutations, self.prefix)
+        yield from self._unlike(layout_of(*shape))
+        with safe_open(self.path, "numpy") as file:
+            layers = file.get_tensor("layers").tolist()
+            self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
+            self.label_second_moment = float(file.get_tensor("label_second_moment")[0])
+            self.text_count = int(file.get_tensor("text_count")[0])
+            self.token_count = int(file.get_tensor("token_count")[0])
+        if layers != self.layers:
+            yield f"layers are {layers}, by its header {self.layers}"
+        if self.text_count < 1 or self.token_count < 0 or self.identity["partitions"] < 1:
+            yield "its counts are not those of rows"
+        counts, power = self.class_counts, self.label_second_moment
+        if self.numeric and not (counts.isfinite().all() and 0 <= power < np.inf):
+            yield "its labels are no numbers"
+        if not self.numeric and not (
+            (counts >= 0).all() and counts.sum() == self.text_count and abs(power - 1) < 1e-9
+        ):
+            yield f"its class_counts {counts.tolist()} do not add up to {self.text_count} rows"
+
+    def averages(self, index: int, prefix: bool = True, permuted: bool = True) -> LayerMoments:
+        """The moments of the layer at place `index`, without prefix moments or permuted labels on request."""
+        self.check()
         names = ["mean_second_moment", "mean_label_moment", "mean_state"]
         names += PREFIX if prefix and self.prefix else ()
         layer = slice(index, index + 1)
@@ -94,6 +221,11 @@ class MomentsFile:
                 arrays["label_moment_permuted"] = file.get_slice("label_moment_permuted")[:, layer][:, 0]
         for name in set(SYMMETRIC) & arrays.keys():
             arrays[name] = unpack(arrays[name], self.width)
+        diagonal = arrays["mean_second_moment"].diagonal()  # E[x^2]
+        if not (arrays["mean_state"] ** 2 <= diagonal * (1 + 1e-6)).all() or not diagonal.max() < LARGEST:
+            raise UserError(
+                f"{self.path} is damaged: its moments are those of no states (place {index}). {storage.REMEDY}"
+            )
         return LayerMoments(
             **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()},
             class_counts=self.class_counts,

@@ -9,10 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
-
 from ntps.errors import UserError
-from ntps.moments.file import MomentsFile, write_moments
+from ntps.moments.file import MomentsFile, StatesFile, check_together, states_layout, write_moments
 from ntps.system import storage
 
 RENEWED = {"date", "versions"}  # of the record, when a file is written
@@ -54,26 +52,27 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
     if kind == "states":
         _interleave(ordered, target, about)
     else:
-        total = MomentsFile(ordered[0]).load()
-        for path in ordered[1:]:
-            MomentsFile(path).add_to(total)
+        files = [MomentsFile(path) for path in ordered]
+        check_together(*files)
+        total = files[0].load()
+        for file in files[1:]:
+            file.add_to(total)
         write_moments(target, total, about)
     return target
 
 
 def _interleave(paths: Sequence[Path], target: Path, about: dict) -> None:
     """Write the states of a split from those of its parts, in order."""
-    files = [safe_open(path, "numpy") for path in paths]
-    labels, states = zip(*((file.get_tensor("labels"), file.get_slice("states")) for file in files))
-    layers, _, width = states[0].get_shape()
-    texts, kinds = sum(map(len, labels)), {"f": "F64", "i": "I64"}
-    shape = (layers, texts, width)
-    layout = {"states": (states[0].get_dtype(), shape), "labels": (kinds[labels[0].dtype.kind], (texts,))}
+    files = [StatesFile(path) for path in paths]
+    check_together(*files)
+    first, texts = files[0], sum(len(file.labels) for file in files)
+    double = first.identity["dtype"] == "float64"
+    layout = states_layout(len(first.layers), texts, first.width, double, first.numeric)
     with storage.written(target) as temporary:
         storage.create(temporary, layout, about)
         whole = storage.maps(temporary)
-        for number in range(len(paths)):
-            rows = slice(number, None, len(paths))
-            whole["labels"][rows] = labels[number]
-            for layer in range(layers):
-                whole["states"][layer, rows] = states[number][layer : layer + 1][0]
+        for number, file in enumerate(files):
+            rows = slice(number, None, len(files))
+            whole["labels"][rows] = file.labels
+            for place in range(len(file.layers)):
+                whole["states"][place, rows] = file.layer(place)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.moments import identity
-from ntps.moments.file import MomentsFile
+from ntps.moments.file import MomentsFile, StatesFile, check_together
 from ntps.moments.merge import part_name
 from ntps.system import storage
 from ntps.texts.dataset import dataset_name
@@ -25,12 +25,17 @@ class Pair:
     model: str
     dataset: str
     flags: tuple[str, ...]  # as the user gave them
+    verify: bool = True  # the hashes of what is read
 
     @classmethod
-    def of(cls, model: str, dataset: str, output: str, adapter: str | None = None) -> Pair:
+    def of(
+        cls, model: str, dataset: str, output: str, adapter: str | None = None, verify: bool = True
+    ) -> Pair:
         """The pair of a model and a data set as the user names them."""
         flags = cls.named(Path(output), model, dataset).flags + (("--adapter", adapter) if adapter else ())
-        return cls(Path(output), output_name(resolve_model(model), adapter), dataset_name(dataset), flags)
+        return cls(
+            Path(output), output_name(resolve_model(model), adapter), dataset_name(dataset), flags, verify
+        )
 
     @classmethod
     def named(cls, output: Path, model: str, dataset: str) -> Pair:
@@ -65,14 +70,14 @@ class Pair:
                 merge = shlex.join(["python", "-m", "ntps.merge", str(self.output)])
                 remedy = f"only its parts: {merge} adds up those of several machines; after a kill, {remedy}"
             raise UserError(f"no moments at {path}: {remedy}")
-        train = MomentsFile(path)
+        train = MomentsFile(path, verify=self.verify)
         if not train.prefix:
             raise UserError(f"{path} has no prefix moments: run cache.py again with --overwrite")
         return train
 
     def test_moments(self) -> MomentsFile | None:
         path = self.split("moments", "test")
-        return MomentsFile(path) if path.exists() else None
+        return MomentsFile(path, verify=self.verify) if path.exists() else None
 
 
 def partition_files(train: MomentsFile) -> list[MomentsFile]:
@@ -82,16 +87,19 @@ def partition_files(train: MomentsFile) -> list[MomentsFile]:
     paths = [train.path.with_name(name) for name in names]
     if count < 2 or not all(path.exists() for path in paths):
         return []
-    files = [MomentsFile(path) for path in paths]
+    files = [MomentsFile(path, verify=train.verify) for path in paths]
     for file in files:
         own = {key: value for key, value in file.identity.items() if key != "part"}
         remedy = "Run cache.py with --overwrite, or delete it to go without error bars"
         storage.check_same(f"{file.path} is no part of {train.path}", own, whole, remedy)
+    check_together(train, *files)
+    if sum(file.text_count for file in files) != train.text_count:
+        raise UserError(f"the parts of {train.path} do not add up to its {train.text_count} rows. {remedy}")
     return files
 
 
 class Cached:
-    """What cache.py left of a pair: moments `train` and `test`, and the paths of the states (None unless both are there).
+    """What cache.py left of a pair: moments `train` and `test`, and the states (None unless both are there).
 
     UserError if moments are missing, if files do not belong together, or if train has one class only.
     """
@@ -99,7 +107,9 @@ class Cached:
     def __init__(self, pair: Pair):
         self.pair = pair
         paths = {name: pair.split("moments", name) for name in SPLITS}
-        self.files = {name: MomentsFile(path) for name, path in paths.items() if path.exists()}
+        self.files = {
+            name: MomentsFile(path, verify=pair.verify) for name, path in paths.items() if path.exists()
+        }
         if missing := [name for name in SPLITS if name not in self.files]:
             raise UserError(f"no {missing[0]} moments at {paths[missing[0]]}: run {self.cache_command()}")
         self.train, self.test = (self.files[name] for name in SPLITS)
@@ -108,12 +118,17 @@ class Cached:
             raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
         storage.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
-        states = {name: pair.split("states", name) for name in SPLITS}
-        self.states = states if all(path.exists() for path in states.values()) else None
-        for name, path in (self.states or {}).items():
-            own = storage.read_provenance(path, "states")["identity"]
-            remedy = f"Delete it, or run {self.cache_command()} --overwrite"
-            storage.check_same(f"{path} is of another run than the moments", own, self.rows[name], remedy)
+        found = {name: pair.split("states", name) for name in SPLITS}
+        self.states: dict[str, StatesFile] | None = None
+        if all(path.exists() for path in found.values()):
+            self.states = {name: StatesFile(path, pair.verify) for name, path in found.items()}
+        for name, file in (self.states or {}).items():
+            remedy, other = f"Delete it, or run {self.cache_command()} --overwrite", self.files[name]
+            what = f"{file.path} is of another run than the moments"
+            storage.check_same(what, file.identity, self.rows[name], remedy)
+            if file.counts != (other.text_count if file.numeric else other.class_counts.tolist()):
+                raise UserError(f"{file.path} has other rows than {other.path}. {remedy}")
+        check_together(*self.files.values(), *(self.states or {}).values())
 
     def cache_command(self) -> str:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""

@@ -24,7 +24,7 @@ from ntps.flags import Caching
 from ntps.models.loading import tokenizer_facts
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
-from ntps.moments.file import MomentsFile, moments_layout, write_moments
+from ntps.moments.file import MomentsFile, moments_layout, states_layout, write_moments
 from ntps.moments.identity import Identity, of_moments, of_states
 from ntps.moments.merge import merge, part_name
 from ntps.moments.source import Source, default_budget
@@ -225,10 +225,9 @@ class Pass:
         storage.check_space(Path(job.flags.output), size)
 
     def _states_layout(self) -> storage.Layout:
-        source, count = self.job.source, len(self.rows)
-        shape = (len(source.layers), count, source.config.hidden_size)
-        kind = "F64" if source.dtype == torch.float64 else "F32"
-        return {"states": (kind, shape), "labels": ("F64" if self.job.data.numeric else "I64", (count,))}
+        source, width = self.job.source, self.job.source.config.hidden_size
+        double, numeric = source.dtype == torch.float64, self.job.data.numeric
+        return states_layout(len(source.layers), len(self.rows), width, double, numeric)
 
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""

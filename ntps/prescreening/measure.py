@@ -69,13 +69,13 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     pair = replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
-    train, test, paths = cached.train, cached.test, cached.states or {}
+    train, test, files = cached.train, cached.test, cached.states or {}
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
     best, last = train.layers[place], train.layers[-1]
     layer = Layer(train.averages(place), test.averages(place, prefix=False, permuted=False))
-    states = [read_states(paths[split], place) for split in SPLITS]
+    states = [read_states(files[split], place) for split in SPLITS]
     errors = squared_errors(layer.ridge, *states[1])
     guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
     scores = subspace_scores(layer, ORDERS[:1])

@@ -6,11 +6,13 @@ import contextlib
 import datetime
 import functools
 import glob
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -20,13 +22,16 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ntps.errors import UserError
-from ntps.system import processes
+from ntps.system import console, processes
 from ntps.system.paths import regular_file
 
 FORMAT = 1
+REMEDY = "Restore it from a copy, or write it again with --overwrite"
+HASH = "sha256"  # in the header, before all else: of the provenance and the arrays
+PLACE = 8 + len(f'{{"__metadata__": {{"{HASH}": "')  # of its digits in a file
+CHUNK = 1 << 20  # bytes
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
 KINDS = {"F64": np.float64, "F32": np.float32, "I64": np.int64}
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
@@ -94,8 +99,8 @@ def check_same_run(train: Mapping, test: Mapping, where: Path) -> None:
 
 
 def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
-    """The head of a safetensors file and the bytes that follow."""
-    entries: dict = {"__metadata__": {"ntps": json.dumps(about)}}
+    """The head of a safetensors file, with a place for the hash of what it holds, and the bytes that follow."""
+    entries: dict = {"__metadata__": {HASH: "0" * 64, "ntps": json.dumps(about)}}
     offset = 0
     for name in sorted(layout, key=lambda name: layout[name][0] == "F32"):  # 8 bytes first: all are aligned
         size = layout_bytes({name: layout[name]})
@@ -114,8 +119,11 @@ def layout_bytes(layout: Layout) -> int:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
     """Write small or medium arrays at once."""
+    kinds = {np.dtype(kind): name for name, kind in KINDS.items()}
     with written(path) as temporary:
-        save_file(dict(arrays), temporary, {"ntps": json.dumps(about)})
+        create(temporary, {name: (kinds[value.dtype], value.shape) for name, value in arrays.items()}, about)
+        for name, place in maps(temporary).items():
+            place[...] = arrays[name]
 
 
 def create(path: Path, layout: Layout, about: Mapping) -> None:
@@ -129,17 +137,69 @@ def create(path: Path, layout: Layout, about: Mapping) -> None:
         file.truncate(len(head) + size)
 
 
-def maps(path: Path) -> dict[str, np.memmap]:
-    """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
+def entries_of(path: Path) -> tuple[int, dict[str, dict]]:
+    """Where the numbers of a safetensors file begin, and its header."""
     with path.open("rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
-        entries = json.loads(file.read(size))
+        return 8 + size, json.loads(file.read(size))
+
+
+def maps(path: Path) -> dict[str, np.memmap]:
+    """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
+    start, entries = entries_of(path)
     del entries["__metadata__"]
-    places = {name: 8 + size + entry["data_offsets"][0] for name, entry in entries.items()}
     return {
-        name: np.memmap(path, KINDS[entry["dtype"]], "r+", places[name], tuple(entry["shape"]))
+        name: np.memmap(
+            path, KINDS[entry["dtype"]], "r+", start + entry["data_offsets"][0], tuple(entry["shape"])
+        )
         for name, entry in entries.items()
     }
+
+
+def content_hash(path: Path, finite: bool = False) -> tuple[str, str | None]:
+    """SHA-256 of the provenance and arrays of a file, in any order, and the one that its header holds.
+
+    finite: UserError for numbers that are none.
+    """
+    start, entries = entries_of(path)
+    metadata = entries.pop("__metadata__")
+    digest = hashlib.sha256(metadata["ntps"].encode())
+    with path.open("rb") as file:
+        for name, entry in sorted(entries.items()):
+            kind, (begin, end) = entry["dtype"], entry["data_offsets"]
+            digest.update(json.dumps([name, kind, entry["shape"]]).encode())
+            file.seek(start + begin)
+            for place in range(begin, end, CHUNK):
+                block = file.read(min(CHUNK, end - place))
+                digest.update(block)
+                if (
+                    finite
+                    and kind in ("F32", "F64")
+                    and not np.isfinite(np.frombuffer(block, KINDS[kind])).all()
+                ):
+                    raise UserError(f"{path} is damaged: {name} has numbers that are not finite. {REMEDY}")
+    return digest.hexdigest(), metadata.get(HASH)
+
+
+def verify(path: Path, finite: bool = False) -> str | None:
+    """Read a whole file of ours: the hash in its header (None in files of earlier versions).
+
+    UserError where that is not the hash of what it holds.
+    """
+    found, written = content_hash(path, finite)
+    if written is None:
+        note_without_hash()
+    elif written != found:
+        raise UserError(
+            f"{path} is damaged: what it holds is not what was written ({HASH} in its header). {REMEDY}"
+        )
+    return written
+
+
+@functools.cache
+def note_without_hash() -> None:
+    """Once."""
+    console.say("note: files of an earlier version hold no hash: a bit flipped on the disk would not show")
 
 
 def sync(path: Path) -> None:
@@ -149,7 +209,12 @@ def sync(path: Path) -> None:
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """fsync and rename: after a kill there is the old file or the new one, never half of one."""
+    """Hash in the header, fsync and rename: after a kill there is the old file or the new one, never half of one."""
+    if path.suffix == ".safetensors":
+        digits = content_hash(temporary)[0].encode()
+        with temporary.open("rb+") as file:
+            file.seek(PLACE)
+            file.write(digits)
     sync(temporary)
     os.replace(temporary, path)
 
@@ -197,12 +262,14 @@ def read_provenance(path: Path, kind: str | None = None) -> dict:
                 about = json.loads((file.metadata() or {}).get("ntps", "null"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): cut short, or no file of ours") from None
-    wanted = f"ntps {kind} {FORMAT}" if kind else "ntps "
     name = about.get("format") if isinstance(about, dict) else None
-    if not str(name).startswith(wanted):
-        raise UserError(f"{path} is not a file of {wanted.strip()!r} (it says {name!r})")
+    if not re.fullmatch(f"ntps {kind or '[a-z ]+'} {FORMAT}", str(name)):
+        raise UserError(f"{path} is not a file of 'ntps {kind or '...'} {FORMAT}' (it says {name!r})")
+    for key in ("identity", "record"):
+        if not isinstance(about.setdefault(key, {}), dict):
+            raise UserError(f"{path} is damaged: its {key} is no mapping. {REMEDY}")
     return about
 
 
