@@ -5,6 +5,7 @@ that `cache.py --shard i/n` made elsewhere. Bring all below one folder; each set
 beside its first file, as `cache.py --partitions n` would have.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,14 +40,16 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
             raise UserError(f"{found[part]} and {path} are both part {part}: take one away")
         found[part], shared = path, own
     count = int(part.rpartition("-")[2])
-    names = [part_name(number + 1, count) for number in range(count)]
-    if missing := [name for name in names if name not in found]:
+    names = (part_name(number + 1, count) for number in range(count))
+    if missing := list(
+        itertools.islice((name for name in names if name not in found), 10)
+    ):  # a broken header may name any number of them
         raise UserError(f"beside {paths[0]} there is no {', '.join(missing)}: all parts are needed")
     kind = shared.pop("format").split()[1]
     target = paths[0].with_name(f"{shared['split']}.safetensors")
     if storage.same_output(target, kind, shared, overwrite):
         return target
-    ordered = [found[name] for name in names]
+    ordered = [found[part_name(number + 1, count)] for number in range(count)]
     record = storage.read_provenance(ordered[0])["record"]
     about = storage.provenance(kind, shared, **{key: record[key] for key in record.keys() - RENEWED})
     if kind == "states":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +84,14 @@ class Pair:
 def partition_files(train: MomentsFile) -> list[MomentsFile]:
     """The files of the partitions that add up to these moments; [] where they are not all there (any more)."""
     whole, count = train.identity, train.identity["partitions"]
-    names = [f"{train.path.stem}.{part_name(number + 1, count)}.safetensors" for number in range(count)]
-    paths = [train.path.with_name(name) for name in names]
-    if count < 2 or not all(path.exists() for path in paths):
+    paths = (  # not yet a list: a broken header may name any number of them
+        train.path.with_name(f"{train.path.stem}.{part_name(number + 1, count)}.safetensors")
+        for number in range(count)
+    )
+    there = list(itertools.takewhile(Path.exists, paths))
+    if count < 2 or len(there) < count:
         return []
-    files = [MomentsFile(path, verify=train.verify) for path in paths]
+    files = [MomentsFile(path, verify=train.verify) for path in there]
     for file in files:
         own = {key: value for key, value in file.identity.items() if key != "part"}
         remedy = "Run cache.py with --overwrite, or delete it to go without error bars"
