@@ -230,9 +230,10 @@ def test_a_killed_command_ends_as_an_uninterrupted_one(world, tmp_path, monkeypa
         assert call(whole(earlier), [start]) == [0]
     for folder in (plain, often):
         shutil.copytree(start, folder)
-    monkeypatch.chdir(plain)  # this process has hashes, and so an order of sets, of its own
-    assert cli.run(script_of(command).main, [*command[1:], "--output", "results"]) == 0
     assert call(command, [often], [{"often": True, "log": log}]) == [0]
+    # this process has an order of sets of its own; the forkserver that has begun above imports from the folder before
+    monkeypatch.chdir(plain)
+    assert cli.run(script_of(command).main, [*command[1:], "--output", "results"]) == 0
     wanted = contents(plain)
     assert not unequal(contents(often), wanted)
     lines = log.read_text().splitlines()
