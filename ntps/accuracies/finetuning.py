@@ -107,6 +107,10 @@ class Finetuner(Trainer):
         trained = {name: value.detach().contiguous() for name, value in self._trained().items()}
         save_file(trained, folder / WEIGHTS, {"seconds": repr(self.seconds())})
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # trainer_state.json follows and says that all of it is there
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / WEIGHTS
         stored, trained = load_file(path), self._trained()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,12 +79,16 @@ def save_adapter(adapted: Any, head: nn.Linear, folder: Path, identity: dict[str
     """Write adapter_model.safetensors, adapter_config.json and head.safetensors (weight (C, d), bias (C,)).
 
     Saved from the model without a language-model head: loaded on one with a head, PEFT would only warn that
-    nothing fits.
+    nothing fits. After a kill there is the old adapter, the new one or none, never half of one.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary, old = (storage.temporary_name(folder.with_name(folder.name + end)) for end in ("", ".old"))
+    config = adapted.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # PEFT's set has another order in every process
     adapted.save_pretrained(temporary, save_embedding_layers=False)
     (temporary / "README.md").unlink(missing_ok=True)
     arrays = {name: value.detach().float().cpu().numpy() for name, value in head.named_parameters()}
     storage.write_arrays(temporary / "head.safetensors", arrays, storage.provenance("head", identity))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(temporary, folder)
+    storage.remove(old)

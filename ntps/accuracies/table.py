@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,10 @@ def measure(
 
     with storage.alone(folder / f".{task.data.name}.lock", folder):
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
+        for seed in (
+            known if processes.first() else ()
+        ):  # left by a run that was killed after it wrote the table
+            storage.remove(private_folder(flags.output, method, task, seed))
         if set(seeds) <= known.keys():
             console.say(f"already there: {table}")
             return
@@ -63,7 +66,7 @@ def measure(
         with output_of(sorted(known)).written(**task.record()):
             storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
         for seed in seeds:
-            shutil.rmtree(private_folder(flags.output, method, task, seed), ignore_errors=True)
+            storage.remove(private_folder(flags.output, method, task, seed))
     tests = [row for row in rows if row["split"] == "test" and row["final"]]
     accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
     seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)

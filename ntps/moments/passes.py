@@ -77,7 +77,7 @@ class Job:
         moments, states = (Path(flags.output, kind, source.name, data.name) for kind in ("moments", "states"))
         self.target, self.resume = moments / f"{name}.safetensors", moments / f".{name}.resume.safetensors"
         self.states_target, self.states_partial = states / f"{name}.safetensors", states / f".{name}.partial"
-        self.lock = moments / f".{name}.lock"
+        self.places = moments / f".{name}.lock", moments, states  # of `storage.alone`
 
     def parts(self) -> list[Part]:
         """What the moments are made in; the only part of a job is its result."""
@@ -95,10 +95,20 @@ class Job:
         """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
         moments, states = processes.from_first(self.missing)
         if not (moments or states):
+            processes.from_first(self.tidy)
             console.say(f"already there: {self.target}")
             return
-        with storage.alone(self.lock, self.target.parent, self.states_target.parent):
+        with storage.alone(*self.places):
             Pass(self, moments, states).run()
+
+    def tidy(self) -> None:
+        """Remove what a kill left after the last file had its name, unless another process works on it or nobody may."""
+        with contextlib.suppress(UserError, OSError), storage.alone(*self.places):
+            self.forget_progress()
+
+    def forget_progress(self) -> None:
+        for path in (self.resume, self.states_partial):
+            path.unlink(missing_ok=True)
 
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
@@ -169,11 +179,11 @@ class Pass:
             rate = self._loop(encoder, done)
         except NotFinite as error:
             if processes.first():
-                self._forget_progress()
+                self.job.forget_progress()
             raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
         except BaseException:
             if fresh and not self.job.resume.exists():  # nothing that a new run could go on from
-                self._forget_progress()
+                self.job.forget_progress()
             raise
         if processes.first():
             self._finish(rate)
@@ -232,7 +242,7 @@ class Pass:
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
         job = self.job
-        self._forget_progress()
+        job.forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
             storage.same_output(part.target, "moments", part.identity, job.flags.overwrite)
         if self.want_states:
@@ -314,7 +324,3 @@ class Pass:
             f"{self.tokens.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
             f"{time.monotonic() - self.started:.0f} s in all"
         )
-
-    def _forget_progress(self) -> None:
-        for path in (self.job.resume, self.job.states_partial):
-            path.unlink(missing_ok=True)

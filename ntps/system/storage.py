@@ -233,12 +233,28 @@ def written(path: Path) -> Iterator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """A name beside `path` for writing; what a killed process of this machine left there is removed."""
-    start = f".{path.name}.{platform.node().replace('.', '-')}."
-    for stale in path.parent.glob(f"{glob.escape(start)}*.tmp"):
-        process = stale.name.removeprefix(start).removesuffix(".tmp")
+    remove_stale(path.parent, path.name)
+    return path.with_name(f".{path.name}.{node()}.{os.getpid()}.tmp")
+
+
+def node() -> str:
+    return platform.node().replace(".", "-")
+
+
+def remove_stale(folder: Path, name: str = "") -> None:
+    """Remove what killed processes of this machine were writing in a folder, as `name` or (empty) as anything."""
+    for stale in folder.glob(f".{glob.escape(name) or '*'}.{glob.escape(node())}.*.tmp"):
+        process = stale.name.split(".")[-2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            stale.unlink(missing_ok=True)
-    return path.with_name(f"{start}{os.getpid()}.tmp")
+            remove(stale)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def to_json(value: Mapping) -> str:
@@ -292,7 +308,8 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(lock: Path, *folders: Path) -> Iterator[None]:
-    """Hold a lock, in the first process of a launch; of work that fails before it writes anything no folder is left.
+    """Hold a lock, in the first process of a launch; what killed processes were writing is removed, and of work that
+    fails before it writes anything no folder is left.
 
     folders: of what is written, three levels below OUTPUT.
     """
@@ -301,6 +318,7 @@ def alone(lock: Path, *folders: Path) -> Iterator[None]:
             yield
     finally:
         for folder in folders if processes.first() else ():
+            remove_stale(folder)
             remove_empty(folder, 4)
 
 
