@@ -16,6 +16,7 @@ from ntps.system import storage
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- prints: (.*?) -->\n).*?(<!-- /prints -->)", re.DOTALL)
+NOTE = re.compile(r"^note: .*\n?", re.MULTILINE)  # of the committed results, not of a reader's own
 TABLE = re.compile(r"^(rank|model) {2,}", re.MULTILINE)
 
 
@@ -44,7 +45,8 @@ def printed(command: str) -> str:
     table = TABLE.search(done.stdout)
     if done.returncode or table is None:
         raise UserError(f"{command} prints no table (exit code {done.returncode})")
-    return done.stdout[table.start() :].split("\nwrote ")[0].rstrip()
+    shown = done.stdout[table.start() :].split("\nwrote ")[0]
+    return NOTE.sub("", shown).rstrip()
 
 
 def indented(text: str) -> str:
