@@ -26,6 +26,7 @@ import yaml
 from safetensors import safe_open
 from tqdm import tqdm
 
+import alignment_vis
 import cache
 import from_scratch
 import K_sweep
@@ -46,7 +47,16 @@ CONTEXT = multiprocessing.get_context("forkserver")  # imports once, not once a 
 CONTEXT.set_forkserver_preload(
     ["tests.launch", "tests.test_kills", "transformers.models.llama.modeling_llama"]
 )
-SCRIPTS = (cache, K_sweep, linear_sklearn, linear_training, lora_finetuning, from_scratch, prescreen)
+SCRIPTS = (
+    alignment_vis,
+    cache,
+    K_sweep,
+    linear_sklearn,
+    linear_training,
+    lora_finetuning,
+    from_scratch,
+    prescreen,
+)
 SAMPLE = 8  # kills of each command
 CACHE = ["cache", "--label_permutations", "1", "--tokens_per_batch", "300"]
 STATES = [*CACHE, "--keep_states", "--partitions", "2"]
@@ -57,6 +67,7 @@ COMMANDS = {  # what comes before the kill, and the command that is killed
     "cache_states": ([], STATES),
     "cache_shard": ([], [*CACHE, "--keep_states", "--shard", "1/2"]),
     "K_sweep": ([STATES], ["K_sweep", "--error_bars", "all"]),
+    "alignment_vis": ([STATES], ["alignment_vis", "--layer", "1"]),
     "linear_sklearn": ([STATES], ["linear_sklearn"]),
     "linear_training": ([], ["linear_training", "--epochs", "2", "--seeds", "0", "1"]),
     "lora_finetuning": ([], [*LORA, "--seeds", "0", "1"]),
