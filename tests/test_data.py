@@ -208,6 +208,20 @@ def test_excel_is_read_as_its_cells_hold_it(describe, tmp_path):
         describe(files={"train": "t.xlsx", "test": "t.xlsx"})
 
 
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.xlsx"])
+def test_a_packed_file_is_unpacked_up_to_a_bound(describe, tmp_path, monkeypatch, name):
+    if name == "t.xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for number in range(1000):
+            book.active.append(["a" * 100, number])
+        book.save(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(b"text,label\n" + b"a,1\n" * 10**5))
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 10**5)
+    with pytest.raises(UserError, match=f"files: train: .*{name}: it holds more than .* MiB: unpack it"):
+        describe(files={"train": name, "test": name})
+
+
 def test_excel_without_openpyxl_names_the_command(describe, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from ntps.sources.patterns import Pattern
 
 Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
+LARGEST = 2**31  # bytes of a packed file, unpacked
 ARRAY = re.compile(r"\s*\[")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with that of UTF-16
@@ -75,8 +77,15 @@ def rows_of(path: Path, content: bytes, spec: Spec) -> tuple[list[Row], list[str
     """Rows of one of the user's files, and what was recognised beyond its ending. Values stay as they are written."""
     notes: list[str] = []
     if content.startswith(b"\x1f\x8b"):
-        content, notes = gzip.decompress(content), ["gzip"]
+        content, notes = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1), ["gzip"]
+        _bounded(len(content))
     return FILE_READERS[without_gz(path).suffix.lower()](content, spec, notes), notes
+
+
+def _bounded(size: int) -> None:
+    """A small packed file may hold any number of bytes."""
+    if size > LARGEST:
+        raise ValueError(f"it holds more than {LARGEST >> 20} MiB: unpack it, or save it as CSV")
 
 
 def without_gz(path: Path) -> Path:
@@ -151,6 +160,7 @@ def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         import openpyxl
     except ImportError:
         raise ValueError("it takes openpyxl: pip install openpyxl==3.1.5") from None
+    _bounded(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist()))
     book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     sheet = book.worksheets[0]
     notes.append(f"sheet {sheet.title!r}" + (f" of {len(book.worksheets)}" if book.worksheets[1:] else ""))
