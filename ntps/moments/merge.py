@@ -7,7 +7,7 @@ beside its first file, as `cache.py --partitions n` would have.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ntps.errors import UserError
@@ -20,6 +20,11 @@ RENEWED = {"date", "versions"}  # of the record, when a file is written
 def part_name(number: int, parts: int) -> str:
     """`2-of-4` for the texts 1, 5, 9 ... (counted from 0)."""
     return f"{number}-of-{parts}"
+
+
+def part_names(parts: int) -> Iterator[str]:
+    """Of all parts, one by one: a broken header may name any number of them."""
+    return (part_name(number + 1, parts) for number in range(parts))
 
 
 def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
@@ -40,16 +45,14 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
             raise UserError(f"{found[part]} and {path} are both part {part}: take one away")
         found[part], shared = path, own
     count = int(part.rpartition("-")[2])
-    names = (part_name(number + 1, count) for number in range(count))
-    if missing := list(
-        itertools.islice((name for name in names if name not in found), 10)
-    ):  # a broken header may name any number of them
-        raise UserError(f"beside {paths[0]} there is no {', '.join(missing)}: all parts are needed")
+    missing = (name for name in part_names(count) if name not in found)
+    if first := list(itertools.islice(missing, 10)):
+        raise UserError(f"beside {paths[0]} there is no {', '.join(first)}: all parts are needed")
     kind = shared.pop("format").split()[1]
     target = paths[0].with_name(f"{shared['split']}.safetensors")
     if storage.same_output(target, kind, shared, overwrite):
         return target
-    ordered = [found[part_name(number + 1, count)] for number in range(count)]
+    ordered = [found[name] for name in part_names(count)]
     record = storage.read_provenance(ordered[0])["record"]
     about = storage.provenance(kind, shared, **{key: record[key] for key in record.keys() - RENEWED})
     if kind == "states":

@@ -11,7 +11,7 @@ from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.moments import identity
 from ntps.moments.file import MomentsFile, StatesFile, check_together
-from ntps.moments.merge import part_name
+from ntps.moments.merge import part_names
 from ntps.system import storage
 from ntps.texts.dataset import dataset_name
 
@@ -84,10 +84,7 @@ class Pair:
 def partition_files(train: MomentsFile) -> list[MomentsFile]:
     """The files of the partitions that add up to these moments; [] where they are not all there (any more)."""
     whole, count = train.identity, train.identity["partitions"]
-    paths = (  # not yet a list: a broken header may name any number of them
-        train.path.with_name(f"{train.path.stem}.{part_name(number + 1, count)}.safetensors")
-        for number in range(count)
-    )
+    paths = (train.path.with_name(f"{train.path.stem}.{name}.safetensors") for name in part_names(count))
     there = list(itertools.takewhile(Path.exists, paths))
     if count < 2 or len(there) < count:
         return []
