@@ -35,6 +35,22 @@ NO_P = f"with fewer no p-value can reach {SMALL}"  # the least of R permutations
 ENOUGH = Rule(f"0 or at least 19; {NO_P}", lambda value: value == 0 or value >= 19)
 
 
+def numbers(tolerances: str | float) -> list[float]:
+    """Of a list such as 1e-12,1e-3,cv."""
+    return [float(one) for one in str(tolerances).split(",") if one != "cv"]
+
+
+def are_tolerances(value: str | float) -> bool:
+    try:
+        found = numbers(value)
+        return bool(found) and all(0 < one < 1 for one in found)
+    except ValueError:
+        return False
+
+
+TOLERANCES = Rule("numbers above 0 and below 1, such as 1e-12,1e-3,cv", are_tolerances)
+
+
 @dataclass(kw_only=True)
 class Results:
     """Where results go.
@@ -282,16 +298,32 @@ class Scoring(Cached):
     Args:
         device: of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, with a line
             that says so
-        rtol: eigenvalues of the equilibrated matrices below rtol times the largest count as zero
+        rtol: eigenvalues of M, scaled to unit diagonal, up to rtol times the largest are left out. A list, such as
+            1e-12,1e-3,cv: its first number is that of all scores, OUTPUT/conditioned has NTPS at every number, and with
+            cv at the tolerance of cross-validation over --partitions, for the layers that get error bars
+        prefix_rtol: the same of P0 (default: as rtol)
         error_bars: layers that get them, where cache.py kept --partitions K: best (the best layer and the last),
             all (K times the time) or none
         tight_bounds: also the tight bounds of the excess loss, 38 eigen-solves a layer
     """
 
     device: str = "cpu"
-    rtol: Annotated[float, Rule("above 0 and below 1", lambda value: 0 < value < 1)] = 1e-12
+    rtol: Annotated[str | float, TOLERANCES] = "1e-12,1e-4,3e-4,1e-3,3e-3,1e-2,cv"
+    prefix_rtol: Annotated[str | float | None, TOLERANCES] = None
     error_bars: Annotated[str, one_of("best", "all", "none")] = "best"
     tight_bounds: bool = False
+
+    @property
+    def rtols(self) -> list[float]:
+        return numbers(self.rtol)
+
+    @property
+    def prefix_rtols(self) -> list[float]:
+        return numbers(self.rtol if self.prefix_rtol is None else self.prefix_rtol)
+
+    @property
+    def cross_validated(self) -> bool:
+        return "cv" in str(self.rtol).split(",")
 
 
 @dataclass(kw_only=True)
