@@ -24,7 +24,8 @@ def as_text(value: Any) -> str:
         value = value["text"]
     if isinstance(value, list):
         return " ".join(f"({i}) {as_text(choice)}" for i, choice in enumerate(value))
-    return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
+    text = "" if value is None or value != value else str(value)
+    return text if text.isascii() else HALVES.sub("\ufffd", text)
 
 
 def untyped(label: str) -> str:
@@ -185,5 +186,7 @@ class Cleaner:
             ranges = self.spec["label_ranges"]
             label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
         names, asked = self.spec["label_names"], self.spec.get("normalise_labels")
+        if label in names or not (names or asked):
+            return names.get(label, label)
         same = RULES[asked](label)
-        return names.get(label, names.get(same, same if asked else label))
+        return names.get(same, same if asked else label)
