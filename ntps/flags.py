@@ -335,8 +335,8 @@ class Columns:
         label: column of the labels
         target: classes, or numeric: the label is a number to predict
         encoding: of the file, such as cp1252 (default: utf-8, or what its mark says)
-        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as its header has it)
-        normalise_labels: labels that differ in writing alone are one class: TRUE and true, 1.0 and 1
+        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as the columns stand in its header)
+        normalise_labels: labels that differ in writing alone are one class: Yes and yes (1.0 and 1, TRUE and true: always)
     """
 
     text: str = "text"

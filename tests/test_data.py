@@ -1,18 +1,21 @@
 """Descriptions of data sets: each source, each key, each fault a user can make, and the twelve real texts."""
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ntps.commands import validate
@@ -21,6 +24,7 @@ from ntps.run import cli
 from ntps.sources.yaml_files import config_names
 from ntps.texts import readers, sources
 from ntps.texts.dataset import Dataset, Split, load_dataset, texts_hash
+from ntps.texts.rows import label_set
 
 
 @pytest.fixture
@@ -159,6 +163,57 @@ def test_tables_as_people_write_them_give_the_same_rows(describe, capsys, encodi
     assert len(said) == 2 * bool(words) and all(f"{name} is read as {words}" in line for line in said)
 
 
+CELLS = st.text(
+    st.characters(codec="cp1252", exclude_characters="\0") | st.sampled_from(",;\t|\"\n\r'é€ "), max_size=9
+)
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL], ids=["quotes", "all quoted"])
+@pytest.mark.parametrize("delimiter", readers.DELIMITERS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
+    names=st.permutations(["the text", "label", ",;\t|"]), end=st.sampled_from(["\n", "\r\n", "\r"]), tsv=st.booleans(),
+)  # fmt: skip
+def test_any_table_is_read_as_it_was_written(encoding, delimiter, quoting, rows, names, end, tsv):
+    end = (
+        end if quoting == csv.QUOTE_ALL else "\r\n"
+    )  # with another one the writer leaves some \r and \n bare
+    writer = csv.writer(file := io.StringIO(newline=""), "excel", quoting=quoting, lineterminator=end,
+                        delimiter=readers.DELIMITERS[delimiter])  # fmt: skip
+    writer.writerows([names, *rows])
+    spec = {"text": "the text", "label": "label", "where": {}} | (
+        {"encoding": "cp1252"} if encoding == "cp1252" else {}
+    )
+    found, notes = readers.rows_of(Path("a.tsv" if tsv else "a.csv"), file.getvalue().encode(encoding), spec)
+    names = [name.strip() for name in names]
+    assert found == [dict(zip(names, row, strict=True)) for row in rows]
+    usual = delimiter == ("tab" if tsv else "comma")
+    assert notes == [encoding] * (encoding in ("utf-16", "utf-32")) + [f"delimiter {delimiter}"] * (not usual)
+
+
+@pytest.mark.parametrize(
+    ("header", "keys", "delimiter"),
+    [
+        ("text, in full;label", {"text": "text, in full"}, "semicolon"),
+        ("a;text, in full", {"text": "text, in full", "label": "a"}, "semicolon"),
+        ("text\tlabel\tso, this; and that", {}, "tab"),
+        ('"text, ""quoted""\nin two lines"|label', {"text": 'text, "quoted"\nin two lines'}, "pipe"),
+        ("q;c;label;x,y,z,w,v", {"text": "{q} {c}"}, "semicolon"),
+        ("k|b|label|x,y", {"text": {"k": {"*": "b"}}}, "pipe"),
+        ("text|label|g,h", {"group": "g,h"}, "pipe"),
+        ("text;label,k", {"label": "label,k", "where": {"text": ["a"]}}, "semicolon"),
+        ("text,label;a;b;c", {"label": "label;a;b;c"}, "comma"),
+    ],
+)
+def test_the_delimiter_is_that_which_finds_the_columns(header, keys, delimiter):
+    notes = []
+    spec = {"text": "text", "label": "label", "where": {}} | keys
+    assert readers._delimiter(header + "\na;b,c\n", spec, notes, ",") == readers.DELIMITERS[delimiter]
+    assert notes == [f"delimiter {delimiter}"] * (delimiter != "comma")
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 @pytest.mark.parametrize("name", [*readers.DELIMITERS, "^"])
 def test_a_delimiter_that_is_given_wins(describe, ending, name):
@@ -254,8 +309,10 @@ def test_words_for_nothing_are_classes_and_empty_cells_are_none(describe, tmp_pa
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["1", "1.0", "2"], "'1' and '1.0' are different classes: normalise_labels: true (flag "),
-        (["True", "true", "TRUE", "no"], "'TRUE' and 'True' and 'true' are different classes"),
+        (
+            ["Yes", "YES", "yes", "no"],
+            "'YES' and 'Yes' and 'yes' are different classes: normalise_labels: true (flag ",
+        ),
         (
             [f"{i / 53:.3f}" for i in range(1, 51)],
             "50 classes are fractions such as '0.019': is it target: numeric (flag --target)?",
@@ -273,6 +330,59 @@ def test_odd_classes_are_named_in_a_warning(describe, capsys, labels, words):
     assert len(describe({"train.csv": table}, files=files).classes) == len(set(labels))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "mine.yaml: label: " in line]
     assert len(warnings) == bool(words) and words in "".join(warnings)
+
+
+TYPES = {
+    "csv": ("text,label\na,1\nb,1.0\nc,True\nd,true\ne,TRUE\nf,01\ng,x\nh,X\n", 8),
+    "jsonl": ('{"text": "a", "label": 1}\n{"text": "b", "label": "1"}\n{"text": "c", "label": 1.0}\n'
+              '{"text": "d", "label": true}\n{"text": "e", "label": "true"}\n{"text": "f", "label": "01"}\n'
+              '{"text": "g", "label": "x"}\n{"text": "h", "label": "X"}\n', 7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", TYPES)
+def test_labels_of_several_types_are_one_class_and_a_note_says_so(describe, tmp_path, capsys, ending):
+    content, apart = TYPES[ending]
+    files = {"train": f"t.{ending}", "test": "test.csv"}
+    contents = {f"t.{ending}": content, "test.csv": "text,label\ni,1.00\nj,true\n"}
+    data = describe(contents, files=files)
+    assert data.classes == ["01", "1", "X", "true", "x"]
+    assert [label for _, label in pairs(data, "test")] == ["1", "true"]
+    assert data.provenance["merged_labels"].keys() == {"1", "true"}
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2 and all(
+        "are one class, " in line and "normalise_labels: false" in line for line in notes
+    )
+    kept = describe(contents, files=files, normalise_labels=False)
+    assert len(kept.classes) == apart + 1 and "merged_labels" not in kept.provenance  # 1.00 of test, too
+    named = describe(contents, files=files, label_names={1: "one", "true": "yes"})
+    assert named.classes == ["01", "X", "one", "x", "yes"]
+    as_before = describe({"t.csv": "text,label\na,1.0\nb,2.0\nc,TRUE\n"}, files=dict.fromkeys(FILES, "t.csv"))
+    assert as_before.classes == ["1.0", "2.0", "TRUE"] and "merged_labels" not in as_before.provenance
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [
+        (["x", "y", "x|y"], ("x|y", "|")),
+        (["Crime;Drama", "Drama", "Comedy; Drama", "Comedy"], ("Crime;Drama", ";")),
+        (["0|3|5|", "3|", "0|5|"], ("0|3|5|", "|")),
+        (["animal|dog", "animal|cat", "plant|rose", "animal", "plant"], None),  # paths
+        (["animal|dog", "animal|other", "plant|rose", "plant|other", "mineral|gold", "other"], None),
+        (["a|b", "c|d", "N|A", ":|", ";)", "|", "a;b"], None),
+        (["yes; but no", "no", "I came; I saw", "x"], None),
+        (["DESC:def", "HUM:ind", "a, b", "b"], None),
+    ],
+)  # fmt: skip
+def test_sets_of_labels_are_recognised_and_ordinary_labels_are_not(classes, found):
+    assert label_set(classes) == found
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=40, max_size=40))
+def test_many_sets_of_labels_are_recognised(sets):
+    classes = {";".join(sorted(labels)) for labels in sets}
+    assume(len(classes) > 20)
+    assert label_set(sorted(classes)) is not None
 
 
 def test_normalised_labels_are_written_in_one_way(describe, capsys):
@@ -540,6 +650,37 @@ def test_hub_folder_of_csv_with_gaps_in_its_labels(describe, hub, tmp_path):
     assert pairs(dataset, "train") == [("a", "0"), ("b", "1")]
     assert pairs(dataset, "test") == [("e", "1"), ("f", "0")]
     assert dataset.provenance["dropped"]["unlabelled"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.csv", "text;label\nNA;1\nnull;0\n".encode("utf-16"), "utf-16, delimiter semicolon"),
+        ("train.csv.gz", gzip.compress(b"text|label\nNA|1\nnull|0\n"), "gzip, delimiter pipe"),
+        ("train.tsv", b"text\tlabel\nNA\t1\nnull\t0\n", ""),
+        ("train.csv", "\ufefftext,label\nNA,1\nnull,0\n".encode(), ""),
+    ],
+)
+def test_hub_folder_of_csv_is_read_as_files_are(describe, hub, tmp_path, capsys, name, content, words):
+    keys = hub({}) | {"splits": {"train": "train", "test": "train"}}
+    (tmp_path / "folder" / name).write_bytes(content)
+    dataset = describe(**keys)
+    assert pairs(dataset, "train") == [("NA", "1"), ("null", "0")]
+    assert dataset.provenance["source"].get("recognised", {}) == ({name: words} if words else {})
+    assert (f"{name} is read as {words}" in capsys.readouterr().err) == bool(words)
+
+
+def test_hub_folder_of_csv_that_is_not_to_be_read_names_the_remedy(describe, hub, tmp_path):
+    keys = hub({})
+    (tmp_path / "folder/train.csv").write_bytes("text,label\né,1\n".encode("cp1252"))
+    with pytest.raises(UserError, match="mine.yaml: id: cannot load 'folder': it is not utf-8.*under files:"):
+        describe(**keys)
+    (tmp_path / "folder/train.csv").write_text("text,label\na,1\n")
+    (tmp_path / "folder/test.csv").write_text("text;label\na;1\n")
+    with pytest.raises(
+        UserError, match=r"mine.yaml: id: train.csv has another .* delimiter: name each under files:"
+    ):
+        describe(**keys)
 
 
 def test_hub_folder_without_train(describe, hub):

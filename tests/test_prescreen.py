@@ -205,7 +205,7 @@ def test_cells_as_people_write_them(tmp_path):
     body = "review,stars\n" + "".join(f"{text},{label}\n" for text, label in rows)
     for content in (body.encode("utf-8-sig"), body.encode(), body.replace("\n", "\r\n").encode()):
         data = described(tmp_path, content, test=body)
-        assert data.classes == ["01", "1", "1.0", "NA"]
+        assert data.classes == ["01", "1", "NA"] and data.provenance["merged_labels"] == {"1": ["1", "1.0"]}
         texts = [re.sub(r"[\r\n]+", "\n", text) for text in data.splits["train"].texts]
         assert texts[:3] == ['she said "no", twice', "two\nlines\nand three", "naïve 漢字 😀"]
         dropped = data.provenance["dropped"]  # of both files

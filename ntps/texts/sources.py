@@ -20,7 +20,16 @@ from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
-from ntps.texts.readers import DELIMITERS, FILE_READERS, WHEEL_READERS, Row, Spec, rows_of, without_gz
+from ntps.texts.readers import (
+    DELIMITERS,
+    FILE_READERS,
+    WHEEL_READERS,
+    Row,
+    Spec,
+    csv_options,
+    rows_of,
+    without_gz,
+)
 
 Splits = dict[str, list[Row]]
 
@@ -69,7 +78,7 @@ def _encoding_faults(spec: Spec) -> Faults:
 
 
 @functools.cache
-def _note(words: str) -> None:
+def note(words: str) -> None:
     """Once in a process, however many models read the file."""
     print(f"note: {words}", file=sys.stderr)
 
@@ -143,16 +152,19 @@ class Hub(TextSource):
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
 
-        folder = where.parent / spec["id"]
+        folder, local = where.parent / spec["id"], self.here(spec, where)
         facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
-        if self.here(spec, where):
+        if local:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
-        with boundary(f"{where}: id: cannot load {spec['id']!r}", "check id, config and revision"):
-            loaded = datasets.load_dataset(str(folder), spec.get("config"))
+        remedy = "check id, config and revision" + ", or name each file under files:" * local
+        with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
+            options, recognised = self._csv_options(folder, spec, where) if local else ({}, {})
+            loaded = datasets.load_dataset(str(folder), spec.get("config"), **options)
+        facts |= {"recognised": recognised} if recognised else {}
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
             raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: {{train: ...}}")
@@ -165,6 +177,29 @@ class Hub(TextSource):
             if order:
                 facts["class_order"] = order
         return splits, facts
+
+    @staticmethod
+    def _csv_options(folder: Path, spec: Spec, where: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """How `datasets` is to read a folder of CSV files, and what was recognised: as for Files, but for numbers."""
+        from datasets import load_dataset_builder
+        from datasets.packaged_modules.csv.csv import CsvConfig
+
+        config = load_dataset_builder(str(folder), spec.get("config")).config
+        if not isinstance(config, CsvConfig):
+            return {}, {}
+        found, recognised = {}, {}
+        for path in sorted(Path(file) for files in dict(config.data_files).values() for file in files):
+            name, notes = os.path.relpath(path, folder), list[str]()
+            found[name] = csv_options(path, spec, notes)
+            if notes:
+                recognised[name] = ", ".join(notes)
+                note(f"{where}: id: {name} is read as {recognised[name]}")
+        first = next(iter(found.values()))
+        if other := [name for name, options in found.items() if options != first]:
+            raise UserError(
+                f"{where}: id: {other[0]} has another encoding or delimiter: name each under files:"
+            )
+        return {"keep_default_na": False, "na_values": [""], **first}, recognised
 
     @staticmethod
     def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
@@ -222,7 +257,7 @@ class Files(TextSource):
                 splits[name], notes = rows_of(path, content, spec)
             if notes:
                 recognised[file] = ", ".join(notes)
-                _note(f"{what} {file} is read as {recognised[file]}")
+                note(f"{what} {file} is read as {recognised[file]}")
         return splits, {"files": spec["files"], "sha256": hashes} | (
             {"recognised": recognised} if recognised else {}
         )
