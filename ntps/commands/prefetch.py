@@ -3,7 +3,7 @@
     python -m ntps.prefetch --config configs/experiments/paper.yaml        (make prefetch EXPERIMENT=paper)
     python -m ntps.prefetch --models qwen2-0.5b --datasets sst2 imdb
 
-Says first what is gated or under a licence and how to get access, and at the end what is missing. What is there already stays.
+Says first what is gated or under a licence and how to get access, and at the end what is missing. What is there stays.
 """
 
 import sys

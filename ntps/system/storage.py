@@ -348,12 +348,11 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-FEWER = "Use another --output, or fewer --layers or --label_permutations."
-
-
-def check_space(folder: Path, size: int, remedy: str = FEWER) -> None:
+def check_space(
+    folder: Path, size: int, remedy: str = "Use another --output, or fewer --layers or --label_permutations"
+) -> None:
     """UserError if the disk of `folder` has less than `size` bytes free."""
     free = free_space(folder)
     if free < size:
         what = f"{folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB"
-        raise UserError(f"no space: {what}. {remedy}")
+        raise UserError(f"no space: {what}. {remedy}.")
