@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 from ntps.errors import UserError
 
-SMALL = 0.05  # a score with a p-value up to this is significantly above the label-permutation null
+SMALL = 0.05  # a score with a p-value up to this is significant beside the label-permutation null
 
 
 class Rule(NamedTuple):
@@ -31,8 +31,24 @@ OptionalCount = Annotated[int | None, ONE_OR_MORE]
 Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
-NO_P = f"with fewer no p-value can reach {SMALL}"  # the least of R permutations is 1 / (1 + R)
-ENOUGH = Rule(f"0 or at least 19; {NO_P}", lambda value: value == 0 or value >= 19)
+NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
+ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
+
+
+def numbers(tolerances: str | float) -> list[float]:
+    """Of a list such as 1e-12,1e-3,cv."""
+    return [float(one) for one in str(tolerances).split(",") if one != "cv"]
+
+
+def are_tolerances(value: str | float) -> bool:
+    try:
+        found = numbers(value)
+        return bool(found) and all(0 < one < 1 for one in found)
+    except ValueError:
+        return False
+
+
+TOLERANCES = Rule("numbers above 0 and below 1, such as 1e-12,1e-3,cv", are_tolerances)
 
 
 @dataclass(kw_only=True)
@@ -133,7 +149,7 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = None
     layers: str = "all"
-    label_permutations: Natural = 20
+    label_permutations: Natural = 200
     partitions: Count = 1
     shard: str | None = None
     prefix_moments: Annotated[str, one_of("train", "all")] = "train"
@@ -282,16 +298,32 @@ class Scoring(Cached):
     Args:
         device: of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, with a line
             that says so
-        rtol: eigenvalues of the equilibrated matrices below rtol times the largest count as zero
+        rtol: eigenvalues of M, scaled to unit diagonal, up to rtol times the largest are left out. A list, such as
+            1e-12,1e-3,cv: its first number is that of all scores, OUTPUT/conditioned has NTPS at every number, and with
+            cv at the tolerance of cross-validation over --partitions, for the layers that get error bars
+        prefix_rtol: the same of P0 (default: as rtol)
         error_bars: layers that get them, where cache.py kept --partitions K: best (the best layer and the last),
             all (K times the time) or none
         tight_bounds: also the tight bounds of the excess loss, 38 eigen-solves a layer
     """
 
     device: str = "cpu"
-    rtol: Annotated[float, Rule("above 0 and below 1", lambda value: 0 < value < 1)] = 1e-12
+    rtol: Annotated[str | float, TOLERANCES] = "1e-12,1e-4,3e-4,1e-3,3e-3,1e-2,cv"
+    prefix_rtol: Annotated[str | float | None, TOLERANCES] = None
     error_bars: Annotated[str, one_of("best", "all", "none")] = "best"
     tight_bounds: bool = False
+
+    @property
+    def rtols(self) -> list[float]:
+        return numbers(self.rtol)
+
+    @property
+    def prefix_rtols(self) -> list[float]:
+        return numbers(self.rtol if self.prefix_rtol is None else self.prefix_rtol)
+
+    @property
+    def cross_validated(self) -> bool:
+        return "cv" in str(self.rtol).split(",")
 
 
 @dataclass(kw_only=True)
@@ -338,7 +370,7 @@ class Prescreening(Forward, Columns):
         limit: rows per split, the first of one seeded permutation
         tokens_per_batch: as for cache.py
         layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
-        label_permutations: permuted copies of the labels, for the p-values: 19 or more, or 0 for none
+        label_permutations: permuted copies of the labels, for the p-values: 39 or more, or 0 for none
         partitions: of the train rows, for the error bars of NTPS and retention
         gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
         seed: of the limit's permutation and of the label permutations
@@ -352,7 +384,7 @@ class Prescreening(Forward, Columns):
     limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
     tokens_per_batch: OptionalCount = None
     layers: str = "spread"
-    label_permutations: Annotated[int, ENOUGH] = 20
+    label_permutations: Annotated[int, ENOUGH] = 200
     partitions: Count = 5
     gain: str | None = None
     seed: Natural = 42

@@ -253,8 +253,8 @@ def test_faults_of_the_flags(tmp_path, capsys):
         (["--target", "numeric"], "--target: only together with --train"),
         (["--target", "number"], "--target number: must be classes or numeric"),
         (["--limit", "1"], "--limit 1: must be at least 2"),
-        (["--label_permutations", "18"], "--label_permutations 18: must be 0 or at least 19"),
-        (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 19"),
+        (["--label_permutations", "38"], "--label_permutations 38: must be 0 or at least 39"),
+        (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 39"),
     ):
         assert cli.run(prescreen.main, [*flags, "--output", str(tmp_path / "out")]) == 1
         assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

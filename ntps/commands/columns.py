@@ -36,13 +36,17 @@ def filled(page: str) -> str:
 
 
 def markdown() -> str:
-    """One table for the scores of subspaces, one for those of whole layers."""
-    from ntps.scores.registry import HEADROOM, LAYER_SCORES, SUBSPACE_SCORES
+    """One table for the scores of subspaces, one for those of whole layers, one for the tolerances."""
+    from ntps.scores.registry import CONDITIONED_SCORES, HEADROOM, LAYER_SCORES, SUBSPACE_SCORES
 
     tables = []
     for title, scores in (
         ("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
         ("`scores/MODEL/DATASET.csv`: a row a layer", (*LAYER_SCORES, HEADROOM)),
+        (
+            "`conditioned/MODEL/DATASET.csv`: a row a layer and pair of tolerances, kv = d/10",
+            CONDITIONED_SCORES,
+        ),
     ):
         lines = [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
         for score in scores:

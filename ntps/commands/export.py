@@ -21,7 +21,7 @@ from ntps.results.tables import METHODS, PAIR, best_rows, read_table
 from ntps.run import cli
 from ntps.system import console, storage
 
-KINDS = ("ntps", "scores", "words", *(f"accuracy/{method}" for method in METHODS))
+KINDS = ("ntps", "scores", "conditioned", "words", *(f"accuracy/{method}" for method in METHODS))
 DIGITS = 7
 CURVES = ".curves.safetensors"
 

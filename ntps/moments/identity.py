@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ntps.moments.source import Source
-from ntps.scores.registry import COLUMNS
+from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS
 from ntps.texts.dataset import Dataset, Split, texts_hash
 
 Identity = dict[str, Any]
@@ -51,10 +51,19 @@ def of_rows(moments: Identity) -> Identity:
 
 
 def of_scores(
-    train: Identity, test: Identity | None, rtol: float, error_bars: str, tight_bounds: bool
-) -> Identity:
+    train: Identity, test: Identity | None, rtols: Sequence[float], prefix_rtols: Sequence[float], cross_validated: bool,
+    error_bars: str, tight_bounds: bool,
+) -> Identity:  # fmt: skip
     """Tables of scores from moments of train and test."""
-    shared = {"train": train, "test": test, "rtol": rtol, "columns": list(COLUMNS), "error_bars": error_bars}
+    path = {"rtols": list(rtols), "prefix_rtols": list(prefix_rtols), "cross_validated": cross_validated}
+    columns = {"columns": list(COLUMNS), "conditioned_columns": list(CONDITIONED_COLUMNS)}
+    shared = {
+        "train": train,
+        "test": test,
+        "rtol": rtols[0],
+        "path": path,
+        "error_bars": error_bars,
+    } | columns
     return shared | ({"tight_bounds": True} if tight_bounds else {})
 
 

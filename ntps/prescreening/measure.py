@@ -80,7 +80,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
     scores = subspace_scores(layer, ORDERS[:1])
     if parts := partition_files(train):
-        add_error_bars(scores.rows, layer.moments, (part.averages(place, permuted=False) for part in parts))
+        add_error_bars(scores.rows, layer, (part.averages(place, permuted=False) for part in parts))
     peers, point = layer_row(layer), tenth(scores)
     row |= {
         "layer": best,

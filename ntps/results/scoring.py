@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,16 @@ from torch.nn.functional import pad
 from ntps.errors import UserError
 from ntps.flags import Scoring
 from ntps.models.loading import pick_device
-from ntps.moments.file import MomentsFile
-from ntps.moments.identity import of_scores
+from ntps.moments.file import MomentsFile, StatesFile, check_together
+from ntps.moments.identity import of_rows, of_scores
 from ntps.moments.pair import Pair, partition_files
+from ntps.moments.sums import targets_of
 from ntps.scores.best_layer import best_place
+from ntps.scores.conditioning import Tolerances
+from ntps.scores.label_signal import residual_moment
 from ntps.scores.layer import Layer
-from ntps.scores.registry import COLUMNS, LAYER_COLUMNS, headroom
-from ntps.scores.table import LayerScores, add_error_bars, layer_row, subspace_scores
+from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS, LAYER_COLUMNS, headroom
+from ntps.scores.table import LayerScores, Row, add_error_bars, conditioned_rows, layer_row, subspace_scores
 from ntps.system import console, storage
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
@@ -38,42 +42,60 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     check(pair, train, test)
     error_bars = flags.error_bars if train.identity["partitions"] > 1 else "none"
     parts = partition_files(train) if error_bars != "none" else []
-    table, of_layers, stem = pair.table("ntps"), pair.table("scores"), pair.stem("ntps")
+    table, of_layers, path_table = (pair.table(kind) for kind in ("ntps", "scores", "conditioned"))
+    stem, rtols, prefix_rtols = pair.stem("ntps"), flags.rtols, flags.prefix_rtols
+    grid = [Tolerances(*both) for both in itertools.product(rtols, prefix_rtols)]
     curves_file = stem.with_name(f"{stem.name}.curves.safetensors")
     of_test = test.identity if test else None
-    identity = of_scores(train.identity, of_test, flags.rtol, error_bars, flags.tight_bounds)
-    output = Output("scores", stem, identity, {table: COLUMNS, of_layers: LAYER_COLUMNS}, [curves_file])
+    identity = of_scores(
+        train.identity, of_test, rtols, prefix_rtols, flags.cross_validated, error_bars, flags.tight_bounds
+    )
+    tables = {table: COLUMNS, of_layers: LAYER_COLUMNS, path_table: CONDITIONED_COLUMNS}
+    output = Output("scores", stem, identity, tables, [curves_file])
     if output.there(flags.overwrite):
         console.say(f"already there: {table}")
         return
+    states = kept_states(pair, train)
+    targets = targets_of(states.labels, train.targets) if states else torch.empty(0)
     if error_bars != "none" and not parts:
         console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
 
-    def score(place: int, device: torch.device) -> tuple[LayerScores, dict[str, Any]]:
+    def layer_at(place: int, device: torch.device) -> Layer:
         moments = train.averages(place).to(device)
+        if states:
+            found = torch.from_numpy(states.layer(place)).to(device), targets.to(device)
+            moments = replace(moments, residual_second_moment=residual_moment(moments, *found))
         unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
-        layer = Layer(moments, unseen, flags.rtol, flags.tight_bounds)
-        return subspace_scores(layer), layer_row(layer)
+        return Layer(moments, unseen, rtols[0], flags.tight_bounds, prefix_rtols[0])
+
+    def score(place: int, device: torch.device) -> tuple[LayerScores, Row, list[Row]]:
+        layer = layer_at(place, device)
+        return subspace_scores(layer), layer_row(layer), conditioned_rows(layer, grid)
 
     def jackknife(place: int, device: torch.device) -> None:
-        whole = train.averages(place, permuted=False).to(device)
+        layer = layer_at(place, device)
         shares = (part.averages(place, permuted=False).to(device) for part in parts)
-        add_error_bars(scores[place].rows, whole, shares, flags.rtol)
+        tolerances = add_error_bars(scores[place].rows, layer, shares)
+        if flags.cross_validated:
+            conditioned[place].extend(conditioned_rows(layer, tolerances))
 
     every = range(len(train.layers))
-    scores, others = zip(*each_layer(score, train.layers, every, device, str(pair)))
+    scores, others, conditioned = zip(*each_layer(score, train.layers, every, device, str(pair)))
     if parts:
         best = best_place(row["gcv_error"] for row in others)
         chosen = sorted({best, every[-1]}) if error_bars == "best" else every
         each_layer(jackknife, train.layers, chosen, device, f"{pair}, error bars")
     heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]
     rows = [head | row for head, layer in zip(heads, scores) for row in layer.rows]
+    path_rows = [head | row for head, layer in zip(heads, conditioned) for row in layer]
     more = {"n_texts": train.text_count, "headroom": headroom(others)}
     layer_rows = [head | row | more for head, row in zip(heads, others)]
     record = train.record | {"class_counts": train.class_counts.tolist()}
     with output.written(flags=asdict(flags), moments=record) as about:
         storage.write_text(of_layers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
-        storage.write_text(of_layers.with_name(f"{pair.dataset}.json"), storage.to_json(about))
+        storage.write_text(path_table, pd.DataFrame(path_rows)[list(CONDITIONED_COLUMNS)].to_csv(index=False))
+        for table_beside in (of_layers, path_table):
+            storage.write_text(table_beside.with_suffix(".json"), storage.to_json(about))
         storage.write_arrays(curves_file, curves(train.layers, scores), about)
         storage.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
     seconds = time.monotonic() - started
@@ -92,6 +114,17 @@ def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
             f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
             "scores describe this sample more than the task"
         )
+
+
+def kept_states(pair: Pair, train: MomentsFile) -> StatesFile | None:
+    """The mean states of the same rows, where cache.py kept them."""
+    path = pair.split("states", "train")
+    if not path.exists():
+        return None
+    states = StatesFile(path, pair.verify)
+    storage.check_same_run(of_rows(train.identity), states.identity, path.parent)
+    check_together(train, states)
+    return states
 
 
 def each_layer(
@@ -120,7 +153,7 @@ def each_layer(
 
 
 def curves(layers: Sequence[int], scores: Sequence[LayerScores]) -> dict[str, np.ndarray]:
-    """ntps, retention, excess (layer, order, kv) and null (layer, order, R, kv); NaN past a layer's rank."""
+    """ntps, retention, excess (layer, order, kv) and null (layer, order, quantiles, kv); NaN past a layer's rank."""
     longest = max(layer.rank_prefix for layer in scores)
     arrays = {"layers": np.array(layers)}
     for name in ("ntps", "retention", "excess", "null"):

@@ -15,13 +15,19 @@ import pandas as pd
 
 from ntps.accuracies import registry
 from ntps.errors import UserError
-from ntps.scores.registry import LAYER_SCORES, SUBSPACE_SCORES, candidates
+from ntps.scores.registry import (
+    CONDITIONED_COLUMNS,
+    CONDITIONED_SCORES,
+    LAYER_SCORES,
+    SUBSPACE_SCORES,
+    candidates,
+)
 from ntps.system import storage
 
 PAIR = ["model", "dataset"]
 POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
 # score: +1 if a higher value promises labels that a linear probe reads well, -1 if a lower one does
-SUBSPACE, LAYER = candidates(SUBSPACE_SCORES), candidates(LAYER_SCORES)
+SUBSPACE, LAYER = candidates(SUBSPACE_SCORES) | candidates(CONDITIONED_SCORES), candidates(LAYER_SCORES)
 ON_TEST = candidates(on_test=True)  # on request only: measured on test labels, as the accuracies are
 DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
@@ -49,7 +55,9 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
 def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     """One table KIND/MODEL/DATASET.csv. UserError as above."""
     kind = path.parts[-3]
-    script = {"words": "alignment_vis", "ntps": "K_sweep", "scores": "K_sweep"}.get(kind, kind)
+    script = {"words": "alignment_vis", **dict.fromkeys(("ntps", "scores", "conditioned"), "K_sweep")}.get(
+        kind, kind
+    )
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -67,8 +75,12 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
     subspace, layer = read_tables(folder, "ntps"), read_tables(folder, "scores")
     if subspace.empty and layer.empty:
         raise UserError(f"no scores in {folder}: run cache.py and K_sweep.py with --output {folder}")
+    conditioned = read_tables(folder, "conditioned", CONDITIONED_COLUMNS[len(PAIR) :])
+    chosen = conditioned[conditioned["choice"] == "cv"].assign(
+        order="descending", rule="task_rank", fraction=math.nan
+    )
     parts = []
-    for table in (subspace, layer):
+    for table in (subspace, layer, chosen):
         point = [name for name in PAIR + POINT if name in table]
         names = [name for name in DIRECTION if name in table]
         parts.append(table[point + names].melt(point, names, "score", "value"))

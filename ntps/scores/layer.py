@@ -17,19 +17,22 @@ from torch import Tensor
 
 from ntps.errors import UserError
 from ntps.scores import probes
+from ntps.scores.baselines import PrincipalComponents, RandomDirections
 from ntps.scores.bounds import tight_constants
 from ntps.scores.held_out_probe import HeldOut, held_out
+from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import (
     RANK_RTOL,
     Nested,
     Whitened,
+    head,
     relative_gaps,
     share,
     tail,
     tied,
-    whiten,
 )
+from ntps.scores.permutation_null import rotated
 from ntps.scores.subspaces import ORDERS, Perception, Solution, autoregression
 
 STEPS = 20  # the paper's sweep: k = j / 20 of the rank, j = 1..19
@@ -38,8 +41,9 @@ STEPS = 20  # the paper's sweep: k = j / 20 of the rank, j = 1..19
 class Layer:
     """A layer's subspaces and probes, each computed when first needed; UserError then if there is nothing to score.
 
-    rtol: eigenvalues up to this share of the largest count as zero. test: moments of other rows, for held-out scores
-    (their prefix moments are not needed). tight: also the tight bounds of the excess loss, 19 eigen-solves an order.
+    rtol, prefix_rtol: eigenvalues of M, and of P0, up to this share of the largest are left out (prefix_rtol None: the
+    same). test: moments of other rows, for held-out scores (their prefix moments are not needed). tight: also the tight
+    bounds of the excess loss, 19 eigen-solves an order.
     """
 
     def __init__(
@@ -48,19 +52,20 @@ class Layer:
         test: LayerMoments | None = None,
         rtol: float = RANK_RTOL,
         tight: bool = False,
+        prefix_rtol: float | None = None,
     ):
         self.moments, self.test, self.rtol, self.tight = moments, test, rtol, tight
+        self.prefix_rtol = rtol if prefix_rtol is None else prefix_rtol
 
     @cached_property
     def task(self) -> Perception:
-        """U. With a test split the probe without intercept needs M's eigenvectors too: one eigen-solve for both."""
+        """U."""
         m = self.moments
-        white = m.plain.spectrum.whitened(self.rtol) if self.test else whiten(m.mean_second_moment, self.rtol)
-        return Perception(white, m.mean_label_moment, self.rtol)
+        return Perception(m.plain.spectrum.whitened(self.rtol), m.mean_label_moment, RANK_RTOL)
 
     @cached_property
     def _autoregression(self) -> tuple[Whitened, Solution]:
-        return autoregression(self.moments, self.rtol)
+        return autoregression(self.moments, self.prefix_rtol)
 
     @property
     def prefix(self) -> Whitened:
@@ -99,10 +104,33 @@ class Layer:
         return probes.ridge(self.moments, intercept=False)
 
     @cached_property
+    def label_signal(self) -> LabelSignal | None:
+        """Of the centred moments; None where the states are all the same."""
+        return LabelSignal.of(self.moments)
+
+    @cached_property
+    def pca(self) -> PrincipalComponents:
+        return PrincipalComponents(self)
+
+    @cached_property
+    def random(self) -> RandomDirections:
+        """As many random directions as the headline takes."""
+        return RandomDirections.of(self, self.tenth)
+
+    @cached_property
+    def tenth(self) -> int:
+        """The headline's kv: d/10."""
+        return min(max(1, self.d // 10), self.K)
+
+    @cached_property
+    def rotated(self) -> Tensor:
+        """S with its signal rotated among whitened directions, as many as there are label permutations (R, d, C)."""
+        return rotated(self.moments, self.label_signal, len(self.moments.permuted))
+
+    @cached_property
     def own_permuted(self) -> Tensor:
-        """U_r of every label permutation, side by side (d, R c)."""
-        R, permuted = len(self.moments.permuted), self.moments.permuted
-        return self.task.shuffled(permuted, self.rtol).flatten(1) if R else self.task.U[:, :0]
+        """U_r of every label permutation, side by side (d, R C)."""
+        return self.task.shuffled(self.moments.permuted, self.rtol).flatten(1)
 
     @cached_property
     def signal(self) -> Tensor:
@@ -110,6 +138,11 @@ class Layer:
         m = self.moments
         columns = [m.mean_label_moment, m.mean_state[:, None], m.permuted.transpose(0, 1).flatten(1)]
         return self.task.mean.pull(torch.cat(columns, 1))
+
+    @cached_property
+    def explained(self) -> Tensor:
+        """E_full = tr(S^T M^+ S)."""
+        return self.signal[:, : self.moments.targets].square().sum()
 
     @cached_property
     def whitened_auto(self) -> Tensor:
@@ -129,10 +162,9 @@ class Layer:
         """(rule, fraction, ku, kv) of the table's rows: kv at the 19 fractions and d/10, then the paper's sweep."""
         r, rank = self.task.task_rank, self.task.mean.rank
         sweep = [(j / STEPS, max(1, j * rank // STEPS), max(1, j * self.K // STEPS)) for j in range(1, STEPS)]
-        tenth = min(max(1, self.d // 10), self.K)
         return [
             *(("task_rank", fraction, r, kv) for fraction, _, kv in sweep),
-            ("task_rank", math.nan, r, tenth),
+            ("task_rank", math.nan, r, self.tenth),
             *(("fraction", *point) for point in sweep),
         ]
 
@@ -208,6 +240,38 @@ class Order:
     def null(self) -> Tensor:
         """(R, K): NTPS of the label permutations."""
         return share(self.directions[1], self.layer.K).mT
+
+    @cached_property
+    def rotated(self) -> Tensor:
+        """(R, K): NTPS of the label signal in rotated directions."""
+        layer, R = self.layer, len(self.layer.rotated)
+        U = layer.task.shuffled(layer.rotated, layer.rtol).flatten(1)
+        return share(self.spans.energies(U).reshape(layer.d, R, -1 if R else 0).sum(2), layer.K).mT
+
+    @cached_property
+    def centred_spans(self) -> Nested:
+        """Of Fc V: R^T R = V^T Cov(m) V."""
+        assert self.layer.label_signal is not None
+        return Nested(self.layer.label_signal.white.F @ self.V)
+
+    @cached_property
+    def corrected(self) -> Tensor:
+        """(K,): corrected retention."""
+        signal, K = self.layer.label_signal, self.layer.K
+        if signal is None:
+            return self.V.new_full((K,), math.nan)
+        return signal.retained(head(self.centred_spans.energies(signal.T).sum(1), K))
+
+    @cached_property
+    def corrected_unequal(self) -> Tensor:
+        """(K,): the same for errors of unequal variance; NaN without the residuals' moment."""
+        signal, K = self.layer.label_signal, self.layer.K
+        if signal is None or signal.noise_moment is None:
+            return self.V.new_full((K,), math.nan)
+        values, vectors = torch.linalg.eigh(signal.noise_moment)
+        targets = torch.cat([signal.T, vectors * values.clamp(min=0).sqrt()], 1)
+        energies, C = self.centred_spans.energies(targets), signal.T.shape[1]
+        return signal.retained(*(head(part.sum(1), K) for part in (energies[:, :C], energies[:, C:])))
 
     @cached_property
     def whitened_spans(self) -> Nested:
@@ -305,6 +369,21 @@ class Point:
     def null(self) -> Tensor:
         """(R,): NTPS of the label permutations; none for rule fraction."""
         return self.of.null[:, self.kv - 1] if self.rule == "task_rank" else self.of.columns[:0, 0]
+
+    @property
+    def in_papers_order(self) -> bool:
+        """Whether the point has corrected scores and baselines: U_r against the leading directions."""
+        return self.rule == "task_rank" and self.of.name == "descending"
+
+    @property
+    def is_tenth(self) -> bool:
+        """Whether it is the headline, kv = d/10."""
+        return self.in_papers_order and math.isnan(self.fraction)
+
+    @cached_property
+    def rotated(self) -> Tensor:
+        """(R,): NTPS of the label signal in rotated directions."""
+        return self.of.rotated[:, self.kv - 1] if self.in_papers_order else self.of.columns[:0, 0]
 
     @cached_property
     def retention_null(self) -> Tensor:

@@ -30,6 +30,7 @@ class LayerMoments:
     prefix_second_moment: Tensor | None = None  # P0 (d, d)
     prefix_next_moment: Tensor | None = None  # P1 (d, d)
     label_moment_permuted: Tensor | None = None  # S with the labels permuted (R, d, C)
+    residual_second_moment: Tensor | None = None  # E[||e||^2 m m^T] (d, d), of `label_signal.residual_moment`
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -78,6 +79,7 @@ class LayerMoments:
             text_count=left,
             token_count=self.token_count - part.token_count,
             label_moment_permuted=None,
+            residual_second_moment=None,
         )
 
     @cached_property
@@ -104,6 +106,18 @@ class LayerMoments:
         cross = torch.where(constant[:, None], 0.0, self.mean_label_moment - torch.outer(mu, label_mean))
         power = self.label_second_moment - float(label_mean.square().sum())
         return Regression(C, cross, power, mu, label_mean, self.text_count)
+
+    @cached_property
+    def prefix_spectrum(self) -> Spectrum:
+        """Of P0, which must be there."""
+        assert self.prefix_second_moment is not None
+        return Spectrum.of(self.prefix_second_moment)
+
+    @cached_property
+    def principal(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,) and eigenvectors (d, d) of Cov(m), not scaled, largest first: principal components."""
+        values, vectors = torch.linalg.eigh(self.centred.M)
+        return values.flip(0).clamp(min=0), vectors.flip(1)
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,10 @@ class Whitened:
             return torch.linalg.solve_triangular(self.F, x, upper=True)
         return self.pseudo_inverse @ x
 
+    def leading(self, rank: int, rank_unstable: bool) -> Whitened:
+        """The directions of the largest eigenvalues alone, where rows of F and columns of W are ascending."""
+        return Whitened(self.F[-rank:], self.W[:, -rank:], rank_unstable)
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -73,15 +77,30 @@ class Spectrum:
         """(d,) bool: eigenvalues above rtol times the largest."""
         return self.values > rtol * self.values[-1]
 
-    def whitened(self, rtol: float = RANK_RTOL) -> Whitened:
-        """Whitening of B where eigenvalues up to rtol times the largest are cut.
+    def rank(self, rtol: float) -> int:
+        return int(self.matched(rtol).sum())
 
+    def whitened(self, rtol: float = RANK_RTOL) -> Whitened:
+        """Whitening of B where eigenvalues up to rtol times the largest are cut; eigenvalues ascending.
+
+        Up to RANK_RTOL they count as zero, and W lies in range(B). Above it they are left out on purpose: W is the
+        last columns of W at RANK_RTOL, so that W W^T x are principal-component regression's coefficients, on
+        coordinates scaled to unit mean square (method: truncated pair). Every tolerance shares one decomposition.
         `rank_unstable`: the number that stays differs between 0.1 rtol and 10 rtol.
         """
         if not self.scale.any():
             raise UserError(ZERO)
+        unstable = self.rank(0.1 * rtol) != self.rank(10 * rtol)
+        if rtol > RANK_RTOL:
+            return self.full.leading(self.rank(rtol), unstable)
+        return self._within_range(rtol, unstable)
+
+    @cached_property
+    def full(self) -> Whitened:
+        return self.whitened()
+
+    def _within_range(self, rtol: float, unstable: bool) -> Whitened:
         stays = self.matched(rtol)
-        unstable = bool(self.matched(0.1 * rtol).sum() != self.matched(10 * rtol).sum())
         roots = self.values[stays].sqrt()
         F = roots[:, None] * self.Q[:, stays].mT * self.scale
         if stays.all():
@@ -140,12 +159,12 @@ def inverse_factor(A: Tensor) -> Tensor:
     return result
 
 
-def left_singular(T: Tensor) -> tuple[Tensor, Tensor]:
+def left_singular(T: Tensor, needed: int | None = None) -> tuple[Tensor, Tensor]:
     """Left singular vectors (r, min(r, C)) and squared singular values of T (r, C), descending.
 
     As exact as a singular value decomposition but faster, for that also finds the right vectors. Squaring T
     spoils only what is small beside the largest value: T T^T settles the large ones, and what remains of T
-    beside them is solved again by itself.
+    beside them is solved again by itself; not where the `needed` leading ones are all large.
     """
     if T.shape[1] < T.shape[0]:
         left, sigma, _ = torch.linalg.svd(T, full_matrices=False)
@@ -153,7 +172,7 @@ def left_singular(T: Tensor) -> tuple[Tensor, Tensor]:
     values, left = torch.linalg.eigh(T @ T.mT)
     values, left = values.flip(0).clamp(min=0), left.flip(1)
     settled = int((values > SETTLED * values[0]).sum())
-    if 0 < settled < len(values):
+    if 0 < settled < min(len(values), needed or len(values)):
         inner, small = left_singular(left[:, settled:].mT @ T)
         left = torch.cat([left[:, :settled], left[:, settled:] @ inner], 1)
         values = torch.cat([values[:settled], small])

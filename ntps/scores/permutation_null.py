@@ -6,7 +6,11 @@ its NTPS and retention are `Order.null` and `Order.signal`. Not in the paper (ar
 
 import math
 
+import torch
 from torch import Tensor
+
+from ntps.scores.label_signal import LabelSignal
+from ntps.scores.layer_moments import LayerMoments
 
 NULL_SLACK = 1e-12  # a permuted score this close below the observed one counts as reaching it (rounding)
 
@@ -17,6 +21,28 @@ def above(value: float, level: float) -> float:
 
 
 def p_value(observed: float, null: Tensor) -> float:
-    """(1 + #{null >= observed}) / (R + 1) of R scores of permuted labels: uniform on its grid without signal; NaN for R = 0."""
+    """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0.
+
+    At most alpha with probability alpha where observed and null are exchangeable.
+    """
     R = len(null)
-    return (1 + int((null >= observed - NULL_SLACK).sum())) / (R + 1) if R else math.nan
+    above, below = ((side >= -NULL_SLACK).sum() for side in (null - observed, observed - null))
+    return min(1.0, 2 * (1 + min(int(above), int(below))) / (R + 1)) if R else math.nan
+
+
+def rotated(moments: LayerMoments, signal: LabelSignal | None, draws: int, seed: int = 0) -> Tensor:
+    """S of labels whose signal is as large and lies in random directions of the whitened states: (R, d, C).
+
+    W^T Sc = L diag(s) R^T becomes Q diag(s) R^T with Q (r, c) uniform among orthonormal columns; S = mu p^T + Sc.
+    """
+    S = moments.mean_label_moment
+    if signal is None or not draws:
+        return S.new_zeros(0, *S.shape)
+    _, s, right = torch.linalg.svd(signal.T, full_matrices=False)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(draws, signal.rank, len(s), generator=generator, dtype=torch.float64).to(S.device)
+    Q, triangle = torch.linalg.qr(drawn)
+    Q = Q * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]  # else its signs are not random
+    turned = Q * s @ right  # (R, r, C)
+    turned = (signal.white.F.mT @ turned.transpose(0, 1).flatten(1)).view(len(S), draws, -1)
+    return turned.transpose(0, 1) + torch.outer(moments.mean_state, moments.label_mean)

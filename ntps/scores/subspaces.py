@@ -110,12 +110,27 @@ class Perception:
         return math.sqrt(2 * kv * (d - kv) / (d * (d - 1) * (d + 2)) * spread) / float(trace)
 
     def shuffled(self, factors: Tensor, rtol: float = RANK_RTOL) -> Tensor:
-        """U_r of R label shuffles, (R, d, C) -> (d, R, c); zero past a shuffle's own rank."""
+        """U_r of R other cross moments, such as those of shuffled labels: (R, d, C) -> (d, R, C), zero past each one's rank.
+
+        With T = W^T S and T^T T = R diag(l) R^T (C, C), U = W T R diag(l)^-1/2: W^T S need not be decomposed.
+        """
         R, d, C = factors.shape
-        white = self.mean.pull(factors.transpose(0, 1).reshape(d, R * C)).view(-1, R, C).transpose(0, 1)
-        left, sigma, _ = torch.linalg.svd(white, full_matrices=False)
-        left = left * (sigma**2 > rtol * sigma[:, :1] ** 2)[:, None]
-        return self.mean.push(left.transpose(0, 1).reshape(self.mean.rank, -1)).view(d, R, left.shape[-1])
+        T = self.mean.pull(factors.transpose(0, 1).reshape(d, R * C))
+        turn = inverse_roots(grams(T, C), rtol)
+        return torch.einsum("drc,rce->dre", self.mean.push(T).view(d, R, C), turn)
+
+
+def grams(T: Tensor, C: int) -> Tensor:
+    """T_j^T T_j (R, C, C) of R matrices of C columns side by side, (r, R C)."""
+    T = T.view(len(T), -1, C).transpose(0, 1)
+    return T.mT @ T
+
+
+def inverse_roots(G: Tensor, rtol: float = RANK_RTOL) -> Tensor:
+    """R diag(l)^-1/2 of G = R diag(l) R^T (R, C, C), zero for eigenvalues up to rtol times the largest."""
+    values, vectors = torch.linalg.eigh(G)
+    stays = values > rtol * values[:, -1:].clamp(min=0)
+    return vectors * torch.where(stays, values, torch.inf).rsqrt()[:, None]
 
 
 def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> tuple[Whitened, Solution]:
@@ -128,7 +143,7 @@ def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> tuple[Whit
         raise UserError("these moments hold no prefix moments: run cache.py again with --prefix_moments all")
     if not P0.any():
         raise UserError("no row has two tokens, or all states are zero: there is no next token to predict")
-    prefix = whiten(P0, rtol)
+    prefix = moments.prefix_spectrum.whitened(rtol)
     return prefix, solve(P1, prefix)
 
 

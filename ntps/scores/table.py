@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor
 
 from ntps.errors import UserError
+from ntps.scores.conditioning import Tolerances, chosen, fold_errors, path
 from ntps.scores.error_bars import jackknife_error
 from ntps.scores.layer import Layer, Point
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL
-from ntps.scores.registry import EVERY, LAYER_SCORES, SUBSPACE_SCORES
+from ntps.scores.registry import CONDITIONED_SCORES, EVERY, LAYER_SCORES, SUBSPACE_SCORES, Score
 from ntps.scores.subspaces import ORDERS
 
 Row = dict[str, Any]
+QUANTILES = 21
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class LayerScores:
     ntps: Tensor  # (orders, kv)
     excess: Tensor  # (orders, kv)
     retention: Tensor  # (orders, kv)
-    null: Tensor  # (orders, R, kv): ntps with permuted labels
+    null: Tensor  # (orders, R, kv): ntps with permuted labels; of more than QUANTILES permutations, quantiles from 0 to 1
     rows: list[Row]  # the table of scores: columns named as in the scores file
     task_rank: int
     rank_mean: int
@@ -43,9 +46,10 @@ def layer_scores(
     test: LayerMoments | None = None,
     orders: Sequence[str] = ORDERS,
     tight: bool = False,
+    prefix_rtol: float | None = None,
 ) -> LayerScores:
     """Every score of one layer's subspaces, for the orders requested and both rules; see `Layer` for the arguments."""
-    return subspace_scores(Layer(moments, test, rtol, tight), orders)
+    return subspace_scores(Layer(moments, test, rtol, tight, prefix_rtol), orders)
 
 
 def subspace_scores(layer: Layer, orders: Sequence[str] = ORDERS) -> LayerScores:
@@ -54,6 +58,9 @@ def subspace_scores(layer: Layer, orders: Sequence[str] = ORDERS) -> LayerScores
     chosen = [layer.orders[order] for order in orders]
     curves = {name: torch.stack([getattr(order, name) for order in chosen])
               for name in ("ntps", "excess", "retention", "null")}  # fmt: skip
+    if curves["null"].shape[1] > QUANTILES:  # what a picture shows of them
+        levels = torch.linspace(0, 1, QUANTILES).to(curves["null"])
+        curves["null"] = torch.quantile(curves["null"], levels, 1).transpose(0, 1)
     lower, upper = layer.bounds
     return LayerScores(
         **curves, rows=rows, task_rank=layer.task.task_rank, rank_mean=layer.task.mean.rank, rank_prefix=layer.K,
@@ -82,30 +89,53 @@ def other_scores(train: LayerMoments, test: LayerMoments | None = None) -> dict[
     return layer_row(Layer(train, test))
 
 
-def add_error_bars(
-    rows: Sequence[Row], whole: LayerMoments, parts: Iterable[LayerMoments], rtol: float = RANK_RTOL
-) -> None:
-    """Fill in the standard errors of one layer's rows from the moments of K partitions; of ntps, rule task_rank only.
+def conditioned_rows(layer: Layer, wanted: Sequence[Tolerances]) -> list[Row]:
+    """A row for each pair of tolerances, at the headline's kv."""
+    return [
+        {"choice": one.tolerances.choice, "rtol": one.tolerances.rtol, "prefix_rtol": one.tolerances.prefix_rtol, "kv": one.kv}
+        | {score.name: score.value(one) for score in CONDITIONED_SCORES}
+        for one in path(layer, wanted, layer.tenth)
+    ]  # fmt: skip
 
-    One pair of eigen-solves for each partition dropped. NaN where what is left cannot be scored, or has fewer
-    rows than M has rank (as for n < d): the scores then move with the number of rows more than with which.
-    ntps.scores.error_bars.score_interval makes intervals of them.
+
+def add_error_bars(
+    rows: Sequence[Row], whole: Layer, parts: Iterable[LayerMoments]
+) -> tuple[Tolerances, ...]:
+    """Fill in the standard errors of one layer's rows from the moments of K partitions, and choose tolerances by them.
+
+    One pair of eigen-solves for each partition dropped; of ntps, errors for rule task_rank only. NaN where what is
+    left cannot be scored, or has fewer rows than M has rank (as for n < d): the scores then move with the number of
+    rows more than with which. ntps.scores.error_bars.score_interval makes intervals of them.
     """
-    errors = {score.name: EVERY[score.error_of] for score in SUBSPACE_SCORES if score.error_of}
-    estimates = []
+    scores = {score.name: EVERY[score.error_of] for score in SUBSPACE_SCORES if score.error_of}
+    estimates: list[list[list[float]]] | None = []
+    errors, counts = [], []
     for part in parts:
-        moments = whole.without(part)
-        if moments.text_count < rows[0]["rank_mean"]:
-            return
-        try:
-            layer = Layer(moments, rtol=rtol)
-            # the curve of rule task_rank at each row's kv: an error is that of the score of U_r
-            points = [Point(layer.orders[row["order"]], "task_rank", row["fraction"], layer.task.task_rank,
-                            min(row["kv"], layer.K)) for row in rows]  # fmt: skip
-            estimates.append([[score.value(point) for point in points] for score in errors.values()])
-        except UserError:
-            return
-    for name, values in zip(errors, jackknife_error(torch.tensor(estimates, dtype=torch.float64)).tolist()):
-        for row, error in zip(rows, values, strict=True):
-            if row["rule"] == "task_rank" or name != "ntps_se":
-                row[name] = error
+        rest = whole.moments.without(part)
+        errors.append(fold_errors(rest, part))
+        counts.append(part.text_count)
+        if estimates is not None:
+            layer = Layer(rest, whole.test, whole.rtol, prefix_rtol=whole.prefix_rtol)
+            estimates = added(estimates, layer, rows, list(scores.values()))
+    if estimates:
+        for name, values in zip(
+            scores, jackknife_error(torch.tensor(estimates, dtype=torch.float64)).tolist()
+        ):
+            for row, error in zip(rows, values, strict=True):
+                if row["rule"] == "task_rank" or not math.isnan(row[scores[name].name]) and name != "ntps_se":
+                    row[name] = error
+    return chosen(errors, counts) if len(errors) > 1 else ()
+
+
+def added(
+    estimates: list[list[list[float]]], layer: Layer, rows: Sequence[Row], scores: Sequence[Score]
+) -> list[list[list[float]]] | None:
+    """The estimates and those of one more layer, at each row's kv on the curve of U_r; None where it cannot be scored."""
+    if layer.moments.text_count < rows[0]["rank_mean"]:
+        return None
+    try:
+        points = [Point(layer.orders[row["order"]], "task_rank", row["fraction"], layer.task.task_rank,
+                        min(row["kv"], layer.K)) for row in rows]  # fmt: skip
+        return [*estimates, [[score.value(point) for point in points] for score in scores]]
+    except UserError:
+        return None

@@ -1,0 +1,105 @@
+"""What other directions than next-token prediction's score: principal components of the states, and random ones.
+
+V_k is replaced by the k leading eigenvectors of Cov(m), or by k Gaussian directions; everything else stays.
+Not in the paper (arXiv 2505.17169): a score that is to show what next-token prediction favours has to beat both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ntps.scores.held_out_probe import HeldOut, held_out
+from ntps.scores.linear_algebra import Nested, head, share
+
+if TYPE_CHECKING:
+    from ntps.scores.layer import Layer
+
+DRAWS = 5  # random subspaces whose mean is reported
+SEED = 0
+
+
+class PrincipalComponents:
+    """NTPS, retention and corrected retention of the leading principal components, as curves over k = 1..K."""
+
+    def __init__(self, layer: Layer):
+        self.layer = layer
+        values, self.V = layer.moments.principal
+        noise = len(values) * torch.finfo(values.dtype).eps * values[0]
+        self.values = torch.where(values > noise, values, torch.inf)  # no variance: nothing is explained
+
+    @cached_property
+    def ntps(self) -> Tensor:
+        return share((self.V.mT @ self.layer.task.U).square().sum(1), self.layer.K)
+
+    @cached_property
+    def retention(self) -> Tensor:
+        """V^T M V = diag(l) + a a^T with a = V^T mu, so E_k = sum z_j^2 / l_j - ||sum a_j z_j / l_j||^2 / (1 + sum a_j^2 / l_j)."""
+        m = self.layer.moments
+        a, z = self.V.mT @ m.mean_state, self.V.mT @ m.mean_label_moment
+        ratio = a / self.values
+        along = (ratio[:, None] * z).cumsum(0).square().sum(1) / (1 + (ratio * a).cumsum(0))
+        explained = (z.square().sum(1) / self.values).cumsum(0) - along
+        return (head_of(explained, self.layer.K) / self.layer.explained).clamp(max=1)
+
+    @cached_property
+    def corrected(self) -> Tensor:
+        signal = self.layer.label_signal
+        if signal is None:
+            return self.values.new_full((self.layer.K,), math.nan)
+        z = self.V.mT @ self.layer.moments.centred.S
+        return signal.retained(head(z.square().sum(1) / self.values, self.layer.K))
+
+    def held_out(self, kv: int) -> HeldOut:
+        return held_out_within(self.layer, self.V[:, :kv])
+
+
+@dataclass(frozen=True)
+class RandomDirections:
+    """Means over DRAWS random subspaces of k directions, uniform as those of NTPS's chance."""
+
+    retention: float
+    corrected: float
+    held_out: float
+
+    @classmethod
+    def of(cls, layer: Layer, k: int) -> RandomDirections:
+        generator = torch.Generator().manual_seed(SEED)
+        drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(
+            layer.task.U.device
+        )
+        plain, signal = layer.task.mean, layer.label_signal
+        retention, corrected, unseen = [], [], []
+        for V in drawn:
+            energies = Nested(plain.F @ V).energies(layer.signal[:, : layer.moments.targets])
+            retention.append(energies[:k].sum() / layer.explained)
+            if signal is not None:
+                corrected.append(
+                    signal.retained(head(Nested(signal.white.F @ V).energies(signal.T).sum(1), k))[-1]
+                )
+            unseen.append(torch.tensor(held_out_within(layer, V).retention))
+        return cls(
+            *(
+                float(torch.stack(values).mean()) if values else math.nan
+                for values in (retention, corrected, unseen)
+            )
+        )
+
+
+def held_out_within(layer: Layer, V: Tensor) -> HeldOut:
+    """The held-out probe within span V (d, k); nothing without test moments."""
+    if layer.test is None:
+        return HeldOut()
+    k, M = V.shape[1], layer.moments.mean_second_moment
+    root = Nested(layer.task.mean.F @ V).R if M.any() else V
+    return held_out(layer.moments, layer.test, layer.ridge_plain, V, root, [k])[k]
+
+
+def head_of(curve: Tensor, count: int) -> Tensor:
+    """The first values of a curve, its last one where it is shorter."""
+    return torch.cat([curve[:count], curve[-1:].expand(max(0, count - len(curve)))])
