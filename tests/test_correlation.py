@@ -183,6 +183,26 @@ def test_under_the_null_a_family_errs_as_often_as_alpha(rng, shared):
     assert np.mean(wrong) > (0.01 if shared == 0 else 0)  # Holm of unrelated scores wastes little
 
 
+@pytest.mark.parametrize(
+    ("value", "p", "critical", "ends", "reliability", "shown"),
+    [
+        (0.9, 0.05, 0.8, (0.3, 1), math.nan, "holds"),
+        (0.9, 0.05, 0.8, (math.nan, math.nan), math.nan, "holds"),
+        (-0.9, 0.01, 0.8, (-1, -0.3), 0.3, "reversed"),
+        (0.9, 0.01, 0.8, (-0.1, 1), math.nan, "not significant"),
+        (0.5, 0.06, 0.8, (0.3, 1), 0.65, "not significant"),  # sqrt(.65) = .806
+        (0.5, 0.06, 0.8, (0.3, 1), 0.63, "not measurable: reliability 0.63"),
+        (0.5, 0.06, 0.8, (0.3, 1), -0.2, "not measurable: reliability -0.20"),
+        (0.5, 0.06, math.nan, (0.3, 1), 0.9, "not measurable: 11 groups"),
+        (math.nan, math.nan, math.nan, (math.nan, math.nan), math.nan, "not measurable: undefined"),
+    ],
+)  # fmt: skip
+def test_a_verdict_takes_p_and_interval_and_says_what_cannot_be_measured(
+    value, p, critical, ends, reliability, shown
+):
+    assert rs.verdict(11, value, p, critical, *ends, reliability) == shown
+
+
 # --- intervals -----------------------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,19 @@ def test_few_data_sets_measure_nothing(tmp_path, capsys, count):
     assert "not measurable" in capsys.readouterr().out
 
 
+def test_a_score_too_noisy_to_order_the_data_sets_is_not_measurable(tmp_path):
+    rng, ntps = np.random.default_rng(3), np.linspace(0.2, 0.4, 8)
+    for number, value in enumerate(ntps):
+        write_pair(tmp_path, "one", f"t{number}", ntps=value, probe=rng.uniform())
+        path = tmp_path / "ntps" / "one" / f"t{number}.csv"
+        pd.read_csv(path).assign(ntps_se=0.06).to_csv(path, index=False)
+    assert run(tmp_path) == 0
+    row = table(tmp_path, "fixed").set_index("score").loc["ntps"]
+    assert row["reliability"] == pytest.approx(1 - 0.06**2 / ntps.var(ddof=1))
+    assert row["reading"] == f"not measurable: reliability {row['reliability']:.2f}"
+    assert not table(tmp_path, "folds")["score"].eq("ntps_se").any()
+
+
 def test_noise_with_many_candidates_is_not_taken_for_a_finding(tmp_path):
     rng = np.random.default_rng(1)
     for number in range(8):

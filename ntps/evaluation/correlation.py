@@ -99,9 +99,7 @@ class Family:
         """(m,): the smallest value that is significant at Holm's first step, p <= ALPHA / m; NaN if even the largest is not."""
         drawn = 0 if self.exact else 1  # the observed order counts as one of the draws
         level = ALPHA / 2 / max(np.isfinite(self.p).sum(), 1)
-        reaching = max(
-            math.floor(level * (len(self.null) + drawn) + 1e-9) - drawn, 0
-        )  # values that may be as large
+        reaching = max(math.floor(level * (len(self.null) + drawn) + 1e-9) - drawn, 0)  # draws that may
         below = np.sort(self.null, axis=0)[-1 - reaching]
         least = np.where(self.null > below, self.null, math.inf).min(0)
         return np.where(np.isfinite(least), least, math.nan)
