@@ -67,8 +67,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
-def load_scores(folder: str | Path) -> pd.DataFrame:
-    """Every score of every pair: model, dataset, layer, order, rule, fraction, kv, score, value.
+def load_scores(folder: str | Path, columns: Sequence[str] = tuple(DIRECTION)) -> pd.DataFrame:
+    """Every score of every pair (or other columns of their tables): model, dataset, layer, order, rule, fraction, kv, score, value.
 
     Scores of a whole layer (OUTPUT/scores) have no order, rule, fraction and kv. UserError if FOLDER has no scores.
     """
@@ -82,7 +82,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
     parts = []
     for table in (subspace, layer, chosen):
         point = [name for name in PAIR + POINT if name in table]
-        names = [name for name in DIRECTION if name in table]
+        names = [name for name in columns if name in table]
         parts.append(table[point + names].melt(point, names, "score", "value"))
     long = pd.concat([part.astype({"score": "str"}) for part in parts], ignore_index=True)
     return long.reindex(columns=[*PAIR, *POINT, "score", "value"])
