@@ -45,7 +45,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
     states: dict[str, Tensor] = {}
     device, encoding = task.source.device, 0.0
 
-    def fit(seed: int, identity: dict) -> list[Row]:
+    def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
         nonlocal encoding
         started = time.monotonic()
         if not states:
@@ -145,9 +145,8 @@ def train_head(
     with console.progress(steps, "step", "linear head") as bar:
         while step < steps:
             head.train()
-            for rows in torch.randperm(len(labels), generator=shuffle).split(flags.batch_size)[
-                : steps - step
-            ]:
+            order = torch.randperm(len(labels), generator=shuffle)
+            for rows in order.split(flags.batch_size)[: steps - step]:
                 rows = rows.to(labels.device)
                 loss = nn.functional.cross_entropy(head(states[rows]), labels[rows])
                 optimizer.zero_grad()
