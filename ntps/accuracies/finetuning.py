@@ -4,8 +4,6 @@ What Trainer lacks is added here: a seeded order that a resumed run repeats beyo
 the trained weights alone, and errors that name what to do. Checkpoints are read from our own output folder only.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """A linear head on states of a frozen model: every row is encoded once, the epochs run on the states."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

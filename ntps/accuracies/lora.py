@@ -1,7 +1,5 @@
 """LoRA on a base model: which modules it adapts, and its folder, which PEFT and `cache.py --adapter` read."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A method's tables are OUTPUT/accuracy/METHOD/MODEL/DATASET.csv. A new trainer is
 selection, figures, plans and job grids read the rest from this list.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

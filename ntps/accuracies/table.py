@@ -1,7 +1,5 @@
 """The table of a training's accuracies, seed by seed: OUTPUT/accuracy/METHOD/MODEL/DATASET.csv, provenance beside it."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

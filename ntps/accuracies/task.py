@@ -1,7 +1,5 @@
 """One model's tokens of one data set: rows to train on, to validate and to test on; the metrics of a prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run will take, before it runs: memory, disk, operations and time, from a model's shapes and its texts."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools

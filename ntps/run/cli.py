@@ -1,7 +1,5 @@
 """What the scripts share: flags from a typed `main`, the loop over pairs, and how errors are shown."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import inspect
