@@ -72,4 +72,3 @@ METHODS = (
 )  # fmt: skip
 METHOD = {method.name: method for method in METHODS}
 TARGETS = {target.name: target for method in METHODS for target in method.targets}
-TRAINERS = tuple(method.name for method in METHODS if method.trains != "probes")
