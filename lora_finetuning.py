@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.flags import Count, Positive, Share, Training, flag
+from ntps.flags import Count, Positive, Share, Training, flag, setting
 from ntps.run import cli
 
 METHOD = "lora_finetuning"
@@ -25,15 +25,13 @@ METHOD = "lora_finetuning"
 class Flags(Training):
     """Fine-tune every model on every data set by LoRA; LoRA and head are float32 whatever --dtype is."""
 
-    rank: Count = flag(32, "of the LoRA matrices")
-    alpha: Positive = flag(32, "LoRA's scale times the rank")
-    lora_dropout: Share = flag(0.05, "before the LoRA matrices")
+    rank: Count = setting(32, "of the LoRA matrices")
+    alpha: Positive = setting(32, "LoRA's scale times the rank")
+    lora_dropout: Share = setting(0.05, "before the LoRA matrices")
     lora_targets: Sequence[str] = flag(
         (), "modules to adapt (default: of the model's description, else attention's)"
     )
-    start_layer: int = flag(0, "the first block to adapt, 0 = all")
-
-    SETTINGS = (*Training.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
+    start_layer: int = setting(0, "the first block to adapt, 0 = all")
 
 
 def main(flags: Flags) -> int:

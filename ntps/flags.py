@@ -7,7 +7,7 @@ answers at once.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from ntps.errors import UserError
 
@@ -40,14 +40,17 @@ def flag(default: Any = MISSING, help: str = "") -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def setting(default: Any, help: str) -> Any:
+    """A flag that decides the numbers of a table: part of its identity."""
+    return field(default=default, metadata={"help": help, "decides": True})
+
+
 @dataclass(kw_only=True)
 class Results:
     """Where results go."""
 
     output: str = flag("results", "folder for all results")
     overwrite: bool = flag(False, "replace results of other settings")
-
-    SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """UserError for a value against the rule of its type; classes add theirs."""
@@ -60,7 +63,7 @@ class Results:
     @property
     def settings(self) -> dict[str, Any]:
         """Those that decide the numbers of a table."""
-        return {name: getattr(self, name) for name in self.SETTINGS}
+        return {one.name: getattr(self, one.name) for one in fields(self) if "decides" in one.metadata}
 
 
 @dataclass(kw_only=True)
@@ -142,7 +145,7 @@ class Seeded:
         (0,),
         "one training each: of first weights, order, dropout, and the cut of the validation part; those that a table has already stay as they are, so that more can be added",
     )
-    released_protocol: bool = flag(False, "train on all of train, score test along the way, as published")
+    released_protocol: bool = setting(False, "train on all of train, score test along the way, as published")
     plan: bool = flag(False, "only print what this would take: memory, disk, operations and time")
 
 
@@ -150,21 +153,18 @@ class Seeded:
 class Training(Pairs, Forward, Seeded):
     """Training of a language model with a linear head, by the Hugging Face Trainer."""
 
-    max_steps: Count = flag(5000, "optimizer steps")
-    batch_size: Count = flag(1, "rows in a forward pass of each process: N take N times as many rows a step")
-    gradient_accumulation: Count = flag(1, "forward passes per optimizer step")
-    eval_every: Count = flag(500, "steps between scores of the validation part")
-    learning_rate: Positive = flag(1e-4, "of Adafactor, after the warm-up")
-    weight_decay: float = flag(1e-5, "of Adafactor")
-    dropout: Share = flag(0.05, "before the head")
+    max_steps: Count = setting(5000, "optimizer steps")
+    batch_size: Count = setting(
+        1, "rows in a forward pass of each process: N take N times as many rows a step"
+    )
+    gradient_accumulation: Count = setting(1, "forward passes per optimizer step")
+    eval_every: Count = setting(500, "steps between scores of the validation part")
+    learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
+    weight_decay: float = setting(1e-5, "of Adafactor")
+    dropout: Share = setting(0.05, "before the head")
     log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
         "none", "none, tensorboard, wandb or trackio"
     )
-
-    SETTINGS: ClassVar[tuple[str, ...]] = (
-        "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
-        "released_protocol",
-    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -185,34 +185,28 @@ class LayerProbes(Cached):
     """Probes of every layer."""
 
     layers: str = flag("all", "all that were cached, or a list such as 0,8,16")
-    solver: Annotated[str, one_of("saga", "lbfgs")] = flag(
+    solver: Annotated[str, one_of("saga", "lbfgs")] = setting(
         "saga", "of the logistic regression: saga, or lbfgs (which converges further in less time)"
     )
-    max_iter: Count = flag(1000, "iterations of the solver")
-    tol: Positive = flag(0.01, "at which the solver stops")
+    max_iter: Count = setting(1000, "iterations of the solver")
+    tol: Positive = setting(0.01, "at which the solver stops")
     jobs: OptionalCount = flag(None, "layers at a time (default: as many as cores); fewer take less memory")
-    seed: Natural = flag(42, "of the order in which saga takes the rows")
-
-    SETTINGS = ("solver", "max_iter", "tol", "seed")
+    seed: Natural = setting(42, "of the order in which saga takes the rows")
 
 
 @dataclass(kw_only=True)
 class LinearHead(Pairs, Forward, Seeded):
     """A linear head on a frozen model."""
 
-    layer: int | None = flag(None, "whose states, 0 = embeddings (default: the last)")
-    pooling: Annotated[str, one_of("mean", "last")] = flag(
+    layer: int | None = setting(None, "whose states, 0 = embeddings (default: the last)")
+    pooling: Annotated[str, one_of("mean", "last")] = setting(
         "mean", "of a row's states: mean, or last (the last token's)"
     )
-    epochs: Count = flag(50, "passes over the states")
-    max_steps: OptionalCount = flag(None, "optimizer steps, if fewer than the epochs have")
-    batch_size: Count = flag(64, "rows per step, however many processes share the forward pass")
-    learning_rate: Positive = flag(1e-4, "of AdamW")
-    dropout: Share = flag(0.05, "on the states")
-
-    SETTINGS = (
-        "layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout", "released_protocol",
-    )  # fmt: skip
+    epochs: Count = setting(50, "passes over the states")
+    max_steps: OptionalCount = setting(None, "optimizer steps, if fewer than the epochs have")
+    batch_size: Count = setting(64, "rows per step, however many processes share the forward pass")
+    learning_rate: Positive = setting(1e-4, "of AdamW")
+    dropout: Share = setting(0.05, "on the states")
 
 
 @dataclass(kw_only=True)
