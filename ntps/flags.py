@@ -93,9 +93,7 @@ class Forward(Results):
     """Which rows, and how a model runs over them."""
 
     limit: OptionalCount = flag(None, "rows per split, the first of one seeded permutation (default: all)")
-    max_length: OptionalCount = flag(
-        None, "tokens per row (default: the smaller limit of tokenizer and model)"
-    )
+    max_length: OptionalCount = flag(None, "tokens per row (default: what tokenizer and model allow)")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: str | None = flag(
         None,
@@ -113,7 +111,7 @@ class Caching(Forward, Adapted):
     partitions: Count = flag(1, "parts of the rows whose moments are also kept apart, for error bars")
     shard: str | None = flag(
         None,
-        "i/n does part i of n partitions alone, into SPLIT.i-of-n.safetensors, on this machine; `python -m ntps.merge` adds up what the machines made",
+        "i/n: part i of n partitions alone, into SPLIT.i-of-n.safetensors; python -m ntps.merge adds them up",
     )
     prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
     keep_states: bool = flag(False, "also write the mean states of every row")
@@ -143,7 +141,7 @@ class Seeded:
 
     seeds: Sequence[int] = flag(
         (0,),
-        "one training each: of first weights, order, dropout, and the cut of the validation part; those that a table has already stay as they are, so that more can be added",
+        "one training each: of weights, order, dropout, validation part; those a table has stay, so add more",
     )
     released_protocol: bool = setting(False, "train on all of train, score test along the way, as published")
     plan: bool = flag(False, "only print what this would take: memory, disk, operations and time")
@@ -154,16 +152,14 @@ class Training(Pairs, Forward, Seeded):
     """Training of a language model with a linear head, by the Hugging Face Trainer."""
 
     max_steps: Count = setting(5000, "optimizer steps")
-    batch_size: Count = setting(
-        1, "rows in a forward pass of each process: N take N times as many rows a step"
-    )
+    batch_size: Count = setting(1, "rows in a forward pass of each process: N take N times as many a step")
     gradient_accumulation: Count = setting(1, "forward passes per optimizer step")
     eval_every: Count = setting(500, "steps between scores of the validation part")
     learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
     weight_decay: float = setting(1e-5, "of Adafactor")
     dropout: Share = setting(0.05, "before the head")
     log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
-        "none", "none, tensorboard, wandb or trackio"
+        "none", "none, tensorboard, wandb, trackio"
     )
 
 
@@ -186,7 +182,7 @@ class LayerProbes(Cached):
 
     layers: str = flag("all", "all that were cached, or a list such as 0,8,16")
     solver: Annotated[str, one_of("saga", "lbfgs")] = setting(
-        "saga", "of the logistic regression: saga, or lbfgs (which converges further in less time)"
+        "saga", "saga, or lbfgs (converges further in less time)"
     )
     max_iter: Count = setting(1000, "iterations of the solver")
     tol: Positive = setting(0.01, "at which the solver stops")
@@ -199,9 +195,7 @@ class LinearHead(Pairs, Forward, Seeded):
     """A linear head on a frozen model."""
 
     layer: int | None = setting(None, "whose states, 0 = embeddings (default: the last)")
-    pooling: Annotated[str, one_of("mean", "last")] = setting(
-        "mean", "of a row's states: mean, or last (the last token's)"
-    )
+    pooling: Annotated[str, one_of("mean", "last")] = setting("mean", "of a row's states: mean, or the last")
     epochs: Count = setting(50, "passes over the states")
     max_steps: OptionalCount = setting(None, "optimizer steps, if fewer than the epochs have")
     batch_size: Count = setting(64, "rows per step, however many processes share the forward pass")
@@ -235,7 +229,7 @@ class Columns:
     text: str = flag("text", 'column of the texts, or a template such as "{question} {choices}"')
     label: str = flag("label", "column of the labels")
     target: Annotated[str, one_of("classes", "numeric")] = flag(
-        "classes", "classes, or numeric: the label is a number to predict"
+        "classes", "classes, or numeric: numbers to predict"
     )
     encoding: str | None = flag(None, "of the file, as cp1252 (default: utf-8, or what its mark says)")
     delimiter: str | None = flag(
@@ -274,12 +268,11 @@ class Prescreening(Forward, Columns):
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
     layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
     label_permutations: Annotated[int, ENOUGH] = flag(
-        20, "permuted copies of the labels, for the p-values: 19 or more, or 0 for none"
+        20, "permuted copies of the labels, for p: 0, or 19 or more"
     )
     partitions: Count = flag(5, "of the train rows, for the error bars of NTPS and retention")
     gain: str | None = flag(
-        None,
-        "calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)",
+        None, "calibration file of python -m ntps.gain (default: the one that is shipped)"
     )
     seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 
