@@ -59,7 +59,7 @@ def main(flags: Flags) -> int:
 
         def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
             folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
-            save_adapter(model.base, model.head.linear, folder, identity)
+            save_adapter(model.base, model.head[-1], folder, identity)
 
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
 

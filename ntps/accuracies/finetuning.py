@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ntps.accuracies.linear_head import Head
+from ntps.accuracies.linear_head import new_head
 from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
     def __init__(self, base: nn.Module, width: int, classes: int, dropout: float):
         super().__init__()
         self.base = base
-        self.head = Head(width, classes, dropout)
+        self.head = new_head(width, classes, dropout)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
