@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot import kv_curves, layer_map, scatter, table1, words
+from fig_plot import kv_curves, layer_map, scatter, table1, tolerances, words
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ ENTRIES = (
         "Scores over kv, against principal components, chance and shuffled labels",
         "A score above chance says little by itself: what counts is the difference to principal components, and to shuffled labels.",
         kv_curves.kv_curves,
+    ),
+    Entry(
+        "tolerances",
+        "NTPS above its null over the tolerances of M and P0",
+        "The smallest directions of the states are noise; NTPS sees the labels where they are left out.",
+        lambda folder: [("tolerances", tolerances.tolerances(folder))],
     ),
     Entry(
         "layer_map",

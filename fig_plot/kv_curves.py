@@ -29,6 +29,7 @@ SHARES = {  # a share of the label signal, what it is held against, and what tha
     ),
     "retention": ("retention_null", "what shuffled labels keep in expectation"),  # of older tables
 }
+KV = {"xlabel": "kv / rank of P0", "xlim": (0, 1), "xticks": [0, 0.5, 1], "xticklabels": ["0", "0.5", "1"]}
 Look = dict[str, Any]
 
 
@@ -82,7 +83,7 @@ def kv_curves(folder: str | Path) -> Iterator[tuple[str, Figure]]:
     def multiples(
         draw: Callable[[Axes, AtBest, Look], None], text: str, label: str, empty: str, **axis: Any
     ) -> Figure:
-        return small_multiples(names, found, draw, f"{BEST} {text}", empty, {"ylabel": label} | axis)
+        return small_multiples(names, found, draw, f"{BEST} {text}", empty, KV | {"ylabel": label} | axis)
 
     yield f"kv_curves_{score}", multiples(shares, f"Dashed, in the same colour: {meaning}.", LABELS[score], missing,
                                           xlabel="kv / d", ylim=(0, 1.02), yticks=[0, 0.5, 1])  # fmt: skip
@@ -110,7 +111,7 @@ def difference(axes: Axes, one: AtBest, look: Look) -> None:
 
 @styled
 def small_multiples(
-    names: pd.DataFrame, found: Mapping[Pair, AtBest], draw: Callable[[Axes, AtBest, Look], None], text: str, empty: str,
+    names: pd.DataFrame, found: Mapping[Pair, Any], draw: Callable[[Axes, Any, Look], None], text: str, empty: str,
     axis: dict[str, Any],
 ) -> Figure:  # fmt: skip
     """A panel for each data set of `names`, all on the axes of `axis`, labelled at the margins only; `empty` where it has no line."""
@@ -131,22 +132,14 @@ def small_multiples(
     figure = panel_figure(datasets, panel, text, nothing=NOTHING, height=1.5)
     drawn = [axes for axes in figure.axes if axes.lines]
     if "ylim" not in axis:  # the widest of all, about 0
-        values = np.abs(
-            [y for axes in drawn for line in axes.lines for y in np.asarray(line.get_ydata(), float)]
-        )
+        values = np.abs([y for axes in drawn for line in axes.lines for y in np.ravel(line.get_ydata())])
         reach = max(values[np.isfinite(values)], default=1)
         axis = axis | {"ylim": (-1.05 * reach, 1.05 * reach)}
     for place, axes in enumerate(figure.axes):
         if axes in drawn:
             left, bottom = place % ACROSS == 0, place + ACROSS >= len(datasets)
-            axes.set(
-                xlim=(0, 1),
-                xticks=[0, 0.5, 1],
-                xticklabels=["0", "0.5", "1"],
-                **{"xlabel": "kv / rank of P0"} | axis,
-            )
+            axes.set(**axis | ({} if left else {"ylabel": ""}) | ({} if bottom else {"xlabel": ""}))
             axes.tick_params(labelleft=left, labelbottom=bottom)
-            axes.set(**({} if left else {"ylabel": ""}) | ({} if bottom else {"xlabel": ""}))
     if models:
         shown = [Line2D([], [], label=model, **look) for model, look in looks.items()]
         figure.legend(handles=shown, loc="outside upper center", ncols=min(4, len(models)))

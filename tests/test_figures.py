@@ -1,6 +1,7 @@
 """The summary's table, figure and page, from small made-up results in the real format."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -52,10 +53,15 @@ def fake_pair(
             retention_corrected_se=0.02, retention_corrected_minus_pca_se=0.01, corrected_refusal=math.nan
         )
         errors["signal_share"] = signal
-        lifts = draw.uniform(-0.1, 0.5, (2, layers))
+        places = [
+            ("cv", 2e-3, 1e-2),
+            ("cv_1se", 2e-3, 1e-2),
+            *(("grid", *both) for both in product((1e-12, 1e-3), repeat=2)),
+        ]
         conditioned = [
-            pd.DataFrame(pair | {"choice": choice, "kv": D // 10, "conditioned_lift": own, "conditioned_p_value": 0.01})
-            for choice, own in zip(("cv", "cv_1se"), lifts)
+            pd.DataFrame(pair | {"choice": choice, "rtol": rtol, "prefix_rtol": prefix_rtol, "kv": D // 10,
+                                 "conditioned_lift": draw.uniform(-0.1, 0.5, layers), "conditioned_p_value": 0.01})
+            for choice, rtol, prefix_rtol in places
         ]  # fmt: skip
         path = folder / "conditioned" / model / f"{dataset}.csv"
         storage.write_text(

@@ -23,6 +23,7 @@ from fig_plot.relations import (
 )
 from fig_plot.table1 import table1
 from fig_plot.tables import model_order, sample_warning
+from fig_plot.tolerances import tolerances
 from tests.fake_results import fake_grid
 from tests.test_figures import fake_pair
 
@@ -186,6 +187,16 @@ def test_recommended_scores_are_drawn_where_they_are(tmp_path):
     assert [name for name, _ in layer_maps(tmp_path)] == maps
 
 
+def test_lifts_over_tolerances(tmp_path):
+    fake_grid(tmp_path, ["m"], ["a", "b"], recommended=True)
+    rows = pd.read_csv(tmp_path / "conditioned/m/a.csv").query("layer == 2")
+    _, path, significant, chosen = tolerances(tmp_path).axes[0].lines
+    diagonal = rows.query("choice == 'grid' and rtol == prefix_rtol")
+    np.testing.assert_allclose(path.get_ydata(), diagonal["conditioned_lift"])
+    np.testing.assert_allclose(significant.get_ydata(), diagonal["conditioned_lift"])
+    np.testing.assert_allclose(chosen.get_ydata(), rows.query("choice == 'cv'")["conditioned_lift"])
+
+
 def test_a_warning_where_ntps_describes_the_sample(tmp_path):
     fake_pair(tmp_path, "m", "text", recommended=True)
     assert sample_warning(tmp_path) == sample_warning(tmp_path / "nothing") == ""
@@ -232,10 +243,10 @@ def test_all_figures_at_all_sizes(tmp_path, models, texts):
             fake_pair(tmp_path, model, text)
     drawn = [entry for entry in gallery.ENTRIES if entry.name != "fig1"]
     figures = [(entry.name, figure) for entry in drawn for _, figure in entry.draw(tmp_path)]
-    assert len(figures) == 6 + 3 + 1 + 2 + 3 + 1 + 1
+    assert len(figures) == 6 + 3 + 1 + 2 + 3 + 1 + 1 + 1
     for name, figure in figures:
         panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-        assert len(panels) == max(1, texts if name == "kv_curves" else models)
+        assert len(panels) == max(1, texts if name in ("kv_curves", "tolerances") else models)
         figure.draw_without_rendering()
         assert 2 < figure.get_figwidth() <= 7.2 and figure.get_figheight() < 11
 
