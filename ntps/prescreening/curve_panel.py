@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -28,8 +27,8 @@ LINES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def corrected_curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """Corrected retention, and of principal components, over chance = kv/d: of one layer's rows; none in older tables."""
+def corrected_curves(rows: Any) -> Any:
+    """A frame of corrected retention, and of principal components, over kv/d from that of one layer; empty for older tables."""
     own = rows[(rows["order"] == "descending") & (rows["rule"] == "task_rank")].sort_values("kv")
     names = ["retention_corrected", "retention_corrected_pca"]
     return own.reindex(columns=["chance", *names]).dropna().astype(float).set_index("chance")
@@ -43,7 +42,7 @@ def legend_of(corrected: bool) -> list[Line2D]:
     ]
 
 
-def curve_panel(axes: Axes, curves: Mapping[str, np.ndarray], row: Any, corrected: pd.DataFrame) -> None:
+def curve_panel(axes: Axes, curves: Mapping[str, np.ndarray], row: Any, corrected: Any) -> None:
     """Corrected retention (retention, without any), NTPS, shuffled labels and chance over kv/d at one layer.
 
     curves: ntps and retention (layers, orders, kv), null (layers, orders, R, kv), layers (layers,), as K_sweep.py keeps
