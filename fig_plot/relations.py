@@ -153,6 +153,11 @@ class Read:
         """The first of some measurements that any pair has, else the first."""
         return next((name for name in names if self.pairs[name].notna().any()), names[0])
 
+    def known(self, *names: str) -> list[str]:
+        """The scores of these that any pair has."""
+        there = set(self.scores.dropna(subset="value")["score"])
+        return [name for name in names if name in there]
+
     def candidates(self, score: str) -> pd.DataFrame:
         """model, dataset, layer, fraction, value: the paper's order and task_rank, or what there is if that is not."""
         long = self.scores[self.scores["score"] == score]

@@ -33,6 +33,7 @@ DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
 TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
 METHODS = tuple(method.name for method in registry.METHODS)
+HALF = 0.5  # the signal share below which NTPS describes the sample
 COVARIATES = {
     "classes": "number of classes",
     "majority": "share of the largest class among the train rows",
@@ -46,7 +47,7 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
 
     UserError for one that is cut short or not a table, or lacks a column that is needed.
     """
-    tables = [pd.DataFrame(columns=[*PAIR, *needed])]
+    tables = [pd.DataFrame(columns=list(dict.fromkeys([*PAIR, *needed])))]
     for path in sorted((Path(folder) / kind).glob("*/*.csv")):
         tables.append(read_table(path, needed).assign(model=path.parent.name, dataset=path.stem))
     return pd.concat(tables[1:] or tables, ignore_index=True)
