@@ -169,8 +169,7 @@ def state_rows(
     if train[1].dtype.kind == "f":
         return rows
     started = time.monotonic()
-    logistic = LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
-    logistic.fit(scaled["train"], train[1])
+    logistic = new_logistic(solver, max_iter, tol, seed).fit(scaled["train"], train[1])
     fixed |= {"probe": "logistic_regression", "seconds": time.monotonic() - started, "seed": seed}
     fixed["n_iter"] = int(logistic.n_iter_.max())
     fixed["converged"] = fixed["n_iter"] < max_iter
@@ -178,6 +177,10 @@ def state_rows(
         logits = class_logits(logistic, scaled[split], classes)
         rows.append(fixed | {"split": split} | scores(logits, labels[split]))
     return rows
+
+
+def new_logistic(solver: str, max_iter: int, tol: float, seed: int) -> LogisticRegression:
+    return LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
 
 
 def class_logits(probe: LogisticRegression, states: np.ndarray, classes: int) -> np.ndarray:

@@ -73,12 +73,8 @@ class Measured:
 
 
 def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measured:
-    """One forward pass over train and test, unless its results are there, and every value from these results.
-
-    where: the description of `data`, which need not be written yet.
-    """
-    pair = Pair.named(Path(flags.output), model, where)
-    pair = replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
+    """One forward pass over train and test, unless its results are there, and every value from these results."""
+    pair = pair_of(model, where, data, flags)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
     train, test, files = cached.train, cached.test, cached.states or {}
@@ -112,6 +108,12 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     row |= expected_gain(row, flags.gain)
     row |= {"warnings": warnings_of(row, train), "layer_skills": skills}
     return Measured(row, scores, errors, guesses)
+
+
+def pair_of(model: str, where: str, data: Dataset, flags: Prescreening) -> Pair:
+    """The results of a model on `data`, whose description `where` need not be written yet."""
+    pair = Pair.named(Path(flags.output), model, where)
+    return replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
 
 
 def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:

@@ -1,0 +1,124 @@
+"""Labelled rows in memory: lists, a pandas DataFrame, a Hugging Face Dataset; as files that every script reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ntps.errors import UserError
+from ntps.moments.pair import SPLITS
+from ntps.sources.yaml_files import suggest
+from ntps.system import storage
+from ntps.texts.columns import columns_of
+from ntps.texts.rows import as_text
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tables of train and, where there is one, of test, with the columns that are needed; their texts and labels."""
+
+    tables: dict[str, pd.DataFrame]
+    text: str  # column or template
+    label: str
+
+    @classmethod
+    def of(cls, texts: Any, labels: Any, text: str, test: Any) -> Rows:
+        """The arguments of `ntps.rank`; UserError where they do not fit together."""
+        if isinstance(texts, Mapping):  # a DatasetDict is one
+            given, test = texts, "test" if test is None and "test" in texts else test
+            for split in ("train", *([test] if test else [])):
+                if split not in given:
+                    raise UserError(f"texts: there is no split {split!r}; {suggest(split, map(str, given))}")
+            texts, test = given["train"], given[test] if test else None
+        if not is_table(texts):
+            pairs = {"train": (texts, labels)} | ({"test": test} if test is not None else {})
+            return cls({split: of_lists(*pair) for split, pair in pairs.items()}, "text", "label")
+        parts = {name: part for name, part in zip(SPLITS, (texts, test)) if part is not None}
+        return cls({name: of_table(part, text, labels) for name, part in parts.items()}, text, labels)
+
+    @property
+    def labels(self) -> pd.Series:
+        """Of train."""
+        return self.tables["train"][self.label]
+
+    @property
+    def target(self) -> str:
+        """numeric where a label is a fraction, else classes."""
+        fractions = (isinstance(value, float) and not value.is_integer() for value in self.labels.dropna())
+        return "numeric" if any(fractions) else "classes"
+
+    @property
+    def originals(self) -> dict[str, Any]:
+        """Labels by how they read as text."""
+        values = self.labels.dropna().unique().tolist()
+        return {as_text(value).strip(): value for value in values}
+
+    @contextmanager
+    def written(self, folder: Path, name: str | None, overwrite: bool) -> Iterator[dict[str, Any]]:
+        """FOLDER/NAME.jsonl and .test.jsonl as the flags train and test, removed on an error if they are new."""
+        content = {split: json_lines(table) for split, table in self.tables.items()}
+        name = name or f"rows-{hashlib.sha256(''.join(content.values()).encode()).hexdigest()[:6]}"
+        ends = {"train": ".jsonl", "test": ".test.jsonl"}
+        paths = {split: folder / f"{name}{ends[split]}" for split in content}
+        for split, path in paths.items():
+            if path.exists() and path.read_text() != content[split] and not overwrite:
+                raise UserError(
+                    f"{path}: an earlier call had other rows of this name: give another name=, or overwrite=True"
+                )
+        fresh = [path for path in paths.values() if not path.exists()]
+        try:
+            for split, path in paths.items():
+                storage.write_text(path, content[split])
+            yield {split: str(path) for split, path in paths.items()}
+        except BaseException:
+            for path in fresh:
+                path.unlink(missing_ok=True)
+            storage.remove_empty(folder, 2)
+            raise
+
+
+def is_table(rows: Any) -> bool:
+    return hasattr(rows, "columns") or hasattr(rows, "column_names")
+
+
+def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
+    texts, labels = list(texts), list(labels)
+    if len(texts) != len(labels):
+        raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text")
+    return pd.DataFrame({"text": texts, "label": labels}, dtype=object)
+
+
+def of_table(table: Any, text: str, label: str) -> pd.DataFrame:
+    """The columns of texts and labels; those of a Dataset with the names of its classes."""
+    known = list(getattr(table, "column_names", None) or table.columns)
+    names = list(dict.fromkeys([*columns_of(text, known), label]))
+    for name in names:
+        if name not in known:
+            what = "labels" if name == label else "text"
+            raise UserError(f"{what}: there is no column {name!r}; {suggest(str(name), map(str, known))}")
+    if not hasattr(table, "column_names"):
+        return table[names]
+    frame = table.select_columns(names).to_pandas()
+    classes = getattr(table.features[label], "names", None)
+    if classes:  # -1 stands for none
+        frame[label] = [
+            classes[int(value)] if value == value and value >= 0 else None for value in frame[label]
+        ]
+    return frame
+
+
+def json_lines(table: pd.DataFrame) -> str:
+    """One object a row, as JSON Lines; a missing value is null."""
+    table = table.astype(object).where(table.notna(), None)
+
+    def plain(value: Any) -> Any:  # of numpy
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    return "".join(f"{json.dumps(row, default=plain)}\n" for row in table.to_dict("records"))
