@@ -5,7 +5,6 @@ Everything is read from what cache.py's pass leaves: moments of train (in partit
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
@@ -14,10 +13,8 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import sem, studentized_range, t
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
-from ntps.accuracies.layer_probes import States, read_states, state_rows
+from ntps.accuracies.layer_probes import States, fitting, read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.flags import SMALL, LayerProbes, Prescreening
@@ -186,17 +183,19 @@ def share_error(share: float, n: int) -> float:
 
 
 def accuracies(train: States, test: States, classes: int, seed: int) -> Row:
-    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class."""
+    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class (or set of labels)."""
     settings = LayerProbes(models=[], datasets=[], seed=seed).settings
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the row has it
+    with fitting():
         *_, logistic = state_rows(train, test, classes=classes, **settings)
+    kinds, counts = np.unique(train[1], axis=0, return_counts=True)
+    right = (test[1] == kinds[counts.argmax()]).reshape(len(test[1]), -1).all(1)
     return {
         "accuracy": logistic["accuracy"],
         "accuracy_se": share_error(logistic["accuracy"], logistic["n"]),
-        "balanced_accuracy": logistic["balanced_accuracy"],
-        "macro_f1": logistic["macro_f1"],
-        "majority_accuracy": float(np.mean(test[1] == np.bincount(train[1]).argmax())),
+        **{
+            name: logistic[name] for name in ("balanced_accuracy", "macro_f1", "micro_f1") if name in logistic
+        },
+        "majority_accuracy": float(right.mean()),
         "probe_converged": logistic["converged"],
     }
 
@@ -224,8 +223,9 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
     """
     shipped = (folder / "gain.json" for folder in config_folders(""))
     path = calibration or next((file for file in shipped if file.exists()), None)
-    if path is None or "accuracy" not in row:
-        lack = "no calibration file" if path is None else "it predicts accuracies, and the labels are numbers"
+    if path is None or "accuracy" not in row or "micro_f1" in row:
+        kind = "sets" if "micro_f1" in row else "numbers"
+        lack = "no calibration file" if path is None else f"it predicts accuracies, and the labels are {kind}"
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
         gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])

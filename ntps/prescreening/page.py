@@ -57,7 +57,9 @@ def cells(row: Row) -> dict[str, str]:
     """One model's line in the ranked table: what it is ranked by, and the recommended scores."""
     scored = {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
     if "accuracy" in row:
-        scored = {"accuracy": percent(row["accuracy"], row["accuracy_se"])}
+        sets = "micro_f1" in row
+        scored = {"all labels right" if sets else "accuracy": percent(row["accuracy"], row["accuracy_se"])}
+        scored |= {"micro F1": number(row["micro_f1"])} if sets else {}
     return {
         "rank": f"{row['rank']} (tied)" if row["rank"] > 1 and row["tied"] else f"{row['rank']}",
         "model": row["model"],

@@ -90,7 +90,8 @@ def rank(
       template such as "{question} {choices}"; test: another table of the same columns;
     * texts a DatasetDict, or a mapping, of such tables, of which `train` is measured; test: the name of the split to score
       on (default: `test`, if there is one).
-    Without test rows a part of train is held out. target: classes, or numeric (default where labels are fractions).
+    Without test rows a part of train is held out. target: numeric (default where labels are fractions), multilabel (default
+    where each is a list of labels, or all are a matrix of 0 and 1, one row a text) or else classes.
     Results go to OUTPUT; what is there already is not computed again. name: of the data set there (default: rows- and a
     hash of the rows). flags: those of prescreen.py, such as limit=500, layers="all" or device="cuda".
 

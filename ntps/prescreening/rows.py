@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ntps.errors import UserError
@@ -22,7 +23,7 @@ from ntps.texts.rows import as_text
 
 @dataclass(frozen=True)
 class Rows:
-    """Tables of train and, where there is one, of test, with the columns that are needed; their texts and labels."""
+    """Tables of train and, where there is one, of test, with the columns that are needed."""
 
     tables: dict[str, pd.DataFrame]
     text: str  # column or template
@@ -50,14 +51,17 @@ class Rows:
 
     @property
     def target(self) -> str:
-        """numeric where a label is a fraction, else classes."""
-        fractions = (isinstance(value, float) and not value.is_integer() for value in self.labels.dropna())
+        """multilabel where a label is a list, numeric where one is a fraction, else classes."""
+        labels = self.labels.dropna()
+        if any(isinstance(value, list) for value in labels):
+            return "multilabel"
+        fractions = (isinstance(value, float) and not value.is_integer() for value in labels)
         return "numeric" if any(fractions) else "classes"
 
     @property
     def originals(self) -> dict[str, Any]:
         """Labels by how they read as text."""
-        values = self.labels.dropna().unique().tolist()
+        values = self.labels.dropna().explode().dropna().unique().tolist()
         return {as_text(value).strip(): value for value in values}
 
     @contextmanager
@@ -89,10 +93,26 @@ def is_table(rows: Any) -> bool:
 
 
 def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
-    texts, labels = list(texts), list(labels)
+    texts, labels = list(texts), listed(labels)
     if len(texts) != len(labels):
         raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text")
     return pd.DataFrame({"text": texts, "label": labels}, dtype=object)
+
+
+def listed(labels: Any) -> list[Any]:
+    """One label, or a list of labels, a row; of a matrix of 0 and 1 the names, or numbers, of the columns that hold 1."""
+    if getattr(labels, "ndim", 1) == 2:
+        names, matrix = list(getattr(labels, "columns", range(labels.shape[1]))), np.asarray(labels)
+        if not np.isin(matrix, (0, 1)).all():
+            raise UserError("labels: a matrix of labels, one row a text, holds 0 and 1 only")
+        return [[names[place] for place in np.flatnonzero(row)] for row in matrix]
+    found = [
+        list(value) if isinstance(value, tuple | set | frozenset | np.ndarray) else value for value in labels
+    ]
+    for value in found:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise UserError(f"labels: {value!r:.200} has a label twice; give a matrix of 0 and 1 as an array")
+    return found
 
 
 def of_table(table: Any, text: str, label: str) -> pd.DataFrame:
@@ -104,14 +124,20 @@ def of_table(table: Any, text: str, label: str) -> pd.DataFrame:
             what = "labels" if name == label else "text"
             raise UserError(f"{what}: there is no column {name!r}; {suggest(str(name), map(str, known))}")
     if not hasattr(table, "column_names"):
-        return table[names]
+        labels = listed(table[label])
+        return table[names].assign(**{label: pd.Series(labels, table.index, dtype=object)})
     frame = table.select_columns(names).to_pandas()
-    classes = getattr(table.features[label], "names", None)
-    if classes:  # -1 stands for none
-        frame[label] = [
-            classes[int(value)] if value == value and value >= 0 else None for value in frame[label]
-        ]
-    return frame
+    labels, feature = listed(frame[label]), table.features[label]
+    if classes := getattr(getattr(feature, "feature", feature), "names", None):
+        labels = [class_names(value, classes) for value in labels]
+    return frame.assign(**{label: pd.Series(labels, dtype=object)})
+
+
+def class_names(value: Any, classes: list[str]) -> Any:
+    """Of an index, or a list of them; None for -1, which stands for no label."""
+    if isinstance(value, list):
+        return [classes[one] for one in value if one >= 0]
+    return classes[int(value)] if value == value and value >= 0 else None
 
 
 def json_lines(table: pd.DataFrame) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 
-from ntps.accuracies.layer_probes import new_logistic, read_states
+from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
 from ntps.errors import UserError
 from ntps.flags import LayerProbes
 from ntps.moments.batches import Corpus, plan_batches
@@ -35,9 +32,9 @@ from ntps.texts.dataset import Dataset
 class TextProbe(BaseEstimator):
     """Predicts from B^T m + b, m the mean state (d,) of a text at one layer of a model.
 
-    target: classes (logistic regression on scaled states, as linear_sklearn.py's) or numeric (ridge, its strength by
-    generalized cross-validation). Fitted: classes_ (C,), coefficients_ B (d, C), intercept_ b (C,); of two classes the
-    first has coefficients 0. The model is read when it is first needed, and is not part of a pickle.
+    target: classes (logistic regression on scaled states, as linear_sklearn.py's), multilabel (one a label) or numeric (ridge,
+    its strength by generalized cross-validation). Fitted: classes_ (C,), coefficients_ B (d, C), intercept_ b (C,); of two
+    classes the first has coefficients 0. The model is read when it is first needed, and is not part of a pickle.
     """
 
     def __init__(
@@ -55,37 +52,44 @@ class TextProbe(BaseEstimator):
         if cached.states is None:
             raise UserError(f"no states of {cached.pair}: run {cached.cache_command()}")
         known = cached.train.identity
-        probe = cls(
-            model, layer, "numeric" if data.numeric else "classes", known["max_length"], dtype=known["dtype"]
-        )
+        probe = cls(model, layer, data.target, known["max_length"], dtype=known["dtype"])
         states, labels = read_states(cached.states["train"], cached.train.layers.index(layer))
         if data.numeric:
-            y = labels + data.provenance["label_mean"]  # as in the file
-        else:
-            y = np.array([originals.get(name, name) for name in data.classes])[labels]
-        return probe.fit_states(states, y, known["model"])
+            labels = labels + data.provenance["label_mean"]  # as in the file
+        classes = np.array([originals.get(name, name) for name in data.classes])
+        return probe.fit_states(states, labels, classes, known["model"])
 
     def fit(self, X: Sequence[str], y: Any) -> TextProbe:
-        """To texts and their labels."""
+        """To texts and their labels; several a text are lists of labels, or a matrix of 0 and 1 (n, C)."""
         self.identity_: dict[str, Any] = {}
+        classes, labels = encoded(y, self.target)
         states = self.transform(X)
-        return self.fit_states(states, np.asarray(y), self.source.identity)
+        return self.fit_states(states, labels, classes, self.source.identity)
 
-    def fit_states(self, states: np.ndarray, y: np.ndarray, model: dict[str, Any]) -> TextProbe:
-        """To mean states (n, d) and their labels (n,); model: the identity of what made the states."""
+    def fit_states(
+        self, states: np.ndarray, labels: np.ndarray, classes: np.ndarray, model: dict[str, Any]
+    ) -> TextProbe:
+        """To mean states (n, d) and labels as in a Split; model: the identity of what made the states."""
         self.identity_ = model
         if self.target == "numeric":
-            self._fit_ridge(states, y.astype(np.float64))
+            self._fit_ridge(states, labels.astype(np.float64))
             return self
         scaler = StandardScaler().fit(states)
         settings = LayerProbes(models=[], datasets=[], seed=self.seed).settings
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = new_logistic(**settings).fit(scaler.transform(states), y)
-        B, b = fitted.coef_.T, fitted.intercept_
-        if B.shape[1] == 1:  # two classes: the second one's log-odds
-            B, b = np.hstack([0 * B, B]), np.append(0, b)
-        self.classes_ = fitted.classes_
+        with fitting():
+            fitted: Any = new_logistic(labels, **settings).fit(scaler.transform(states), labels)
+        if self.target == "multilabel":
+            B, b = np.zeros((states.shape[1], len(classes))), np.zeros(len(classes))
+            for place, one in enumerate(fitted.estimators_):
+                if hasattr(one, "coef_"):
+                    B[:, place], b[place] = one.coef_[0], one.intercept_[0]
+                else:
+                    b[place] = -FLOOR if labels[0, place] else FLOOR
+        else:
+            B, b, classes = fitted.coef_.T, fitted.intercept_, classes[fitted.classes_]
+            if B.shape[1] == 1:  # two classes: the second one's log-odds
+                B, b = np.hstack([0 * B, B]), np.append(0, b)
+        self.classes_ = classes
         self.coefficients_ = B / scaler.scale_[:, None]
         self.intercept_ = b - scaler.mean_ @ self.coefficients_
         return self
@@ -126,18 +130,21 @@ class TextProbe(BaseEstimator):
         return self.transform(X) @ self.coefficients_ + self.intercept_
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
-        """(n, C), columns as classes_."""
+        """(n, C), columns as classes_; of several labels a text each on its own."""
         if self.target == "numeric":
             raise UserError("a probe of numbers has no probabilities")
-        return softmax(self.decision_function(X), axis=1)
+        scores = self.decision_function(X)
+        return expit(scores) if self.target == "multilabel" else softmax(scores, axis=1)
 
     def predict(self, X: Sequence[str]) -> np.ndarray:
-        """Classes or numbers (n,)."""
+        """Classes or numbers (n,), or which labels a text has, 0 and 1 (n, C)."""
         scores = self.decision_function(X)
+        if self.target == "multilabel":
+            return (scores > 0).astype(int)
         return scores[:, 0] if self.target == "numeric" else self.classes_[scores.argmax(1)]
 
     def score(self, X: Sequence[str], y: Any) -> float:
-        """Accuracy; R2 of numbers."""
+        """Accuracy, of several labels a text (n, C) the share of texts with all labels right; R2 of numbers."""
         return float((r2_score if self.target == "numeric" else accuracy_score)(y, self.predict(X)))
 
     def save(self, path: str | Path) -> Path:
@@ -180,3 +187,16 @@ class TextProbe(BaseEstimator):
         tags.input_tags.string = tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def encoded(y: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, and labels as in a Split."""
+    if target == "numeric":
+        return np.array([]), np.asarray(y)
+    if target == "classes":
+        return np.unique(y, return_inverse=True)
+    if getattr(y, "ndim", 1) == 2:
+        return np.array(getattr(y, "columns", range(y.shape[1]))), np.asarray(y).astype(bool)
+    binarizer = MultiLabelBinarizer()
+    labels = binarizer.fit_transform(y).astype(bool)
+    return binarizer.classes_, labels
