@@ -307,6 +307,14 @@ def test_rank_takes_lists_and_matrices(world, tmp_path):
     frame = pd.DataFrame(matrix.astype(int), columns=LABELS)
     named = ntps.rank(str(folder / "model"), texts, frame, **few)
     assert lists.flags.train == named.flags.train  # the very same rows
+    wide = Rows.of(frame.assign(text=texts), LABELS, "text", None)
+    assert (
+        wide.labels.tolist() == labels == Rows.of(texts, list(map(set, labels)), "text", None).labels.tolist()
+    )
+    assert (
+        Rows.of(datasets.Dataset.from_pandas(frame.assign(text=texts)), LABELS, "text", None).labels.tolist()
+        == labels
+    )
     numbered = ntps.rank(str(folder / "model"), texts, matrix, **few)
     assert numbered.table["heldout_skill"][0] == pytest.approx(lists.table["heldout_skill"][0])
     probe, held_out = lists.probe(), lists.data.select("test")

@@ -54,7 +54,7 @@ def test_what_it_shows(world, tmp_path):
     *_, ranking = world
     said = repr(ranking)
     assert all(name in said for name in ranking.table["model"]) and "held-out skill" in said
-    assert "is first" in said and "not by NTPS" in said
+    assert "is first" in said and "not by NTPS" in said and "warning: only 60 held-out texts" in said
     page = ranking.report(tmp_path / "page.html").read_text()
     assert page.startswith("<!doctype html>") and ranking.table["model"][0] in page
 

@@ -49,7 +49,8 @@ class Ranking:
         return page.table([one.row for one in self.measured])
 
     def __repr__(self) -> str:
-        return page.answer([one.row for one in self.measured])
+        rows = [one.row for one in self.measured]
+        return "\n".join([page.answer(rows), *(f"warning: {warning}" for warning in self.warnings)])
 
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""
@@ -86,8 +87,8 @@ def rank(
 
     models: config names, YAML files, hub ids or folders. Rows are one of
     * texts and labels, lists (or arrays, Series) of equal length; test: (texts, labels) of further rows to score on;
-    * texts a pandas DataFrame or a Hugging Face Dataset, labels the name of its column, text that of the texts' column or a
-      template such as "{question} {choices}"; test: another table of the same columns;
+    * texts a pandas DataFrame or a Hugging Face Dataset, labels the name of its column (or of several columns that hold 0 and
+      1, one a label), text that of the texts' column or a template such as "{question} {choices}"; test: another table of the same columns;
     * texts a DatasetDict, or a mapping, of such tables, of which `train` is measured; test: the name of the split to score
       on (default: `test`, if there is one).
     Without test rows a part of train is held out. target: numeric (default where labels are fractions), multilabel (default
@@ -101,13 +102,8 @@ def rank(
     rows = Rows.of(texts, labels, text, test)
     chosen = dict.fromkeys([models] if isinstance(models, str) else models)
     with rows.written(Path(output) / "data", name, flags.get("overwrite", False)) as files:
-        asked: dict[str, Any] = {
-            "text": rows.text,
-            "label": rows.label,
-            "target": target or rows.target,
-            "output": output,
-        }
-        ranking = Ranking(Prescreening(models=list(chosen), **files, **asked, **flags), rows)
+        asked = flags | {"text": rows.text, "label": rows.label, "target": target or rows.target}
+        ranking = Ranking(Prescreening(models=list(chosen), output=output, **files, **asked), rows)
         for model in chosen:
             try:
                 with enough_memory(NO_MEMORY):

@@ -42,7 +42,8 @@ class Rows:
             pairs = {"train": (texts, labels)} | ({"test": test} if test is not None else {})
             return cls({split: of_lists(*pair) for split, pair in pairs.items()}, "text", "label")
         parts = {name: part for name, part in zip(SPLITS, (texts, test)) if part is not None}
-        return cls({name: of_table(part, text, labels) for name, part in parts.items()}, text, labels)
+        label = labels if isinstance(labels, str) else "labels"
+        return cls({name: of_table(part, text, labels, label) for name, part in parts.items()}, text, label)
 
     @property
     def labels(self) -> pd.Series:
@@ -66,7 +67,7 @@ class Rows:
 
     @contextmanager
     def written(self, folder: Path, name: str | None, overwrite: bool) -> Iterator[dict[str, Any]]:
-        """FOLDER/NAME.jsonl and .test.jsonl as the flags train and test, removed on an error if they are new."""
+        """FOLDER/NAME.jsonl and .test.jsonl as the flags train and test, removed on an error before a model is measured."""
         content = {split: json_lines(table) for split, table in self.tables.items()}
         name = name or f"rows-{hashlib.sha256(''.join(content.values()).encode()).hexdigest()[:6]}"
         ends = {"train": ".jsonl", "test": ".test.jsonl"}
@@ -82,7 +83,7 @@ class Rows:
                 storage.write_text(path, content[split])
             yield {split: str(path) for split, path in paths.items()}
         except BaseException:
-            for path in fresh:
+            for path in fresh if not (folder / f"{name}.yaml").exists() else ():  # nothing was measured
                 path.unlink(missing_ok=True)
             storage.remove_empty(folder, 2)
             raise
@@ -106,31 +107,40 @@ def listed(labels: Any) -> list[Any]:
         if not np.isin(matrix, (0, 1)).all():
             raise UserError("labels: a matrix of labels, one row a text, holds 0 and 1 only")
         return [[names[place] for place in np.flatnonzero(row)] for row in matrix]
-    found = [
-        list(value) if isinstance(value, tuple | set | frozenset | np.ndarray) else value for value in labels
-    ]
+    found = [as_list(value) for value in (labels.tolist() if hasattr(labels, "tolist") else labels)]
     for value in found:
         if isinstance(value, list) and len(set(value)) < len(value):
             raise UserError(f"labels: {value!r:.200} has a label twice; give a matrix of 0 and 1 as an array")
     return found
 
 
-def of_table(table: Any, text: str, label: str) -> pd.DataFrame:
-    """The columns of texts and labels; those of a Dataset with the names of its classes."""
+def as_list(value: Any) -> Any:
+    """A set of labels as a list; one label as it is."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return list(value) if isinstance(value, tuple | np.ndarray) else value
+
+
+def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.DataFrame:
+    """The columns of texts and, as `name`, labels; those of a Dataset with the names of its classes.
+
+    label: a column, or several that hold 0 and 1.
+    """
     known = list(getattr(table, "column_names", None) or table.columns)
-    names = list(dict.fromkeys([*columns_of(text, known), label]))
-    for name in names:
-        if name not in known:
-            what = "labels" if name == label else "text"
-            raise UserError(f"{what}: there is no column {name!r}; {suggest(str(name), map(str, known))}")
-    if not hasattr(table, "column_names"):
-        labels = listed(table[label])
-        return table[names].assign(**{label: pd.Series(labels, table.index, dtype=object)})
-    frame = table.select_columns(names).to_pandas()
-    labels, feature = listed(frame[label]), table.features[label]
+    ours, theirs = columns_of(text, known), [label] if isinstance(label, str) else label
+    for what, columns in (("text", ours), ("labels", theirs)):
+        for column in columns:
+            if column not in known:
+                raise UserError(
+                    f"{what}: there is no column {column!r}; {suggest(str(column), map(str, known))}"
+                )
+    features = getattr(table, "features", {})
+    if features:
+        table = table.select_columns([*dict.fromkeys([*ours, *theirs])]).to_pandas()
+    labels, feature = listed(table[label]), features.get(label) if isinstance(label, str) else None
     if classes := getattr(getattr(feature, "feature", feature), "names", None):
         labels = [class_names(value, classes) for value in labels]
-    return frame.assign(**{label: pd.Series(labels, dtype=object)})
+    return table[ours].assign(**{name: pd.Series(labels, table.index, dtype=object)})
 
 
 def class_names(value: Any, classes: list[str]) -> Any:
