@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
 import ntps
@@ -14,6 +15,7 @@ import prescreen
 from ntps.errors import UserError
 from ntps.prescreening.rows import Rows
 from ntps.run import cli
+from ntps.system import storage
 from tests.tiny import tiny_model, tiny_texts
 
 FEW = {"label_permutations": 0, "partitions": 2}
@@ -181,6 +183,13 @@ def test_a_probe_of_another_model_is_refused(world, tmp_path):
     with pytest.raises(UserError, match="fitted on another model"):
         other.predict(texts[:2])
     assert other.fit(texts[:60], labels[:60]).score(texts[:60], labels[:60]) > 0.5
+    with pytest.raises(NotFittedError):
+        clone(other).set_params(model=str(tmp_path / "c")).predict(texts[:2])
+    about = storage.read_provenance(path)
+    about["identity"]["classes"] = ["one"]
+    storage.write_arrays(path, {"coefficients": np.ones((32, 3)), "intercept": np.ones(3)}, about)
+    with pytest.raises(UserError, match="its arrays do not fit its classes"):
+        ntps.TextProbe.load(path)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match="cannot be read|damaged"):
         ntps.TextProbe.load(path)

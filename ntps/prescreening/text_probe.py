@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
 from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
 from ntps.errors import UserError
@@ -127,6 +128,7 @@ class TextProbe(BaseEstimator):
 
     def decision_function(self, X: Sequence[str]) -> np.ndarray:
         """B^T m + b, (n, C)."""
+        check_is_fitted(self, "coefficients_")
         return self.transform(X) @ self.coefficients_ + self.intercept_
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
@@ -170,7 +172,10 @@ class TextProbe(BaseEstimator):
                 probe.coefficients_, probe.intercept_ = (
                     file.get_tensor(name) for name in ("coefficients", "intercept")
                 )
-        except (KeyError, TypeError) as error:
+            shape = (probe.coefficients_.shape[1:], probe.coefficients_.shape[-1])
+            if shape != (probe.intercept_.shape, len(probe.classes_) or 1):
+                raise ValueError("its arrays do not fit its classes")
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} is damaged: {error}. {storage.REMEDY}") from None
         return probe
 
