@@ -33,6 +33,8 @@ Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
 ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
+POOLINGS = ("mean", "last", "mean_without_first")  # what they are: ntps/moments/sums.py
+Pooling = Annotated[str, one_of(*POOLINGS)]
 
 
 def numbers(tolerances: str | float) -> list[float]:
@@ -138,6 +140,8 @@ class Caching(Forward, Adapted):
     Args:
         tokens_per_batch: tokens in a batch (default: 2048 on a CPU, 16384 elsewhere)
         layers: all, or a list such as 0,8,16 (0 = embeddings)
+        pooling: of a row's states: mean (the paper's), last (the last token's), or mean_without_first, whose moments
+            leave out the first token of every row that has two or more
         label_permutations: permuted copies of the labels, for the permutation null
         partitions: parts of the rows whose moments are also kept apart, for error bars
         shard: i/n does part i of n partitions alone, into SPLIT.i-of-n.safetensors, on this machine;
@@ -149,6 +153,7 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = None
     layers: str = "all"
+    pooling: Pooling = "mean"
     label_permutations: Natural = 200
     partitions: Count = 1
     shard: str | None = None
@@ -270,7 +275,7 @@ class LinearHead(Pairs, Forward, Seeded):
 
     Args:
         layer: whose states, 0 = embeddings (default: the last)
-        pooling: of a row's states: mean, or last (the last token's)
+        pooling: of a row's states, as for cache.py
         epochs: passes over the states
         max_steps: optimizer steps, if fewer than the epochs have
         batch_size: rows per step, however many processes share the forward pass
@@ -279,7 +284,7 @@ class LinearHead(Pairs, Forward, Seeded):
     """
 
     layer: int | None = None
-    pooling: Annotated[str, one_of("mean", "last")] = "mean"
+    pooling: Pooling = "mean"
     epochs: Count = 50
     max_steps: OptionalCount = None
     batch_size: Count = 64
@@ -370,6 +375,7 @@ class Prescreening(Forward, Columns):
         limit: rows per split, the first of one seeded permutation
         tokens_per_batch: as for cache.py
         layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
+        pooling: of a row's states, as for cache.py
         label_permutations: permuted copies of the labels, for the p-values: 39 or more, or 0 for none
         partitions: of the train rows, for the error bars of NTPS and retention
         gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
@@ -384,6 +390,7 @@ class Prescreening(Forward, Columns):
     limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
     tokens_per_batch: OptionalCount = None
     layers: str = "spread"
+    pooling: Pooling = "mean"
     label_permutations: Annotated[int, ENOUGH] = 200
     partitions: Count = 5
     gain: str | None = None

@@ -83,6 +83,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
         add_error_bars(scores.rows, layer, (part.averages(place, permuted=False) for part in parts))
     peers, point = layer_row(layer), tenth(scores)
     row |= {
+        "pooling": flags.pooling,
         "layer": best,
         "layers": last,
         "heldout_skill": peers["ridge_test_skill"],
@@ -197,8 +198,13 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
     """
     shipped = (folder / "gain.json" for folder in config_folders(""))
     path = calibration or next((file for file in shipped if file.exists()), None)
-    if path is None or "accuracy" not in row:
-        lack = "no calibration file" if path is None else "it predicts accuracies, and the labels are numbers"
+    lacks = {
+        "no calibration file": path is None,
+        "it predicts accuracies, and the labels are numbers": "accuracy" not in row,
+        "it is of mean states": row["pooling"] != "mean",
+    }
+    if path is None or any(lacks.values()):
+        lack = next(why for why, holds in lacks.items() if holds)
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
         gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])
