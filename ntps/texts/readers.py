@@ -11,10 +11,12 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ntps.sources.patterns import Pattern
+from ntps.sources.yaml_files import suggest
 from ntps.texts.columns import named_columns
 
 Row = dict[str, Any]
@@ -52,7 +54,7 @@ def _json_rows(text: str, **options: Any) -> Iterator[Row]:
 def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
     pattern = Pattern(spec["pattern"], where, "pattern")
     # Split at newlines only: str.splitlines would also cut at characters that occur inside these texts.
-    for line in content.decode(spec.get("encoding", "utf-8")).split("\n"):
+    for line in content.decode(spec.get("encoding", "utf-8")).split(spec.get("separator", "\n")):
         if match := pattern("fullmatch", line.rstrip("\r")):
             yield match.groupdict()
 
@@ -73,7 +75,34 @@ def _xml(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
             yield {**item.attrib, **children, "top": top.findtext("name")}
 
 
-WHEEL_READERS = {"lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml}
+def _sqlite(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
+    """Rows of `table`, read in memory; views, virtual tables and generated columns, which run code of the file's, are not."""
+    import sqlite3  # some builds of Python lack it
+
+    stored = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0"
+    try:
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.deserialize(content)
+            if (table := spec["table"]) not in (names := [name for (name,) in database.execute(stored)]):
+                raise ValueError(f"it has no table {table!r}; {suggest(table, names)}")
+            columns = [name for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", [table])]
+            chosen = ", ".join(map(_quoted, columns))
+            for values in database.execute(f"SELECT {chosen} FROM {_quoted(table)}"):
+                yield dict(zip(columns, values))
+    except sqlite3.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _quoted(name: str) -> str:
+    """A name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+WHEEL_READERS: dict[str, Callable[[bytes, Spec, Path], Iterable[Row]]] = {
+    "lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml, "sqlite": _sqlite,
+    "csv": lambda content, spec, where: _csv(content, spec, []),
+    "tsv": lambda content, spec, where: _tsv(content, spec, []),
+}  # fmt: skip
 
 
 def rows_of(path: Path, content: bytes, spec: Spec) -> tuple[list[Row], list[str]]:
@@ -87,11 +116,11 @@ def _unpacked(content: bytes, notes: list[str]) -> bytes:
     if content.startswith(b"\x1f\x8b"):
         content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
         notes.append("gzip")
-        _bounded(len(content))
+        bounded(len(content))
     return content
 
 
-def _bounded(size: int) -> None:
+def bounded(size: int) -> None:
     """A small packed file may hold any number of bytes."""
     if size > LARGEST:
         raise ValueError(f"it holds more than {LARGEST >> 20} MiB: unpack it, or save it as CSV")
@@ -199,7 +228,7 @@ def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         import openpyxl
     except ImportError:
         raise ValueError("it takes openpyxl: pip install openpyxl==3.1.5") from None
-    _bounded(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist()))
+    bounded(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist()))
     book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     sheet = book.worksheets[0]
     notes.append(f"sheet {sheet.title!r}" + (f" of {len(book.worksheets)}" if book.worksheets[1:] else ""))

