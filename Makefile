@@ -1,4 +1,4 @@
-# make demo | mini | report | readme | paper | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | evidence | report | readme | paper | figures | prefetch | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -25,6 +25,12 @@ AFTER_FILE := --config configs/experiments/mini_after_lora.yaml --output $(MINI)
 SIZES_FILE := --config configs/experiments/mini_sizes.yaml
 AS_RELEASED := --order released --rule fraction --targets probe_accuracy probe_mse probe_train_accuracy probe_train_mse lora_gain_linear
 
+# the two halves of docs/confirmation.md
+HALF ?= discovery
+EVIDENCE ?= results/evidence-run
+EVIDENCE_MODELS ?= smollm2-135m gemma3-270m
+EVIDENCE_FILE = --config configs/experiments/evidence_$(HALF).yaml --output $(EVIDENCE)
+
 EXPERIMENT ?= paper
 RESULTS ?= results
 
@@ -35,7 +41,7 @@ PLANNED := cache linear_training lora_finetuning from_scratch
 SCRIPTS := cache K_sweep linear_sklearn linear_training lora_finetuning from_scratch alignment_vis
 OFFLINE := HF_HUB_OFFLINE=1 $(PY)
 
-.PHONY: demo mini report readme paper figures prefetch test check clean
+.PHONY: demo mini evidence report readme paper figures prefetch test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
@@ -64,6 +70,18 @@ mini: $(READY)
 	$(PY) -m ntps.selection --results $(MINI)
 	$(PY) -m ntps.gain --results $(MINI)
 	$(PY) -m fig_plot.render $(MINI)
+
+# docs/confirmation.md, one pair after the other, resumable; moments and states of a finished pair are removed
+evidence: $(READY)
+	for model in $(EVIDENCE_MODELS); do \
+		for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['$(HALF)'])"); do \
+			pair="$(EVIDENCE_FILE) --models $$model --datasets $$data"; \
+			if [ -f $(EVIDENCE)/accuracy/linear_training/$$model/$$data.json ]; then continue; fi; \
+			$(PY) cache.py $$pair $(FEWER) && $(PY) K_sweep.py $$pair && $(PY) linear_sklearn.py $$pair \
+				&& $(PY) linear_training.py $$pair $(FEWER) || exit 1; \
+			rm -rf $(EVIDENCE)/moments/$$model/$$data $(EVIDENCE)/states/$$model/$$data; \
+		done; \
+	done
 
 report: $(READY)
 	if [ -d $(MINI) ]; then \

@@ -14,21 +14,16 @@ import functools
 import sys
 from dataclasses import asdict, dataclass
 
-from ntps.flags import Caching, Pairs
+from ntps.flags import Caching, Pairs, flag
 from ntps.run import cli
 
 
 @dataclass(kw_only=True)
 class Flags(Pairs, Caching):
-    """Cache the moments of every model x data set x split.
+    """Cache the moments of every model x data set x split."""
 
-    Args:
-        splits: splits to run
-        plan: only print what this would take: memory, disk, operations and time
-    """
-
-    splits: tuple[str, ...] = ("train", "test")
-    plan: bool = False
+    splits: tuple[str, ...] = flag(("train", "test"), "splits to run")
+    plan: bool = flag(False, "only print what this would take: memory, disk, operations and time")
 
 
 def main(flags: Flags) -> int:

@@ -10,7 +10,7 @@ Writes OUTPUT/accuracy/from_scratch/MODEL/DATASET.csv. After a kill the same com
 import sys
 from dataclasses import asdict, dataclass
 
-from ntps.flags import Training
+from ntps.flags import Count, Training, setting
 from ntps.run import cli
 
 METHOD = "from_scratch"
@@ -20,7 +20,7 @@ METHOD = "from_scratch"
 class Flags(Training):
     """Train every model's architecture on every data set from random weights; they are float32 whatever --dtype is."""
 
-    max_steps: int = 10000
+    max_steps: Count = setting(10000, "optimizer steps")
 
 
 def main(flags: Flags) -> int:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.flags import Count, Positive, Share, Training
+from ntps.flags import Count, Positive, Share, Training, flag, setting
 from ntps.run import cli
 
 METHOD = "lora_finetuning"
@@ -23,23 +23,15 @@ METHOD = "lora_finetuning"
 
 @dataclass(kw_only=True)
 class Flags(Training):
-    """Fine-tune every model on every data set by LoRA; LoRA and head are float32 whatever --dtype is.
+    """Fine-tune every model on every data set by LoRA; LoRA and head are float32 whatever --dtype is."""
 
-    Args:
-        rank: of the LoRA matrices
-        alpha: LoRA's scale times the rank
-        lora_dropout: before the LoRA matrices
-        lora_targets: modules to adapt (default: those of the model's description, else its attention's)
-        start_layer: the first block to adapt, 0 = all
-    """
-
-    rank: Count = 32
-    alpha: Positive = 32
-    lora_dropout: Share = 0.05
-    lora_targets: Sequence[str] = ()
-    start_layer: int = 0
-
-    SETTINGS = (*Training.SETTINGS, "rank", "alpha", "lora_dropout", "start_layer")
+    rank: Count = setting(32, "of the LoRA matrices")
+    alpha: Positive = setting(32, "LoRA's scale times the rank")
+    lora_dropout: Share = setting(0.05, "before the LoRA matrices")
+    lora_targets: Sequence[str] = flag(
+        (), "modules to adapt (default: of the model's description, else attention's)"
+    )
+    start_layer: int = setting(0, "the first block to adapt, 0 = all")
 
 
 def main(flags: Flags) -> int:
@@ -67,7 +59,7 @@ def main(flags: Flags) -> int:
 
         def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
             folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
-            save_adapter(model.base, model.head.linear, folder, identity)
+            save_adapter(model.base, model.head[-1], folder, identity)
 
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
 

@@ -42,7 +42,7 @@ def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: in
     seconds, scale = time.perf_counter() - started, sum(map(len, ids)) / sum(map(len, part))
     once = seconds * scale
     states = torch.randn(len(ids), encoder.width, device=source.device)
-    head = linear_head.Head(encoder.width, CLASSES, 0.05).to(source.device)
+    head = linear_head.new_head(encoder.width, CLASSES, 0.05).to(source.device)
     targets = torch.as_tensor(labels, device=source.device)
     started = time.perf_counter()
     flags = LinearHead(models=[], datasets=[], epochs=EPOCHS)

@@ -38,22 +38,20 @@ def panel_figure(
     *text: str,
     nothing: str,
     height: float = 2.2,
-    share: int = 1,
 ) -> Figure:
-    """`share` panels for each name, ACROSS in a row at most, which draw(name, *panels) fills, and text below.
+    """A panel for each name, ACROSS in a row at most, which draw(name, axes) fills, and text below.
 
     An axis of values is labelled in the first column alone; without any name one panel says `nothing`.
     """
-    across = min(max(1, len(names)), ACROSS // share)
+    across = min(max(1, len(names)), ACROSS)
     rows = math.ceil(max(1, len(names)) / across)
-    figure = Figure(figsize=(max(3.6, min(WIDTH, 1.85 * across * share)), 0.1 + height * rows))
-    grid = figure.add_gridspec(rows, across * share)
+    figure = Figure(figsize=(max(3.6, min(WIDTH, 1.85 * across)), 0.1 + height * rows))
+    grid = figure.add_gridspec(rows, across)
     for place, name in enumerate(names):
-        row, column = divmod(place, across)
-        panels = [figure.add_subplot(grid[row, column * share + k]) for k in range(share)]
-        draw(name, *panels)
-        if column:
-            panels[0].set_ylabel("")
+        axes = figure.add_subplot(grid[divmod(place, across)])
+        draw(name, axes)
+        if place % across:
+            axes.set_ylabel("")
     if not names:
         missing_panel(figure.subplots(), nothing)
     caption(figure, *text)

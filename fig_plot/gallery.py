@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot import kv_curves, layer_map, scatter, table1, words
+from fig_plot import kv_curves, layer_map, scatter, table1, tolerances, words
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,32 @@ class Entry:
 
 
 ENTRIES = (
+    Entry(
+        "retention",
+        "The recommended scores against accuracy",
+        "Corrected retention is the share of the label signal, its noise taken off, that the leading next-token directions keep; "
+        "principal components of the states are what it has to beat. Older results: retention.",
+        scatter.retention,
+    ),
+    Entry(
+        "kv_curves",
+        "Scores over kv, against principal components, chance and shuffled labels",
+        "A score above chance says little by itself: what counts is the difference to principal components, and to shuffled labels.",
+        kv_curves.kv_curves,
+    ),
+    Entry(
+        "tolerances",
+        "NTPS above its null over the tolerances of M and P0",
+        "The smallest directions of the states are noise; NTPS sees the labels where they are left out.",
+        lambda folder: [("tolerances", tolerances.tolerances(folder))],
+    ),
+    Entry(
+        "layer_map",
+        "Where the correlation lies: layer and share of the directions",
+        "Spearman's correlation with the probe's accuracy at every layer and kv that the paper's rule may choose from. Look for a "
+        "region: one blue cell among red ones is luck.",
+        layer_map.layer_maps,
+    ),
     Entry(
         "fig1",
         "Figure 1: words in the two subspaces",
@@ -51,28 +77,6 @@ ENTRIES = (
         "Test accuracies, means over seeds.",
         lambda folder: [("table1", table1.figure(folder))],
         table1.table1,
-    ),
-    Entry(
-        "layer_map",
-        "Where the correlation lies: layer and share of the directions",
-        "Spearman's correlation with the probe's accuracy at every layer and kv that the paper's rule may choose from, for NTPS "
-        "and for retention. Look for a region: one blue cell among red ones is luck.",
-        lambda folder: (
-            (f"layer_map_{score}", layer_map.layer_map(folder, score=score))
-            for score in ("ntps", "retention")
-        ),
-    ),
-    Entry(
-        "kv_curves",
-        "NTPS over kv, against chance and shuffled labels",
-        "A score above chance says little by itself: what counts is the difference to shuffled labels, on the right.",
-        lambda folder: [("kv_curves", kv_curves.kv_curves(folder))],
-    ),
-    Entry(
-        "retention",
-        "Retention against accuracy",
-        "Retention is the share of the linearly explained label signal that the leading directions keep.",
-        lambda folder: [("retention", scatter.retention(folder))],
     ),
     Entry(
         "accuracy_mse",

@@ -11,6 +11,11 @@ LABELS = {name: score.label for name, score in EVERY.items()} | {
 DIRECTIONS = {name: target.direction for name, target in TARGETS.items()}  # +1 if more is better, else -1
 MEANINGS = {name: target.meaning for name, target in TARGETS.items()}
 SCORING = ("cache.py", "K_sweep.py")
+RECOMMENDED = (
+    "retention_corrected",
+    "retention_corrected_pca",
+    "conditioned_lift",
+)  # of figures, where the results have them
 MEASURING = {target.name: method.script for method in METHODS for target in method.targets}
 NOTHING = "no results: run python cache.py and python K_sweep.py, see README"
 NO_SHUFFLES = "no shuffled labels: run cache.py with --label_permutations 20 --overwrite"
@@ -19,7 +24,7 @@ NO_SHUFFLES = "no shuffled labels: run cache.py with --label_permutations 20 --o
 def scripts(name: str) -> tuple[str, ...]:
     """What makes a score or a measurement."""
     if name in EVERY:
-        return SCORING
+        return ("cache.py --partitions 5", SCORING[1]) if name.startswith("conditioned") else SCORING
     parts = [part for part in (TARGETS[name].minus, TARGETS[name].of) if part] or [name]
     made = [MEASURING[part] for part in parts]
     states = any("states" in method.reads for method in METHODS if method.script in made)

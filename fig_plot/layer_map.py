@@ -1,5 +1,6 @@
 """Where the correlation lies: Spearman's rho of score and target at every layer and share of directions."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from fig_plot.relations import LEAST, SIGN, Read, rank_correlations, score_grid
 from fig_plot.tables import model_order
 
 NO_LAYERS = "the published values come without layer and kv"
+
+
+def layer_maps(folder: str | Path) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of corrected retention and of principal components, of retention where there are none, and of NTPS."""
+    shares = Read(folder, "fig2_accuracy").known("retention_corrected", "retention_corrected_pca")
+    for score in (*(shares or ["retention"]), "ntps"):
+        yield f"layer_map_{score}", layer_map(folder, score=score)
 
 
 @styled

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-from IPython.display import Image, display
+from IPython.display import Image, Markdown, display
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fig_plot import gallery
 from fig_plot.figures import save
+from fig_plot.tables import sample_warning
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import storage
@@ -49,10 +50,12 @@ def build(entry: gallery.Entry) -> nbformat.NotebookNode:
 
 
 def show(name: str, results: str) -> None:
-    """Display the table and the figures of an entry, a quarter larger than on paper; keep them in RESULTS/figures."""
+    """Display a warning where NTPS describes the sample, the table and the figures of an entry, a quarter larger than on paper; keep them in RESULTS/figures."""
     folder, entry = Path(results), gallery.FIGURES[name]
     if not folder.is_dir():
         raise UserError(f"no folder {folder.resolve()}: set RESULTS to the folder that the scripts wrote to")
+    if warning := sample_warning(folder):
+        display(Markdown(warning))
     if entry.table:
         display(entry.table(folder).style.format("{:.3f}", na_rep="missing"))
     for title, figure in entry.draw(folder):

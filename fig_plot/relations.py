@@ -19,14 +19,13 @@ import pandas as pd
 from fig_plot.labels import DIRECTIONS
 from fig_plot.tables import model_order
 from ntps import results
-from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples, spearman
+from ntps.evaluation.correlation import LEVEL, Draws, spearman
 from ntps.evaluation.held_out import judge
 from ntps.results.tables import PAIR, POINT
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
 FRACTION = 0.1  # of the fixed rule, unless another is given
 LEAST = 3  # data sets that a correlation takes
-RESAMPLES, SEED = 500, 0  # of intervals
 CHOSEN = {  # rule -> what the caption says of it
     PAPER: "Layer and kv chosen as in the paper: for each model those with the largest ρ on these same data sets, so ρ is "
     "too high.",
@@ -36,7 +35,7 @@ CHOSEN = {  # rule -> what the caption says of it
     PUBLISHED: "Values as published; the authors' layer and k are unknown, and differ from figure to figure.",
 }
 SIGN = "Signed so that a positive ρ is what the paper claims of NTPS."
-INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} bootstrap interval over the n data sets (six or more; none after a choice)."
+INTERVAL = f"ρ: Spearman's, with its {LEVEL:.0%} BCa bootstrap interval over the n data sets (six or more; none after a choice or of a perfect order)."
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ def undefined(n: int) -> Correlation:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
-    """Spearman's rho over the pairs that are whole, with its percentile interval."""
+    """Spearman's rho over the pairs that are whole, with its interval."""
     whole = np.isfinite(x) & np.isfinite(y)
     n = int(whole.sum())
     if n < LEAST:
         return undefined(n)
-    x, y, drawn = x[whole], y[whole], resamples(n, RESAMPLES, SEED)
-    rho = float(spearman(x, y))
-    return Correlation(rho, *percentile_interval(rho, spearman(x[drawn], y[drawn]), n), n)
+    x, y = x[whole], y[whole]
+    low, high = map(float, Draws().interval(lambda at: spearman(x[at], y[at]), n))
+    return Correlation(float(spearman(x, y)), low, high, n)
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,11 @@ class Read:
     def first_measured(self, *names: str) -> str:
         """The first of some measurements that any pair has, else the first."""
         return next((name for name in names if self.pairs[name].notna().any()), names[0])
+
+    def known(self, *names: str) -> list[str]:
+        """The scores of these that any pair has."""
+        there = set(self.scores.dropna(subset="value")["score"])
+        return [name for name in names if name in there]
 
     def candidates(self, score: str) -> pd.DataFrame:
         """model, dataset, layer, fraction, value: the paper's order and task_rank, or what there is if that is not."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fig_plot.figures import headed, missing_panel, number_list, numbered_points, panel_figure
-from fig_plot.labels import LABELS, NOTHING, commands, rank_label, scripts
+from fig_plot.labels import LABELS, NOTHING, RECOMMENDED, commands, rank_label, scripts
 from fig_plot.relations import CHOSEN, INTERVAL, LEAST, PUBLISHED, Read, Relation, paired, relation
 
 BEST = "At kv = d/10 and each pair's best layer (lowest cross-validated error of the ridge probe on train)."
@@ -32,11 +32,13 @@ def figure3(folder: str | Path, score: str = "ntps") -> Iterator[tuple[str, Figu
     yield from by_rule("fig3", Read(folder, "fig3"), "lora_gain_linear", score)
 
 
-def retention(folder: str | Path, score: str = "retention") -> Figure:
-    """For each model, retention at kv = d/10 and the best layer against the linear probe's accuracy there."""
+def retention(folder: str | Path) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each recommended score, without any of retention, at kv = d/10 and the best layer: for each model
+    against the linear probe's accuracy there."""
     read, target = probe(folder, "accuracy")
-    points = paired(read.headline(score), read.target(target), score, target, BEST)
-    return scatter_figure(points, ranked=False)
+    for score in read.known(*RECOMMENDED) or ["retention"]:
+        points = paired(read.headline(score), read.target(target), score, target, BEST)
+        yield score, scatter_figure(points, ranked=False)
 
 
 def accuracy_mse(folder: str | Path) -> Figure:
@@ -111,4 +113,5 @@ def gaps(points: Relation) -> Iterator[str]:
 
 
 def missing_line(name: str, count: int) -> str:
-    return f"Missing: {LABELS[name]} of {count} pairs ({', '.join(scripts(name))})."
+    made = ", ".join(script.split()[0] for script in scripts(name))  # a caption holds no commands
+    return f"Missing: {LABELS[name]} of {count} pairs ({made})."

@@ -9,14 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fig_plot import tables
 from fig_plot.figures import WIDTH, missing_panel, styled
 from fig_plot.labels import NO_SHUFFLES
 from fig_plot.tables import Curves, Pair
-from ntps.prescreening.curve_panel import LINES, curve_panel
+from ntps.prescreening.curve_panel import LINES, corrected_curves, curve_panel, legend_of
 
 COLUMNS = 5  # panels side by side at most: more, and the names of the data sets overlap
 
@@ -28,28 +27,27 @@ def demo_figure(folder: str | Path) -> Figure:
     The map shows the difference to shuffled labels, not the lift over chance: shuffled labels alone can score
     far above chance, and the difference is what the labels themselves add.
     """
-    scores, files, best = (
-        tables.at_tenth(tables.load_scores(folder)),
-        tables.curve_files(folder),
-        tables.best_layers(folder),
-    )
+    every, files, best = tables.load_scores(folder), tables.curve_files(folder), tables.best_layers(folder)
+    scores = tables.at_tenth(every)
+    at_best = every[[best.get((m, d)) == x for m, d, x in every[["model", "dataset", "layer"]].to_numpy()]]
+    corrected = {pair: corrected_curves(own) for pair, own in at_best.groupby(["model", "dataset"])}
     models, datasets = sorted(set(scores["model"])), sorted(set(scores["dataset"]))
     rows = {(row["model"], row["dataset"], row["layer"]): row for _, row in scores.iterrows()}
     gains = {
         pair: tables.gain(tables.load_curves(path)) for pair, path in files.items()
     }  # curves of one pair at a time
     limit = max((float(np.abs(g[np.isfinite(g)]).max(initial=0)) for g in gains.values()), default=0) or 1.0
-    figure, panels = pair_grid(models, datasets)
+    figure, panels = pair_grid(models, datasets, any(len(lines) for lines in corrected.values()))
     images = []
     for pair, (above, below) in panels.items():
         row = rows.get((*pair, best.get(pair)))
         curves = tables.load_curves(files[pair]) if pair in files else {}
         if row is not None and row["layer"] in curves.get("layers", ()):
             above.set_title(f"{pair[1]}\nbest layer {row['layer']}", parse_math=False)
-            images += pair_panels(above, below, curves, row, gains[pair], limit)
+            images += pair_panels(above, below, curves, row, corrected[pair], gains[pair], limit)
         else:
             above.set_title(pair[1], parse_math=False)
-            missing_panel(above, f"no complete results: {tables.remedy(folder, *pair)}")
+            missing_panel(above, "no complete results of cache.py and K_sweep.py")
             missing_panel(below)
     if images:
         label = "NTPS minus the mean of its permutation null (hatched: no value)"
@@ -59,7 +57,9 @@ def demo_figure(folder: str | Path) -> Figure:
     return figure
 
 
-def pair_grid(models: list[str], datasets: list[str]) -> tuple[Figure, dict[Pair, tuple[Axes, Axes]]]:
+def pair_grid(
+    models: list[str], datasets: list[str], corrected: bool
+) -> tuple[Figure, dict[Pair, tuple[Axes, Axes]]]:
     """A figure with the legend of LINES and two empty panels for each pair, one above the other."""
     bands = math.ceil(len(datasets) / COLUMNS)  # rows of data sets for each model
     columns = math.ceil(len(datasets) / bands)
@@ -78,16 +78,22 @@ def pair_grid(models: list[str], datasets: list[str]) -> tuple[Figure, dict[Pair
         if number == 0:
             above.annotate(model, (0, 1), (0, 22), xycoords="axes fraction", textcoords="offset points",
                            fontweight="bold", fontsize=8, parse_math=False)  # fmt: skip
-    shown = [Line2D([], [], **(style | {"markevery": None})) for style in LINES.values()]
-    figure.legend(handles=shown, loc="outside upper center", ncols={1: 2, 2: 3}.get(columns, 5))
+    handles = legend_of(corrected)
+    figure.legend(handles=handles, loc="outside upper center", ncols={1: 2, 2: 3}.get(columns, 5) - corrected)
     return figure, panels
 
 
 def pair_panels(
-    above: Axes, below: Axes, curves: Curves, row: pd.Series, values: np.ndarray, limit: float
+    above: Axes,
+    below: Axes,
+    curves: Curves,
+    row: pd.Series,
+    corrected: pd.DataFrame,
+    values: np.ndarray,
+    limit: float,
 ) -> list[AxesImage]:
     """Both panels of a pair at the layer of `row`; returns the map's image, or none without shuffled labels."""
-    curve_panel(above, curves, row)
+    curve_panel(above, curves, row, corrected)
     if not np.isfinite(values).any():
         missing_panel(below, NO_SHUFFLES)
         return []

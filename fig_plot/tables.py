@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 
 from ntps.errors import UserError
 from ntps.prescreening.curve_panel import DESCENDING
-from ntps.results.tables import best_rows, read_tables
+from ntps.results.tables import HALF, PAIR, best_rows, read_tables
 from ntps.system import storage
 
+KEY = [*PAIR, "layer"]
 Pair = tuple[str, str]
 Curves = Mapping[str, np.ndarray]
 
@@ -24,6 +25,11 @@ USED = (
     "layer order rule fraction kv ntps chance chance_std null_mean null_std p_value retention retention_null "
     "rank_unstable n_texts"
 ).split()  # columns of the scores that a figure or the summary reads
+RECOMMENDED = (
+    "retention_corrected retention_corrected_se retention_corrected_minus_pca retention_corrected_minus_pca_se "
+    "corrected_refusal"
+).split()  # and those that older tables lack
+CONDITIONED = ["conditioned_lift", "conditioned_p_value"]
 
 
 def load_scores(folder: str | Path) -> pd.DataFrame:
@@ -64,6 +70,41 @@ def at_tenth(scores: pd.DataFrame) -> pd.DataFrame:
     """The headline's rows: ku = rank of the labels, kv = d/10, the paper's order."""
     rows = (scores["order"] == "descending") & (scores["rule"] == "task_rank") & scores["fraction"].isna()
     return scores[rows]
+
+
+def headlines(folder: str | Path) -> pd.DataFrame:
+    """The headline's rows of every layer with CONDITIONED, at the tolerances of cross-validation, and signal_share.
+
+    What older tables lack is NaN. of_sample: NTPS describes the sample, with fewer rows than dimensions or a signal share
+    below one half.
+    """
+    rows = at_tenth(load_scores(folder))
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *RECOMMENDED])))
+    chosen = read_tables(folder, "conditioned", [*KEY, "choice", *CONDITIONED])
+    chosen, layers = chosen[chosen["choice"] == "cv"], read_tables(folder, "scores")
+    for table, names in ((chosen, CONDITIONED), (layers, ["signal_share"])):
+        more = (
+            table.reindex(columns=[*KEY, *names])
+            .dropna(subset="layer")
+            .astype({"layer": rows["layer"].dtype})
+        )
+        rows = rows.merge(more, "left", KEY)
+    few = rows["n_texts"] * rows["chance"] < rows["kv"]
+    return rows.assign(of_sample=few | (rows["signal_share"].astype(float) < HALF))
+
+
+def sample_warning(folder: str | Path) -> str:
+    """Of how many pairs NTPS describes the sample at the best layer, in a sentence; nothing where it is none."""
+    if read_tables(folder, "ntps").empty:
+        return ""
+    rows, best = headlines(folder), best_rows(folder).reindex(columns=KEY)
+    rows = rows.merge(best.astype({"layer": rows["layer"].dtype}), on=KEY)
+    few = int(rows["of_sample"].sum())
+    return (
+        f"At this number of rows NTPS describes the sample: for {few} of {len(rows)} pairs less than half of the probe's squared "
+        "coefficients is signal, or there are fewer rows than dimensions."
+        if few else ""
+    )  # fmt: skip
 
 
 def gain(curves: Curves) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Flags that scripts share, as dataclasses that check themselves: a script's own `Flags` inherits what it takes.
 
-The Args of a class are the help of its flags; the type of a field may hold a Rule for its values. Imports nothing
-large: --help answers at once.
+A field holds its default and its help; its type may hold a Rule for its values. Imports nothing large: --help
+answers at once.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from ntps.errors import UserError
 
@@ -53,19 +53,22 @@ def are_tolerances(value: str | float) -> bool:
 TOLERANCES = Rule("numbers above 0 and below 1, such as 1e-12,1e-3,cv", are_tolerances)
 
 
+def flag(default: Any = MISSING, help: str = "") -> Any:
+    """A field with its help; without a default it is needed."""
+    return field(default=default, metadata={"help": help})
+
+
+def setting(default: Any, help: str) -> Any:
+    """A flag that decides the numbers of a table: part of its identity."""
+    return field(default=default, metadata={"help": help, "decides": True})
+
+
 @dataclass(kw_only=True)
 class Results:
-    """Where results go.
+    """Where results go."""
 
-    Args:
-        output: folder for all results
-        overwrite: replace results of other settings
-    """
-
-    output: str = "results"
-    overwrite: bool = False
-
-    SETTINGS: ClassVar[tuple[str, ...]] = ()
+    output: str = flag("results", "folder for all results")
+    overwrite: bool = flag(False, "replace results of other settings")
 
     def __post_init__(self) -> None:
         """UserError for a value against the rule of its type; classes add theirs."""
@@ -78,88 +81,62 @@ class Results:
     @property
     def settings(self) -> dict[str, Any]:
         """Those that decide the numbers of a table."""
-        return {name: getattr(self, name) for name in self.SETTINGS}
+        return {one.name: getattr(self, one.name) for one in fields(self) if "decides" in one.metadata}
 
 
 @dataclass(kw_only=True)
 class Pairs(Results):
-    """What to run over.
+    """What to run over."""
 
-    Args:
-        models: config names, YAML files, hub ids or folders
-        datasets: config names or YAML files
-    """
-
-    models: Sequence[str]
-    datasets: Sequence[str]
+    models: Sequence[str] = flag(help="config names, YAML files, hub ids or folders")
+    datasets: Sequence[str] = flag(help="config names or YAML files")
 
 
 @dataclass(kw_only=True)
 class Adapted:
-    """A model with an adapter.
+    """A model with an adapter."""
 
-    Args:
-        adapter: PEFT adapter folder to merge into the model
-    """
-
-    adapter: str | None = None
+    adapter: str | None = flag(None, "PEFT adapter folder to merge into the model")
 
 
 @dataclass(kw_only=True)
 class Cached(Pairs, Adapted):
-    """What cache.py left.
+    """What cache.py left."""
 
-    Args:
-        no_verify: read files without checking their hashes first, for very large ones
-    """
-
-    no_verify: bool = False
+    no_verify: bool = flag(False, "read files without checking their hashes first, for very large ones")
 
 
 @dataclass(kw_only=True)
 class Forward(Results):
-    """Which rows, and how a model runs over them.
+    """Which rows, and how a model runs over them."""
 
-    Args:
-        limit: rows per split, the first of one seeded permutation (default: all)
-        max_length: tokens per row (default: the smaller of the tokenizer's and the model's limit)
-        device: auto, cpu, cuda, cuda:1, mps
-        dtype: of the forward pass: float32, bfloat16, float16, float64 (default: bfloat16 on cuda, else float32)
-    """
-
-    limit: OptionalCount = None
-    max_length: OptionalCount = None
-    device: str = "auto"
-    dtype: str | None = None
+    limit: OptionalCount = flag(None, "rows per split, the first of one seeded permutation (default: all)")
+    max_length: OptionalCount = flag(None, "tokens per row (default: what tokenizer and model allow)")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps")
+    dtype: str | None = flag(
+        None,
+        "of the forward pass: float32, bfloat16, float16, float64 (default: bfloat16 on cuda, else float32)",
+    )
 
 
 @dataclass(kw_only=True)
 class Caching(Forward, Adapted):
-    """One forward pass and what it leaves.
+    """One forward pass and what it leaves."""
 
-    Args:
-        tokens_per_batch: tokens in a batch (default: 2048 on a CPU, 16384 elsewhere)
-        layers: all, or a list such as 0,8,16 (0 = embeddings)
-        pooling: of a row's states: mean (the paper's), last (the last token's), or mean_without_first, whose moments
-            leave out the first token of every row that has two or more
-        label_permutations: permuted copies of the labels, for the permutation null
-        partitions: parts of the rows whose moments are also kept apart, for error bars
-        shard: i/n does part i of n partitions alone, into SPLIT.i-of-n.safetensors, on this machine;
-            `python -m ntps.merge` adds up what the machines made
-        prefix_moments: splits that get the two prefix moments: train or all
-        keep_states: also write the mean states of every row
-        seed: of the limit's permutation and of the label permutations
-    """
-
-    tokens_per_batch: OptionalCount = None
-    layers: str = "all"
-    pooling: Pooling = "mean"
-    label_permutations: Natural = 200
-    partitions: Count = 1
-    shard: str | None = None
-    prefix_moments: Annotated[str, one_of("train", "all")] = "train"
-    keep_states: bool = False
-    seed: Natural = 42
+    tokens_per_batch: OptionalCount = flag(None, "tokens in a batch (default: 2048 on CPUs, 16384 elsewhere)")
+    layers: str = flag("all", "all, or a list such as 0,8,16 (0 = embeddings)")
+    pooling: Pooling = flag(
+        "mean", "of a row's states: mean (the paper's), last (token's), or mean_without_first (token)"
+    )
+    label_permutations: Natural = flag(200, "permuted copies of the labels, for the permutation null")
+    partitions: Count = flag(1, "parts of the rows whose moments are also kept apart, for error bars")
+    shard: str | None = flag(
+        None,
+        "i/n: part i of n partitions alone, into SPLIT.i-of-n.safetensors; python -m ntps.merge adds them up",
+    )
+    prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
+    keep_states: bool = flag(False, "also write the pooled states of every row")
+    seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,119 +158,70 @@ class Caching(Forward, Adapted):
 
 @dataclass(kw_only=True)
 class Seeded:
-    """Repeated training.
+    """Repeated training."""
 
-    Args:
-        seeds: one training each: of first weights, order, dropout, and the cut of the validation part; those that
-            a table has already stay as they are, so that more can be added
-        released_protocol: train on all of train and score test along the way, as the published code does
-        plan: only print what this would take: memory, disk, operations and time
-    """
-
-    seeds: Sequence[int] = (0,)
-    released_protocol: bool = False
-    plan: bool = False
+    seeds: Sequence[int] = flag(
+        (0,),
+        "one training each: of weights, order, dropout, validation part; those a table has stay, so add more",
+    )
+    released_protocol: bool = setting(False, "train on all of train, score test along the way, as published")
+    plan: bool = flag(False, "only print what this would take: memory, disk, operations and time")
 
 
 @dataclass(kw_only=True)
 class Training(Pairs, Forward, Seeded):
-    """Training of a language model with a linear head, by the Hugging Face Trainer.
+    """Training of a language model with a linear head, by the Hugging Face Trainer."""
 
-    Args:
-        max_steps: optimizer steps
-        batch_size: rows in a forward pass of each process: N processes take N times as many rows a step
-        gradient_accumulation: forward passes per optimizer step
-        eval_every: steps between scores of the validation part
-        learning_rate: of Adafactor, after the warm-up
-        weight_decay: of Adafactor
-        dropout: before the head
-        log_to: none, tensorboard, wandb or trackio
-    """
-
-    max_steps: Count = 5000
-    batch_size: Count = 1
-    gradient_accumulation: Count = 1
-    eval_every: Count = 500
-    learning_rate: Positive = 1e-4
-    weight_decay: float = 1e-5
-    dropout: Share = 0.05
-    log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = "none"
-
-    SETTINGS: ClassVar[tuple[str, ...]] = (
-        "max_steps", "batch_size", "gradient_accumulation", "eval_every", "learning_rate", "weight_decay", "dropout",
-        "released_protocol",
-    )  # fmt: skip
+    max_steps: Count = setting(5000, "optimizer steps")
+    batch_size: Count = setting(1, "rows in a forward pass of each process: N take N times as many a step")
+    gradient_accumulation: Count = setting(1, "forward passes per optimizer step")
+    eval_every: Count = setting(500, "steps between scores of the validation part")
+    learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
+    weight_decay: float = setting(1e-5, "of Adafactor")
+    dropout: Share = setting(0.05, "before the head")
+    log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
+        "none", "none, tensorboard, wandb, trackio"
+    )
 
 
 @dataclass(kw_only=True)
 class Words(Cached):
-    """Words in the planes of two subspaces.
-
-    Args:
-        words: YAML file with groups of words (default: the paper's Joy, Sad and Be)
-        between: the two groups that the dividing line and the signs are for (default: the first two)
-        layer: of the directions and states (default: the best layer, by the ridge probe of K_sweep.py)
-        dtype: of the forward pass (default: that of the moments)
-        device: of the forward pass: auto, cpu, cuda, cuda:1, mps
-    """
+    """Words in the planes of two subspaces."""
 
     models: Sequence[str] = ("smollm2-135m",)
     datasets: Sequence[str] = ("rotten_tomatoes_pypi",)
-    words: str | None = None
-    between: Sequence[str] = ()
-    layer: int | None = None
-    dtype: str | None = None
-    device: str = "auto"
+    words: str | None = flag(None, "YAML file with groups of words (default: the paper's Joy, Sad and Be)")
+    between: Sequence[str] = flag((), "two groups for dividing line and signs (default: the first two)")
+    layer: int | None = flag(None, "of directions and states (default: K_sweep.py's best layer)")
+    dtype: str | None = flag(None, "of the forward pass (default: that of the moments)")
+    device: str = flag("auto", "of the forward pass: auto, cpu, cuda, cuda:1, mps")
 
 
 @dataclass(kw_only=True)
 class LayerProbes(Cached):
-    """Probes of every layer.
+    """Probes of every layer."""
 
-    Args:
-        layers: all that were cached, or a list such as 0,8,16
-        solver: of the logistic regression: saga, or lbfgs (which converges further in less time)
-        max_iter: iterations of the solver
-        tol: at which the solver stops
-        jobs: layers at a time (default: as many as there are cores); fewer take less memory
-        seed: of the order in which saga takes the rows
-    """
-
-    layers: str = "all"
-    solver: Annotated[str, one_of("saga", "lbfgs")] = "saga"
-    max_iter: Count = 1000
-    tol: Positive = 0.01
-    jobs: OptionalCount = None
-    seed: Natural = 42
-
-    SETTINGS = ("solver", "max_iter", "tol", "seed")
+    layers: str = flag("all", "all that were cached, or a list such as 0,8,16")
+    solver: Annotated[str, one_of("saga", "lbfgs")] = setting(
+        "saga", "saga, or lbfgs (converges further in less time)"
+    )
+    max_iter: Count = setting(1000, "iterations of the solver")
+    tol: Positive = setting(0.01, "at which the solver stops")
+    jobs: OptionalCount = flag(None, "layers at a time (default: as many as cores); fewer take less memory")
+    seed: Natural = setting(42, "of the order in which saga takes the rows")
 
 
 @dataclass(kw_only=True)
 class LinearHead(Pairs, Forward, Seeded):
-    """A linear head on a frozen model.
+    """A linear head on a frozen model."""
 
-    Args:
-        layer: whose states, 0 = embeddings (default: the last)
-        pooling: of a row's states, as for cache.py
-        epochs: passes over the states
-        max_steps: optimizer steps, if fewer than the epochs have
-        batch_size: rows per step, however many processes share the forward pass
-        learning_rate: of AdamW
-        dropout: on the states
-    """
-
-    layer: int | None = None
-    pooling: Pooling = "mean"
-    epochs: Count = 50
-    max_steps: OptionalCount = None
-    batch_size: Count = 64
-    learning_rate: Positive = 1e-4
-    dropout: Share = 0.05
-
-    SETTINGS = (
-        "layer", "pooling", "epochs", "max_steps", "batch_size", "learning_rate", "dropout", "released_protocol",
-    )  # fmt: skip
+    layer: int | None = setting(None, "whose states, 0 = embeddings (default: the last)")
+    pooling: Pooling = setting("mean", "of a row's states, as for cache.py")
+    epochs: Count = setting(50, "passes over the states")
+    max_steps: OptionalCount = setting(None, "optimizer steps, if fewer than the epochs have")
+    batch_size: Count = setting(64, "rows per step, however many processes share the forward pass")
+    learning_rate: Positive = setting(1e-4, "of AdamW")
+    dropout: Share = setting(0.05, "on the states")
 
 
 @dataclass(kw_only=True)
@@ -333,68 +261,58 @@ class Scoring(Cached):
 
 @dataclass(kw_only=True)
 class Columns:
-    """What is what in a file of labelled rows, as in a description.
+    """What is what in a file of labelled rows, as in a description."""
 
-    Args:
-        text: column of the texts, or a template such as "{question} {choices}"
-        label: column of the labels
-        target: classes, or numeric: the label is a number to predict
-        encoding: of the file, such as cp1252 (default: utf-8, or what its mark says)
-        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as the columns stand in its header)
-        normalise_labels: labels that differ in writing alone are one class: Yes and yes (1.0 and 1, TRUE and true: always)
-    """
-
-    text: str = "text"
-    label: str = "label"
-    target: Annotated[str, one_of("classes", "numeric")] = "classes"
-    encoding: str | None = None
-    delimiter: str | None = None
-    normalise_labels: bool = False
+    text: str = flag("text", 'column of the texts, or a template such as "{question} {choices}"')
+    label: str = flag("label", "column of the labels")
+    target: Annotated[str, one_of("classes", "numeric")] = flag(
+        "classes", "classes, or numeric: numbers to predict"
+    )
+    encoding: str | None = flag(None, "of the file, as cp1252 (default: utf-8, or what its mark says)")
+    delimiter: str | None = flag(
+        None,
+        "of its columns: comma, semicolon, tab, pipe or a character (default: as its header has the columns)",
+    )
+    normalise_labels: bool = flag(False, "labels that differ in writing only are one class: Yes and yes")
 
     @property
     def keys(self) -> dict[str, Any]:
         """Those that are given, as keys of a description."""
-        return {
-            field.name: getattr(self, field.name) for field in fields(Columns) if getattr(self, field.name)
-        }
+        return {one.name: value for one in fields(Columns) if (value := getattr(self, one.name))}
 
     @property
     def changed(self) -> list[str]:
-        return [field.name for field in fields(Columns) if getattr(self, field.name) != field.default]
+        return [one.name for one in fields(Columns) if getattr(self, one.name) != one.default]
 
 
 @dataclass(kw_only=True)
 class Prescreening(Forward, Columns):
-    """Candidate models on one data set.
+    """Candidate models on one data set."""
 
-    Args:
-        models: config names, YAML files, hub ids or folders
-        train: file of labelled rows; NAME of the results is its name
-        test: file of further rows to score on (default: a quarter of train is held out, stratified on the label)
-        dataset: config name or YAML file, where no --train is given
-        limit: rows per split, the first of one seeded permutation
-        tokens_per_batch: as for cache.py
-        layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
-        pooling: of a row's states, as for cache.py
-        label_permutations: permuted copies of the labels, for the p-values: 39 or more, or 0 for none
-        partitions: of the train rows, for the error bars of NTPS and retention
-        gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
-        seed: of the limit's permutation and of the label permutations
-    """
-
-    models: Sequence[str] = ("smollm2-135m", "smollm2-135m-random")
-    train: str | None = None
-    test: str | None = None
-    dataset: str = "trec6"
+    models: Sequence[str] = flag(
+        ("smollm2-135m", "smollm2-135m-random"), "config names, YAML files, hub ids or folders"
+    )
+    train: str | None = flag(None, "file of labelled rows; NAME of the results is its name")
+    test: str | None = flag(
+        None,
+        "file of further rows to score on (default: a quarter of train is held out, stratified on the label)",
+    )
+    dataset: str = flag("trec6", "config name or YAML file, where no --train is given")
     output: str = "prescreen"
-    limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
-    tokens_per_batch: OptionalCount = None
-    layers: str = "spread"
-    pooling: Pooling = "mean"
-    label_permutations: Annotated[int, ENOUGH] = 200
-    partitions: Count = 5
-    gain: str | None = None
-    seed: Natural = 42
+    limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = flag(
+        2000, "rows per split, the first of one seeded permutation"
+    )
+    tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
+    layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
+    pooling: Pooling = flag("mean", "of a row's states, as for cache.py")
+    label_permutations: Annotated[int, ENOUGH] = flag(
+        200, "permuted copies of the labels, for p: 0, or 39 or more"
+    )
+    partitions: Count = flag(5, "of the train rows, for the error bars of NTPS and retention")
+    gain: str | None = flag(
+        None, "calibration file of python -m ntps.gain (default: the one that is shipped)"
+    )
+    seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -404,5 +322,5 @@ class Prescreening(Forward, Columns):
     @property
     def caching(self) -> Caching:
         """The flags of the forward pass over train."""
-        shared = {field.name for field in fields(self)} & {field.name for field in fields(Caching)}
+        shared = {one.name for one in fields(self)} & {one.name for one in fields(Caching)}
         return Caching(**{name: getattr(self, name) for name in shared}, keep_states=True)

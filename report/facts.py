@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,18 @@ from scipy.stats import norm
 
 from fig_plot.relations import correlation
 from fig_plot.tables import at_tenth
-from ntps.evaluation.comparison import reading
-from ntps.evaluation.correlation import LEVEL, percentile_interval, resamples
+from ntps.evaluation.correlation import LEVEL, Draws, verdicts
 from ntps.results.tables import PAIR
 from ntps.system import storage
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
 
 Z = float(norm.ppf((1 + LEVEL) / 2))
-SEEN = {"holds": "is seen here", "reversed": "is reversed here", "cannot tell": "is not seen here"}
+SEEN = {
+    "holds": "is seen here",
+    "reversed": "is reversed here",
+    "not significant": "is not seen here",
+    "not measurable": "cannot be measured here",
+}
 Columns = Mapping[str, tuple[str, Callable[[Any], str]]]  # heading: column, and how its values are written
 
 
@@ -58,8 +62,13 @@ def rho(row: pd.Series[float]) -> str:
     return two(row["rho"]) + interval(row["low"], row["high"])
 
 
-def held_out(row: pd.Series[float]) -> str:
-    return two(row["heldout"]) + interval(row.get("heldout_low", math.nan), row.get("heldout_high", math.nan))
+def p_values(p: float, after_holm: float) -> str:
+    return f"p {p:.2g}, after Holm {after_holm:.2g}"
+
+
+def marked(text: str, reading: str) -> str:
+    """With a star where the correlation is significant."""
+    return text + " *" * (reading in ("holds", "reversed"))
 
 
 def related(table: pd.DataFrame, x: str, y: str, groups: pd.Series[str]) -> str:
@@ -119,16 +128,18 @@ SIZES: Columns = {
 
 
 def correlations(tables: Tables) -> Facts:
-    """NTPS with every target: TARGET.fixed, .p, .reading, .seen; chosen: .itself, .itself_p, .heldout, .heldout_reading, .gap."""
+    """NTPS with every target: TARGET.fixed, .p, .reading, .seen ...; chosen: .itself, .itself_p, .heldout, .heldout_reading, .gap."""
     fixed, choices = tables.selection["fixed"], tables.selection["choices"]
     facts: Facts = {}
     for target in fixed["target"].unique():
         row, choice = one(fixed, score="ntps", target=target), one(choices, procedure="ntps", target=target)
         verdict = str(row["reading"])
         values = {
-            "fixed": rho(row), "p": two(row["p"]), "reading": verdict, "seen": SEEN[verdict.split(":")[0]],
-            "groups": whole(row["n_groups"]), "itself": two(choice["itself"]), "itself_p": two(choice["itself_p"]),
-            "heldout": held_out(choice), "heldout_reading": str(choice["reading"]), "gap": two(choice["gap"]),
+            "fixed": rho(row), "p": p_values(row["p"], row["p_holm"]), "reading": verdict, "seen": SEEN[verdict.split(":")[0]],
+            "groups": whole(row["n_groups"]), "scores": str((fixed["target"] == target).sum()), "critical": two(row["critical"]), "reliability": two(row["reliability"]),
+            "itself": two(choice["itself"]), "itself_p": two(choice["itself_p"]), "heldout": two(choice["heldout"]),
+            "heldout_p": p_values(choice["heldout_p"], choice["heldout_p_holm"]),
+            "heldout_reading": str(choice["reading"]), "gap": two(choice["gap"]),
         }  # fmt: skip
         facts |= {f"{target}.{name}": value for name, value in values.items()}
     return facts
@@ -166,18 +177,20 @@ def compared(tables: Tables) -> Facts:
         fixed, choices, comparisons = (
             table[table["target"] == target] for table in tables.selection.values()
         )
+        by_rho = fixed.sort_values("rho", ascending=False).set_index("score", drop=False)
         chosen = choices.set_index("procedure")
-        by_rho = fixed.sort_values("rho", ascending=False)
-        columns[f"{name}: fixed beforehand"] = at_fixed = {
-            row["score"]: rho(row) for _, row in by_rho.iterrows()
-        }
-        columns[f"{name}: held out"] = out = {str(score): held_out(row) for score, row in chosen.iterrows()}
+        at_fixed = {str(score): rho(row) for score, row in by_rho.iterrows()}
+        out = {str(score): two(value) for score, value in chosen["heldout"].items()}
+        for what, texts, table in (("fixed beforehand", at_fixed, by_rho), ("held out", out, chosen)):
+            columns[f"{name}: {what}"] = {s: marked(text, table["reading"][s]) for s, text in texts.items()}
         facts |= {f"{target}.{score}": text for score, text in at_fixed.items()}
+        facts |= {f"{target}.{score}.p_holm": f"{p:.2g}" for score, p in by_rho["p_holm"].items()}
         facts |= {f"{target}.{score}.heldout": text for score, text in out.items()}
-        readings = comparisons[comparisons["basis"] == "fixed"]["reading"]
-        better = readings[readings.str.endswith("is better")].str.removesuffix(" is better")
+        better = comparisons["reading"][comparisons["reading"].str.endswith("is better")].str.removesuffix(
+            " is better"
+        )
         facts[f"{target}.better"] = ", ".join(better[better != "ntps"]) or "none"
-        held = chosen.drop(index=["any", "nested"], errors="ignore")["heldout"]
+        held = chosen["heldout"].drop("any")
         facts[f"{target}.best"] = f"{held.idxmax()} ({two(held.max())})"
     table = pd.DataFrame(columns).fillna("-")
     order = list(columns["probe accuracy: fixed beforehand"])
@@ -333,12 +346,14 @@ def lora_again(tables: Tables) -> Facts:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def mean_difference(change: pd.Series[float], groups: pd.Series[str]) -> tuple[str, str]:
-    """A mean over independent groups of data sets with its bootstrap interval, and the verdict."""
-    values = change.dropna().groupby(groups).mean().to_numpy()
-    drawn = values[resamples(len(values), 2000, 42)].mean(1)
-    low, high = percentile_interval(float(values.mean()), drawn, len(values))
-    return f"{values.mean():+.3f}".replace("-", "−") + interval(low, high), reading(len(values), low, high)
+def mean_differences(changes: pd.DataFrame, groups: pd.Series[str]) -> Iterator[tuple[str, str]]:
+    """The mean of each column over independent groups of data sets with its interval, and its verdict by sign flips."""
+    values, draws = changes.groupby(groups).mean().to_numpy().T, Draws()
+    n, means = values.shape[1], values.mean(-1)
+    ends = draws.interval(lambda at: values[:, at].mean(-1), n)
+    tests = draws.tests([values], lambda x, axis: x.mean(axis), "samples", 2**n)
+    for mean, low, high, shown in zip(means, *ends, verdicts(n, means, tests, *ends)):
+        yield f"{mean:+.3f}".replace("-", "−") + interval(low, high), shown
 
 
 def after_lora(tables: Tables) -> Facts:
@@ -350,8 +365,8 @@ def after_lora(tables: Tables) -> Facts:
     changes = {f"after.{n}": after[n] - before[n] for n in ("ntps", "retention", "null_lift", "gcv_skill")}
     changes |= {f"after.last.{n}": last[n] - last_before[n] for n in ("ntps", "retention", "null_lift")}
     facts: Facts = {}
-    for name, change in changes.items():
-        facts[name], facts[f"{name}.reading"] = mean_difference(change, groups)
+    means = mean_differences(pd.DataFrame(changes), groups)
+    for (name, change), (facts[name], facts[f"{name}.reading"]) in zip(changes.items(), means):
         facts[f"{name}.up"] = f"{(change > 0).sum()} of {len(change)}"
 
     def arrows(column: str, write: Callable[[Any], str] = three) -> list[str]:

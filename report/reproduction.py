@@ -5,8 +5,7 @@
 
 Every number comes from a table: reproduction.template.md holds the words, and {{name}} in it is an entry of `all_facts`.
 The first lines of the report, between <!-- short --> and <!-- /short -->, are put between the same marks in README.md.
-A verdict is that of the 90 % interval: *holds* if all of it lies on the claim's side of 0, *reversed* if on the other,
-*cannot tell* otherwise.
+A verdict is ntps.selection's: two-sided permutation tests with Holm's correction for the scores compared.
 """
 
 import re

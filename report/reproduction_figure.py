@@ -14,16 +14,16 @@ from report.tables import Tables, of_model, one
 
 TARGETS = {"probe_accuracy": "probe accuracy", "lora_gain": "LoRA's gain (reversed)"}
 TEXT = (
-    "Every ρ is Spearman's, over the data sets and with its 90 % interval, and signed so that a positive one is what the paper "
+    "Every ρ is Spearman's, over the data sets, and signed so that a positive one is what the paper "
     "claims: a higher NTPS goes with a higher probe accuracy and with a smaller gain, whose axis is reversed. Left, middle: NTPS "
-    "with layer and k fixed beforehand (by GCV on train; kv = d/10). Right: held out, for each data set layer and k are those "
-    "that are best on the others."
+    "with layer and k fixed beforehand (by GCV on train; kv = d/10), and the 90 % interval. Right: held out, for each data set "
+    "layer and k are those that are best on the others; filled: significant after Holm's correction (p ≤ .05)."
 )
 
 
 @styled
 def report_figure(folder: Path) -> Figure:
-    """Two scatter plots over the data sets and one panel of held-out rank correlations with their intervals."""
+    """Two scatter plots over the data sets and one panel of held-out rank correlations."""
     read = Read(folder)
     ntps, datasets = read.headline("ntps"), sorted(set(of_model(read.pairs)["group"]))
     tables = Tables(folder).selection
@@ -50,12 +50,11 @@ def forest(axes: Axes, choices: pd.DataFrame) -> None:
     """One line a score and target."""
     for place, (target, name) in enumerate(TARGETS.items()):
         rows = choices[choices["target"] == target].set_index("procedure").reindex(list(SCORES))
-        for line, (low, rho, high) in enumerate(
-            rows.reindex(columns=["heldout_low", "heldout", "heldout_high"]).to_numpy(float)
-        ):
+        for line, (rho, shown) in enumerate(zip(rows["heldout"], rows["reading"])):
             y, color = -line + 0.16 - 0.32 * place, f"C{place}"
-            axes.plot([low, high], [y, y], linestyle="-", color=color, linewidth=0.8)
-            axes.plot(rho, y, "os"[place], color=color, markersize=3.5, label=None if line else name)
+            filled = color if shown in ("holds", "reversed") else "none"
+            axes.plot(rho, y, "os"[place], color=color, markerfacecolor=filled, markersize=3.5)
+        axes.plot([], [], "os"[place], color=color, markersize=3.5, label=name)
     axes.axvline(0, color="0.6", linewidth=0.5, zorder=0)
     axes.set_yticks([-line for line in range(len(SCORES))], list(SCORES.values()))
     axes.set(xlim=(-1.05, 1.05), xlabel="held-out ρ", ylim=(0.6 - len(SCORES), 0.6))

@@ -8,13 +8,13 @@ from tests.test_figures import fake_pair
 METHODS = ("linear_sklearn", "linear_training", "lora_finetuning", "from_scratch")
 
 
-def fake_grid(folder, models, datasets, layers=4, scores=True):
+def fake_grid(folder, models, datasets, layers=4, scores=True, **columns):
     """Every pair, whole. Returns test accuracies of the probe by (model, dataset)."""
     draw, known = np.random.default_rng(7), {}
     for place, model in enumerate(models):
         for number, dataset in enumerate(datasets):
             if scores:
-                fake_pair(folder, model, dataset, layers=layers, seed=100 * place + number)
+                fake_pair(folder, model, dataset, layers=layers, seed=100 * place + number, **columns)
             known[model, dataset] = fake_accuracies(folder, model, dataset, draw, layers)
     return known
 

@@ -1,6 +1,7 @@
 """The summary's table, figure and page, from small made-up results in the real format."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,16 @@ import pytest
 from fig_plot import figures, summary
 from fig_plot.summary_figure import demo_figure
 from ntps.run import cli
+from ntps.scores.registry import CONDITIONED_COLUMNS
 from ntps.system import storage
 
 D = 40
 
 
-def fake_pair(folder, model, dataset, layers=4, permutations=5, seed=0, null=True):
-    """Write the files that K_sweep.py writes for a pair."""
+def fake_pair(
+    folder, model, dataset, layers=4, permutations=5, seed=0, null=True, recommended=False, signal=0.7
+):
+    """Write the files that K_sweep.py writes for a pair; recommended: with the columns that older results lack."""
     draw = np.random.default_rng(seed)
     share = np.arange(1, D + 1) / D
     curve = np.sort(draw.uniform(0, 1, (layers, 2, D)), axis=-1)
@@ -36,11 +40,35 @@ def fake_pair(folder, model, dataset, layers=4, permutations=5, seed=0, null=Tru
                 "null_mean": shuffled.mean() if null else math.nan,
                 "null_std": shuffled.std(ddof=1) if null else math.nan, "p_value": 0.5 if null else math.nan,
             })  # fmt: skip
-    storage.write_text(base, pd.DataFrame(rows).to_csv(index=False))
+    table, pair = pd.DataFrame(rows), {"model": model, "dataset": dataset, "layer": range(layers)}
+    errors = pd.DataFrame(pair | {"gcv_error": [3, 2, 1, 2][:layers]})
+    if recommended:
+        table = table.assign(
+            retention_corrected=0.9 * table["retention"], retention_corrected_pca=table["chance"] ** 0.2
+        )
+        table["retention_corrected_minus_pca"] = (
+            table["retention_corrected"] - table["retention_corrected_pca"]
+        )
+        table = table.assign(
+            retention_corrected_se=0.02, retention_corrected_minus_pca_se=0.01, corrected_refusal=math.nan
+        )
+        errors["signal_share"] = signal
+        places = [
+            ("cv", 2e-3, 1e-2),
+            ("cv_1se", 2e-3, 1e-2),
+            *(("grid", *both) for both in product((1e-12, 1e-3), repeat=2)),
+        ]
+        conditioned = [
+            pd.DataFrame(pair | {"choice": choice, "rtol": rtol, "prefix_rtol": prefix_rtol, "kv": D // 10,
+                                 "conditioned_lift": draw.uniform(-0.1, 0.5, layers), "conditioned_p_value": 0.01})
+            for choice, rtol, prefix_rtol in places
+        ]  # fmt: skip
+        path = folder / "conditioned" / model / f"{dataset}.csv"
+        storage.write_text(
+            path, pd.concat(conditioned).reindex(columns=CONDITIONED_COLUMNS).to_csv(index=False)
+        )
+    storage.write_text(base, table.to_csv(index=False))
     storage.write_text(base.with_suffix(".json"), storage.to_json(about))
-    errors = pd.DataFrame(
-        {"model": model, "dataset": dataset, "layer": range(layers), "gcv_error": [3, 2, 1, 2][:layers]}
-    )
     storage.write_text(folder / "scores" / model / f"{dataset}.csv", errors.to_csv(index=False))
     return arrays
 
@@ -60,9 +88,41 @@ def test_the_tables_numbers_are_those_of_the_files(tmp_path, capsys):
     assert cells[9] == f"{arrays['retention'][2, 0, kv - 1]:.3f}" and cells[-1] == "5.0"
     assert next(line for line in out.splitlines() if line.split()[:2] == ["m", "few"]).endswith("0.8!")
     page = (tmp_path / "summary.md").read_text()
+    assert (
+        "corrected" not in out and "p is one-sided" in out and "at this number of rows" in out
+    )  # results of an earlier version
     assert "| m | text | 2 |" in page and "(summary.png)" in page and "a made-up model" in page
     assert (tmp_path / "summary.png").stat().st_size > 10_000
     assert (tmp_path / "summary.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_recommended_scores_come_first_with_warnings(tmp_path, capsys):
+    arrays = fake_pair(tmp_path, "m", "text", recommended=True)
+    fake_pair(tmp_path, "m", "noisy", seed=1, recommended=True, signal=0.3)
+    fake_pair(tmp_path, "m", "older", seed=2)
+    path = tmp_path / "ntps/m/noisy.csv"
+    pd.read_csv(path).assign(retention_corrected=math.nan, corrected_refusal="no signal").to_csv(
+        path, index=False
+    )
+    assert cli.run(summary.main, [str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.split(summary.AS_PAPER)
+    rows = {line.split()[1]: line.split() for line in first.splitlines() if line.startswith("m ")}
+    share = 0.9 * arrays["retention"][2, 0, D // 10 - 1]
+    conditioned = (
+        pd.read_csv(tmp_path / "conditioned/m/text.csv").query("choice == 'cv' and layer == 2").iloc[0]
+    )
+    assert rows["text"][2:] == [
+        "2", f"{share:.3f}", "±", "0.020", f"{share - 0.1**0.2:.3f}", "±", "0.010",
+        f"{conditioned['conditioned_lift']:.3f}", "0.010", "0.700", "5.0",
+    ]  # fmt: skip
+    assert rows["noisy"][3] == "-" and rows["noisy"][-2:] == ["0.300", "5.0!"] and rows["older"][3] == "-"
+    assert "no corrected retention of m x noisy: no signal" in second
+    warning = "at this number of rows NTPS describes the sample (1 of 3 pairs)"
+    assert warning in second and "earlier version" not in second
+    page = (tmp_path / "summary.md").read_text()
+    assert page.index("corrected retention") < page.index(summary.AS_PAPER) < page.index(warning)
+    lines = {line.get_label(): line.get_ydata() for line in demo_figure(tmp_path).axes[4].lines}
+    assert lines["corrected retention"][1] == pytest.approx(share) and "retention" not in lines
 
 
 @pytest.mark.parametrize("models, datasets", [(1, 1), (1, 2), (2, 5), (2, 8)])

@@ -77,7 +77,7 @@ def results(tmp_path_factory):
 
 
 FIGURES = {
-    "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 1, "retention": 1, "accuracy_mse": 1,
+    "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 3, "tolerances": 1, "retention": 1, "accuracy_mse": 1,
 }  # fmt: skip
 
 

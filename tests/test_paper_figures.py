@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from fig_plot import gallery, scatter
 from fig_plot.kv_curves import kv_curves
-from fig_plot.layer_map import layer_map
+from fig_plot.labels import RECOMMENDED
+from fig_plot.layer_map import layer_map, layer_maps
 from fig_plot.relations import (
     FIXED,
     HELD_OUT,
@@ -21,7 +22,8 @@ from fig_plot.relations import (
     score_grid,
 )
 from fig_plot.table1 import table1
-from fig_plot.tables import model_order
+from fig_plot.tables import model_order, sample_warning
+from fig_plot.tolerances import tolerances
 from tests.fake_results import fake_grid
 from tests.test_figures import fake_pair
 
@@ -160,12 +162,58 @@ def test_the_map_shows_the_correlation_at_every_place(grid):
 
 def test_kv_panels_draw_ntps_and_the_difference_to_shuffled_labels(tmp_path):
     arrays = fake_pair(tmp_path, "m", "text")
-    left, right = kv_curves(tmp_path).axes
+    figures = dict(kv_curves(tmp_path))
+    assert list(figures) == ["kv_curves_retention", "kv_curves_ntps", "kv_curves_null"]
+    (left,), (right,) = figures["kv_curves_ntps"].axes, figures["kv_curves_null"].axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), arrays["ntps"][2, 0])
-    difference = arrays["ntps"][2, 0] - arrays["null"][2, 0].mean(0)
-    np.testing.assert_allclose(right.lines[0].get_ydata(), difference)
-    above = arrays["ntps"][2, 0] > arrays["null"][2, 0].max(0)
-    np.testing.assert_array_equal(np.isfinite(right.lines[1].get_ydata()), above)
+    ntps, null = arrays["ntps"][2, 0], arrays["null"][2, 0]
+    np.testing.assert_allclose(right.lines[0].get_ydata(), ntps - null.mean(0))
+    outside = (ntps > null.max(0)) | (ntps < null.min(0))
+    np.testing.assert_array_equal(np.isfinite(right.lines[1].get_ydata()), outside)
+    low, high = right.get_ylim()
+    assert low == -high and high >= np.abs(ntps - null.mean(0)).max()
+
+
+def test_recommended_scores_are_drawn_where_they_are(tmp_path):
+    fake_grid(tmp_path, MODELS, TEXTS, recommended=True)
+    shares, *_ = kv_curves(tmp_path)
+    assert shares[0] == "kv_curves_retention_corrected"
+    table = pd.read_csv(tmp_path / f"ntps/{MODELS[1]}/imdb.csv").query("layer == 2").sort_values("kv")
+    panel = {axes.get_title(): axes for axes in shares[1].axes}["imdb"]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), table["retention_corrected"])
+    np.testing.assert_allclose(panel.lines[1].get_ydata(), table["retention_corrected_pca"])
+    assert [name for name, _ in scatter.retention(tmp_path)] == list(RECOMMENDED)
+    maps = [f"layer_map_{name}" for name in ("retention_corrected", "retention_corrected_pca", "ntps")]
+    assert [name for name, _ in layer_maps(tmp_path)] == maps
+
+
+def test_lifts_over_tolerances(tmp_path):
+    fake_grid(tmp_path, ["m"], ["a", "b"], recommended=True)
+    rows = pd.read_csv(tmp_path / "conditioned/m/a.csv").query("layer == 2")
+    _, path, significant, chosen = tolerances(tmp_path).axes[0].lines
+    diagonal = rows.query("choice == 'grid' and rtol == prefix_rtol")
+    np.testing.assert_allclose(path.get_ydata(), diagonal["conditioned_lift"])
+    np.testing.assert_allclose(significant.get_ydata(), diagonal["conditioned_lift"])
+    np.testing.assert_allclose(chosen.get_ydata(), rows.query("choice == 'cv'")["conditioned_lift"])
+
+
+def test_a_warning_where_ntps_describes_the_sample(tmp_path):
+    fake_pair(tmp_path, "m", "text", recommended=True)
+    assert sample_warning(tmp_path) == sample_warning(tmp_path / "nothing") == ""
+    fake_pair(tmp_path, "m", "noisy", recommended=True, signal=0.3)
+    fake_pair(tmp_path, "m", "few")  # 30 rows for 40 dimensions, and a table without signal_share
+    fake_pair(tmp_path, "m", "older")
+    warning = sample_warning(tmp_path)
+    assert warning.startswith("At this number of rows NTPS describes the sample: for 2 of 4 pairs")
+
+
+def test_captions_hold_no_commands(tmp_path):
+    fake_grid(tmp_path, ["m"], ["a", "b"])
+    (tmp_path / "accuracy/linear_sklearn/m/a.csv").unlink()
+    for entry in gallery.ENTRIES:
+        for _, figure in entry.draw(tmp_path):
+            text = figure._supxlabel.get_text()
+            assert "python" not in text and "--" not in text
 
 
 def test_missing_values_are_named_with_their_command(tmp_path):
@@ -193,11 +241,12 @@ def test_all_figures_at_all_sizes(tmp_path, models, texts):
     if models == 8:  # scores of some only
         for model, text in (("m0", "t0"), ("m0", "t1"), ("m0", "t2"), ("m1", "t0")):
             fake_pair(tmp_path, model, text)
-    figures = [(entry.name, figure) for entry in gallery.ENTRIES[1:] for _, figure in entry.draw(tmp_path)]
-    assert len(figures) == 6 + 3 + 1 + 2 + 1 + 1 + 1
+    drawn = [entry for entry in gallery.ENTRIES if entry.name != "fig1"]
+    figures = [(entry.name, figure) for entry in drawn for _, figure in entry.draw(tmp_path)]
+    assert len(figures) == 6 + 3 + 1 + 2 + 3 + 1 + 1 + 1
     for name, figure in figures:
         panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-        assert len(panels) == max(1, 2 * texts if name == "kv_curves" else models)
+        assert len(panels) == max(1, texts if name in ("kv_curves", "tolerances") else models)
         figure.draw_without_rendering()
         assert 2 < figure.get_figwidth() <= 7.2 and figure.get_figheight() < 11
 

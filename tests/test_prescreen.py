@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import K_sweep
 import linear_sklearn
@@ -19,6 +20,7 @@ from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
 from ntps.prescreening import measure, page, texts
 from ntps.run import cli
+from ntps.scores.permutation_null import p_value
 from ntps.sources.yaml_files import config_names
 from tests.tiny import tiny_model, tiny_texts
 
@@ -72,10 +74,20 @@ def test_values_are_those_of_the_other_scripts(world):
         row = scores[scores["fraction"].isna() & (scores["order"] == "descending")].iloc[0]
         for column in measure.OF_SCORES:
             assert row[column] == pytest.approx(model[column], rel=1e-6), column
-        assert row["ntps_se"] > 0
+        assert row["ntps_se"] > 0 and model["corrected_refusal"] == ""
+        conditioned = pd.read_csv(folder / f"out/conditioned/{name}/my.csv").query(
+            "layer == @layer and choice == 'cv'"
+        )
+        for column in measure.OF_CONDITIONED:
+            assert conditioned[column].item() == pytest.approx(model[column], rel=1e-6), column
+        for column in measure.ESTIMATED:
+            low, high = (
+                row[column] + np.array([-1, 1]) * 2.132 * row[f"{column}_se"]
+            )  # t, 4 degrees of freedom
+            assert [low, high] == pytest.approx([model[f"{column}_low"], model[f"{column}_high"]], rel=1e-3)
         peers = pd.read_csv(folder / f"out/scores/{name}/my.csv").set_index("layer")
         assert peers["gcv_error"].idxmin() == layer
-        for column in ("gcv_skill", "h_score", "logme", "rankme", "headroom"):
+        for column in ("gcv_skill", *measure.OF_LAYERS, "headroom"):
             assert peers[column][layer] == pytest.approx(model[column], rel=1e-6), column
         assert peers["ridge_test_skill"][layer] == pytest.approx(model["heldout_skill"], rel=1e-6)
         assert peers["ridge_test_mse"][layer] == pytest.approx(model["heldout_mse"], rel=1e-6)
@@ -132,7 +144,7 @@ def test_hostile_names_change_no_tag(world):
         }  # fmt: skip
         shown = page.TEMPLATES.get_template("page.html").render(
             rows=[row], facts=facts, warnings=[text], verdict=page.verdict([row]), table=[page.cells(row)],
-            classes=[(text, 2, 1)], layers="AA==", curves=["AA=="],
+            papers=[page.paper_cells(row)], classes=[(text, 2, 1)], layers="AA==", curves=["AA=="],
         )  # fmt: skip
         found = Checked(shown)
         assert found.tags <= safe.tags and found.attributes <= safe.attributes
@@ -468,28 +480,29 @@ def test_error_of_an_accuracy():
 
 @pytest.mark.parametrize("shuffles", [19, 20, 39, 59, 99])
 def test_above_below_and_among_shuffled_labels(shuffles):
-    """Against both one-sided tests on the shuffles themselves."""
-    for above in range(shuffles + 1):
-        p, from_below = (1 + above) / (shuffles + 1), (1 + shuffles - above) / (shuffles + 1)
-        side = "above" if round(p, 9) <= 0.05 else "below" if round(from_below, 9) <= 0.05 else "among"
-        assert measure.side_of(row_of(p, shuffles), "ntps") == side
-    assert measure.side_of(row_of(1 / (shuffles + 1), shuffles), "retention") == "above"
-    assert measure.side_of(row_of(1.0, shuffles), "retention") == "below"
-    same = {"ntps": 1 - 1e-13, "null_mean": 1.0}  # all directions kept: every shuffle scores the same
-    assert measure.side_of(row_of(1.0, shuffles) | same, "ntps") == "among"
+    """Against both one-sided tests on the shuffles themselves, each at half the level."""
+    null = torch.linspace(0, 1, shuffles, dtype=torch.float64)
+    for reached in range(shuffles + 1):
+        observed = (reached - 0.5) / (shuffles - 1)  # above that many
+        row = row_of(p_value(observed, null), shuffles, observed)
+        above, below = (round(2 * (1 + n) / (shuffles + 1), 9) <= 0.05 for n in (shuffles - reached, reached))
+        side = "above" if above else "below" if below else "among"
+        assert [measure.side_of(row, score) for score in measure.NULLS] == [side] * 3
+    same = p_value(1 - 1e-13, torch.ones(shuffles))  # all directions kept: every shuffle scores the same
+    assert measure.side_of(row_of(same, shuffles), "ntps") == "among"
     assert measure.side_of(row_of(np.nan, 0), "ntps") == ""
 
 
-def row_of(p, shuffles):
-    return {
-        "shuffles": shuffles, "ntps": 0.1, "retention": 0.1, "null_mean": 0.5, "retention_null": 0.5, "p_value": p,
-        "retention_p_value": p,
-    }  # fmt: skip
+def row_of(p, shuffles, score=0.1):
+    names = {
+        score: value for names in measure.NULLS.values() for score, value in zip(names, (p, 0.5), strict=True)
+    }
+    return names | dict.fromkeys(measure.NULLS, score) | {"shuffles": shuffles}
 
 
-def with_p(world, p, shuffles):
-    """A measured row with other p-values: what its card on the page says, and its warnings."""
-    row = dict(world[2][0]) | row_of(p, shuffles)
+def with_p(world, p, shuffles, score=0.1, **others):
+    """A measured row with other values: what its card on the page says, and its warnings."""
+    row = dict(world[2][0]) | row_of(p, shuffles, score) | others
     row["lora_gain"] = row["seconds"] = np.nan
     facts = {"texts": {"test": 60}, "target": "classes"}
     kept = Cached(Pair.of(world[1][1], str(world[0] / "out/data/my.yaml"), str(world[0] / "out")))
@@ -499,21 +512,45 @@ def with_p(world, p, shuffles):
 
 
 def test_what_is_said_of_shuffled_labels(world):
-    card, found = with_p(world, 1.0, 20)
+    card, found = with_p(world, 2 / 201, 200)
     elsewhere = "the labels matter, but lie elsewhere"
     assert f"significantly below them: {elsewhere}" in card and "significantly less than the" in card
     below = f"significantly below the label-permutation null: {elsewhere}"
-    assert f"NTPS is {below}" in found and f"retention is {below}" in found
+    assert (
+        f" NTPS is {below}" in found
+        and f"retention is {below}" in found
+        and f"conditioned NTPS is {below}" in found
+    )
     assert "indistinguishable" not in card + found
-    card, found = with_p(world, 0.5, 20)
+    card, found = with_p(world, 0.5, 200)
     assert "it is indistinguishable from them" in card and "indistinguishable from the" in card
-    assert found.count("is indistinguishable from the label-permutation null") == 2
-    card, found = with_p(world, 1 / 21, 20)
+    assert found.count("is indistinguishable from the label-permutation null") == 3
+    card, found = with_p(world, 2 / 201, 200, score=0.9)
     assert "lie more along" in card and "significantly more than the" in card
     assert "permutation" not in found and "shuffled" not in found
     card, found = with_p(world, np.nan, 0)
     assert card.count("without shuffled labels nothing shows") == 2 and "expected of" not in card
     assert found.count("shuffled labels") == 1 and "nothing shows" in found
+
+
+def test_warnings_of_the_sample_and_of_a_refusal(world):
+    card, found = with_p(world, 0.5, 200, signal_share=0.2)
+    assert (
+        "at this number of rows NTPS describes the sample: 180 for " in found and "signal share 0.20" in found
+    )
+    assert (
+        "label signal, as many principal components" in " ".join(card.split()) and "no corrected" not in found
+    )
+    for low, high, said in (
+        (0.1, 0.3, "beyond what varies most"),
+        (-0.3, -0.1, "keeps more"),
+        (-0.1, 0.1, "may be 0"),
+    ):
+        ends = {"retention_corrected_minus_pca_low": low, "retention_corrected_minus_pca_high": high}
+        assert said in with_p(world, 0.5, 200, **ends)[0]
+    card, found = with_p(world, 0.5, 200, signal_share=0.6, n_over_d=2, corrected_refusal="no signal")
+    assert "describes the sample" not in found and "no corrected retention: no signal" in found
+    assert "is not reported: no signal" in card and "principal components:" not in card
 
 
 def test_the_page_says_what_its_p_and_signal_are(world):

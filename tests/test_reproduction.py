@@ -40,10 +40,20 @@ def test_another_table_makes_another_report(tmp_path):
         assert own[f"probe_accuracy.{name}"] != other[f"probe_accuracy.{name}"]
 
 
-def test_a_held_out_correlation_without_an_interval_is_shown_alone():
-    assert facts.held_out(pd.Series({"heldout": 0.5})) == "0.50"
-    whole = pd.Series({"heldout": 0.5, "heldout_low": 0.25, "heldout_high": 0.75})
-    assert facts.held_out(whole) == "0.50 [0.25, 0.75]"
+def test_a_star_marks_what_is_significant():
+    assert [facts.marked("0.50", word) for word in ("holds", "reversed", "not significant")] == [
+        "0.50 *",
+        "0.50 *",
+        "0.50",
+    ]
+
+
+def test_changes_of_a_few_groups_are_judged_by_all_their_signs():
+    change = pd.DataFrame({"up": [1.0, 2, 3, 4, 5, 6, 7, 8], "mixed": [1.0, -1, 2, -2, 3, -3, 4, -4]})
+    (up, verdict), (_, other) = facts.mean_differences(change, pd.Series(list("abcdefgh")))
+    assert (
+        up.startswith("+4.500 [") and verdict == "holds" and other == "not significant"
+    )  # 2 x 2 / 2^8 = .016
 
 
 def test_a_name_that_no_table_supplies_is_an_error():

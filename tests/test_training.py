@@ -133,7 +133,7 @@ def test_training_on_states_is_training_with_the_text_encoded_again_each_epoch(p
 
     def trained(states):
         torch.manual_seed(0)
-        head = linear_head.Head(32, 3, 0.05)
+        head = linear_head.new_head(32, 3, 0.05)
         flags = linear_training.Flags(**pair, epochs=3, batch_size=16, learning_rate=0.01)
         linear_head.train_head(
             states, torch.as_tensor(split.labels), head, flags, 5, lambda step, final: None

@@ -4,8 +4,6 @@ What Trainer lacks is added here: a seeded order that a resumed run repeats beyo
 the trained weights alone, and errors that name what to do. Checkpoints are read from our own output folder only.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -23,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ntps.accuracies.linear_head import Head
-from ntps.accuracies.table import Fit, private_folder
+from ntps.accuracies.linear_head import new_head
+from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import UserError, enough_memory
@@ -47,7 +45,7 @@ class Classifier(nn.Module):
     def __init__(self, base: nn.Module, width: int, classes: int, dropout: float):
         super().__init__()
         self.base = base
-        self.head = Head(width, classes, dropout)
+        self.head = new_head(width, classes, dropout)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
@@ -63,9 +61,7 @@ class Classifier(nn.Module):
 
 
 Build = Callable[[int], nn.Module]  # of a seed
-Keep = Callable[
-    [Classifier, int, dict], None
-]  # of a trained model, its seed and the identity of its training
+Keep = Callable[[Classifier, int, dict], None]  # of a trained model, its seed and its training's identity
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------
@@ -150,8 +146,8 @@ def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
     return [{"input_ids": ids[row], "labels": int(labels[row])} for row in rows]
 
 
-def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
-    """Rows of a training that is done, or else the step of its last whole checkpoint; other runs' are removed.
+def last_step(folder: Path, identity: dict) -> int:
+    """The step of a training's last whole checkpoint, 0 without one; other runs' are removed.
 
     Trainer writes trainer_state.json last.
     """
@@ -163,8 +159,7 @@ def progress(folder: Path, identity: dict) -> tuple[list[Row] | None, int]:
         shutil.rmtree(folder, ignore_errors=True)
         storage.write_text(folder / "identity.json", json.dumps(identity))
     states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if read_json(path)]
-    steps = [int(path.parent.name.split("-")[1]) for path in states]
-    return read_json(folder / "rows.json"), max(steps, default=0)
+    return max((int(path.parent.name.split("-")[1]) for path in states), default=0)
 
 
 def read_json(path: Path) -> Any:
@@ -201,8 +196,8 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
 def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | None = None) -> Fit:
     """The function of `ntps.accuracies.table.measure` that trains build(seed), a base model, with a head on its mean state.
 
-    `keep(model, seed, identity)` is given the trained model. A seed that is done already is not trained again, and a killed
-    training goes on from its last checkpoint. UserError for a loss that is not finite and for too little memory.
+    `keep(model, seed, identity)` is given the trained model. A killed training goes on from its last checkpoint.
+    UserError for a loss that is not finite and for too little memory.
     """
     if flags.log_to != "none" and importlib.util.find_spec(flags.log_to) is None:
         raise UserError(f"--log_to {flags.log_to}: not installed; pip install {flags.log_to}")
@@ -210,24 +205,17 @@ def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | 
         device = task.source.device
         raise UserError(f"--device {device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda")
 
-    def fit(seed: int, identity: dict) -> list[Row]:
-        folder = private_folder(flags.output, method, task, seed)
+    def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
         identity = json.loads(json.dumps(identity))
-        rows, step = processes.from_first(lambda: progress(folder, identity))
-        if rows is not None:
-            return rows
+        step = processes.from_first(lambda: last_step(folder, identity))
         try:
             model, rows = train(task, method, flags, seed, folder, step, build)
         except UserError:
             if processes.first():
                 shutil.rmtree(folder)
             raise
-        if processes.first():
-            if keep is not None:
-                keep(model, seed, identity)
-            storage.write_text(folder / "rows.json", json.dumps(rows))
-            for path in folder.glob("checkpoint-*"):
-                shutil.rmtree(path)
+        if keep is not None and processes.first():
+            keep(model, seed, identity)
         return rows
 
     return fit

@@ -3,8 +3,6 @@
 Every probe is fitted on train alone, its scaling included, and scored on train (as published) and on test.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 import warnings

@@ -1,8 +1,7 @@
 """A linear head on states of a frozen model: every row is encoded once, the epochs run on the states."""
 
-from __future__ import annotations
-
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,12 @@ from ntps.moments.source import default_budget
 from ntps.moments.sums import permuted_rows
 from ntps.system import console, processes, storage
 
+Watch = Callable[[int, bool], None]  # of a step and whether it is the last
 
-class Head(nn.Module):
+
+def new_head(width: int, classes: int, dropout: float) -> nn.Sequential:
     """Dropout and a linear map: pooled states (B, d) to logits (B, C)."""
-
-    def __init__(self, width: int, classes: int, dropout: float):
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, classes)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.linear(self.dropout(states))
+    return nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), linear=nn.Linear(width, classes)))
 
 
 def fitter(task: Task, flags: LinearHead) -> Fit:
@@ -45,7 +39,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
     states: dict[str, Tensor] = {}
     device, encoding = task.source.device, 0.0
 
-    def fit(seed: int, identity: dict) -> list[Row]:
+    def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
         nonlocal encoding
         started = time.monotonic()
         if not states:
@@ -60,7 +54,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
         inputs = {name: states[split][places[name]] for name, (split, _) in parts.items()}
         tokens = sum(len(task.ids("train")[row]) for row in parts["train"][1])
         torch.manual_seed(seed)
-        head = Head(inputs["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
+        head = new_head(inputs["train"].shape[1], len(task.data.classes), flags.dropout).to(device)
 
         def watch(step: int, final: bool) -> None:
             seconds = encoding + time.monotonic() - started
@@ -129,7 +123,7 @@ def cached_states(task: Task, split: str, pooling: str, output: str) -> np.ndarr
 
 
 def train_head(
-    states: Any, labels: Tensor, head: Head, flags: LinearHead, seed: int, watch: Callable[[int, bool], None]
+    states: Any, labels: Tensor, head: nn.Module, flags: LinearHead, seed: int, watch: Watch
 ) -> None:
     """Minimise the cross-entropy of head(states[rows]) by AdamW, in shuffled batches; `watch(step, final)` an epoch.
 
@@ -145,9 +139,8 @@ def train_head(
     with console.progress(steps, "step", "linear head") as bar:
         while step < steps:
             head.train()
-            for rows in torch.randperm(len(labels), generator=shuffle).split(flags.batch_size)[
-                : steps - step
-            ]:
+            order = torch.randperm(len(labels), generator=shuffle)
+            for rows in order.split(flags.batch_size)[: steps - step]:
                 rows = rows.to(labels.device)
                 loss = nn.functional.cross_entropy(head(states[rows]), labels[rows])
                 optimizer.zero_grad()

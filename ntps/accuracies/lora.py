@@ -1,7 +1,5 @@
 """LoRA on a base model: which modules it adapts, and its folder, which PEFT and `cache.py --adapter` read."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +73,7 @@ def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module
     return adapted
 
 
-def save_adapter(adapted: Any, head: nn.Linear, folder: Path, identity: dict[str, Any]) -> None:
+def save_adapter(adapted: Any, head: nn.Module, folder: Path, identity: dict[str, Any]) -> None:
     """Write adapter_model.safetensors, adapter_config.json and head.safetensors (weight (C, d), bias (C,)).
 
     Saved from the model without a language-model head: loaded on one with a head, PEFT would only warn that

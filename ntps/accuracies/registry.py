@@ -4,8 +4,6 @@ A method's tables are OUTPUT/accuracy/METHOD/MODEL/DATASET.csv. A new trainer is
 selection, figures, plans and job grids read the rest from this list.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 
@@ -74,4 +72,3 @@ METHODS = (
 )  # fmt: skip
 METHOD = {method.name: method for method in METHODS}
 TARGETS = {target.name: target for method in METHODS for target in method.targets}
-TRAINERS = tuple(method.name for method in METHODS if method.trains != "probes")

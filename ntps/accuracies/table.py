@@ -1,7 +1,5 @@
 """The table of a training's accuracies, seed by seed: OUTPUT/accuracy/METHOD/MODEL/DATASET.csv, provenance beside it."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,24 +17,17 @@ COLUMNS = (
     "model", "dataset", "method", "layer", "seed", "step", "split", "final",
     "accuracy", "balanced_accuracy", "macro_f1", "loss", "mse", "n", "seconds", "tokens",
 )  # fmt: skip
-Fit = Callable[
-    [int, dict[str, Any]], list[Row]
-]  # of a seed and the identity of its training: rows of the table
-
-
-def private_folder(output: str, method: str, task: Task, seed: int) -> Path:
-    """Where one training keeps its progress until its table is written."""
-    folder = Path(output) / "accuracy" / method / task.source.name
-    return folder / f".{task.data.name}-seed{seed}.checkpoints"
+# of a seed, the folder of this training's progress and its identity: rows of the table
+Fit = Callable[[int, Path, dict[str, Any]], list[Row]]
 
 
 def measure(
     task: Task, method: str, settings: Mapping[str, Any], flags: Training | LinearHead, fit: Fit
 ) -> None:
-    """Write the table of one model, data set and method: the rows of `fit(seed, identity)` for every seed.
+    """Write the table of one model, data set and method: the rows of `fit(seed, folder, identity)`, seed by seed.
 
     A table of the same identity keeps the seeds that it has and is given those that it lacks; one of another identity
-    is refused unless `overwrite`.
+    is refused unless `overwrite`. The folder of a training's progress vanishes when its rows are in the table.
     """
     seeds, base = flags.seeds, task.identity(method, settings)
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
@@ -49,28 +40,23 @@ def measure(
 
     with storage.alone(folder / f".{task.data.name}.lock", folder):
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
-        for seed in (
-            known if processes.first() else ()
-        ):  # left by a run that was killed after it wrote the table
-            storage.remove(private_folder(flags.output, method, task, seed))
-        if set(seeds) <= known.keys():
-            console.say(f"already there: {table}")
-            return
-        fixed = {"model": task.source.name, "dataset": task.data.name, "method": method}
+        missing = set(seeds) - known.keys()
+        head = {"model": task.source.name, "dataset": task.data.name, "method": method}
         for seed in seeds:
-            if seed not in known:
-                known[seed] = [fixed | row for row in fit(seed, base | {"seed": seed})]
-        if not processes.first():
-            return
-        rows = [row for seed in sorted(known) for row in known[seed]]
-        with output_of(sorted(known)).written(**task.record()):
-            storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
-        for seed in seeds:
-            storage.remove(private_folder(flags.output, method, task, seed))
-    tests = [row for row in rows if row["split"] == "test" and row["final"]]
+            progress = folder / f".{task.data.name}-seed{seed}.checkpoints"
+            if seed in missing:
+                known[seed] = [head | row for row in fit(seed, progress, base | {"seed": seed})]
+            if seed in missing and processes.first():
+                rows = [row for seed in sorted(known) for row in known[seed]]
+                with output_of(sorted(known)).written(**task.record()):
+                    storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+            if processes.first():  # also what a run left that was killed after it wrote the table
+                storage.remove(progress)
+    tests = [row for seed in seeds for row in known[seed] if row["split"] == "test" and row["final"]]
     accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
     seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
-    console.say(f"wrote {table}: test accuracy {accuracy}; {seconds} s of training")
+    written = f"wrote {table}: test accuracy {accuracy}; {seconds} s of training"
+    console.say(written if missing else f"already there: {table}")
 
 
 def rows_by_seed(table: Path, output_of: Callable[[Sequence[int]], Output]) -> dict[int, list[Row]]:

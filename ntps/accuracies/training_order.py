@@ -1,7 +1,5 @@
 """The order in which rows are trained on: batches of similar length, shuffled, the same again after a kill."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

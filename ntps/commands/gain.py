@@ -33,7 +33,7 @@ def main(
     groups: Sequence[str] = (),
     order: str = "descending",
     rule: str = "task_rank",
-    permutations: int = 200,
+    permutations: int = 10_000,
     seed: int = 42,
     output: str | None = None,
 ) -> int:
@@ -49,7 +49,7 @@ def main(
         groups: data sets that count once, as a,b; those read from one file do so anyway
         order: descending or released
         rule: task_rank or fraction
-        permutations: of the gains, for p
+        permutations: of the gains, for p; all of them where there are no more
         seed: of the permutations
         output: the file (default: RESULTS/gain.json)
     """

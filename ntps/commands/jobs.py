@@ -1,7 +1,5 @@
 """The jobs of an experiment file, one for each script, model and data set, and what to ask a cluster for; see Snakefile."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import math

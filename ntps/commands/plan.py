@@ -1,13 +1,12 @@
 """What a run will take, before it runs: memory, disk, operations and time, from a model's shapes and its texts."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +179,9 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
     lengths = {split: np.full(min(limit or count, count), tokens) for split, count in counts.items()}
     source = "its description's size" if described else "no size in its description"
     shown = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
-    shown += f" texts of {tokens} tokens, {size['classes']} classes"
-    notes = [f"its texts are not here: {shown} ({source})"]
+    notes = [
+        f"its texts are not here: {shown} texts of {tokens} tokens, {size['classes']} classes ({source})"
+    ]
     notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
 
@@ -341,12 +341,10 @@ def complaint(script: str, plan: Plan, outline: Outline, free: int, room: int) -
         return None
     tokens, longest, layers = plan.largest(free), plan.texts.longest, outline.layers
     count = int(len(layers) * (free - plan.weights - plan.per_token * longest) / plan.sums)
-    if tokens >= longest and script == "cache":
-        change = f"--tokens_per_batch {tokens}"
-    elif tokens >= longest:
-        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or "
-        change = f"a smaller --max_length: a batch may have {tokens} tokens with their padding"
-        change = change if script == "linear_training" else rows + change
+    if tokens >= longest:
+        rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or a smaller --max_length"
+        own = {"cache": f"--tokens_per_batch {tokens}", "linear_training": "a smaller --max_length"}
+        change = own.get(script, rows)
     elif script == "cache" and count > 0:
         some = ",".join(map(str, layers[:: -(-len(layers) // count)]))
         change = f"--layers {some} (at most {count} at a time)"
@@ -359,13 +357,6 @@ def complaint(script: str, plan: Plan, outline: Outline, free: int, room: int) -
 # --- what --plan prints --------------------------------------------------------------------------------------------
 
 size = functools.partial(tqdm.format_sizeof, suffix="B")
-
-
-def duration(seconds: float) -> str:
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.1f} days"
 
 
 def print_plan(script: str, flags: Flags) -> int:
@@ -393,7 +384,7 @@ def print_plan(script: str, flags: Flags) -> int:
         seconds.append(time)
         disk.append(plan.disk)
         print(
-            f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {duration(time)}; {size(plan.disk)} on disk",
+            f"  {texts.name}: {texts.count} texts, {texts.tokens} tokens; about {timedelta(seconds=round(time))}; {size(plan.disk)} on disk",
             f"memory about {size(plan.memory)}: weights {size(plan.weights)}, {held} {size(plan.sums)}, "
             f"batch about {size(plan.batch)}; largest batch about {plan.largest(free)} tokens",
             f"operations: {', '.join(f'{kind} {count:.2g}' for kind, count in plan.work.items())}",
@@ -407,6 +398,6 @@ def print_plan(script: str, flags: Flags) -> int:
     failed = for_each_pair(flags["models"], flags["datasets"], work)
     requested = len(flags["models"]) * len(flags["datasets"])
     pairs = f"{len(disk)} pairs" if len(disk) == requested else f"{len(disk)} of the {requested} pairs"
-    total = f"about {duration(sum(seconds))}, {size(sum(disk))} on disk ({size(room)} free)"
+    total = f"about {timedelta(seconds=round(sum(seconds)))}, {size(sum(disk))} on disk ({size(room)} free)"
     print(f"\n{pairs}, one after the other: {total}" + f"; {len(faults)} do not fit" * bool(faults))
     return int(failed or bool(faults))

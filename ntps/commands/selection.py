@@ -22,7 +22,7 @@ import pandas as pd
 
 from ntps.errors import UserError, at_least
 from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
-from ntps.evaluation.correlation import LEAST, LEVEL, Draws
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Draws
 from ntps.results.tables import (
     COVARIATES,
     DIRECTION,
@@ -36,8 +36,10 @@ from ntps.results.tables import (
     only,
 )
 from ntps.run import cli
+from ntps.scores.registry import SUBSPACE_SCORES
 from ntps.system import console, storage
 
+ERRORS = {score.name: score.error_of for score in SUBSPACE_SCORES if score.error_of}  # -> whose error it is
 PROBES = ("probe_accuracy", "linear_accuracy")  # measured accuracies that may predict what training adds
 SHOWN = {  # table: what the report says of it
     "choices": "Layer, k (and score: `any`) chosen by the correlation itself; held out: chosen without the group it is judged on.\n"
@@ -57,8 +59,8 @@ def main(
     groups: Sequence[str] = (),
     order: str = "descending",
     rule: str = "task_rank",
-    resamples: int = 200,
-    permutations: int = 500,
+    resamples: int = 10_000,
+    permutations: int = 10_000,
     seed: int = 42,
     output: str | None = None,
 ) -> int:
@@ -74,20 +76,21 @@ def main(
         order: descending or released
         rule: task_rank or fraction
         resamples: of the data sets, for intervals
-        permutations: of the accuracies, for p
+        permutations: of the accuracies, for p; all of them where there are no more
         seed: of both
         output: folder of the tables (default: RESULTS/selection)
     """
     flags = dict(locals())
-    for name, least in (("resamples", 20), ("permutations", 20), ("seed", 0)):
+    for name, least in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
         at_least(name, flags[name], least)
-    long, pairs = load_scores(results), load_pairs(results, groups)
+    long, pairs = load_scores(results, [*DIRECTION, *ERRORS]), load_pairs(results, groups)
     long, pairs = (only(only(table, "model", models), "dataset", datasets) for table in (long, pairs))
     wanted = tuple(scores) or (*SUBSPACE, *LAYER)
     if unknown := set(wanted) - set(DIRECTION):
         raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(DIRECTION)}")
-    long = at_points(long[long["score"].isin(wanted)], order, rule)
-    long["value"] *= long["score"].map(DIRECTION).astype(float)
+    errors = [error for error, score in ERRORS.items() if score in wanted]
+    long = at_points(long[long["score"].isin([*wanted, *errors])], order, rule)
+    long["value"] *= long["score"].map(DIRECTION).fillna(1).astype(float)
     each = product(targets_there(pairs, targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
     asked, draws = [q for q in questions if len(q.candidates) and q.n], Draws(permutations, resamples, seed)
@@ -126,13 +129,15 @@ def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
 def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str) -> Question:
     """What is known of one model: values of groups are means over their data sets."""
     pairs, long = pairs[pairs["model"] == model], long[long["model"] == model]
-    measured, scored = pairs[target].notna(), pairs["dataset"].isin(long["dataset"][long["value"].notna()])
+    scored = pairs["dataset"].isin(long["dataset"][long["value"].notna()].unique())
+    measured = pairs[target].notna()
     known = pairs[measured & scored]
     left_out = [f"{name}: no {target}" for name in pairs["dataset"][~measured]]
     left_out += [f"{name}: no scores" for name in pairs["dataset"][measured & ~scored]]
     long = long.merge(known[["dataset", "group"]], on="dataset")
     by_group = known.groupby("group")
-    table = long.groupby([*CANDIDATE, "group"], dropna=False)["value"].mean().unstack("group").sort_index()
+    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
+    table = candidates["value"].mean().unstack("group").sort_index()
     table = table.reindex(columns=sorted(by_group.groups))
     whole = table.notna().all(axis=1)
     for score, part in table[~whole].groupby(level="score"):
@@ -143,6 +148,8 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(by_dataset[list(PROBES)])
     fixed = fixed.groupby(by_dataset["group"]).mean().T.reindex(columns=table.columns)
+    is_error = fixed.index.isin(list(ERRORS))
+    errors, fixed = fixed[is_error].rename(index=ERRORS), fixed[~is_error]
     return Question(
         model=model,
         target=target,
@@ -150,6 +157,7 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
         candidates=table[whole],
         fixed=fixed[fixed.notna().all(axis=1)],
         covariates=by_group[list(COVARIATES)].mean().T,
+        reliability=1 - (errors**2).mean(axis=1) / fixed.var(axis=1),
         left_out=left_out,
     )
 
@@ -161,7 +169,9 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
     """The tables, and what they mean, for a terminal."""
     yield "Spearman correlations over independent groups of data sets; positive: as expected (a score that promises"
     yield "readable labels goes with a higher accuracy, a lower mse, a lower gain). low, high: bootstrap interval of"
-    yield f"{LEVEL:.0%}; p: one-sided, by permutation. An interval or a reading takes {LEAST} groups."
+    yield f"{LEVEL:.0%} (BCa, {LEAST} groups or more; none of a perfect order); p: two-sided, by permutation; p_holm: p after Holm's"
+    yield f"correction for the scores of a table, the reading's: holds or reversed at {ALPHA:g}. critical: the smallest correlation"
+    yield "that would be significant; reliability: share of a score's variance over groups that is not its standard error's."
     for target in dict.fromkeys(q.target for q in questions):
         yield f"\n== {target}: {TARGETS[target][1]}"
         yield from facts([q for q in questions if q.target == target])

@@ -1,18 +1,28 @@
 """Rows of ntps.selection's tables: what scores are worth at a layer and k fixed beforehand, and after a choice.
 
 Models find the same data sets easy, so their correlations are no independent evidence: their mean is taken in every
-bootstrap sample and permutation of the groups, which keeps the models of a group together.
+bootstrap sample and permutation of the groups, which keeps the models of a group together. The scores of one model (or
+mean of models) and target are one family of tests: a verdict takes p after Holm's correction.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ntps.evaluation.correlation import LEAST, LEVEL, Array, Draws, Positions, partial, spearman
+from ntps.evaluation.correlation import (
+    Array,
+    Draws,
+    Positions,
+    mean_rho,
+    ordered,
+    partial,
+    spearman,
+    verdicts,
+)
 from ntps.evaluation.held_out import judge
 from ntps.results.tables import TARGETS
 
@@ -32,6 +42,7 @@ class Question:
     fixed: pd.DataFrame  # (scores, groups): at the layer and k fixed beforehand
     covariates: pd.DataFrame  # (covariates, groups)
     left_out: list[str]
+    reliability: pd.Series  # (scores,): share of a fixed score's variance that is not of its standard errors
 
     @property
     def n(self) -> int:
@@ -59,69 +70,77 @@ def shared(models: list[Question], names: Callable[[Question], Iterable[str]]) -
     return [name for name in names(models[0]) if all(name in names(q) for q in models)]
 
 
-def reading(n: int, low: float, high: float) -> str:
-    """What an interval shows."""
-    if math.isnan(low):
-        return f"cannot tell: {n} groups" if n < LEAST else "cannot tell: undefined"
-    return "holds" if low > 0 else "reversed" if high < 0 else "cannot tell"
+def rows(head: Row, columns: Mapping[str, Iterable[Any]]) -> Iterator[Row]:
+    """One row an entry of the columns."""
+    for values in zip(*columns.values()):
+        yield head | dict(zip(columns, values))
 
 
 # --- layer and k fixed beforehand ----------------------------------------------------------------------------------
 
 
-def fixed_rho(models: list[Question], score: str) -> Callable[[Positions, Positions], Array]:
-    """Mean over models of the score's correlation with the target, each at positions of the groups."""
-    pairs = [(q.fixed.loc[score].to_numpy(float), q.y.to_numpy(float)) for q in models]
-    return lambda of_x, of_y: np.mean([spearman(x[of_x], y[of_y]) for x, y in pairs], axis=0)
+def fixed_values(models: list[Question], names: list[str]) -> list[tuple[Array, Array]]:
+    """Scores (m, n) and target (n,) of each model."""
+    return [(q.fixed.loc[names].to_numpy(float), q.y.to_numpy(float)) for q in models]
 
 
 def fixed_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """One row a model, target and score, and the means over models of the scores that all have."""
     for head, models in together(questions):
-        for score in shared(models, lambda q: q.fixed.index):
-            yield head | {"score": score} | fixed_row(fixed_rho(models, score), models[0].n, draws)
-
-
-def fixed_row(rho: Callable[[Positions, Positions], Array], n: int, draws: Draws) -> Row:
-    groups = np.arange(n)
-    low, high = draws.interval(lambda at: rho(at, at), n)
-    p = float(draws.p_value(lambda at: rho(groups, at), n))
-    row = {"rho": float(rho(groups, groups)), "low": low, "high": high, "p": p}
-    return row | {"reading": reading(n, low, high)}
+        n, names = models[0].n, shared(models, lambda q: q.fixed.index)
+        pairs = fixed_values(models, names)
+        rho, ends = mean_rho(pairs)(np.arange(n)), draws.interval(mean_rho(pairs), n)
+        tests = draws.permuted(ordered(pairs), n)
+        reliability = np.mean([[q.reliability.get(name, math.nan) for name in names] for q in models], axis=0)
+        yield from rows(head, {
+            "score": names, "rho": rho, "low": ends[0], "high": ends[1], "p": tests.p, "p_holm": tests.holm,
+            "critical": tests.critical, "reliability": reliability,
+            "reading": verdicts(n, rho, tests, *ends, reliability),
+        })  # fmt: skip
 
 
 def partial_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """Correlation of each fixed score with the target, one covariate held constant, with its interval."""
     for q in questions:
-        head = {"model": q.model, "target": q.target, "n_groups": q.n}
-        for covariate, held in q.covariates.dropna().iterrows():
-            for score, values in q.fixed.iterrows():
-                x, y, z = (part.to_numpy(float) for part in (values, q.y, held))
-                yield head | {"score": score, "covariate": covariate} | partial_row(x, y, z, draws)
+        head, held = {"model": q.model, "target": q.target, "n_groups": q.n}, q.covariates.dropna()
+        x, y, z = (part.to_numpy(float) for part in (q.fixed, q.y, held))
 
+        def given(at: Positions) -> Array:
+            """(covariates, scores, ...)"""
+            return partial(x[:, at], y[at], z[:, None, at])  # noqa: B023
 
-def partial_row(x: Array, y: Array, z: Array, draws: Draws) -> Row:
-    low, high = draws.interval(lambda at: partial(x[at], y[at], z[at]), len(x), held=1)
-    return {"rho": float(spearman(x, y)), "partial": float(partial(x, y, z)), "low": low, "high": high}
+        rho, values, ends = spearman(x, y), given(np.arange(q.n)), draws.interval(given, q.n, held=1)
+        for i, name in enumerate(held.index):
+            yield from rows(head | {"covariate": name}, {
+                "score": q.fixed.index, "rho": rho, "partial": values[i], "low": ends[0][i], "high": ends[1][i],
+            })  # fmt: skip
 
 
 def comparison_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """NTPS minus each other score, both fixed beforehand, on the same groups."""
     for head, models in together(questions):
         names = shared(models, lambda q: q.fixed.index)
-        for score in names if OWN in names else ():
-            if score != OWN:
-                yield head | {"basis": "fixed", "other": score} | comparison_row(models, score, draws)
+        if OWN in names and len(names) > 1:
+            others = [name for name in names if name != OWN]
+            yield from rows(head | {"basis": "fixed"}, compared(models, others, draws))
 
 
-def comparison_row(models: list[Question], score: str, draws: Draws) -> Row:
-    own, other, n = fixed_rho(models, OWN), fixed_rho(models, score), models[0].n
-    low, high = draws.interval(lambda at: own(at, at) - other(at, at), n)
-    rho, rho_other = (float(of(np.arange(n), np.arange(n))) for of in (own, other))
-    shown = reading(n, low, high)
-    shown = {"holds": f"{OWN} is better", "reversed": f"{score} is better"}.get(shown, shown)
-    row: Row = {OWN: rho, "rho_other": rho_other, "difference": rho - rho_other}
-    return row | {"low": low, "high": high, "reading": shown}
+def compared(models: list[Question], others: list[str], draws: Draws) -> dict[str, Iterable[Any]]:
+    pairs, n = fixed_values(models, [OWN, *others]), models[0].n
+    rho = mean_rho(pairs)
+
+    def difference(at: Positions) -> Array:
+        return rho(at)[0] - rho(at)[1:]
+
+    own, *other = rho(np.arange(n))
+    values, ends, tests = own - np.array(other), draws.interval(difference, n), draws.swapped(pairs)
+    words = [{"holds": f"{OWN} is better", "reversed": f"{name} is better"} for name in others]
+    shown = verdicts(n, values, tests, *ends)
+    return {
+        "other": others, OWN: [own] * len(others), "rho_other": other, "difference": values,
+        "low": ends[0], "high": ends[1], "p": tests.p, "p_holm": tests.holm, "critical": tests.critical,
+        "reading": [own_words.get(word, word) for own_words, word in zip(words, shown)],
+    }  # fmt: skip
 
 
 # --- after a choice ------------------------------------------------------------------------------------------------
@@ -130,36 +149,39 @@ def comparison_row(models: list[Question], score: str, draws: Draws) -> Row:
 def choice_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
     """One row a model, target and procedure; also the mean over models of the procedures that all have."""
     for head, models in together(questions):
-        if all(len(q.candidates) == 1 for q in models):
-            continue  # published values: one place, chosen in no known way
-        for procedure in shared(models, lambda q: q.procedures):
-            yield head | {"procedure": procedure} | choice_row(models, procedure, draws)
+        if any(
+            len(q.candidates) > 1 for q in models
+        ):  # not of published values: one place, chosen in no known way
+            yield from rows(head, choices(models, draws))
 
 
-def choice_row(models: list[Question], procedure: str, draws: Draws) -> Row:
+def choices(models: list[Question], draws: Draws) -> dict[str, Iterable[Any]]:
     """The correlation on itself and the held-out one. p: the whole choice is repeated in every permutation."""
-    tables, n = [q.procedures[procedure] for q in models], models[0].n
-    pairs = [(table.to_numpy(float), q.y.to_numpy(float)) for table, q in zip(tables, models)]
+    names, n = shared(models, lambda q: q.procedures), models[0].n
+    tables = [[q.procedures[name] for q in models] for name in names]
+    pairs = [
+        [(table.to_numpy(float), q.y.to_numpy(float)) for table, q in zip(each, models)] for each in tables
+    ]
 
     def correlations(at: Positions) -> Array:
-        judged = [judge(values, y[at]) for values, y in pairs]
-        itself, heldout = (np.mean([getattr(j, of) for j in judged], axis=0) for of in ("itself", "heldout"))
-        return np.stack([itself, heldout, -heldout], -1)
+        """(..., 2 len(names)): on itself, then held out."""
+        found = [[judge(x, y[at]) for x, y in each] for each in pairs]
+        kinds = ("itself", "heldout")
+        return np.stack(
+            [np.mean([getattr(j, kind) for j in each], 0) for kind in kinds for each in found], -1
+        )
 
-    itself, heldout, _ = correlations(np.arange(n)).tolist()
-    itself_p, heldout_p, reversed_p = draws.p_value(correlations, n).tolist()
-    place = tables[0].index[judge(*pairs[0]).chosen] if len(models) == 1 else ("", "", "")
-    row: Row = {"itself": itself, "itself_p": itself_p, "heldout": heldout, "heldout_p": heldout_p}
-    row |= {"gap": itself - heldout, "reading": reading_of_p(n, heldout_p, reversed_p)}
-    return dict(zip(CANDIDATE, place)) | row
-
-
-def reading_of_p(n: int, p: float, reversed_p: float) -> str:
-    """What a one-sided test and its reverse show, each at the share that an interval leaves on one side."""
-    if n < LEAST or math.isnan(p):
-        return reading(n, math.nan, math.nan)
-    level = (1 - LEVEL) / 2
-    return "holds" if p <= level else "reversed" if reversed_p <= level else "cannot tell"
+    itself, heldout = np.split(correlations(np.arange(n)), 2)
+    tests = draws.permuted(correlations, n)
+    heldout_tests = tests[len(names) :]
+    chosen = [each[0].index[judge(*pair[0]).chosen] for each, pair in zip(tables, pairs)]
+    places = zip(*(chosen if len(models) == 1 else [("", "", "")] * len(names)))
+    return {
+        "procedure": names, **dict(zip(CANDIDATE, places)), "itself": itself, "itself_p": tests.p[: len(names)],
+        "heldout": heldout, "heldout_p": heldout_tests.p, "heldout_p_holm": heldout_tests.holm,
+        "heldout_critical": heldout_tests.critical, "gap": itself - heldout,
+        "reading": verdicts(n, heldout, heldout_tests),
+    }  # fmt: skip
 
 
 def fold_rows(questions: list[Question], _: Draws) -> Iterator[Row]:

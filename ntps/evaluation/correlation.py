@@ -1,39 +1,50 @@
-"""Spearman correlations over a few groups of data sets, with bootstrap intervals and permutation p-values.
+"""Spearman correlations over a few groups of data sets: BCa intervals, two-sided permutation tests, Holm's correction.
 
-The held-out one, after a choice, is in held_out.py.
+The held-out correlation, after a choice, is in held_out.py.
 
-What is resampled or permuted is a statistic of the groups' positions, so that all that belongs to one group stays
-together: its scores, accuracies and covariates, and those of several models.
+What is resampled or permuted is the groups' positions, so that all that belongs to one group stays together: its scores,
+accuracies and covariates, and those of several models. scipy.stats does both, for all statistics of a family at once.
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, permutation_test, rankdata
+from scipy.stats import bootstrap, permutation_test, rankdata
 
 Array = NDArray[np.floating]
 Positions = NDArray[np.integer]  # of groups: (n,), or (b, n) for b bootstrap samples or permutations
 Statistic = Callable[[Positions], Array]
-LEAST = 6  # groups for an interval or a reading: fewer have too few distinct bootstrap samples
+LEAST = 6  # groups for an interval: fewer have too few distinct bootstrap samples
 LEVEL = 0.9  # of every interval
+ALPHA = 0.05  # of a family of tests, after Holm
 DIGITS = 12  # correlations are rounded, so that equal ones tie
+BATCH = 2500  # permutations at a time
 
 
-def standard(values: Array) -> Array:
-    """Ranks along the last axis, centred and scaled to length 1: dot products are correlations. 0 where constant."""
-    ranks = rankdata(values, axis=-1)
-    ranks = ranks - ranks.mean(-1, keepdims=True)
-    size = np.linalg.norm(ranks, axis=-1, keepdims=True)
-    return ranks / np.where(size == 0, 1, size)
+def ranks(values: Array) -> Array:
+    """Mid-ranks along the last axis, doubled and centred: whole numbers, 0 where constant."""
+    return 2 * rankdata(values, axis=-1) - (values.shape[-1] + 1)
+
+
+def unit(values: Array) -> Array:
+    """Centred values scaled to length 1 along the last axis: dot products are correlations. NaN where all are 0."""
+    size = np.linalg.norm(values, axis=-1, keepdims=True)
+    return values / np.where(size == 0, math.nan, size)
+
+
+def pearson(x: Array, y: Array) -> Array:
+    """Correlation of centred values along the last axis, the others broadcast; NaN where either is constant."""
+    return (unit(x) * unit(y)).sum(-1).round(DIGITS)
 
 
 def spearman(x: Array, y: Array) -> Array:
     """Spearman's correlation along the last axis, the others broadcast; NaN where either is constant."""
-    x, y = standard(x), standard(y)
-    return np.where(x.any(-1) & y.any(-1), (x * y).sum(-1).round(DIGITS), math.nan)
+    return pearson(ranks(x), ranks(y))
 
 
 def partial(x: Array, y: Array, z: Array) -> Array:
@@ -46,52 +57,136 @@ def partial(x: Array, y: Array, z: Array) -> Array:
     return (xy - xz * yz) / np.sqrt(np.where(rest > 0, rest, math.nan))
 
 
-def resamples(n: int, count: int, seed: int) -> Positions:
-    """Bootstrap samples of n groups, as positions (count, n)."""
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), count)
-    return np.repeat(np.tile(np.arange(n), count), times.ravel()).reshape(count, n)
+def mean_rho(pairs: Sequence[tuple[Array, Array]]) -> Statistic:
+    """Positions (..., n) -> (m, ...): correlation of m scores (m, n) with a target (n,), both there; the mean over models."""
+    return lambda at: np.mean([spearman(x[:, at], y[at]) for x, y in pairs], axis=0)
 
 
-def percentile_interval(observed: float, drawn: Array, n: int) -> tuple[float, float]:
-    """Percentile interval of a correlation, or of a difference of two, from its values in bootstrap samples.
+def ordered(pairs: Sequence[tuple[Array, Array]]) -> Statistic:
+    """The same with the target alone at the positions, (..., n) -> (..., m): of permutations."""
+    units = [(unit(ranks(x)).T, unit(ranks(y))) for x, y in pairs]
+    return lambda at: np.mean([y[at] @ x for x, y in units], axis=0).round(DIGITS)
 
-    A perfect order is perfect in every sample: there Bonett and Wright's (2000) interval of the correlation one swap
-    of neighbours from perfect. NaN with fewer than LEAST groups.
+
+def holm(p: Array) -> Array:
+    """Holm's (1979) step-down p-values of a family: the i-th smallest of m is max over j <= i of (m + 1 - j) p_j.
+
+    A test that was not made (NaN) does not count.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if n < LEAST or not len(drawn) or math.isnan(observed):
-        return math.nan, math.nan
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if low == high and abs(observed) == 1:
-        nearly = 1 - 12 / (n * (n * n - 1))
-        reach = norm.ppf((1 + LEVEL) / 2) * math.sqrt((1 + nearly**2 / 2) / (n - 3))
-        low, high = sorted((observed, observed * math.tanh(math.atanh(nearly) - reach)))
-    return float(low), float(high)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN comes last
+    adjusted = np.full(p.shape, math.nan)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1).round(DIGITS)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Family:
+    """Two-sided permutation tests of a family of m statistics."""
+
+    p: Array  # (m,): NaN where the statistic is undefined
+    null: Array  # (permutations, m)
+    exact: bool  # null has all permutations there are
+
+    def __getitem__(self, part: slice) -> "Family":
+        return Family(self.p[part], self.null[:, part], self.exact)
+
+    @property
+    def holm(self) -> Array:
+        return holm(self.p)
+
+    @property
+    def critical(self) -> Array:
+        """(m,): the smallest value that is significant at Holm's first step, p <= ALPHA / m; NaN if even the largest is not."""
+        drawn = 0 if self.exact else 1  # the observed order counts as one of the draws
+        level = ALPHA / 2 / max(np.isfinite(self.p).sum(), 1)
+        reaching = max(math.floor(level * (len(self.null) + drawn) + 1e-9) - drawn, 0)  # draws that may
+        below = np.sort(self.null, axis=0)[-1 - reaching]
+        least = np.where(self.null > below, self.null, math.inf).min(0)
+        return np.where(np.isfinite(least), least, math.nan)
 
 
 @dataclass(frozen=True)
 class Draws:
     """How many permutations and bootstrap samples of the groups to draw."""
 
-    permutations: int
-    resamples: int = 200
+    permutations: int = 10_000
+    resamples: int = 10_000
     seed: int = 42
 
-    def interval(self, statistic: Statistic, n: int, held: int = 0) -> tuple[float, float]:
-        """Percentile interval over n groups; held: variables held constant, each of which costs a group."""
-        drawn = statistic(resamples(n, self.resamples, self.seed))
-        return percentile_interval(float(statistic(np.arange(n))), drawn, n - held)
+    def interval(self, statistic: Statistic, n: int, held: int = 0) -> tuple[Array, Array]:
+        """BCa interval (scipy.stats.bootstrap) over n groups; held: variables held constant, each of which costs a group.
 
-    def p_value(self, statistic: Statistic, n: int) -> Array:
-        """One-sided p of "greater" (scipy.stats.permutation_test): exact where there are fewer permutations than to draw.
-
-        Undefined permutations count as reaching the observed value (3 is above any correlation); NaN if that is undefined.
+        statistic: positions (n,) -> (...), (b, n) -> (..., b). In a sample where it is undefined it is 0: one side is constant,
+        in n^(1-n) of the samples without ties. NaN with fewer than LEAST groups, and for a perfect order: no
+        sample differs from it, so that nothing is known of its error.
         """
         observed = statistic(np.arange(n))
-        if n < 2:
-            return np.full_like(observed, math.nan)
-        p = permutation_test(
-            [np.arange(n)], lambda at, axis: np.nan_to_num(statistic(at), nan=3.0), permutation_type="pairings",
-            vectorized=True, n_resamples=self.permutations, batch=500, alternative="greater", rng=self.seed,
-        ).pvalue  # fmt: skip
-        return np.where(np.isnan(observed), math.nan, p)
+        low = high = np.full(np.shape(observed), math.nan)
+        if n - held >= LEAST:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a perfect order
+                low, high = bootstrap(
+                    (np.arange(n),), lambda at, axis: np.nan_to_num(statistic(at)), vectorized=True, method="BCa",
+                    confidence_level=LEVEL, n_resamples=self.resamples, rng=self.seed,
+                ).confidence_interval  # fmt: skip
+        return np.where(np.isnan(observed), math.nan, low), np.where(np.isnan(observed), math.nan, high)
+
+    def permuted(self, statistic: Statistic, n: int) -> Family:
+        """Of statistics of n groups under all orders of the groups: positions (n,) -> (m,), (b, n) -> (b, m)."""
+        return self.tests([np.arange(n)], lambda at, axis: statistic(at), "pairings", math.factorial(n))
+
+    def swapped(self, pairs: Sequence[tuple[Array, Array]]) -> Family:
+        """Of `mean_rho` of the first score minus that of each other, their ranks exchanged in any of the groups."""
+        x, y = (np.stack([ranks(pair[i]) for pair in pairs]) for i in (0, 1))
+        own, others = np.broadcast_to(x[:, :1], x[:, 1:].shape), x[:, 1:]  # (models, m, n)
+
+        def difference(own: Array, others: Array, axis: int) -> Array:
+            of_own, of_others = (
+                pearson(part - part.mean(-1, keepdims=True), y[:, None]) for part in (own, others)
+            )
+            return (of_own - of_others).mean(-2)
+
+        return self.tests([own, others], difference, "samples", 2 ** x.shape[-1])
+
+    def tests(self, data: Sequence[NDArray[Any]], statistic: Any, kind: Any, orders: int) -> Family:
+        """scipy.stats.permutation_test, two-sided; exact where there are no more orders than permutations to draw.
+
+        An undefined permutation counts as reaching the observed value on either side.
+        """
+        observed = statistic(*data, axis=-1)
+        if data[0].shape[-1] < 2:
+            return Family(np.full(observed.shape, math.nan), observed[None], True)
+
+        def defined(*data: Array, axis: int) -> Array:
+            values = statistic(*data, axis=axis)
+            return np.where(np.isnan(values), observed, values)
+
+        found = permutation_test(
+            data, defined, permutation_type=kind, vectorized=True, n_resamples=self.permutations, batch=BATCH, axis=-1,
+            alternative="two-sided", rng=self.seed,
+        )  # fmt: skip
+        p = np.where(np.isnan(observed), math.nan, found.pvalue)
+        return Family(p, found.null_distribution, orders <= self.permutations)
+
+
+def verdict(
+    n: int, value: float, p: float, critical: float, low: float, high: float, reliability: float
+) -> str:
+    """What a test over n groups shows, p after Holm and NaN for what is not known.
+
+    Not measurable: even the most extreme order would not be significant, or not even a score whose true values order the
+    groups perfectly is expected to be: its own errors leave it a correlation of sqrt(reliability) (Spearman 1904).
+    """
+    if p <= ALPHA and not low <= 0 <= high:
+        return "holds" if value > 0 else "reversed"
+    if math.isnan(critical):
+        return f"not measurable: {'undefined' if math.isnan(value) and n >= LEAST else f'{n} groups'}"
+    if math.sqrt(max(reliability, 0)) < critical:
+        return f"not measurable: reliability {reliability:.2f}"
+    return "not significant"
+
+
+def verdicts(n: int, values: Array, tests: Family, *known: Array) -> list[str]:
+    """Of a family of tests; known: ends of the intervals and reliabilities, where there are any."""
+    known = (*known, *[np.full(len(values), math.nan)] * (3 - len(known)))
+    return [verdict(n, *each) for each in zip(values, tests.holm, tests.critical, *known)]

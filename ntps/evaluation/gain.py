@@ -4,7 +4,7 @@ Gain is the final test accuracy of lora_finetuning minus that of a probe (ntps.r
 most two predictors, chosen by leave-one-group-out error. Errors are roots of mean squares over points that no part of
 the fit has seen: a group of data sets is left out with the choice of predictors nested inside, and, from three models
 on, the model is left out too. One point is a model and a group (means over the group's data sets). The fit is usable
-where its held-out error is below that of the mean gain and p (permuting the groups' gains) is at most 0.1.
+where its held-out error is below that of the mean gain and p (two-sided, permuting the groups' gains) is at most ALPHA.
 """
 
 import math
@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import t
 
 from ntps.errors import UserError
-from ntps.evaluation.correlation import LEAST, LEVEL, Array, Draws
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws
 from ntps.results.tables import TARGETS
 from ntps.system import storage
 
@@ -27,7 +27,6 @@ PROBE = {"lora_gain": "probe_accuracy", "lora_gain_linear": "linear_accuracy"}  
 PREDICTORS = ("ntps", "retention", "headroom")  # and that probe's accuracy
 POINT = {"order": "descending", "rule": "task_rank"}  # of the scores that predictions are made from
 ACROSS = 3  # models from which a prediction for another one can be checked
-CHANCE = 0.1  # p above which held-out error does not count as lower than the mean gain's
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def nested_error(found: Points, gains: Array) -> Array:
 # --- the calibration file ------------------------------------------------------------------------------------------
 
 
-def calibrate(found: Points, permutations: int = 200, seed: int = 42) -> dict[str, Any]:
+def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict[str, Any]:
     """Coefficients, held-out errors, half-width of the prediction interval, and whether it may be used.
 
     half_width = t_{0.95, G - 1 - p} * held-out error, p predictors: a left-out point's error has the variance of a
@@ -126,10 +125,10 @@ def calibrate(found: Points, permutations: int = 200, seed: int = 42) -> dict[st
     errors = {names: error(way) for names, way in ways.items()}
     best = min(errors, key=lambda names: errors[names])
     nested, baseline = math.sqrt(nested_error(found, gains)[0]), error(np.ones_like(found.gain)[..., None])
-    p = float(Draws(permutations, seed=seed).p_value(accuracy, G)[0])
+    p = float(Draws(permutations, seed=seed).permuted(accuracy, G).p[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
-    usable = nested < baseline and p <= CHANCE
+    usable = nested < baseline and p <= ALPHA
     why = f"held-out error {nested:.3f} is not below that of the mean gain, {baseline:.3f}"
     why += f", by more than chance (p = {p:.2f})" if nested < baseline else ""
     return {

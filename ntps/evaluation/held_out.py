@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntps.evaluation.correlation import DIGITS, Array, Positions, spearman, standard
+from ntps.evaluation.correlation import Array, Positions, pearson, ranks
 
 LEAST_CHOSEN = 4  # groups of which one can be left out and the others still be ordered
 
@@ -29,21 +29,28 @@ def judge(values: Array, targets: Array) -> Judged:
     groups, `heldout` of fewer than LEAST_CHOSEN, and where all is equal.
     """
     n = values.shape[1]
-    rho = correlations(values, targets)
-    chosen, itself = rho.argmax(-1), rho.max(-1)
-    fold, share = np.zeros(targets.shape, int), np.zeros(targets.shape)
-    for i in range(n):
-        others, left_out = np.delete(values, i, axis=1), values[:, [i]]
-        fold[..., i] = correlations(others, np.delete(targets, i, axis=-1)).argmax(-1)
-        below = ((others < left_out) + (others == left_out) / 2).sum(1) / max(n - 1, 1)
-        share[..., i] = below[fold[..., i]]
-    heldout = spearman(share, targets) if n >= LEAST_CHOSEN else np.full(itself.shape, math.nan)
-    return Judged(np.where(np.isfinite(itself), itself, math.nan), heldout, chosen, fold, share)
+    x, y = ranks(values), ranks(targets)
+    chosen = best(x, y)
+    fold = np.stack([best(without(x, i), without(y, i)) for i in range(n)], -1)
+    share = (x[fold, np.arange(n)] / max(n - 1, 1) + 1) / 2
+    itself, heldout = pearson(x[chosen], y), pearson(ranks(share), y)
+    few = np.full(itself.shape, math.nan)
+    return Judged(itself if n > 2 else few, heldout if n >= LEAST_CHOSEN else few, chosen, fold, share)
 
 
-def correlations(values: Array, targets: Array) -> Array:
-    """(..., m): Spearman's of each candidate with each target; -inf where undefined, which is never the best."""
-    if values.shape[1] < 3:
-        return np.full((*targets.shape[:-1], len(values)), -math.inf)
-    x, y = standard(values), standard(targets)
-    return np.where(x.any(-1) & y.any(-1, keepdims=True), (y @ x.T).round(DIGITS), -math.inf)
+def without(x: Array, i: int) -> Array:
+    """Ranks (of `ranks`) among all but group i: doubled ranks above that of i fall by two, centred they move by one."""
+    return np.delete(x - np.sign(x - x[..., [i]]), i, axis=-1)
+
+
+def best(x: Array, y: Array) -> Positions:
+    """(...): the first of the candidates, ranks (m, n), with the largest correlation with each target, ranks (..., n).
+
+    Products of ranks are exact in float32 for fewer than 369 groups, so equal correlations tie. A candidate of
+    equal values is never the best.
+    """
+    size = np.linalg.norm(x, axis=-1).astype(np.float32)
+    rho = y.astype(np.float32) @ x.astype(np.float32).T
+    rho /= np.where(size == 0, 1, size)
+    rho[..., size == 0] = -math.inf
+    return rho.argmax(-1)

@@ -5,6 +5,7 @@ safetensors by name, and the Auto classes build it once this module is imported,
 
 Architecture (Mehta et al. 2024, arXiv 2404.14619): pre-norm blocks x + attn(norm(x)), then x + ffn(norm(x)); no biases;
 heads and feed-forward width grow with depth; grouped queries; RMSNorm on queries and keys; rotary positions; tied head.
+The loop over the blocks, masks, caches and the loss are those of transformers' Llama.
 Shapes below: B texts, S tokens, T tokens with those in the cache, d = head_dim.
 """
 
@@ -16,14 +17,10 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
-from transformers.utils import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers.models.llama import modeling_llama as llama
 
 
 def make_divisible(value: float, divisor: int) -> int:
@@ -72,12 +69,7 @@ class OpenELMConfig(PreTrainedConfig):
     num_kv_heads: list[int] | None = None
     num_gqa_groups: int = 1
     ffn_multipliers: float | list[float] = 4.0
-    ffn_with_glu: bool = True
     ffn_dim_divisor: int = 256
-    activation_fn_name: str = "swish"
-    normalization_layer_name: str = "rms_norm"
-    normalize_qk_projections: bool = True
-    share_input_output_layers: bool = True
     rope_freq_constant: float = 10000
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
@@ -94,8 +86,8 @@ class OpenELMConfig(PreTrainedConfig):
             self.num_kv_heads = [heads // self.num_gqa_groups for heads in self.num_query_heads]
         self.ffn_multipliers = per_layer(self.ffn_multipliers, layers)
         for field, value in BUILT.items():
-            if getattr(self, field) != value:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not supported, only {value!r}")
+            if (found := kwargs.setdefault(field, value)) != value:
+                raise ValueError(f"{field}={found!r} is not supported, only {value!r}")
         for field in ("num_query_heads", "num_kv_heads"):
             if len(getattr(self, field)) != layers:
                 raise ValueError(f"{field} lists {len(getattr(self, field))} layers of {layers}")
@@ -104,15 +96,6 @@ class OpenELMConfig(PreTrainedConfig):
     def ffn_width(self, layer: int) -> int:
         multiplier = per_layer(self.ffn_multipliers, self.num_transformer_layers)[layer]
         return make_divisible(self.model_dim * multiplier, self.ffn_dim_divisor)
-
-
-def rotary_angles(positions: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, each (B or 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over."""
-    # computed at each call: a buffer would be left uninitialised by loading through the meta device
-    even = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[..., None].float() * base ** (-even / head_dim)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
 
 
 class OutputProjection(nn.Linear):
@@ -128,22 +111,24 @@ class OpenELMAttention(nn.Module):
         self.num_key_value_groups = self.query_heads // self.kv_heads  # as attention functions call it
         heads = self.query_heads + 2 * self.kv_heads
         self.qkv_proj = nn.Linear(config.model_dim, heads * config.head_dim, bias=False)
-        self.q_norm = LlamaRMSNorm(config.head_dim)
-        self.k_norm = LlamaRMSNorm(config.head_dim)
+        self.q_norm = llama.LlamaRMSNorm(config.head_dim)
+        self.k_norm = llama.LlamaRMSNorm(config.head_dim)
         self.out_proj = OutputProjection(self.query_heads * config.head_dim, config.model_dim, bias=False)
 
-    def forward(self, x, mask, cos, sin, cache: Cache | None, **kwargs):
+    def forward(self, x, attention_mask, position_embeddings, past_key_values: Cache | None = None, **kwargs):
         batch, length, _ = x.shape
         heads = self.qkv_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         query, key, value = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
-        turned = apply_rotary_pos_emb(self.q_norm(query).float(), self.k_norm(key).float(), cos, sin)
-        query, key = turned[0].to(x.dtype), turned[1].to(x.dtype)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer)  # (B, G, T, d)
-        # create_causal_mask gives None where a plain causal mask (for one new token: none at all) is right
+        normed = self.q_norm(query).float(), self.k_norm(key).float()
+        query, key = (
+            turned.to(x.dtype) for turned in llama.apply_rotary_pos_emb(*normed, *position_embeddings)
+        )
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer)  # (B, G, T, d)
+        # the mask is None where a plain causal one (for one new token: none at all) is right
         named = self.config._attn_implementation
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(named, sdpa_attention_forward)
-        states, _ = attention(self, query, key, value, mask, **kwargs)
+        states, _ = attention(self, query, key, value, attention_mask, **kwargs)
         return self.out_proj(states.reshape(batch, length, -1))
 
 
@@ -162,13 +147,13 @@ class OpenELMFeedForward(nn.Module):
 class OpenELMBlock(GradientCheckpointingLayer):
     def __init__(self, config: OpenELMConfig, layer: int):
         super().__init__()
-        self.attn_norm = LlamaRMSNorm(config.model_dim)
+        self.attn_norm = llama.LlamaRMSNorm(config.model_dim)
         self.attn = OpenELMAttention(config, layer)
-        self.ffn_norm = LlamaRMSNorm(config.model_dim)
+        self.ffn_norm = llama.LlamaRMSNorm(config.model_dim)
         self.ffn = OpenELMFeedForward(config, layer)
 
-    def forward(self, x, mask, cos, sin, past_key_values: Cache | None = None, **kwargs):
-        x = x + self.attn(self.attn_norm(x), mask, cos, sin, past_key_values, **kwargs)
+    def forward(self, x, **kwargs):
+        x = x + self.attn(self.attn_norm(x), **kwargs)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -191,7 +176,7 @@ class OpenELMPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif isinstance(module, LlamaRMSNorm):
+        elif isinstance(module, llama.LlamaRMSNorm):
             init.ones_(module.weight)
 
 
@@ -202,26 +187,24 @@ class OpenELMModel(OpenELMPreTrainedModel):
         super().__init__(config)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.model_dim)
         self.layers = nn.ModuleList(OpenELMBlock(config, i) for i in range(config.num_transformer_layers))
-        self.norm = LlamaRMSNorm(config.model_dim)
+        self.norm = llama.LlamaRMSNorm(config.model_dim)
         self.post_init()
 
-    @capture_outputs
-    def forward(
-        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-        **kwargs,
-    ) -> BaseModelOutputWithPast:  # fmt: skip
-        """input_ids and attention_mask (B, S or T); a cache is filled where one is given, never made here."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        x = self.token_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
-        mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
-        cos, sin = rotary_angles(position_ids, self.config.head_dim, self.config.rope_freq_constant)
-        for block in self.layers:
-            x = block(x, mask, cos, sin, past_key_values=past_key_values, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+    forward = llama.LlamaModel.forward
+
+    @property
+    def embed_tokens(self) -> nn.Embedding:
+        return self.token_embeddings
+
+    def rotary_emb(
+        self, states: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin, each (B or 1, S, d) in float32, of position * base^(-2i/d), the d/2 angles twice over."""
+        # computed at each call: a buffer would be left uninitialised by loading through the meta device
+        d, base = self.config.head_dim, self.config.rope_freq_constant
+        even = torch.arange(0, d, 2, dtype=torch.float32, device=states.device)
+        angles = (position_ids[..., None].float() * base ** (-even / d)).repeat(1, 1, 2)
+        return angles.cos(), angles.sin()
 
 
 class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
@@ -232,19 +215,14 @@ class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
         self.transformer = OpenELMModel(config)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-        labels=None, logits_to_keep: int = 0, **kwargs,
-    ) -> CausalLMOutputWithPast:  # fmt: skip
-        """Logits (B, S or logits_to_keep, vocabulary), and the mean next-token loss if labels are given."""
-        given = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
-        outputs = self.transformer(*given, **kwargs)
-        states = outputs.last_hidden_state[:, -logits_to_keep:]  # of 0: all
-        logits = F.linear(states, self.transformer.token_embeddings.weight)
-        size = {"vocab_size": self.config.vocab_size}
-        loss = None if labels is None else self.loss_function(logits=logits, labels=labels, **size, **kwargs)
-        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
+    forward = llama.LlamaForCausalLM.forward
+
+    @property
+    def model(self) -> OpenELMModel:
+        return self.transformer
+
+    def lm_head(self, states: torch.Tensor) -> torch.Tensor:
+        return F.linear(states, self.transformer.token_embeddings.weight)
 
 
 def register() -> None:

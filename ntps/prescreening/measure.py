@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import sem, studentized_range
+from scipy.stats import sem, studentized_range, t
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -28,24 +28,36 @@ from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.passes import cache_splits
 from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
+from ntps.results.tables import HALF
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
 from ntps.scores.layer import Layer
+from ntps.scores.registry import CONDITIONED_SCORES
 from ntps.scores.subspaces import ORDERS
-from ntps.scores.table import LayerScores, add_error_bars, layer_row, subspace_scores
+from ntps.scores.table import LayerScores, add_error_bars, conditioned_rows, layer_row, subspace_scores
 from ntps.sources.yaml_files import config_folders
 from ntps.system import storage
 from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
 
-NULLS = {"ntps": ("p_value", "null_mean"), "retention": ("retention_p_value", "retention_null")}
+NULLS = {
+    "ntps": ("p_value", "null_mean"), "retention": ("retention_p_value", "retention_null"),
+    "conditioned_ntps": ("conditioned_p_value", "conditioned_null_mean"),
+}  # fmt: skip
 ROUNDING = 1e-9
 SPREAD = 9  # layers measured by default: moments of all cost a fifth of the forward pass
+ESTIMATED = (
+    "retention_corrected",
+    "retention_corrected_minus_pca",
+)  # with a 90 % interval, NAME_low to NAME_high
+# columns of K_sweep.py's tables under OUTPUT/conditioned (by cross-validation), OUTPUT/ntps and OUTPUT/scores
+OF_CONDITIONED = ("rtol", "prefix_rtol", *(score.name for score in CONDITIONED_SCORES))
 OF_SCORES = (
-    "kv ntps ntps_se chance null_mean null_std null_lift p_value retention retention_se retention_null "
-    "retention_adjusted retention_p_value heldout_retention n_over_d rank_unstable tie"
-).split()  # columns of K_sweep.py's tables under OUTPUT/ntps and OUTPUT/scores
-OF_PEERS = "h_score logme rankme".split()
+    "kv retention_corrected retention_corrected_se retention_corrected_pca retention_corrected_minus_pca "
+    "retention_corrected_minus_pca_se ntps ntps_se chance null_mean null_std null_lift p_value ntps_pca rotated_p_value "
+    "retention retention_se retention_null retention_adjusted retention_p_value heldout_retention n_over_d rank_unstable tie"
+).split()
+OF_LAYERS = "adjusted_r2 signal_share signal_p_value h_score logme rankme".split()
 OF_GAIN = "lora_gain lora_gain_low lora_gain_high lora_gain_note".split()
 Row = dict[str, Any]  # a model's columns in the CSV and the JSON; scores at its best layer, kv = d/10
 
@@ -79,22 +91,24 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     errors = squared_errors(layer.ridge, *states[1])
     guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
     scores = subspace_scores(layer, ORDERS[:1])
-    if parts := partition_files(train):
-        add_error_bars(scores.rows, layer, (part.averages(place, permuted=False) for part in parts))
-    peers, point = layer_row(layer), tenth(scores)
+    parts = partition_files(train)
+    tolerances = add_error_bars(scores.rows, layer, (part.averages(place, permuted=False) for part in parts))
+    conditioned = conditioned_rows(layer, tolerances[:1])[0] if tolerances else {}
+    whole, point = layer_row(layer), tenth(scores)
     row |= {
         "pooling": flags.pooling,
         "layer": best,
         "layers": last,
-        "heldout_skill": peers["ridge_test_skill"],
+        "heldout_skill": whole["ridge_test_skill"],
         "heldout_skill_se": ratio_error(errors, guesses),
-        "heldout_mse": peers["ridge_test_mse"],
+        "heldout_mse": whole["ridge_test_mse"],
         "gcv_skill": skills[best],
         "headroom": skills[best] - skills[last],
     }
     if not data.numeric:
         row |= accuracies(states[0], states[1], data.targets, flags.seed)
-    row |= {name: point[name] for name in OF_SCORES} | {name: peers[name] for name in OF_PEERS}
+    row |= estimates(point, len(parts)) | {name: conditioned.get(name, math.nan) for name in OF_CONDITIONED}
+    row |= {name: point[name] for name in OF_SCORES} | {name: whole[name] for name in OF_LAYERS}
     row |= {"n_train": train.text_count, "n_test": test.text_count, "shuffles": flags.label_permutations}
     row |= expected_gain(row, flags.gain)
     row |= {"warnings": warnings_of(row, train), "layer_skills": skills}
@@ -191,6 +205,17 @@ def tenth(scores: LayerScores) -> Row:
     return next(row for row in scores.rows if row["rule"] == "task_rank" and math.isnan(row["fraction"]))
 
 
+def estimates(point: Row, partitions: int) -> Row:
+    """Ends of 90 % intervals, score -+ t standard errors with partitions - 1 degrees of freedom, and why there is no score."""
+    ends = {"low": -t.isf(0.05, partitions - 1), "high": t.isf(0.05, partitions - 1)}
+    found = {
+        f"{name}_{end}": point[name] + reach * point[f"{name}_se"]
+        for name in ESTIMATED
+        for end, reach in ends.items()
+    }
+    return found | {"corrected_refusal": point["corrected_refusal"]}
+
+
 def expected_gain(row: Row, calibration: str | None) -> Row:
     """What LoRA would add to the probe's accuracy, with its interval, or NaN and why not.
 
@@ -220,18 +245,13 @@ def learns_nothing(row: Row) -> bool:
 
 
 def side_of(row: Row, score: str) -> str:
-    """Where ntps or retention lies: significantly (SMALL) above or below shuffled labels, among them; "" without any.
-
-    p = (1 + shuffles at or above it) / (1 + shuffles), so (1 + shuffles below it) / (1 + shuffles) is
-    1 - p + 1 / (1 + shuffles). Where all score the same, as with fewer texts than directions kept, p is 1 too: not below.
-    """
+    """Where a score lies: significantly (two-sided p up to SMALL) above or below shuffled labels, or among them; "" without."""
     p, null = (row[name] for name in NULLS[score])
-    if not row["shuffles"] or math.isnan(p):
+    if math.isnan(p):
         return ""
-    if p <= SMALL + ROUNDING:
-        return "above"
-    below = 1 - p + 1 / (row["shuffles"] + 1) <= SMALL + ROUNDING and row[score] < null - ROUNDING
-    return "below" if below else "among"
+    if p > SMALL + ROUNDING:
+        return "among"
+    return "above" if row[score] > null else "below"
 
 
 def warnings_of(row: Row, train: MomentsFile) -> list[str]:
@@ -240,11 +260,14 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
         "below": "significantly below the label-permutation null: the labels matter, but lie elsewhere",
         "among": "indistinguishable from the label-permutation null",
     }
-    sides = {"NTPS": where.get(side_of(row, "ntps")), "retention": where.get(side_of(row, "retention"))}
+    named = {"conditioned_ntps": "conditioned NTPS", "ntps": "NTPS", "retention": "retention"}
+    sides = {name: where.get(side_of(row, score)) for score, name in named.items()}
+    share = "" if math.isnan(row["signal_share"]) else f", signal share {row['signal_share']:.2f}"
     cut, note = train.record.get("texts_cut"), (train.record.get("model") or {}).get("note")
     found = {
-        f"{row['n_train']} texts for {train.width} dimensions: NTPS and retention describe this sample more than the task":
-            row["n_over_d"] < 1,
+        f"at this number of rows NTPS describes the sample: {row['n_train']} for {train.width} dimensions{share}":
+            row["n_over_d"] < 1 or not row["signal_share"] >= HALF,
+        f"no corrected retention: {row['corrected_refusal']}": row["corrected_refusal"],
         "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row),
         "without shuffled labels nothing shows what NTPS and retention owe to the labels": not row["shuffles"],
         **{f"{name} is {side}": side for name, side in sides.items()},

@@ -25,6 +25,17 @@ def number(value: float, error: float = math.nan, digits: int = 3) -> str:
     return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
+def between(row: Row, score: str) -> str:
+    """0.354 [0.312, 0.396], the 90 % interval where there is one, or a dash."""
+    low, high = row[f"{score}_low"], row[f"{score}_high"]
+    return number(row[score]) + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+
+
+def tested(row: Row, score: str, p_value: str) -> str:
+    """0.354 (p = 0.02), or a dash."""
+    return number(row[score]) + ("" if math.isnan(row[p_value]) else f" (p = {row[p_value]:.2g})")
+
+
 def percent(share: float, error: float = math.nan) -> str:
     return "–" if math.isnan(share) else f"{number(100 * share, 100 * error, 1)} %"
 
@@ -37,11 +48,13 @@ def gain(row: Row) -> str:
     return f"{points} points ({low} to {high})"
 
 
-TEMPLATES.globals |= {"number": number, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan}
+TEMPLATES.globals |= {
+    "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan,
+}  # fmt: skip
 
 
 def cells(row: Row) -> dict[str, str]:
-    """One model's line in the ranked table."""
+    """One model's line in the ranked table: what it is ranked by, and the recommended scores."""
     scored = {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
     if "accuracy" in row:
         scored = {"accuracy": percent(row["accuracy"], row["accuracy_se"])}
@@ -50,6 +63,16 @@ def cells(row: Row) -> dict[str, str]:
         "model": row["model"],
         "held-out skill": number(row["heldout_skill"], row["heldout_skill_se"]),
         **scored,
+        "corrected retention": between(row, "retention_corrected"),
+        "minus PCA": between(row, "retention_corrected_minus_pca"),
+        "conditioned NTPS lift": tested(row, "conditioned_lift", "conditioned_p_value"),
+    }
+
+
+def paper_cells(row: Row) -> dict[str, str]:
+    """One model's line in the second table: the scores as the paper has them, where they were taken, and the cost."""
+    return {
+        "model": row["model"],
         "best layer": f"{row['layer']} of {row['layers']}",
         "NTPS": number(row["ntps"], row["ntps_se"]),
         "NTPS null": number(row["null_mean"], row["null_std"]),
@@ -57,7 +80,7 @@ def cells(row: Row) -> dict[str, str]:
         "retention": number(row["retention"], row["retention_se"]),
         "retention null": number(row["retention_null"]),
         "retention p": number(row["retention_p_value"], digits=2),
-        "LoRA gain": gain(row),
+        "signal share": number(row["signal_share"], digits=2),
         "parameters": f"{row['parameters'] / 1e6:.3g} M",
         "forward": "–" if math.isnan(row["seconds"]) else f"{row['seconds']:.0f} s",
     }
@@ -98,6 +121,7 @@ def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], outp
         f"\n{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
         "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
+        f"\nThe scores as in the paper:\n\n{pd.DataFrame(map(paper_cells, rows)).to_string(index=False)}\n",
     ]
     print("\n".join(lines))
     for path, content in files.items():
@@ -112,5 +136,5 @@ def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str
     classes = sorted(zip(facts.get("classes", []), counts["train"], counts["test"]), key=lambda row: -row[1])
     return TEMPLATES.get_template("page.html").render(
         rows=rows, facts=facts, warnings=warnings, verdict=verdict(rows), table=[cells(row) for row in rows],
-        classes=classes, layers=layers, curves=curves,
+        papers=[paper_cells(row) for row in rows], classes=classes, layers=layers, curves=curves,
     )  # fmt: skip

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from ntps.prescreening.curve_panel import LINES, STYLE, curve_panel
+from ntps.prescreening.curve_panel import STYLE, corrected_curves, curve_panel, legend_of
 from ntps.prescreening.measure import Measured, tenth
 
 
@@ -32,16 +32,15 @@ def layers_picture(ranked: Sequence[Measured]) -> Figure:
 
 
 def curves_picture(one: Measured) -> Figure:
-    """NTPS, retention, shuffled labels and chance over the share of directions kept, at a model's best layer."""
-    scores, layer = one.scores, one.row["layer"]
+    """Scores, shuffled labels and chance over the share of directions kept, at a model's best layer."""
+    scores, layer, corrected = one.scores, one.row["layer"], corrected_curves(pd.DataFrame(one.scores.rows))
     curves = {name: getattr(scores, name).cpu().numpy()[None] for name in ("ntps", "retention", "null")}
     figure = Figure(figsize=(3.8, 2.9))
     axes = figure.add_subplot()
-    curve_panel(axes, curves | {"layers": np.array([layer])}, tenth(scores) | {"layer": layer})
+    curve_panel(axes, curves | {"layers": np.array([layer])}, tenth(scores) | {"layer": layer}, corrected)
     axes.set_title(f"{one.row['model']}, layer {layer}", parse_math=False)
     axes.set(xlabel="kv / d: share of the directions kept", ylabel="score")
-    handles = [Line2D([], [], **(style | {"markevery": None})) for style in LINES.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=legend_of(not corrected.empty), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -33,6 +33,7 @@ DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
 TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
 METHODS = tuple(method.name for method in registry.METHODS)
+HALF = 0.5  # the signal share below which NTPS describes the sample
 COVARIATES = {
     "classes": "number of classes",
     "majority": "share of the largest class among the train rows",
@@ -46,7 +47,7 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
 
     UserError for one that is cut short or not a table, or lacks a column that is needed.
     """
-    tables = [pd.DataFrame(columns=[*PAIR, *needed])]
+    tables = [pd.DataFrame(columns=list(dict.fromkeys([*PAIR, *needed])))]
     for path in sorted((Path(folder) / kind).glob("*/*.csv")):
         tables.append(read_table(path, needed).assign(model=path.parent.name, dataset=path.stem))
     return pd.concat(tables[1:] or tables, ignore_index=True)
@@ -67,8 +68,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
-def load_scores(folder: str | Path) -> pd.DataFrame:
-    """Every score of every pair: model, dataset, layer, order, rule, fraction, kv, score, value.
+def load_scores(folder: str | Path, columns: Sequence[str] = tuple(DIRECTION)) -> pd.DataFrame:
+    """Every score of every pair (or other columns of their tables): model, dataset, layer, order, rule, fraction, kv, score, value.
 
     Scores of a whole layer (OUTPUT/scores) have no order, rule, fraction and kv. UserError if FOLDER has no scores.
     """
@@ -80,9 +81,9 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
         order="descending", rule="task_rank", fraction=math.nan
     )
     parts = []
-    for table in (subspace, layer, chosen):
+    for table in (subspace, layer, *([chosen] if len(chosen) else [])):
         point = [name for name in PAIR + POINT if name in table]
-        names = [name for name in DIRECTION if name in table]
+        names = [name for name in columns if name in table]
         parts.append(table[point + names].melt(point, names, "score", "value"))
     long = pd.concat([part.astype({"score": "str"}) for part in parts], ignore_index=True)
     return long.reindex(columns=[*PAIR, *POINT, "score", "value"])
@@ -160,29 +161,15 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
 
     A warning where tables of the pair are of other limits or classes than the first: its row is of several runs.
     """
-    files = {
-        kind: folder / kind / model / f"{dataset}.json"
-        for kind in ("ntps", *(f"accuracy/{m}" for m in METHODS))
-    }
+    kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
+    files = {kind: folder / kind / model / f"{dataset}.json" for kind in kinds}
     about = {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
-    runs: dict[str, dict[str, Any]] = {}
-    for kind in about:
-        identity = about[kind]["identity"]
-        train = identity.get("train", identity)
-        if data := train.get("data"):
-            run = {
-                "limit": train.get("limit"),
-                "max_length": train.get("max_length"),
-                "classes": data.get("classes"),
-            }
-            runs[kind] = run
-            first, known = next(iter(runs.items()))
-            if unlike := [name for name in run if run[name] != known[name]]:
-                warnings.warn(
-                    f"{model} x {dataset}: {kind} is of another run than {first} ({', '.join(unlike)}); values of "
-                    "both are set side by side",
-                    stacklevel=2,
-                )
+    runs = {kind: run for kind, found in about.items() if (run := run_of(found["identity"]))}
+    for kind, run in runs.items():
+        first, known = next(iter(runs.items()))
+        if unlike := ", ".join(name for name in run if run[name] != known[name]):
+            said = f"{kind} is of another run than {first} ({unlike}); values of both are set side by side"
+            warnings.warn(f"{model} x {dataset}: {said}", stacklevel=2)
     classes = runs.get("ntps", {}).get("classes")
     record = about.get("ntps", {}).get("record", {}).get("moments", {})
     counts, rows = record.get("class_counts"), record.get("texts")
@@ -193,6 +180,13 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
         "majority": max(counts) / sum(counts) if counts and classes and len(classes) > 1 else math.nan,
         "numeric": classes == [],
     }
+
+
+def run_of(identity: dict[str, Any]) -> dict[str, Any]:
+    """What tables that are set side by side must share; nothing where it is not recorded (published values)."""
+    train = identity.get("train", identity)
+    data = train.get("data")
+    return {name: (train | data).get(name) for name in ("limit", "max_length", "classes")} if data else {}
 
 
 def source_of(data: dict[str, Any]) -> str | None:
@@ -247,9 +241,8 @@ def best_rows(folder: str | Path) -> pd.DataFrame:
 
 def best_layer(folder: str | Path, model: str, dataset: str) -> int | None:
     """K_sweep.py's best layer of one pair, None where there is none."""
-    best = best_rows(folder)
-    layers = best[(best["model"] == model) & (best["dataset"] == dataset)]["layer"]
-    return int(layers.iloc[0]) if len(layers) else None
+    best = best_rows(folder).set_index(PAIR)["layer"]
+    return int(best[model, dataset]) if (model, dataset) in best else None
 
 
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:

@@ -1,7 +1,5 @@
 """The table of a pair's words: their places on the two leading directions of U and of V (figure 1 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the scripts share: flags from a typed `main`, the loop over pairs, and how errors are shown."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import inspect
@@ -52,12 +50,17 @@ def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
 
 
 def documented(source: Any) -> dict[str, str]:
-    """Descriptions of the flags from the Args section of a function's docstring, or of a class's and its bases'."""
+    """Help of the flags: from the Args of docstrings, and from the fields of a class and its bases."""
     from docstring_parser import parse
 
-    owners = reversed(inspect.getmro(source)) if inspect.isclass(source) else [source]
-    parsed = (parse(inspect.cleandoc(owner.__doc__ or "")) for owner in owners if owner is not object)
-    return {entry.arg_name: entry.description or "" for found in parsed for entry in found.params}
+    texts: dict[str, str] = {}
+    for owner in reversed(inspect.getmro(source)[:-1]) if inspect.isclass(source) else [source]:
+        texts |= {
+            entry.arg_name: entry.description or "" for entry in parse(inspect.getdoc(owner) or "").params
+        }
+        own = getattr(owner, "__dataclass_fields__", {}).values()
+        texts |= {field.name: field.metadata["help"] for field in own if field.metadata}
+    return texts
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:

@@ -1,7 +1,5 @@
 """What the user sees while we work: lines, progress bars in meaningful units, and quiet libraries."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

@@ -1,7 +1,5 @@
 """One result of a pair: its files, and beside them the provenance that says they are whole and what they are of."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

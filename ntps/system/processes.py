@@ -4,8 +4,6 @@ One rule: an error in one process ends the launch, and the same command goes on 
 process that fails says why; to the others it is gone, which ends them at their next exchange.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

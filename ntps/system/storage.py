@@ -1,7 +1,5 @@
 """Files: safetensors with provenance in their header, written whole or not at all, and checked on reading."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

@@ -1,7 +1,5 @@
 """Work on several layers at a time, on the threads that torch has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
