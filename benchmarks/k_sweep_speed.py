@@ -134,7 +134,8 @@ def path_cost(d: int, repeats: int) -> None:
     """Print what the path over tolerances adds to one layer, with 20 and with 200 permutations."""
     torch.set_num_threads(1)
     train, test = synthetic_moments(d), replace(synthetic_moments(d, seed=1), label_moment_permuted=None)
-    grid = [Tolerances(*both) for both in itertools.product(Scoring(models=[], datasets=[]).rtols, repeat=2)]
+    rtols = Scoring(models=[], datasets=[]).rtols
+    grid = [Tolerances(*both) for both in itertools.product(rtols, rtols)]
     noise = torch.randn(200, *train.mean_label_moment.shape, dtype=torch.float64) / 100
     for moments in (train, replace(train, label_moment_permuted=train.mean_label_moment + noise)):
 
