@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm, spearmanr, t
+from torch import Tensor
 
 from ntps.evaluation import known_truth as known
 from ntps.scores.conditioning import Tolerances, chosen, fold_errors, path
@@ -17,6 +18,7 @@ from ntps.scores.error_bars import jackknife_error
 from ntps.scores.label_signal import LabelSignal, residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
+from ntps.scores.linear_algebra import RANK_RTOL, Nested, head
 from ntps.scores.permutation_null import above
 
 PARTITIONS, PERMUTATIONS = 10, 20
@@ -95,6 +97,9 @@ def subspace_estimates(
     for name in a:
         own = a["retention_corrected" if name == "retention_adjusted" else name]  # the latter has no limit
         yield Estimate(name, own, b[name], error if name == "retention_corrected" else math.nan)
+    if cell.directions == "drawn":
+        own = of_directions(truth, sample.auto.vectors[:, :k])
+        yield Estimate("retention_corrected, of the V estimated", own, b["retention_corrected"], error)
     if signal.noise_moment is not None:
         yield Estimate(
             "retention_corrected_unequal", a["retention_corrected"], at(sample, "corrected_unequal")
@@ -106,6 +111,14 @@ def subspace_estimates(
 
 def at(layer: Layer, curve: str) -> float:
     return float(getattr(layer.orders["descending"], curve)[layer.tenth - 1])
+
+
+def of_directions(truth: Layer, V: Tensor) -> float:
+    """Corrected retention of directions V (d, k) in the population."""
+    signal = truth.label_signal
+    assert signal is not None
+    energies = Nested(signal.white.F @ V).energies(signal.T).sum(1)
+    return float(signal.retained(head(energies, V.shape[1]))[-1])
 
 
 def score_values(layer: Layer) -> dict[str, float]:
@@ -148,7 +161,8 @@ def jackknifed(truth: Layer, sample: Layer, rests: list[Layer]) -> Iterator[Esti
 
 def conditioned(truth: Layer, sample: Layer, folds: tuple[Tolerances, Tolerances]) -> Iterator[Estimate]:
     """NTPS and its lift at tolerances chosen by cross-validation and at fixed ones; the truth is at the same tolerances."""
-    wanted = [*folds, *(Tolerances(tau, tau, f"{tau:.0e}") for tau in TOLERANCES)]
+    of_mean = Tolerances(folds[0].rtol, RANK_RTOL, "cv of M alone")
+    wanted = [*folds, of_mean, *(Tolerances(tau, tau, f"{tau:.0e}") for tau in TOLERANCES)]
     for own, found in zip(*(path(layer, wanted, layer.tenth) for layer in (truth, sample)), strict=True):
         choice = own.tolerances.choice
         yield Estimate(f"conditioned_ntps {choice}", own.ntps, found.ntps)

@@ -1,41 +1,63 @@
 """docs/estimators.md: what each score says of a population whose value is known, by simulation.
 
     python -m report.estimators --moments results/mine/moments/smollm2-135m/trec6/train.safetensors   # goes on where it stopped
-    python -m report.estimators                                                            # the page and picture, from the table
+    python -m report.estimators                                              # the page and its picture, from the table
 
-The states are those of a cached layer (ntps/evaluation/known_truth.py has the model); finished cells are appended to the table.
+The states are those of a cached layer (ntps/evaluation/known_truth.py has the model); finished cells are appended to the table,
+so that a longer run is one with --trials 4 and another --docs.
 """
 
 import math
+import re
 import sys
 import zlib
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fig_plot.figures import save
 from ntps.errors import UserError
 from ntps.moments.file import MomentsFile
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.system import console, storage
-from report.estimator_trials import PARTITIONS, Cell, judged, trial
+from report.estimator_trials import PARTITIONS, TOLERANCES, Cell, judged, trial
+from report.estimators_figure import estimators_figure
 
-MAIN = (6, 0.3)  # classes and R2
-KINDS = ((1, 0.3), (2, 0.6), (1, 0.1), (6, 0.1), (1, 0.6))
-CELLS = {
-    **{Cell(ratio, *MAIN): 40 for ratio in (2, 8, 32)},
-    **{
-        Cell(ratio, *MAIN, "drawn", partitions=PARTITIONS): count
-        for ratio, count in ((8, 40), (2, 24), (32, 24))
-    },
-    **{Cell(ratio, *MAIN): 40 for ratio in (1.25, 4, 16, 64)},
-    **{Cell(ratio, *kind): 30 for kind in KINDS for ratio in (2, 8, 32)},
-    **{Cell(ratio, *MAIN, freedom=5.0): 24 for ratio in (2, 8, 32)},
-    **{Cell(ratio, *MAIN, partitions=PARTITIONS): 24 for ratio in (2, 8, 32)},
-}  # and how many populations, with a sample each
-KEYS = list(asdict(Cell(1, 1, 1)))
+TEMPLATE = Path(__file__).with_name("estimators.template.md")
+BARS = (
+    2,
+    8,
+    32,
+)  # n / d at which corrected retention is to be within .02 (bias), .06 (RMSE), 85 to 95 % (coverage)
+RATIOS = (1.25, 2, 4, 8, 16, 32, 64)
+MAIN = Cell(8, 6, 0.3)
+DRAWN, HEAVY, JACKKNIFED = (
+    replace(MAIN, **change)
+    for change in (
+        {"directions": "drawn", "partitions": PARTITIONS},
+        {"freedom": 5.0},
+        {"partitions": PARTITIONS},
+    )
+)
+KINDS = [replace(MAIN, targets=C, r2=r2) for C, r2 in ((1, 0.3), (2, 0.6), (1, 0.1), (6, 0.1), (1, 0.6))]
+SHOWN = {
+    "ntps": "NTPS", "null_lift": "NTPS above its null", "retention": "retention",
+    "retention_adjusted": "retention above its null", "retention_corrected": "corrected retention",
+    "retention_corrected_pca": "corrected retention, PCA", "retention_corrected_minus_pca": "their difference",
+    "signal_share": "signal share",
+}  # fmt: skip
+
+
+def cells() -> dict[Cell, int]:
+    """What is simulated, the most wanted first, and how many populations with a sample each."""
+    counts = {replace(MAIN, ratio=ratio): 100 for ratio in BARS}
+    counts |= {replace(DRAWN, ratio=ratio): count for ratio, count in ((8, 40), (2, 24), (32, 24))}
+    counts |= {replace(MAIN, ratio=ratio): 40 for ratio in RATIOS if ratio not in BARS}
+    return counts | {replace(kind, ratio=ratio): 30 for kind in (JACKKNIFED, *KINDS, HEAVY) for ratio in BARS}
 
 
 def main(moments: str | None = None, layer: int = 16, trials: float = 1.0, docs: str = "docs") -> int:
@@ -47,25 +69,156 @@ def main(moments: str | None = None, layer: int = 16, trials: float = 1.0, docs:
         trials: a share of the usual number
         docs: where estimators.csv, estimators.md and estimators.png go
     """
-    table = Path(docs) / "estimators.csv"
+    path = Path(docs) / "estimators.csv"
     if moments is not None:
         file = MomentsFile(Path(moments))
         if layer not in file.layers:
             raise UserError(f"{moments} has layers {file.layers}: give one of them as --layer")
-        simulate(Layer(file.averages(file.layers.index(layer), permuted=False)), table, trials)
+        simulate(Layer(file.averages(file.layers.index(layer), permuted=False)), path, trials)
+    if not path.exists():
+        raise UserError(f"{path} is not there: give --moments")
+    table = pd.read_csv(path)
+    storage.write_text(path.with_suffix(".md"), page(table))
+    (picture,) = save(estimators_figure(table), path.with_suffix(""), ["png"])
+    print(f"wrote {path.with_suffix('.md')} and {picture}")
     return 0
 
 
-def simulate(base: Layer, table: Path, share: float) -> None:
+def simulate(base: Layer, path: Path, share: float) -> None:
     """Append every cell that the table lacks."""
-    done = set(pd.read_csv(table)[KEYS].itertuples(index=False, name=None)) if table.exists() else set()
-    for cell, count in CELLS.items():
-        if (key := tuple(asdict(cell).values())) not in done:
-            rng = np.random.default_rng(zlib.crc32(repr(key).encode()))
-            rows = judged(cell, [trial(base, cell, rng) for _ in range(max(3, math.ceil(count * share)))])
-            old = pd.read_csv(table) if table.exists() else None
-            storage.write_text(table, pd.concat([old, rows]).to_csv(index=False, float_format="%.4g"))
-            console.say(f"{cell}: done")
+    for cell, count in cells().items():
+        old = pd.read_csv(path) if path.exists() else None
+        if old is not None and len(of_cell(old, cell)):
+            continue
+        rng = np.random.default_rng(zlib.crc32(repr(tuple(asdict(cell).values())).encode()))
+        rows = judged(cell, [trial(base, cell, rng) for _ in range(max(3, math.ceil(count * share)))])
+        storage.write_text(path, pd.concat([old, rows]).to_csv(index=False, float_format="%.4g"))
+        console.say(f"{cell}: done")
+
+
+def of_cell(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    return table[
+        np.logical_and.reduce([table[name] == value for name, value in asdict(cell).items()])
+    ].set_index("estimator")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def page(table: pd.DataFrame) -> str:
+    facts = {
+        "samples": f"{table.drop_duplicates(list(asdict(MAIN)))['trials'].sum()}",
+        "retention": retention_table(table),
+        "verdict": verdict(table),
+        "estimators": estimator_table(table),
+        "conditioned": conditioned_table(table),
+    }
+    text = TEMPLATE.read_text(encoding="utf-8")
+    return re.sub(
+        r"\{\{(.+?)\}\}", lambda match: facts.get(match[1]) or number(table, *match[1].split("|")), text
+    )
+
+
+def number(table: pd.DataFrame, cell: str, ratio: str, estimator: str, column: str) -> str:
+    kind = {"known": MAIN, "drawn": DRAWN, "jackknife": JACKKNIFED}[cell]
+    return numbers(of_cell(table, replace(kind, ratio=float(ratio))), estimator, column)
+
+
+def numbers(rows: pd.DataFrame, estimator: str, *columns: str) -> str:
+    """bias +.001, coverage 90 %, other columns .01; "-" where there is none."""
+    if estimator not in rows.index or rows.loc[estimator, list(columns)].isna().any():
+        return "-"
+    shown = {"bias": "{:+.3f}", "rmse": "{:.3f}", "coverage": "{:.0%}"}
+    text = " / ".join(shown.get(name, "{:.2f}").format(rows.loc[estimator, name]) for name in columns)
+    return text.replace("-", "−").replace("%", " %")
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [*map(list, [head]), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def named(cell: Cell) -> str:
+    labels = "a number" if cell.targets == 1 else f"{cell.targets} classes"
+    rest = "; V estimated" * (cell.directions == "drawn") + "; t states" * (cell.freedom < math.inf)
+    return f"{labels}, R2 {cell.r2:.1f}{rest}"
+
+
+def retention_table(table: pd.DataFrame) -> str:
+    """Bias, RMSE and coverage of corrected retention, by what the labels are and n / d."""
+    name, columns = "retention_corrected", ("bias", "rmse", "coverage")
+    lines = [(named(cell), cell, name) for cell in (MAIN, *KINDS, HEAVY)]
+    lines.append((f"{named(HEAVY)}, unequal variance", HEAVY, f"{name}_unequal"))
+    lines += [(f"{named(MAIN)}; jackknife", JACKKNIFED, f"{name}, jackknife"), (named(DRAWN), DRAWN, name)]
+    lines.append((f"{named(MAIN)}; of the V estimated", DRAWN, f"{name}, of the V estimated"))
+    return markdown(
+        ["bias / RMSE / coverage", *(f"n/d = {ratio}" for ratio in BARS)],
+        (
+            [
+                label,
+                *(
+                    numbers(
+                        of_cell(table, replace(cell, ratio=ratio)),
+                        one,
+                        *(columns[: 2 if one.endswith("unequal") else 3]),
+                    )
+                    for ratio in BARS
+                ),
+            ]
+            for label, cell, one in lines
+        ),
+    )
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Which of the cells with known V and normal states are within the bars."""
+    held, missed = [], []
+    for cell in (MAIN, *KINDS):
+        for ratio in BARS:
+            rows = of_cell(table, replace(cell, ratio=ratio))
+            if len(rows):
+                bias, rmse = rows.loc["retention_corrected", ["bias", "rmse"]]
+                (held if abs(bias) <= 0.02 and rmse <= 0.06 else missed).append(
+                    f"{named(cell)}, n/d = {ratio}"
+                )
+    text = f"Bias within .02 and RMSE within .06: {len(held)} of {len(held) + len(missed)} cells with V known"
+    return f"{text}; not {'; '.join(missed)}." if missed else f"{text}."
+
+
+def estimator_table(table: pd.DataFrame) -> str:
+    found = {ratio: of_cell(table, replace(MAIN, ratio=ratio)) for ratio in RATIOS}
+    found = {ratio: rows for ratio, rows in found.items() if len(rows)}
+    return markdown(
+        ["n/d", *(f"{ratio:g}" for ratio in found)],
+        (
+            [label, *(numbers(rows, name, "bias", "rmse", "rank") for rows in found.values())]
+            for name, label in SHOWN.items()
+        ),
+    )
+
+
+def conditioned_table(table: pd.DataFrame) -> str:
+    found = {ratio: of_cell(table, replace(DRAWN, ratio=ratio)) for ratio in BARS}
+    found = {ratio: rows for ratio, rows in found.items() if len(rows)}
+    lines = [("NTPS, tolerance 1e-12 (the paper's)", "ntps")]
+    for choice in ("cv", "cv_1se", "cv of M alone", *(f"{tau:.0e}" for tau in TOLERANCES[1:])):
+        lines += [
+            (f"conditioned NTPS, {choice}", f"conditioned_ntps {choice}"),
+            (f"its lift, {choice}", f"conditioned_lift {choice}"),
+        ]
+        if choice.startswith("cv"):
+            lines.append(
+                (f"its permutation null alone, {choice} (knows no labels)", f"conditioned_null {choice}")
+            )
+    lines += [("corrected retention", "retention_corrected")]
+    return markdown(
+        ["own value / NTPS", *(f"n/d = {ratio}" for ratio in found)],
+        (
+            [label, *(numbers(rows, name, "rank", "rank_ntps") for rows in found.values())]
+            for label, name in lines
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Populations of known scores against explicit matrices, their samples against explicit rows; intervals by simulation."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -201,13 +202,20 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     (file,) = (tmp_path / "out").glob("moments/*/*/train.safetensors")
     command = ["--moments", str(file), "--layer", "1", "--docs", str(tmp_path), "--trials", "0.1"]
     first, second = Cell(4, 1, 0.6), Cell(8, 1, 0.6)
-    monkeypatch.setattr(estimators, "CELLS", {first: 30})
+    monkeypatch.setattr(estimators, "cells", lambda: {first: 30})
     assert cli.run(estimators.main, command) == 0
     one = pd.read_csv(tmp_path / "estimators.csv")
-    monkeypatch.setattr(estimators, "CELLS", {first: 30, second: 30})
+    monkeypatch.setattr(estimators, "cells", lambda: {first: 30, second: 30})
     assert cli.run(estimators.main, command) == 0
     both = pd.read_csv(tmp_path / "estimators.csv")
     pd.testing.assert_frame_equal(both[: len(one)], one)
     assert set(both["ratio"]) == {4, 8} and len(both) == 2 * len(one)
+    assert (tmp_path / "estimators.png").exists() and "| - |" in (tmp_path / "estimators.md").read_text()
     assert cli.run(estimators.main, [*command[:3], "9"]) == 1
     assert "give one of them as --layer" in capsys.readouterr().err
+
+
+def test_the_page_is_what_the_table_says():
+    docs = Path(estimators.__file__).parent.parent / "docs"
+    table = pd.read_csv(docs / "estimators.csv")
+    assert (docs / "estimators.md").read_text(encoding="utf-8") == estimators.page(table)
