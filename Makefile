@@ -1,4 +1,4 @@
-# make demo | mini | report | readme | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | report | readme | paper | figures | prefetch | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -28,7 +28,14 @@ AS_RELEASED := --order released --rule fraction --targets probe_accuracy probe_m
 EXPERIMENT ?= paper
 RESULTS ?= results
 
-.PHONY: demo mini report readme figures prefetch test check clean
+# make paper: the grid of an experiment file, GRID the folder of its results
+GRID ?= results/$(EXPERIMENT)
+GRID_FILE := --config configs/experiments/$(EXPERIMENT).yaml
+PLANNED := cache linear_training lora_finetuning from_scratch
+SCRIPTS := cache K_sweep linear_sklearn linear_training lora_finetuning from_scratch alignment_vis
+OFFLINE := HF_HUB_OFFLINE=1 $(PY)
+
+.PHONY: demo mini report readme paper figures prefetch test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
@@ -73,6 +80,19 @@ report: $(READY)
 # what README.md says that commands print
 readme: $(READY)
 	$(PY) -m report.readme
+
+# disk and hours first, on this device, and on a terminal a question; what is there is not done again
+paper: $(READY)
+	@for script in $(PLANNED); do \
+		printf '%s.py: ' $$script; $(PY) $$script.py $(GRID_FILE) --output $(GRID) --plan | tail -n 1; \
+	done
+	@echo 'This and the downloads of models and texts is what it takes; --plan of each script says more.'
+	@if [ -t 0 ]; then printf 'Go on? [y/N] '; read answer; [ "$$answer" = y ]; fi
+	$(PY) -m ntps.pin $(GRID_FILE)
+	$(PY) -m ntps.prefetch $(GRID_FILE)
+	for script in $(PLANNED); do $(OFFLINE) $$script.py $(GRID_FILE) --output $(GRID) --plan || exit 1; done
+	for script in $(SCRIPTS); do $(OFFLINE) $$script.py $(GRID_FILE) --output $(GRID) || exit 1; done
+	$(PY) -m fig_plot.render $(GRID)
 
 figures: $(READY)
 	$(PY) -m fig_plot.render $(RESULTS)

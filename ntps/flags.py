@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 from ntps.errors import UserError
 
-SMALL = 0.05  # a score with a p-value up to this is significantly above the label-permutation null
+SMALL = 0.05  # a score with a p-value up to this is significant beside the label-permutation null
 
 
 class Rule(NamedTuple):
@@ -31,8 +31,8 @@ OptionalCount = Annotated[int | None, ONE_OR_MORE]
 Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
-NO_P = f"with fewer no p-value can reach {SMALL}"  # the least of R permutations is 1 / (1 + R)
-ENOUGH = Rule(f"0 or at least 19; {NO_P}", lambda value: value == 0 or value >= 19)
+NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
+ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
 
 
 def numbers(tolerances: str | float) -> list[float]:
@@ -149,7 +149,7 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = None
     layers: str = "all"
-    label_permutations: Natural = 20
+    label_permutations: Natural = 200
     partitions: Count = 1
     shard: str | None = None
     prefix_moments: Annotated[str, one_of("train", "all")] = "train"
@@ -335,8 +335,8 @@ class Columns:
         label: column of the labels
         target: classes, or numeric: the label is a number to predict
         encoding: of the file, such as cp1252 (default: utf-8, or what its mark says)
-        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as its header has it)
-        normalise_labels: labels that differ in writing alone are one class: TRUE and true, 1.0 and 1
+        delimiter: of its columns: comma, semicolon, tab, pipe or a character (default: as the columns stand in its header)
+        normalise_labels: labels that differ in writing alone are one class: Yes and yes (1.0 and 1, TRUE and true: always)
     """
 
     text: str = "text"
@@ -370,7 +370,7 @@ class Prescreening(Forward, Columns):
         limit: rows per split, the first of one seeded permutation
         tokens_per_batch: as for cache.py
         layers: spread (nine from the embeddings to the last), all, or a list such as 0,8,16
-        label_permutations: permuted copies of the labels, for the p-values: 19 or more, or 0 for none
+        label_permutations: permuted copies of the labels, for the p-values: 39 or more, or 0 for none
         partitions: of the train rows, for the error bars of NTPS and retention
         gain: calibration file of python -m ntps.gain, for the expected LoRA gain (default: the one that is shipped)
         seed: of the limit's permutation and of the label permutations
@@ -384,7 +384,7 @@ class Prescreening(Forward, Columns):
     limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = 2000
     tokens_per_batch: OptionalCount = None
     layers: str = "spread"
-    label_permutations: Annotated[int, ENOUGH] = 20
+    label_permutations: Annotated[int, ENOUGH] = 200
     partitions: Count = 5
     gain: str | None = None
     seed: Natural = 42

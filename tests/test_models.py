@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,6 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from ntps.accuracies.lora import target_modules
 from ntps.errors import UserError
 from ntps.models import files, gguf
 from ntps.models.description import output_name, resolve_model
@@ -31,10 +33,13 @@ from ntps.models.loading import (
     pick_device,
     pick_dtype,
     tokenizer_facts,
+    tokenizer_of_file,
 )
+from ntps.moments.encoder import Encoder, difference
 from ntps.moments.source import Source
 from ntps.sources import hub as hub_module
 from ntps.sources.yaml_files import config_names
+from tests.test_encoding import hidden_states, states_of
 from tests.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -827,3 +832,46 @@ def test_the_converted_folder_holds_what_the_gguf_holds(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for text in ("The capital of France is", "naïve café 12345 \n\t x", "<|im_start|>user"):
         assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(folder)(text).input_ids
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_gemma_goes_on_as_it_should_and_its_states_are_those_of_transformers():
+    spec = resolve_model("gemma3-270m")
+    try:
+        folder = files.source_folder(spec.source)
+    except UserError as error:  # its licence is not accepted here
+        pytest.skip(str(error))
+    assert {"GEMMA_TERMS.html", "NOTICE.md"} <= {path.name for path in folder.iterdir()}
+    tokenizer = load_tokenizer(spec)
+    facts = tokenizer_facts(tokenizer)
+    assert (facts["vocabulary"], facts["max_length"]) == (262144, 32768)
+    assert facts["added_to_every_text"] == ["<bos>"] and tokenizer.padding_side == "right"
+    assert facts["put_right"] == ["padding_side was left", "model_max_length was 1e+30"]
+    padded = tokenizer(["a river", "a boat on the river"], padding=True)
+    assert padded.input_ids[0][0] == 2 and all(mask[0] for mask in padded.attention_mask)
+    some = ["a  b\n\nc", "naïve café 12345 \n\t x", "日本語"]
+    assert tokenizer_of_file(spec, tokenizer, some) is tokenizer
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=FLOAT).eval()
+    for text, goes_on, loss in (
+        ("The capital of France is", " the capital of the country of France. It is the largest", "3.99"),
+        ("Once upon a time, there was a", " little girl named Lily. She was a very smart girl,", "1.84"),
+    ):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            assert f"{whole(ids, labels=ids).loss:.2f}" == loss
+            new = whole.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert tokenizer.decode(new) == goes_on
+    model = load_model(spec, FLOAT, "cpu")
+    assert sum(p.numel() for p in model.parameters()) == 268_098_176
+    assert len(target_modules(model, spec.lora_targets, 0)) == 3 * 18
+    encoder = Encoder(model)
+    assert encoder.packs == 512  # the window of 15 of its 18 blocks
+    words = "the river and the boat and the bread " * 100
+    texts = [np.array(tokenizer(words[:length]).input_ids) for length in (2900, 900, 60, 20)]
+    assert len(texts[0]) > 512 > len(texts[1])
+    for ids, states in zip(texts, states_of(encoder, texts), strict=True):
+        own = hidden_states(whole, ids)
+        assert all(difference(*pair) < 1e-5 for pair in zip(states, own, strict=True))
+        embedded = 640**0.5 * model.embed_tokens.weight[torch.from_numpy(ids)]
+        assert difference(states[0], embedded) < 1e-6  # what enters the first block

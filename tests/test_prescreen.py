@@ -205,7 +205,7 @@ def test_cells_as_people_write_them(tmp_path):
     body = "review,stars\n" + "".join(f"{text},{label}\n" for text, label in rows)
     for content in (body.encode("utf-8-sig"), body.encode(), body.replace("\n", "\r\n").encode()):
         data = described(tmp_path, content, test=body)
-        assert data.classes == ["01", "1", "1.0", "NA"]
+        assert data.classes == ["01", "1", "NA"] and data.provenance["merged_labels"] == {"1": ["1", "1.0"]}
         texts = [re.sub(r"[\r\n]+", "\n", text) for text in data.splits["train"].texts]
         assert texts[:3] == ['she said "no", twice', "two\nlines\nand three", "naïve 漢字 😀"]
         dropped = data.provenance["dropped"]  # of both files
@@ -253,8 +253,8 @@ def test_faults_of_the_flags(tmp_path, capsys):
         (["--target", "numeric"], "--target: only together with --train"),
         (["--target", "number"], "--target number: must be classes or numeric"),
         (["--limit", "1"], "--limit 1: must be at least 2"),
-        (["--label_permutations", "18"], "--label_permutations 18: must be 0 or at least 19"),
-        (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 19"),
+        (["--label_permutations", "38"], "--label_permutations 38: must be 0 or at least 39"),
+        (["--label_permutations", "-1"], "--label_permutations -1: must be 0 or at least 39"),
     ):
         assert cli.run(prescreen.main, [*flags, "--output", str(tmp_path / "out")]) == 1
         assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

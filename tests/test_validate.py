@@ -119,7 +119,7 @@ def test_the_files_in_docs_extending_are_valid(check, tmp_path, monkeypatch):
         code, lines, error = check(block)
         assert code == 0, error
         kinds.append(next(iter(lines)))
-    assert kinds == ["data set", "data set", "model", "model", "experiment"]
+    assert kinds == ["data set", "data set", "model", "model", "model", "experiment"]
 
 
 def test_a_folder_beside_the_yaml_is_a_data_set_though_text_and_label_are_missing(check, tmp_path):

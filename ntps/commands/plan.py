@@ -407,5 +407,6 @@ def print_plan(script: str, flags: Flags) -> int:
     failed = for_each_pair(flags["models"], flags["datasets"], work)
     requested = len(flags["models"]) * len(flags["datasets"])
     pairs = f"{len(disk)} pairs" if len(disk) == requested else f"{len(disk)} of the {requested} pairs"
-    print(f"\n{pairs}, one after the other: about {duration(sum(seconds))}, {size(sum(disk))} on disk")
+    total = f"about {duration(sum(seconds))}, {size(sum(disk))} on disk ({size(room)} free)"
+    print(f"\n{pairs}, one after the other: {total}" + f"; {len(faults)} do not fit" * bool(faults))
     return int(failed or bool(faults))

@@ -3,7 +3,7 @@
     python -m ntps.prefetch --config configs/experiments/paper.yaml        (make prefetch EXPERIMENT=paper)
     python -m ntps.prefetch --models qwen2-0.5b --datasets sst2 imdb
 
-Says first what is gated and how to get access, and at the end what is missing. What is there already stays.
+Says first what is gated or under a licence and how to get access, and at the end what is missing. What is there stays.
 """
 
 import sys
@@ -16,6 +16,7 @@ from ntps.models.files import source_folder
 from ntps.models.loading import load_tokenizer
 from ntps.run import cli
 from ntps.sources.hub import Gated, Unreachable
+from ntps.sources.licences import how_to_accept
 from ntps.system import console
 from ntps.texts.dataset import load_dataset
 
@@ -32,6 +33,8 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
         if spec.gated:
             page = f"https://huggingface.co/{spec.source.get('id', '')}"
             console.say(f"{name} is gated: ask for access at {page}, then log in with `hf auth login`")
+        if license := (spec.base or spec).source.get("license"):
+            console.say(f"{name} is {how_to_accept(**license)}")
     unreachable: dict[str, Unreachable] = {}
     failed = 0
     for fetch, name in (*product([fetch_model], models), *product([fetch_texts], datasets)):

@@ -21,12 +21,13 @@ from ntps.models import description as models
 from ntps.prescreening.texts import description
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment, script_path
-from ntps.sources import yaml_files
+from ntps.sources import licences, yaml_files
 from ntps.sources.hub import is_commit
 from ntps.texts import description as texts
 from ntps.texts.dataset import find_description, load_dataset
 from ntps.texts.readers import FILE_READERS, without_gz
 
+MORE = ("revision", "parts", "license")  # of a model's source: not in its line
 NOT_READ = "not read: with --fetch they are"
 
 
@@ -118,12 +119,13 @@ def model(where: Path, fetch: bool) -> dict[str, Any]:
     base = spec.base or spec
     lines = {
         "model": spec.name,
-        "source": " ".join(f"{key}={value}" for key, value in spec.source.items() if key != "revision"),
+        "source": " ".join(f"{key}={value}" for key, value in spec.source.items() if key not in MORE),
         "revision": moving(spec.source.get("revision", "")),
         "tokenizer": " ".join((spec.tokenizer or {}).values()),
         "dtype": spec.dtype,
         "LoRA": ", ".join(spec.lora_targets or ["no lora_targets: the usual ones of a known architecture"]),
         "gated": spec.note if spec.gated else None,
+        "licence": licences.how_to_accept(**base.source["license"]) if "license" in base.source else None,
         "code": "the repository's own code will run" if spec.trust_remote_code else None,
     }
     base.described_config()

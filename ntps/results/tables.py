@@ -75,7 +75,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
     subspace, layer = read_tables(folder, "ntps"), read_tables(folder, "scores")
     if subspace.empty and layer.empty:
         raise UserError(f"no scores in {folder}: run cache.py and K_sweep.py with --output {folder}")
-    conditioned = read_tables(folder, "conditioned", CONDITIONED_COLUMNS)
+    conditioned = read_tables(folder, "conditioned", CONDITIONED_COLUMNS[len(PAIR) :])
     chosen = conditioned[conditioned["choice"] == "cv"].assign(
         order="descending", rule="task_rank", fraction=math.nan
     )

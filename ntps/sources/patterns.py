@@ -16,13 +16,17 @@ from ntps.sources.yaml_files import Faults
 
 REPOSITORY = r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w[\w.-]{0,95}", "organisation/name of the hub, nor a folder here"
 REVISION = r"\w[\w.-]*(/\w[\w.-]*)*", "commit, branch or tag"
+SHA256 = "(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"
 FORMS = {  # key of a description: the form of its value, and that in words
     "package": (
         r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?",
         "name of a package, letters, digits, and ., _, - between",
     ),
     "version": (VERSION_PATTERN, "version as PEP 440 has them, such as '1.0.2'"),
-    "sha256": ("(?-i:[0-9a-f]{64})", "SHA-256 (64 hexadecimal digits)"),
+    "sha256": SHA256,
+    "gguf_sha256": SHA256,
+    "name": (r"\w[\w.-]*", "name of a licence, letters, digits, and ., _, - between"),
+    "terms": (r"https://[!-~]+", "address https://..., where the licence can be read"),
     "gguf": (r"\w[\w.+-]*", "name of a file: the wheel's folders are not given"),
     "id": REPOSITORY,
     "revision": REVISION,

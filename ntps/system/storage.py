@@ -231,6 +231,18 @@ def written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` to make it in, removed at the end; one that a killed process left is, too."""
+    folder = temporary_name(path)
+    remove(folder)  # of a killed process with our number
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside `path` for writing; what a killed process of this machine left there is removed."""
     remove_stale(path.parent, path.name)
@@ -336,11 +348,11 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def check_space(folder: Path, size: int) -> None:
+def check_space(
+    folder: Path, size: int, remedy: str = "Use another --output, or fewer --layers or --label_permutations"
+) -> None:
     """UserError if the disk of `folder` has less than `size` bytes free."""
     free = free_space(folder)
     if free < size:
-        raise UserError(
-            f"no space: {folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB. Use another "
-            "--output, or fewer --layers or --label_permutations."
-        )
+        what = f"{folder} has {free / 1e9:.2f} GB free, the output takes {size / 1e9:.2f} GB"
+        raise UserError(f"no space: {what}. {remedy}.")

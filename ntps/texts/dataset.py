@@ -21,7 +21,7 @@ from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
 from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped
-from ntps.texts.sources import TextSource
+from ntps.texts.sources import TextSource, note
 
 SPLIT_SEED = 42
 TINY = 1e-50  # numbers of this size have squares, and their squares too
@@ -93,6 +93,10 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
+    merged = cleaner.merge_types(rows)
+    for one, several in merged.items():
+        kept = "normalise_labels: false in a YAML keeps them apart"
+        note(f"{where}: label: {' and '.join(map(repr, several))} are one class, {one!r}: {kept}")
     if spec.get("deduplicate", source.drops_equal_texts and "test" not in rows):
         cleaner.deduplicate(rows)
     rule = "as given"
@@ -119,6 +123,7 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         "description": {key: value for key, value in spec.items() if value and key not in unused},
         "split_rule": rule,
         "dropped": dict(cleaner.dropped),
+        **({"merged_labels": merged} if merged else {}),
         "rows": {split: len(part.texts) for split, part in splits.items()},
         **_overlaps(splits, where),
         "classes": classes,

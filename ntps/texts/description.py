@@ -29,7 +29,8 @@ COMMON: Keys = {
     "label_names": (dict[Label, Label], "label as written: name"),
     "normalise_labels": (
         bool,
-        "write labels that are no key of label_names in one way: TRUE as true, 1.0 as 1",
+        "write labels that are no key of label_names in one way: Yes as yes, 1.0 as 1; by default only those of one "
+        "value but several types, such as 1 and 1.0 or true and TRUE; false: none",
     ),
     "drop_labels": (list[Label], "labels whose rows are dropped"),
     "where": (dict[str, list[Label]], "column: list of values; other rows are dropped"),

@@ -1,6 +1,7 @@
 """Rows of one file: of the user's own by their ending, of those in a wheel by the reader that a description names."""
 
 import codecs
+import csv
 import gzip
 import io
 import json
@@ -10,14 +11,18 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ntps.sources.patterns import Pattern
+from ntps.sources.yaml_files import suggest
+from ntps.texts.columns import named_columns
 
 Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
 LARGEST = 2**31  # bytes of a packed file, unpacked
+HEADER = 100_000  # characters in which the header ends: below the longest field of the csv module
 ARRAY = re.compile(r"\s*\[")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with that of UTF-16
@@ -49,7 +54,7 @@ def _json_rows(text: str, **options: Any) -> Iterator[Row]:
 def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
     pattern = Pattern(spec["pattern"], where, "pattern")
     # Split at newlines only: str.splitlines would also cut at characters that occur inside these texts.
-    for line in content.decode(spec.get("encoding", "utf-8")).split("\n"):
+    for line in content.decode(spec.get("encoding", "utf-8")).split(spec.get("separator", "\n")):
         if match := pattern("fullmatch", line.rstrip("\r")):
             yield match.groupdict()
 
@@ -70,19 +75,52 @@ def _xml(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
             yield {**item.attrib, **children, "top": top.findtext("name")}
 
 
-WHEEL_READERS = {"lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml}
+def _sqlite(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
+    """Rows of `table`, read in memory; views, virtual tables and generated columns, which run code of the file's, are not."""
+    import sqlite3  # some builds of Python lack it
+
+    stored = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0"
+    try:
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.deserialize(content)
+            if (table := spec["table"]) not in (names := [name for (name,) in database.execute(stored)]):
+                raise ValueError(f"it has no table {table!r}; {suggest(table, names)}")
+            columns = [name for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", [table])]
+            chosen = ", ".join(map(_quoted, columns))
+            for values in database.execute(f"SELECT {chosen} FROM {_quoted(table)}"):
+                yield dict(zip(columns, values))
+    except sqlite3.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _quoted(name: str) -> str:
+    """A name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+WHEEL_READERS: dict[str, Callable[[bytes, Spec, Path], Iterable[Row]]] = {
+    "lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml, "sqlite": _sqlite,
+    "csv": lambda content, spec, where: _csv(content, spec, []),
+    "tsv": lambda content, spec, where: _tsv(content, spec, []),
+}  # fmt: skip
 
 
 def rows_of(path: Path, content: bytes, spec: Spec) -> tuple[list[Row], list[str]]:
     """Rows of one of the user's files, and what was recognised beyond its ending. Values stay as they are written."""
     notes: list[str] = []
-    if content.startswith(b"\x1f\x8b"):
-        content, notes = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1), ["gzip"]
-        _bounded(len(content))
+    content = _unpacked(content, notes)
     return FILE_READERS[without_gz(path).suffix.lower()](content, spec, notes), notes
 
 
-def _bounded(size: int) -> None:
+def _unpacked(content: bytes, notes: list[str]) -> bytes:
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+        notes.append("gzip")
+        bounded(len(content))
+    return content
+
+
+def bounded(size: int) -> None:
     """A small packed file may hold any number of bytes."""
     if size > LARGEST:
         raise ValueError(f"it holds more than {LARGEST >> 20} MiB: unpack it, or save it as CSV")
@@ -93,10 +131,23 @@ def without_gz(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() == ".gz" else path
 
 
+def csv_options(path: Path, spec: Spec, notes: list[str]) -> dict[str, str]:
+    """Encoding and delimiter of a CSV or TSV file, for another reader."""
+    content = _unpacked(path.read_bytes(), notes)
+    text = _text(content, spec, notes)
+    usual = "\t" if without_gz(path).suffix.lower() == ".tsv" else ","
+    return {"encoding": _encoding(content, spec), "sep": _delimiter(text, spec, notes, usual)}
+
+
+def _encoding(content: bytes, spec: Spec) -> str:
+    """That which the description names, or the mark at the beginning, or else UTF-8."""
+    marked = (name for mark, name in MARKS.items() if content.startswith(mark))
+    return spec.get("encoding") or next(marked, "utf-8")
+
+
 def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
-    """In the encoding that the description names, or the mark at the beginning, or else UTF-8."""
-    marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), "")
-    encoding = spec.get("encoding") or marked or "utf-8"
+    """Decoded, without its mark; ValueError where the bytes are of another encoding."""
+    encoding = _encoding(content, spec)
     try:
         text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeError as error:
@@ -107,7 +158,7 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
         ) from error
     if "\0" in text[:100]:
         raise ValueError(f"it is not {encoding}; is it encoding: utf-16-le (flag --encoding)?")
-    notes += [marked] if marked and "encoding" not in spec else []
+    notes += [encoding] if encoding != spec.get("encoding", "utf-8") else []
     return text
 
 
@@ -119,21 +170,38 @@ def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
     return [dict(zip(names, line)) for line in lines]
 
 
+def _delimiter(text: str, spec: Spec, notes: list[str], usual: str) -> str:
+    """The one given; else that which cuts the header into all columns that the description names.
+
+    At most one does, but for a header that repeats itself. Where none does, reading ends in an error, which names the
+    columns as the usual delimiter has them, or else the one that finds most.
+    """
+    given: str = spec.get("delimiter", "")
+    if given:
+        return DELIMITERS.get(given, given)
+    headers: dict[str, list[str]] = {}
+    for mark in (usual, *DELIMITERS.values()):
+        lines = csv.reader(io.StringIO(text[:HEADER], newline=""), delimiter=mark)
+        headers[mark] = [name.strip() for name in next(filter(any, lines), [])]
+    fits = (m for m, known in headers.items() if all(name in known for _, name in named_columns(spec, known)))
+    most = usual if headers[usual][1:] else max(headers, key=lambda mark: len(headers[mark]))
+    if (found := next(fits, most)) != usual:
+        notes += [f"delimiter {name}" for name, mark in DELIMITERS.items() if mark == found]
+    return found
+
+
 def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list[Row]:
     import pandas as pd
 
     text = _text(content, spec, notes)
-    unquoted = re.sub('"[^"]*"', "", text[:10_000]).lstrip("\r\n")
-    header = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
-    found = usual if usual in header else max((usual, *DELIMITERS.values()), key=header.count)
-    delimiter = DELIMITERS.get(spec.get("delimiter", ""), spec.get("delimiter", found))
-    if found != usual and "delimiter" not in spec:
-        notes += [f"delimiter {name}" for name, mark in DELIMITERS.items() if mark == found]
+    delimiter = _delimiter(text, spec, notes, usual)
     # Everything is text, nothing is guessed: "NA" is a word, "01" is not 1. Too many fields are an error.
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
+    raw = content if _encoding(content, spec) == "utf-8" else text.encode()
+    # dtype object takes a third of the time of str.
+    options: dict[str, Any] = {"sep": delimiter, "header": None, "dtype": object, "index_col": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        table = pd.read_csv(io.StringIO(text), sep=delimiter, header=None, **options)
+        table = pd.read_csv(io.BytesIO(raw), na_filter=False, **options)
     lines = table.itertuples(index=False, name=None)
     return _table(next(lines), lines)
 
@@ -160,7 +228,7 @@ def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         import openpyxl
     except ImportError:
         raise ValueError("it takes openpyxl: pip install openpyxl==3.1.5") from None
-    _bounded(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist()))
+    bounded(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist()))
     book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     sheet = book.worksheets[0]
     notes.append(f"sheet {sheet.title!r}" + (f" of {len(book.worksheets)}" if book.worksheets[1:] else ""))

