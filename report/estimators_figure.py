@@ -15,7 +15,7 @@ LINES = {
     "retention_corrected_minus_pca": ("its difference to PCA's", "C0", "s--"),
 }
 TEXT = (
-    "Left, middle: six classes, R2 .3, V known; against each estimator's own population value. Right: V estimated; conditioned NTPS "
+    "Left, middle: six classes, R2 .3, V known; each estimator and its own population value (Spearman). Right: V estimated; conditioned NTPS "
     "and (dashed) its lift, at one tolerance for M and P0, and at those of cross-validation; dotted: the permutation null, which knows no labels. "
     "What it has at cv is due to the tolerances, which differ from sample to sample."
 )
@@ -23,7 +23,7 @@ TEXT = (
 
 @styled
 def estimators_figure(table: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(WIDTH, 2.5))
+    figure = Figure(figsize=(WIDTH, 2.7))
     left, middle, right = figure.subplots(1, 3)
     known = table[(table["directions"] == "known") & (table["targets"] == 6) & (table["r2"] == 0.3)]
     known = known[(known["partitions"] == 1) & (known["freedom"] > 1e9)].sort_values("ratio")
@@ -32,7 +32,7 @@ def estimators_figure(table: pd.DataFrame) -> Figure:
         left.plot(rows["ratio"], rows["rmse"], style, color=color, markersize=3)
         middle.plot(rows["ratio"], rows["rank"], style, color=color, label=label, markersize=3)
     left.set(xscale="log", yscale="log", xlabel="n/d", ylabel="RMSE")
-    middle.set(xscale="log", xlabel="n/d", ylabel="Spearman with the population's value")
+    middle.set(xscale="log", xlabel="n/d", ylabel="rank correlation")
     for axes in (left, middle):
         axes.set_xticks([2, 8, 32], ["2", "8", "32"])
         axes.minorticks_off()
@@ -43,13 +43,14 @@ def estimators_figure(table: pd.DataFrame) -> Figure:
     ):
         ranks = rows.set_index("estimator")["rank"]
         for kind, style in (("ntps", "o-"), ("lift", "s--"), ("null", ":")):
-            label = f"n/d = {ratio:g}" if kind == "ntps" else None
+            name = f"n/d = {ratio:g}" if kind == "ntps" else ""
             found = [ranks.get(f"conditioned_{kind} {place}") for place in places]
-            right.plot(range(len(places)), found, style, color=color, label=label, markersize=3)
+            right.plot(range(len(places)), found, style, color=color, label=name, markersize=3)
     right.axhline(0.8, color="0.7", linewidth=0.7, zorder=0)
-    right.set_xticks(range(len(places)), places, rotation=60)
-    right.set(xlabel="tolerance of M and P0")
+    right.set_xticks(range(len(places)), [place.removesuffix(" alone") for place in places], rotation=60)
+    right.set(xlabel="tolerance of M and P0", ylabel="rank correlation")
     for axes in (middle, right):
-        axes.legend(fontsize=5, loc="lower right")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=5, loc="lower right")
     caption(figure, TEXT)
     return figure
