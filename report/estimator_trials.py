@@ -93,7 +93,7 @@ def subspace_estimates(
     a, b = (score_values(layer) for layer in (truth, sample))
     signal, k = sample.label_signal, sample.tenth
     assert signal is not None
-    error = NORMAL * signal.retained_error(sample.auto.vectors[:, :k])
+    error = NORMAL * sample.orders["descending"].corrected_error(k)
     for name in a:
         own = a["retention_corrected" if name == "retention_adjusted" else name]  # the latter has no limit
         yield Estimate(name, own, b[name], error if name == "retention_corrected" else math.nan)

@@ -160,7 +160,10 @@ def test_corrected_retention_is_unbiased_and_its_error_covers(base, targets, r2)
         world = known.population(base, retention, 0.5, targets, r2, draw)
         layer = solved(known.draw(world, 160, draw), base)
         errors.append(float(layer.orders["descending"].corrected[K - 1]) - retention)
-        reach = stats.norm.isf(0.05) * layer.label_signal.retained_error(base.auto.vectors[:, :K])
+        reach = stats.norm.isf(0.05) * layer.label_signal.retained_error(
+            torch.linalg.qr(layer.label_signal.white.F @ base.auto.vectors[:, :K])[0].mT
+            @ layer.label_signal.T
+        )
         inside.append(abs(errors[-1]) <= reach)
     assert abs(np.mean(errors)) < 0.01 and 0.84 < np.mean(inside) < 0.96
 

@@ -80,10 +80,8 @@ def test_values_are_those_of_the_other_scripts(world):
         )
         for column in measure.OF_CONDITIONED:
             assert conditioned[column].item() == pytest.approx(model[column], rel=1e-6), column
-        for column in measure.ESTIMATED:
-            low, high = (
-                row[column] + np.array([-1, 1]) * 2.132 * row[f"{column}_se"]
-            )  # t, 4 degrees of freedom
+        for column, reach in zip(measure.ESTIMATED, (1.645, 2.132)):  # normal; t with 4 degrees of freedom
+            low, high = row[column] + np.array([-1, 1]) * reach * row[f"{column}_se"]
             assert [low, high] == pytest.approx([model[f"{column}_low"], model[f"{column}_high"]], rel=1e-3)
         peers = pd.read_csv(folder / f"out/scores/{name}/my.csv").set_index("layer")
         assert peers["gcv_error"].idxmin() == layer

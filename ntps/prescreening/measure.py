@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import sem, studentized_range, t
+from scipy.stats import norm, sem, studentized_range, t
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -206,12 +206,15 @@ def tenth(scores: LayerScores) -> Row:
 
 
 def estimates(point: Row, partitions: int) -> Row:
-    """Ends of 90 % intervals, score -+ t standard errors with partitions - 1 degrees of freedom, and why there is no score."""
-    ends = {"low": -t.isf(0.05, partitions - 1), "high": t.isf(0.05, partitions - 1)}
+    """Ends of 90 % intervals, score -+ standard errors: normal for the one in closed form, t for that over partitions.
+
+    And why there is no score.
+    """
+    errors = dict(zip(ESTIMATED, (norm.isf(0.05), t.isf(0.05, partitions - 1)), strict=True))
     found = {
-        f"{name}_{end}": point[name] + reach * point[f"{name}_se"]
-        for name in ESTIMATED
-        for end, reach in ends.items()
+        f"{name}_{end}": point[name] + sign * reach * point[f"{name}_se"]
+        for name, reach in errors.items()
+        for end, sign in (("low", -1), ("high", 1))
     }
     return found | {"corrected_refusal": point["corrected_refusal"]}
 

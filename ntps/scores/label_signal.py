@@ -120,8 +120,10 @@ class LabelSignal:
         kept, chance = (energies - taken / self.n) / (self.explained - whole / self.n), k / (self.n - 1)
         return (kept - chance) / (1 - chance)
 
-    def retained_error(self, V: Tensor) -> float:
+    def retained_error(self, within: Tensor) -> float:
         """Standard error of rho_k for k directions V (d, k) that do not depend on these rows; NaN as for `retained`.
+
+        within (k, C): Q^T W^T Sc, Q an orthonormal basis of the directions where Cov(m) is the identity (F V).
 
         With S_0, S_k, S_r the residual covariances (C, C) without states, within V and in full, of f_0 > f_k > f_r degrees
         of freedom, rho_k = tr(S_0 - S_k) / tr(S_0 - S_r). By the delta method from Cov(tr S_i, tr S_j) = 2 tr(S_j^2) / f_i
@@ -129,9 +131,7 @@ class LabelSignal:
         """
         if self.refusal:
             return math.nan
-        basis = torch.linalg.qr(self.white.F @ V)[0]
-        within = basis.mT @ self.T
-        free = [self.n - 1 - k for k in (0, basis.shape[1], self.rank)]
+        free = [self.n - 1 - k for k in (0, len(within), self.rank)]
         parts = [torch.zeros_like(self.covariance), within.mT @ within, self.T.mT @ self.T]
         S = [(self.covariance - part) * self.n / left for part, left in zip(parts, free)]
         none, kept, full = (float(one.trace()) for one in S)
