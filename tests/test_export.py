@@ -118,7 +118,7 @@ def test_data_sets_of_the_hub_are_named_by_their_id(tmp_path):
     fake_grid(tmp_path, ["m"], ["a", "b", "c"])
     for name, config in (("a", "x"), ("b", "y"), ("c", "y")):
         data = {"source": {"id": "org/set", "config": config, "revision": "0" * 40}, "rows": {"test": 50}}
-        about = storage.provenance("scores", {}, data=data, model={"id": "org/model", "revision": "1" * 40})
+        about = storage.provenance("scores", {}, data=data, model={"id": "org/model", "note": None})
         storage.write_text(tmp_path / "ntps" / "m" / f"{name}.json", storage.to_json(about))
     card = ModelCard(handover.model_card("m", handover.load(tmp_path)["m"]))
     types = {(one.dataset_name, one.dataset_type, one.dataset_config) for one in card.data.eval_results}

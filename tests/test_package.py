@@ -53,6 +53,7 @@ def test_every_file_of_the_package_is_installed(installed):
     }
 
 
+@pytest.mark.slow
 def test_ntps_prescreen_runs_without_the_checkout(installed, tmp_path):
     tiny_model(tmp_path / "tiny")
     script, csv = installed / "bin" / "ntps-prescreen", ROOT / "examples" / "support.csv"

@@ -175,7 +175,7 @@ def model_card(model: str, sets: Sets) -> str:
         rows.append(f"\n{few}: NTPS describes the sample more than the task.")
     about = next(iter(sets.values())).model
     data = ModelCardData(model_name=about.get("id", model), eval_results=results)
-    note = f"The model: {' '.join(about['note'].split())}.\n" if "note" in about else ""
+    note = f"The model: {' '.join(about['note'].split())}.\n" if about.get("note") else ""
     return CARD.format(metadata=data.to_yaml(), note=note, rows="\n".join(rows))
 
 
