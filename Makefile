@@ -48,7 +48,7 @@ OFFLINE := HF_HUB_OFFLINE=1 $(PY)
 .PHONY: demo mini evidence report readme paper figures prefetch docs test check clean
 
 demo: $(READY)
-	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
+	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000 --partitions 5 --layers 0,4,8,11,15,19,22,26,30
 	$(PY) K_sweep.py $(DEMO_PAIRS)
 	$(PY) -m fig_plot.summary $(DEMO)
 

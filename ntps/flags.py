@@ -33,6 +33,8 @@ Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
 ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
+POOLINGS = ("mean", "last", "mean_without_first")  # what they are: ntps/moments/sums.py
+Pooling = Annotated[str, one_of(*POOLINGS)]
 
 
 def numbers(tolerances: str | float) -> list[float]:
@@ -123,6 +125,9 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = flag(None, "tokens in a batch (default: 2048 on CPUs, 16384 elsewhere)")
     layers: str = flag("all", "all, or a list such as 0,8,16 (0 = embeddings)")
+    pooling: Pooling = flag(
+        "mean", "of a row's states: mean (the paper's), last (token's), or mean_without_first (token)"
+    )
     label_permutations: Natural = flag(200, "permuted copies of the labels, for the permutation null")
     partitions: Count = flag(1, "parts of the rows whose moments are also kept apart, for error bars")
     shard: str | None = flag(
@@ -130,7 +135,7 @@ class Caching(Forward, Adapted):
         "i/n: part i of n partitions alone, into SPLIT.i-of-n.safetensors; python -m ntps.merge adds them up",
     )
     prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
-    keep_states: bool = flag(False, "also write the mean states of every row")
+    keep_states: bool = flag(False, "also write the pooled states of every row")
     seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
@@ -211,7 +216,7 @@ class LinearHead(Pairs, Forward, Seeded):
     """A linear head on a frozen model."""
 
     layer: int | None = setting(None, "whose states, 0 = embeddings (default: the last)")
-    pooling: Annotated[str, one_of("mean", "last")] = setting("mean", "of a row's states: mean, or the last")
+    pooling: Pooling = setting("mean", "of a row's states, as for cache.py")
     epochs: Count = setting(50, "passes over the states")
     max_steps: OptionalCount = setting(None, "optimizer steps, if fewer than the epochs have")
     batch_size: Count = setting(64, "rows per step, however many processes share the forward pass")
@@ -323,6 +328,7 @@ class Prescreening(Forward, Columns):
     )
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
     layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
+    pooling: Pooling = flag("mean", "of a row's states, as for cache.py")
     label_permutations: Annotated[int, ENOUGH] = flag(
         200, "permuted copies of the labels, for p: 0, or 39 or more"
     )

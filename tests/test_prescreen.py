@@ -409,7 +409,7 @@ def test_facts_have_numbers_as_the_file_has_them(tmp_path):
 
 def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "config_folders", lambda kind: [tmp_path / "configs"])
-    row = {"model": "a", "accuracy": 0.8, "headroom": 0.05, "ntps": 0.3, "retention": 0.5}
+    row = {"model": "a", "accuracy": 0.8, "headroom": 0.05, "ntps": 0.3, "retention": 0.5, "pooling": "mean"}
     found = measure.expected_gain(row, None)
     assert np.isnan(found["lora_gain"]) and "no calibration file" in found["lora_gain_note"]
     fit = {"usable": True, "predictors": ["probe_accuracy"], "intercept": 0.5, "half_width": 0.02}
@@ -426,6 +426,7 @@ def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     for changed, why in (
         ({"accuracy": 0.95}, "outside 0.600 to 0.900"),
         ({"model": "b"}, "made from a alone"),
+        ({"pooling": "last"}, "it is of mean states"),
     ):
         found = measure.expected_gain(row | changed, None)
         assert why in found["lora_gain_note"] and page.gain(found) == "not calibrated for this"

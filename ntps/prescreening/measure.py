@@ -96,6 +96,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     conditioned = conditioned_rows(layer, tolerances[:1])[0] if tolerances else {}
     whole, point = layer_row(layer), tenth(scores)
     row |= {
+        "pooling": flags.pooling,
         "layer": best,
         "layers": last,
         "heldout_skill": whole["ridge_test_skill"],
@@ -222,8 +223,13 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
     """
     shipped = (folder / "gain.json" for folder in config_folders(""))
     path = calibration or next((file for file in shipped if file.exists()), None)
-    if path is None or "accuracy" not in row:
-        lack = "no calibration file" if path is None else "it predicts accuracies, and the labels are numbers"
+    lacks = {
+        "no calibration file": path is None,
+        "it predicts accuracies, and the labels are numbers": "accuracy" not in row,
+        "it is of mean states": row["pooling"] != "mean",
+    }
+    if path is None or any(lacks.values()):
+        lack = next(why for why, holds in lacks.items() if holds)
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
         gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])
