@@ -286,6 +286,30 @@ class Columns:
 
 
 @dataclass(kw_only=True)
+class Judging:
+    """Which scores and accuracies of a results folder are set against each other, and how often permuted.
+
+    Args:
+        results: the folder that K_sweep.py and the trainers wrote to
+        models: folder names of models (default: all)
+        datasets: names of data sets (default: all)
+        groups: data sets that count once, as a,b; those read from one file do so anyway
+        order: descending or released
+        rule: task_rank or fraction
+    """
+
+    results: str = "results"
+    models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    order: str = "descending"
+    rule: str = "task_rank"
+    permutations: int = 10_000
+    seed: int = 42
+    output: str | None = None
+
+
+@dataclass(kw_only=True)
 class Prescreening(Forward, Columns):
     """Candidate models on one data set."""
 
