@@ -107,15 +107,16 @@ def gradient_probe(source: Source, ids: list[np.ndarray], sample: int) -> None:
     )
     gradients = Gradients(encoder, names, torch.randn(2, encoder.width), 8, 8, 0)
     budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE) // 4
+    clock = time.process_time if source.device.type == "cpu" else time.perf_counter  # others may be at work
     forward = backward = 0.0
     for whole in plan_batches(corpus.lengths, budget):
-        started = time.perf_counter()
+        started = clock()
         for _ in encode(encoder, corpus, [whole], keep=lambda rows, means: None):
             pass
-        between = time.perf_counter()
+        between = clock()
         for some in encoder.passes(corpus.lengths[whole]):
             gradients.of([part[row] for row in whole[some]])[0].cpu()
-        forward, backward = forward + between - started, backward + time.perf_counter() - between
+        forward, backward = forward + between - started, backward + clock() - between
     pilot = min(1, PILOT / len(ids))
     print(f"(d) a forward pass {forward:.1f} s, gradients {backward:.1f} s, the pilot {pilot:.2f} of a pass:")
     print(f"    {backward / forward + pilot:.2f} forward passes (at most 3.5)")
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     flags = parser.parse_args()
     console.quiet()
+    console.keep_heap()  # as every script does
     draw = np.random.default_rng(0)
     source = Source(flags.model, None, flags.device, None, 128, "all")
     source.layers = source.layers[-1:]

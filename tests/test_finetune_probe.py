@@ -194,9 +194,7 @@ def probe(world, output, *flags):
 
 def features_in(table):
     return {
-        name: value
-        for name, value in load_file(table.with_suffix(".safetensors")).items()
-        if name != "seconds"
+        name: value for name, value in load_file(table.with_suffix(".safetensors")).items() if name != "cost"
     }
 
 

@@ -186,7 +186,7 @@ def content(path: Path):
             about = file.metadata() or {}
             about |= {"ntps": json.loads(about.get("ntps", "null"))}
             about.pop(storage.HASH, None)  # it is of the date, too
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "seconds"}
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "cost"}
             return {"about": timeless(about), "arrays": arrays}
     if path.suffix == ".csv":
         table = pd.read_csv(path, float_precision="round_trip")

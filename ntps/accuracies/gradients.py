@@ -24,20 +24,21 @@ from ntps.accuracies.task import Task
 from ntps.errors import UserError, enough_memory
 from ntps.moments import passes
 from ntps.moments.batches import Corpus, plan_batches
-from ntps.moments.encoder import Encoder, encode
+from ntps.moments.encoder import Encoder, NotFinite, encode
 from ntps.moments.packing import Packed, run_packed
 from ntps.moments.source import default_budget
 from ntps.system import console, processes, storage
 
-PILOT = 128  # train rows whose states give the directions
+PILOT = 64  # train rows whose states give the directions
+TIMED = 8  # of so many batches one is also run forward alone, to time it
 COLUMNS = 1024  # of features in memory at a time
 KIND = "gradients"
 
 
 class Gradients:
-    """Of rows that share a pass: features (B, R, modules * sketch * rank) and mean states (B, d), float32 or better.
+    """The gradients of rows along directions (R, d), sketched, as float32 or better.
 
-    names: modules that LoRA would adapt. directions: (R, d). sketch None: all outputs, (outputs, rank) of each module.
+    names: modules that LoRA would adapt. sketch None: all outputs, (outputs, rank) of each module.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Gradients:
         self.parts: list[Tensor | int] = []  # by module, of the direction at hand
 
     def of(self, ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Features (B, R, modules * sketch * rank) and mean states (B, d) of rows that may share a pass."""
         model, lengths = self.encoder.model, np.array([len(row) for row in ids])
         tokens = torch.from_numpy(np.concatenate(ids)).to(self.encoder.device)
         self.lengths = torch.from_numpy(lengths).to(tokens.device)
@@ -128,8 +130,8 @@ class FeaturePass:
     """The gradients of all rows of a task, train first, into one file; after a kill it goes on with the missing rows.
 
     The file grows as `.NAME.partial`: `features` (n, R, D), `states` (n, d), `tokens` (n,), 0 for rows to be done,
-    `directions` (R, d), and `seconds` (2,): of this work so far, added up over processes, and of one forward pass over all
-    rows, measured on the pilot that gives the directions. Memory: the activations of a batch.
+    `directions` (R, d), and `cost` (3,): seconds of this work, added up over processes, and what a forward pass takes:
+    seconds of plain ones over some of the batches, and their tokens. Memory: the activations of a batch.
     """
 
     def __init__(self, task: Task, path: Path, identity: Mapping[str, Any], budget: int | None):
@@ -148,11 +150,15 @@ class FeaturePass:
         gradients = Gradients(encoder, self.names, directions, *sketch)
         batches = (rows for rows in plan_batches(lengths, self.budget) if not done[rows].all())
         left = [rows[some] for rows in batches for some in encoder.passes(lengths[rows])]
-        self.saved, title = time.monotonic(), f"{self.task.source.name} x {self.task.data.name}"
+        self.saved, self.cost = time.monotonic(), np.zeros(3)  # since the last checkpoint
+        title = f"{self.task.source.name} x {self.task.data.name}"
         with console.progress(int(lengths.sum()), "token", title, int(lengths[done].sum())) as bar:
             for start in range(0, len(left), processes.count()):
                 shares = left[start : start + processes.count()]
-                own = [(rows, *self._batch(gradients, rows)) for rows in shares[processes.rank() :][:1]]
+                mine = shares[processes.rank() :][:1]
+                if start % (TIMED * processes.count()) == 0:
+                    self._time_forward(mine)
+                own = [(rows, *self._batch(gradients, rows)) for rows in mine]
                 for rows, features, states in sum(processes.gather(own), []):
                     arrays = storage.maps(self.partial)
                     arrays["features"][rows], arrays["states"][rows] = features, states
@@ -166,8 +172,10 @@ class FeaturePass:
             storage.replace(self.partial, self.path)
 
     def _batch(self, gradients: Gradients, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        told = f"out of memory with {self.lengths[rows].sum()} tokens in a batch: use a smaller --tokens_per_batch"
-        with enough_memory(told):
+        tokens = self.lengths[rows].sum()
+        with enough_memory(
+            f"out of memory with {tokens} tokens in a batch: use a smaller --tokens_per_batch"
+        ):
             features, states = gradients.of([self.ids[row] for row in rows])
         if not features.isfinite().all():
             raise UserError("gradients that are not finite: 16-bit passes can overflow: try --dtype float32")
@@ -186,24 +194,15 @@ class FeaturePass:
         return torch.from_numpy(np.array(arrays["directions"])), np.array(arrays["tokens"] > 0)
 
     def _begin(self) -> None:
-        """Directions from a pilot: a forward pass over some train rows, which is also the measure of one."""
-        started, source = time.monotonic(), self.task.source
+        """Directions from a pilot: a forward pass over some train rows."""
+        started, settings, n = time.monotonic(), self.settings, len(self.ids)
         ids = self.task.ids("train")
-        ids = ids[:: -(-len(ids) // PILOT)]
-        corpus = Corpus(ids, np.zeros(len(ids), int), 2, np.zeros((0, len(ids)), int))  # no labels
-        means: list[np.ndarray] = []
-        plan, encoder = plan_batches(corpus.lengths, default_budget(source.device)), source.encoder
-        began = time.monotonic()
-        for _ in encode(encoder, corpus, plan, keep=lambda _, mean: means.append(mean[-1])):
-            pass
-        forward = (time.monotonic() - began) / corpus.lengths.sum() * self.lengths.sum()
-        settings, n = self.settings, len(self.ids)
         found = [settings[name] for name in ("directions", "directions_of", "seed")]
-        directions = directions_among(torch.from_numpy(np.concatenate(means)), *found)
+        directions = directions_among(self._states(ids[:: -(-len(ids) // PILOT)]), *found)
         width = len(self.names) * settings["rank"] * settings["sketch"]
         layout = {
-            "features": ("F32", (n, len(directions), width)), "states": ("F32", (n, encoder.width)),
-            "tokens": ("I64", (n,)), "directions": ("F64", tuple(directions.shape)), "seconds": ("F64", (2,)),
+            "features": ("F32", (n, len(directions), width)), "states": ("F32", (n, directions.shape[1])),
+            "tokens": ("I64", (n,)), "directions": ("F64", tuple(directions.shape)), "cost": ("F64", (3,)),
         }  # fmt: skip
         self.partial.unlink(missing_ok=True)
         storage.check_space(self.path.parent, storage.layout_bytes(layout))
@@ -211,16 +210,35 @@ class FeaturePass:
             storage.create(temporary, layout, storage.provenance(KIND, self.identity, **self.task.record()))
             arrays = storage.maps(temporary)
             arrays["directions"][...] = directions
-            arrays["seconds"][...] = time.monotonic() - started, forward
+            arrays["cost"][0] = time.monotonic() - started
+
+    def _states(self, ids: Sequence[np.ndarray]) -> Tensor:
+        """Mean states (n, d) of a plain forward pass, in the order of its batches."""
+        source, means = self.task.source, list[np.ndarray]()
+        corpus = Corpus(list(ids), np.zeros(len(ids), int), 2, np.zeros((0, len(ids)), int))  # no labels
+        plan = plan_batches(corpus.lengths, default_budget(source.device))
+        try:
+            for _ in encode(source.encoder, corpus, plan, keep=lambda _, mean: means.append(mean[-1])):
+                pass
+        except NotFinite:  # its row is one of these
+            raise UserError("states that are not finite: try --dtype float32") from None
+        return torch.from_numpy(np.concatenate(means))
+
+    def _time_forward(self, batches: Sequence[np.ndarray]) -> None:
+        for rows in batches:
+            began = time.monotonic()
+            self._states([self.ids[row] for row in rows])
+            spent = time.monotonic() - began
+            self.cost += -spent, spent, self.lengths[rows].sum()  # that is no part of the work
 
     def _checkpoint(self, rows: np.ndarray) -> None:
         """Features first, so that no row counts as done that is not on the disk."""
         storage.sync(self.partial)
         arrays, now = storage.maps(self.partial), time.monotonic()
         arrays["tokens"][rows] = self.lengths[rows]
-        arrays["seconds"][0] += (now - self.saved) * processes.count()
+        arrays["cost"] += (self.cost + (now - self.saved, 0, 0)) * (processes.count(), 1, 1)
         storage.sync(self.partial)
-        self.saved = now
+        self.saved, self.cost = now, np.zeros(3)
 
 
 def feature_blocks(path: Path, direction: int) -> Iterator[Tensor]:

@@ -65,7 +65,8 @@ def main(flags: Flags) -> int:
         n, rows = len(labels), []
         with safe_open(features, "pt") as file:
             states = states_kernel(file.get_tensor("states"), n)
-            seconds, forward = file.get_tensor("seconds").tolist()
+            seconds, timed, tokens = file.get_tensor("cost").tolist()
+            forward = timed / tokens * int(file.get_tensor("tokens").sum())  # seconds of a pass over all rows
         fixed = {"model": task.source.name, "dataset": task.data.name, "n_train": n, "n_test": len(held_out)}
         for unit_norm in (False, True):
             more = torch.zeros_like(states)
@@ -83,10 +84,10 @@ def main(flags: Flags) -> int:
         name, features = task.data.name, folder / f"{task.data.name}.safetensors"
         path = folder / f"{name}.csv"
         output = Output("finetune probe", folder / name, identity, {path: COLUMNS}, [features])
-        if processes.from_first(lambda: output.there(flags.overwrite)):
-            console.say(f"already there: {path}")
-            return
         with storage.alone(folder / f".{name}.lock", folder):
+            if processes.from_first(lambda: output.there(flags.overwrite)):
+                console.say(f"already there: {path}")
+                return
             same = storage.same_output
             if not processes.from_first(lambda: same(features, gradients.KIND, identity, flags.overwrite)):
                 gradients.FeaturePass(task, features, identity, flags.tokens_per_batch).run()
