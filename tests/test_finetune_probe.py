@@ -287,6 +287,11 @@ def test_gradients_that_are_not_finite_are_an_error(world, tmp_path, monkeypatch
     assert probe(world, tmp_path)[0] == 1 and "gradients that are not finite" in capsys.readouterr().err
 
 
+def test_modules_that_no_gradient_reaches_are_an_error(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Gradients, "_tap", lambda self, place: lambda *_: None)
+    assert probe(world, tmp_path)[0] == 1 and "take --lora_targets that see every" in capsys.readouterr().err
+
+
 def test_two_processes_make_the_same_file(world, done, tmp_path):
     command = ["ntps.commands.finetune_probe", *world_flags(world, tmp_path / "out", *FLAGS)]
     assert [code for code, *_ in launch(2, [command], tmp_path)] == [0, 0]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ntps.accuracies.lora import target_modules
 from ntps.accuracies.task import Task
-from ntps.errors import UserError, enough_memory
+from ntps.errors import UserError, boundary, enough_memory
 from ntps.moments import passes
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
@@ -172,10 +172,12 @@ class FeaturePass:
             storage.replace(self.partial, self.path)
 
     def _batch(self, gradients: Gradients, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        tokens = self.lengths[rows].sum()
-        with enough_memory(
-            f"out of memory with {tokens} tokens in a batch: use a smaller --tokens_per_batch"
-        ):
+        told = f"out of memory with {self.lengths[rows].sum()} tokens in a batch: use a smaller --tokens_per_batch"
+        what, remedy = (
+            f"no gradients of {self.names[0]} and others",
+            "take --lora_targets that see every token",
+        )
+        with enough_memory(told), boundary(what, remedy):
             features, states = gradients.of([self.ids[row] for row in rows])
         if not features.isfinite().all():
             raise UserError("gradients that are not finite: 16-bit passes can overflow: try --dtype float32")
