@@ -176,12 +176,27 @@ class Training(Pairs, Forward, Seeded):
     batch_size: Count = setting(1, "rows in a forward pass of each process: N take N times as many a step")
     gradient_accumulation: Count = setting(1, "forward passes per optimizer step")
     eval_every: Count = setting(500, "steps between scores of the validation part")
+    patience: OptionalCount = flag(
+        None,
+        "stop once N scores of the validation part are no better than the best before, and keep that step's weights; "
+        "the learning rate stays constant after the warm-up (default: all of max_steps, cosine)",
+    )
     learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
     weight_decay: float = setting(1e-5, "of Adafactor")
     dropout: Share = setting(0.05, "before the head")
     log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
         "none", "none, tensorboard, wandb, trackio"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patience and self.released_protocol:
+            raise UserError("--patience: not with --released_protocol, which has no validation part")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With patience only where it is set: tables of trainings without it stay what they are."""
+        return super().settings | ({"patience": self.patience} if self.patience else {})
 
 
 @dataclass(kw_only=True)

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ntps.accuracies import registry
 from ntps.errors import UserError, at_least
-from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points
+from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points, reliability
 from ntps.flags import Judging
-from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only
+from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only, read_tables
 from ntps.run import cli
 from ntps.system import storage
 
@@ -60,6 +61,7 @@ def main(flags: Flags) -> int:
     table = table.reindex(columns=list(dict.fromkeys([*table, *chosen])))  # some of the usual may be missing
     found, notes = points(table, chosen, target)
     fit = calibrate(found, flags.permutations, flags.seed)
+    retest = reliability(found.gain, seed_variance(folder, table, target, found))
     path = Path(flags.output or folder / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": vars(flags)}
     lora = lora_settings(folder, table)
@@ -67,8 +69,15 @@ def main(flags: Flags) -> int:
     rows = pd.DataFrame(list(product(found.models, found.groups)), columns=["model", "group"])
     rows[[*found.predictors, target]] = np.dstack([found.x, found.gain]).reshape(len(rows), -1)
     head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}
-    storage.write_text(path, storage.to_json(head | {"points": rows.to_dict("records")} | about))
-    print(*report(found, fit, target), *(f"left out: {note}" for note in notes), f"wrote {path}", sep="\n")
+    storage.write_text(
+        path, storage.to_json(head | {"seeds": retest, "points": rows.to_dict("records")} | about)
+    )
+    print(
+        *report(found, fit, retest, target),
+        *(f"left out: {note}" for note in notes),
+        f"wrote {path}",
+        sep="\n",
+    )
     return 0
 
 
@@ -84,7 +93,20 @@ def lora_settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:
+def seed_variance(folder: str | Path, table: pd.DataFrame, target: str, found: Points) -> np.ndarray:
+    """(models, groups): s^2 / k of each gain over k seeds, NaN with one; probes that have no seed add nothing."""
+    gain, total = registry.TARGETS[target], pd.Series(0.0, index=pd.MultiIndex.from_frame(table[PAIR]))
+    for method in registry.METHODS:
+        if method.trains != "probes" and {gain.of, gain.minus} & {one.name for one in method.targets}:
+            rows = read_tables(folder, f"accuracy/{method.name}", ["split", "final", "accuracy"])
+            tests = rows[(rows["split"] == "test") & (rows["final"] == True)]  # noqa: E712
+            total += tests.groupby(PAIR)["accuracy"].sem().reindex(total.index) ** 2
+    of_groups = total.groupby([table["model"].to_numpy(), table["group"].to_numpy()])
+    wide = of_groups.agg(lambda part: part.sum(skipna=False) / len(part) ** 2).unstack()
+    return wide.loc[found.models, found.groups].to_numpy()
+
+
+def report(found: Points, fit: Mapping[str, Any], retest: Mapping[str, float], target: str) -> Iterator[str]:
     """What the fit shows, for a terminal."""
     yield f"{target}: {TARGETS[target][1]}"
     yield f"{len(found.models)} models, {len(found.groups)} independent groups of data sets"
@@ -92,8 +114,13 @@ def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:
         errors = {" + ".join(fit["predictors"]) + ", choice nested": fit["held_out_error"]}
         yield f"error (root mean square, in accuracy) on the {'group and model' if found.across else 'group'} left out:"
         yield from (f"  {error:.4f}  {name}" for name, error in (errors | fit["errors_of_baselines"]).items())
+        if retest:
+            yield f"  {retest['error']:.4f}  of the gain itself, over seeds: the least to be expected of any"
         terms = "".join(f" {slope:+.3f} {name}" for name, slope in fit["coefficients"].items())
         yield f"gain = {fit['intercept']:.3f}{terms} -+ {fit['half_width']:.3f} (90 %), p = {fit['p']:.3f}"
+    unknown = "not known: it takes two seeds of every pair, and gains that differ"
+    shown = f"{retest['reliability']:.2f} (ICC of the means)" if retest else unknown
+    yield f"reliability of the gain over seeds: {shown}"
     yield "usable" if fit["usable"] else f"predicts nothing: {fit['why']}"
 
 
