@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ntps.flags import Count, Forward, Natural, OptionalCount, Pairs, one_of
+from ntps.flags import Count, Forward, Natural, OptionalCount, Pairs, flag, one_of, setting
 from ntps.run import cli
 
 COLUMNS = (
@@ -25,27 +25,19 @@ COLUMNS = (
 
 @dataclass(kw_only=True)
 class Flags(Pairs, Forward):
-    """The gain on test of every model x data set; LoRA as lora_finetuning.py starts it, of a smaller rank.
+    """The gain on test of every model x data set; LoRA as lora_finetuning.py starts it, of a smaller rank."""
 
-    Args:
-        directions: numbers <r, mean state> whose gradients are taken, a backward pass each
-        directions_of: the states: principal (components) or random
-        rank: of LoRA's A
-        sketch: numbers that the output side of each gradient is projected to
-        lora_targets: modules to adapt (default: those of the model's description, else its attention's)
-        tokens_per_batch: tokens in a batch (default: 512 on a CPU, 4096 elsewhere)
-        seed: of A, the sketch and random directions
-    """
-
-    directions: Count = 2
-    directions_of: Annotated[str, one_of("principal", "random")] = "principal"
-    rank: Count = 8
-    sketch: Count = 8
-    lora_targets: Sequence[str] = ()
-    tokens_per_batch: OptionalCount = None
-    seed: Natural = 42
-
-    SETTINGS = ("directions", "directions_of", "rank", "sketch", "seed")
+    directions: Count = setting(2, "numbers <r, mean state> whose gradients are taken, a backward pass each")
+    directions_of: Annotated[str, one_of("principal", "random")] = setting(
+        "principal", "the states: principal (components) or random"
+    )
+    rank: Count = setting(8, "of LoRA's A")
+    sketch: Count = setting(8, "numbers that the output side of each gradient is projected to")
+    lora_targets: Sequence[str] = flag(
+        (), "modules to adapt (default: the model description's, else its attention's)"
+    )
+    tokens_per_batch: OptionalCount = flag(None, "tokens in a batch (default: 512 on a CPU, 4096 elsewhere)")
+    seed: Natural = setting(42, "of A, the sketch and random directions")
 
 
 def main(flags: Flags) -> int:
