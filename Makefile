@@ -1,4 +1,4 @@
-# make demo | mini | evidence | report | readme | paper | figures | prefetch | test | check | clean          see README.md
+# make demo | mini | evidence | report | readme | paper | figures | prefetch | docs | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -7,6 +7,10 @@ PIP_FLAGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CLUSTER := $(VENV)/.cluster
+DOCS := $(VENV)/.docs
+
+# what the pages of the site are, or link to
+PAGES := README.md CHANGELOG.md CITATION.cff docs configs/experiments
 
 DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
@@ -41,10 +45,10 @@ PLANNED := cache linear_training lora_finetuning from_scratch
 SCRIPTS := cache K_sweep linear_sklearn linear_training lora_finetuning from_scratch alignment_vis
 OFFLINE := HF_HUB_OFFLINE=1 $(PY)
 
-.PHONY: demo mini evidence report readme paper figures prefetch test check clean
+.PHONY: demo mini evidence report readme paper figures prefetch docs test check clean
 
 demo: $(READY)
-	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000
+	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000 --partitions 5 --layers 0,4,8,11,15,19,22,26,30
 	$(PY) K_sweep.py $(DEMO_PAIRS)
 	$(PY) -m fig_plot.summary $(DEMO)
 
@@ -118,6 +122,12 @@ figures: $(READY)
 prefetch: $(READY)
 	$(PY) -m ntps.prefetch --config configs/experiments/$(EXPERIMENT).yaml
 
+# build/site/index.html; a link that leads nowhere is an error
+docs: $(DOCS)
+	rm -rf build/docs && mkdir -p build/docs
+	tar -c $(PAGES) | tar -x -C build/docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+
 test: $(READY) $(CLUSTER)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4
 
@@ -140,3 +150,7 @@ $(READY): requirements.txt requirements-dev.txt
 $(CLUSTER): $(READY) requirements-cluster.txt
 	$(PY) -m pip install --quiet $(PIP_FLAGS) -r requirements-cluster.txt
 	touch $(CLUSTER)
+
+$(DOCS): $(READY) requirements-docs.txt
+	$(PY) -m pip install --quiet $(PIP_FLAGS) -r requirements-docs.txt
+	touch $(DOCS)

@@ -29,7 +29,7 @@ class Flags(Training):
     alpha: Positive = setting(32, "LoRA's scale times the rank")
     lora_dropout: Share = setting(0.05, "before the LoRA matrices")
     lora_targets: Sequence[str] = flag(
-        (), "modules to adapt (default: of the model's description, else attention's)"
+        (), "modules to adapt, or all-linear (default: of the model's description, else attention's)"
     )
     start_layer: int = setting(0, "the first block to adapt, 0 = all")
 

@@ -33,5 +33,10 @@ def main(flags: Flags) -> int:
     return code
 
 
+def command() -> int:
+    """What `pip install .` makes ntps-prescreen of."""
+    return cli.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command())

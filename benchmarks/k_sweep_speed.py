@@ -3,6 +3,7 @@
     python -m benchmarks.k_sweep_speed            # d = 576, SmolLM2-135M's width; about a minute on 2 cores
     python -m benchmarks.k_sweep_speed --d 1024
     python -m benchmarks.k_sweep_speed --d 1024 --layer      # one layer alone, on one thread: time and memory
+    python -m benchmarks.k_sweep_speed --path                # the same with and without the path over tolerances
 
 Plain way, the formulas as they are written: per subspace two dense eigen-solves (B, then the whitened A),
 and for each of the paper's nineteen kv a pseudo-inverse and the projector V V^+. Ours gives every kv. Both
@@ -10,9 +11,11 @@ use torch in float64 with the same threads, run in turn; medians are printed.
 
 One layer of K_sweep.py is all scores of both orders, 20 label permutations, held-out scores and the scores of others;
 it is compared with one torch.linalg.eigh of the same size, and its memory is the peak above the moments, in d x d matrices.
+The path is NTPS at six tolerances of M by six of P0, with its permutation null. Its seconds are this process's own.
 """
 
 import argparse
+import itertools
 import resource
 import statistics
 import sys
@@ -22,11 +25,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ntps.flags import Scoring
+from ntps.scores.conditioning import Tolerances
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import head, nested_energies, whiten
 from ntps.scores.subspaces import Perception, autoregression
-from ntps.scores.table import layer_row, layer_scores, subspace_scores
+from ntps.scores.table import conditioned_rows, layer_row, layer_scores, subspace_scores
 from ntps.system.threads import map_layers
 
 PERMUTATIONS = 20
@@ -125,14 +130,34 @@ def layer_cost(d: int, repeats: int) -> None:
           f"memory above the moments' {memory / 1e6:.0f} MB, {memory / (8 * d * d):.0f} d x d matrices")  # fmt: skip
 
 
-def medians(*functions, repeats: int = 5) -> list[float]:
+def path_cost(d: int, repeats: int) -> None:
+    """Print what the path over tolerances adds to one layer, with 20 and with 200 permutations."""
+    torch.set_num_threads(1)
+    train, test = synthetic_moments(d), replace(synthetic_moments(d, seed=1), label_moment_permuted=None)
+    rtols = Scoring(models=[], datasets=[]).rtols
+    grid = [Tolerances(*both) for both in itertools.product(rtols, rtols)]
+    noise = torch.randn(200, *train.mean_label_moment.shape, dtype=torch.float64) / 100
+    for moments in (train, replace(train, label_moment_permuted=train.mean_label_moment + noise)):
+
+        def scored(path: bool, moments: LayerMoments = moments) -> None:
+            layer = Layer(replace(moments), replace(test))
+            subspace_scores(layer), layer_row(layer), conditioned_rows(layer, grid if path else [])
+
+        without, with_path = medians(
+            lambda: scored(False), lambda: scored(True), repeats=repeats, clock=time.process_time
+        )
+        print(f"one layer, d = {d}, {len(moments.permuted)} permutations, one thread: {without:.3f} s, with {len(grid)} pairs "
+              f"of tolerances {with_path:.3f} s, ratio {with_path / without:.2f}")  # fmt: skip
+
+
+def medians(*functions, repeats: int = 5, clock=time.perf_counter) -> list[float]:
     """Median seconds of each, run in turn so that a busy moment of the machine hits all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats + 1):  # the first round warms up
         for function, kept in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             function()
-            kept.append(time.perf_counter() - start)
+            kept.append(clock() - start)
     return [statistics.median(kept[1:]) for kept in seconds]
 
 
@@ -143,7 +168,11 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=576, help="width of the states")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layer", action="store_true", help="one layer against one eigen-solve")
+    parser.add_argument("--path", action="store_true", help="the path over tolerances")
     args = parser.parse_args()
+    if args.path:
+        path_cost(args.d, args.repeats)
+        return
     if args.layer:
         layer_cost(args.d, args.repeats)
         return

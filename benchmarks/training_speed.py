@@ -2,8 +2,9 @@
 
     python -m benchmarks.training_speed --model smollm2-135m --texts 1000
 
-Three claims: (a) the 50 epochs of linear_training.py, forward pass included, cost at most 1/20 of encoding the texts
-again in each epoch; (b) LoRA's tokens a second and its padding; (c) grouping by length at least halves the padding.
+Four claims: (a) the 50 epochs of linear_training.py, forward pass included, cost at most 1/20 of encoding the texts
+again in each epoch; (b) LoRA's tokens a second and its padding; (c) grouping by length at least halves the padding;
+(d) the gradients of python -m ntps.finetune_probe cost at most 3.5 forward passes.
 The forward pass is timed on --sample texts and scaled up to --texts.
 """
 
@@ -18,6 +19,7 @@ import torch
 
 from ntps.accuracies import finetuning, linear_head
 from ntps.accuracies import lora as adapters
+from ntps.accuracies.gradients import PILOT, Gradients
 from ntps.accuracies.training_order import grouped_order
 from ntps.flags import LinearHead, Training
 from ntps.models.loading import load_model
@@ -96,6 +98,30 @@ def grouping(ids: list[np.ndarray]) -> None:
     print(f"    padding {grouped:.1%} grouped, {shuffled:.1%} random: {grouped / shuffled:.2f} (at most 0.5)")
 
 
+def gradient_probe(source: Source, ids: list[np.ndarray], sample: int) -> None:
+    """(d) forward passes and gradients in turn, batch by batch, with two directions and a sketch of 8 by 8; and the pilot."""
+    encoder, part = source.encoder, ids[:sample]
+    corpus = Corpus(part, np.zeros(len(part), int), CLASSES, permuted_rows(len(part), 0, 0))
+    names = adapters.target_modules(
+        encoder.model, source.spec.lora_targets or ["q_proj", "k_proj", "v_proj"], 0
+    )
+    gradients = Gradients(encoder, names, torch.randn(2, encoder.width), 8, 8, 0)
+    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE) // 4
+    clock = time.process_time if source.device.type == "cpu" else time.perf_counter  # others may be at work
+    forward = backward = 0.0
+    for whole in plan_batches(corpus.lengths, budget):
+        started = clock()
+        for _ in encode(encoder, corpus, [whole], keep=lambda rows, means: None):
+            pass
+        between = clock()
+        for some in encoder.passes(corpus.lengths[whole]):
+            gradients.of([part[row] for row in whole[some]])[0].cpu()
+        forward, backward = forward + between - started, backward + clock() - between
+    pilot = min(1, PILOT / len(ids))
+    print(f"(d) a forward pass {forward:.1f} s, gradients {backward:.1f} s, the pilot {pilot:.2f} of a pass:")
+    print(f"    {backward / forward + pilot:.2f} forward passes (at most 3.5)")
+
+
 def padding(lengths: np.ndarray, order: np.ndarray) -> float:
     batches = [lengths[order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
     return 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
@@ -112,6 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     flags = parser.parse_args()
     console.quiet()
+    console.keep_heap()  # as every script does
     draw = np.random.default_rng(0)
     source = Source(flags.model, None, flags.device, None, 128, "all")
     source.layers = source.layers[-1:]
@@ -119,6 +146,7 @@ def main() -> None:
     ids = [draw.integers(3, source.config.vocab_size, length) for length in lengths]
     labels = draw.integers(0, CLASSES, flags.texts)
     linear(source, ids, labels, flags.sample)
+    gradient_probe(source, ids, flags.sample)
     lora(source, ids, labels, flags.steps)
     grouping(ids)
 

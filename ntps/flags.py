@@ -33,6 +33,8 @@ Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
 ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
+POOLINGS = ("mean", "last", "mean_without_first")  # what they are: ntps/moments/sums.py
+Pooling = Annotated[str, one_of(*POOLINGS)]
 
 
 def numbers(tolerances: str | float) -> list[float]:
@@ -123,6 +125,9 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = flag(None, "tokens in a batch (default: 2048 on CPUs, 16384 elsewhere)")
     layers: str = flag("all", "all, or a list such as 0,8,16 (0 = embeddings)")
+    pooling: Pooling = flag(
+        "mean", "of a row's states: mean (the paper's), last (token's), or mean_without_first (token)"
+    )
     label_permutations: Natural = flag(200, "permuted copies of the labels, for the permutation null")
     partitions: Count = flag(1, "parts of the rows whose moments are also kept apart, for error bars")
     shard: str | None = flag(
@@ -130,7 +135,7 @@ class Caching(Forward, Adapted):
         "i/n: part i of n partitions alone, into SPLIT.i-of-n.safetensors; python -m ntps.merge adds them up",
     )
     prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
-    keep_states: bool = flag(False, "also write the mean states of every row")
+    keep_states: bool = flag(False, "also write the pooled states of every row")
     seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
@@ -171,12 +176,27 @@ class Training(Pairs, Forward, Seeded):
     batch_size: Count = setting(1, "rows in a forward pass of each process: N take N times as many a step")
     gradient_accumulation: Count = setting(1, "forward passes per optimizer step")
     eval_every: Count = setting(500, "steps between scores of the validation part")
+    patience: OptionalCount = flag(
+        None,
+        "stop once N scores of the validation part are no better than the best before, and keep that step's weights; "
+        "the learning rate stays constant after the warm-up (default: all of max_steps, cosine)",
+    )
     learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
     weight_decay: float = setting(1e-5, "of Adafactor")
     dropout: Share = setting(0.05, "before the head")
     log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
         "none", "none, tensorboard, wandb, trackio"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patience and self.released_protocol:
+            raise UserError("--patience: not with --released_protocol, which has no validation part")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With patience only where it is set: tables of trainings without it stay what they are."""
+        return super().settings | ({"patience": self.patience} if self.patience else {})
 
 
 @dataclass(kw_only=True)
@@ -211,7 +231,7 @@ class LinearHead(Pairs, Forward, Seeded):
     """A linear head on a frozen model."""
 
     layer: int | None = setting(None, "whose states, 0 = embeddings (default: the last)")
-    pooling: Annotated[str, one_of("mean", "last")] = setting("mean", "of a row's states: mean, or the last")
+    pooling: Pooling = setting("mean", "of a row's states, as for cache.py")
     epochs: Count = setting(50, "passes over the states")
     max_steps: OptionalCount = setting(None, "optimizer steps, if fewer than the epochs have")
     batch_size: Count = setting(64, "rows per step, however many processes share the forward pass")
@@ -282,6 +302,30 @@ class Columns:
 
 
 @dataclass(kw_only=True)
+class Judging:
+    """Which scores and accuracies of a results folder are set against each other, and how often permuted.
+
+    Args:
+        results: the folder that K_sweep.py and the trainers wrote to
+        models: folder names of models (default: all)
+        datasets: names of data sets (default: all)
+        groups: data sets that count once, as a,b; those read from one file do so anyway
+        order: descending or released
+        rule: task_rank or fraction
+    """
+
+    results: str = "results"
+    models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    order: str = "descending"
+    rule: str = "task_rank"
+    permutations: int = 10_000
+    seed: int = 42
+    output: str | None = None
+
+
+@dataclass(kw_only=True)
 class Prescreening(Forward, Columns):
     """Candidate models on one data set."""
 
@@ -300,6 +344,7 @@ class Prescreening(Forward, Columns):
     )
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
     layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
+    pooling: Pooling = flag("mean", "of a row's states, as for cache.py")
     label_permutations: Annotated[int, ENOUGH] = flag(
         200, "permuted copies of the labels, for p: 0, or 39 or more"
     )

@@ -36,7 +36,7 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
     """
     folder, rows = Path(results), []
     tenth = at_tenth(load_scores(folder))[[*PAIR, "layer", "kv"]]
-    pairs = only(best_rows(folder), "model", models).merge(tenth, on=[*PAIR, "layer"])
+    pairs = only(best_rows(folder), model=models).merge(tenth, on=[*PAIR, "layer"])
     for model, dataset, layer, kv in pairs[[*PAIR, "layer", "kv"]].itertuples(index=False):
         file = Pair.named(folder, model, dataset).train_moments()
         solved = Layer(file.averages(file.layers.index(layer)))

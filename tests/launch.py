@@ -17,12 +17,16 @@ import from_scratch
 import linear_training
 import lora_finetuning
 from ntps.accuracies import finetuning
+from ntps.commands import finetune_probe
 from ntps.moments import passes
 from ntps.moments.encoder import NotFinite
 from ntps.run import cli
 from ntps.system import processes
 
-SCRIPTS = {module.__name__: module for module in (cache, linear_training, lora_finetuning, from_scratch)}
+SCRIPTS = {
+    module.__name__: module
+    for module in (cache, linear_training, lora_finetuning, from_scratch, finetune_probe)
+}
 CONTEXT = multiprocessing.get_context("forkserver")  # imports once, not once a process
 CONTEXT.set_forkserver_preload(["tests.launch"])
 

@@ -743,7 +743,7 @@ def test_hub_folder_of_csv_with_gaps_in_its_labels(describe, hub, tmp_path):
     ("name", "content", "words"),
     [
         ("train.csv", "text;label\nNA;1\nnull;0\n".encode("utf-16"), "utf-16, delimiter semicolon"),
-        ("train.csv.gz", gzip.compress(b"text|label\nNA|1\nnull|0\n"), "gzip, delimiter pipe"),
+        ("train.csv.gz", gzip.compress(b"text|label\nNA|1\nnull|0\n", mtime=0), "gzip, delimiter pipe"),
         ("train.tsv", b"text\tlabel\nNA\t1\nnull\t0\n", ""),
         ("train.csv", "\ufefftext,label\nNA,1\nnull,0\n".encode(), ""),
     ],

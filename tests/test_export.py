@@ -1,13 +1,20 @@
-"""ntps.export: the copy says what the folder says."""
+"""ntps.export: the copy says what the folder says, and so do model cards and the JSON of lm_eval."""
+
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 
 from fig_plot import kv_curves, tables
 from ntps import results
 from ntps.commands import export
+from ntps.results import handover
 from ntps.run import cli
+from ntps.system import storage
 from tests.fake_results import fake_grid
 
 
@@ -48,3 +55,88 @@ def test_what_cannot_be_copied_is_refused(folder, tmp_path, capsys, target, told
     source = tmp_path if target else folder
     assert cli.run(export.main, [str(source), str(tmp_path / target if target else folder)]) == 1
     assert told in capsys.readouterr().err
+
+
+MINI = Path(__file__).resolve().parent.parent / "results" / "mini"
+# the keys of lm_eval 0.4.13's EvalResults (lm_eval/result_schema.py) that are written
+KEYS = """results group_subtasks configs versions n-shot higher_is_better n-samples config date model_source model_name
+model_name_sanitized""".split()
+
+
+def test_a_model_card_holds_the_values_of_the_tables(tmp_path):
+    assert cli.run(export.main, [str(MINI), str(tmp_path), "--format", "model-card"]) == 0
+    card = ModelCard.load(tmp_path / "smollm2-135m.md")
+    found = {(one.dataset_name, one.dataset_split, one.metric_name): one for one in card.data.eval_results}
+    assert len(found) == len(card.data.eval_results) and card.data.model_name == "smollm2-135m"
+    pairs = results.load_pairs(MINI).set_index(["model", "dataset"])
+    trec6 = pairs.loc[("smollm2-135m", "trec6")]
+    trained = found["trec6", "test", "final test accuracy of lora_finetuning"]
+    assert trained.metric_type == "accuracy" and trained.metric_value == trec6["lora_accuracy"]
+    assert trained.metric_args is None
+    score = found["trec6", "train", "Next Token Perception Score (NTPS)"]
+    table = pd.read_csv(MINI / "ntps" / "smollm2-135m" / "trec6.csv")
+    row = tables.at_tenth(table).set_index("layer").loc[trec6["best_layer"]]
+    assert score.metric_value == row["ntps"] and score.metric_args == {"layer": trec6["best_layer"]}
+    assert f"| trec6 | train | {score.metric_name} | {row['ntps']:.3g} ± {row['ntps_se']:.2g} |" in card.text
+    assert "The model: SmolLM2-135M-Instruct, an instruct model" in card.text
+    assert not any("from_scratch" in name for *_, name in found)  # weights of another model
+
+
+def test_lm_eval_reads_the_json(tmp_path):
+    assert cli.run(export.main, [str(MINI), str(tmp_path), "--format", "lm-eval"]) == 0
+    (file,) = (tmp_path / "smollm2-135m").glob("results_2026-*.json")
+    assert ":" not in file.name
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert list(found) == KEYS
+    tasks = [f"ntps_{path.stem}" for path in sorted((MINI / "ntps" / "smollm2-135m").glob("*.csv"))]
+    for key in (
+        "results",
+        "group_subtasks",
+        "configs",
+        "versions",
+        "n-shot",
+        "higher_is_better",
+        "n-samples",
+    ):
+        assert list(found[key]) == tasks, key
+    for task, values in found["results"].items():
+        assert values.pop("alias") == task.removeprefix("ntps_")
+        assert all(re.fullmatch(r"[a-z0-9_]+,[a-z_]+", name) for name in values)
+        names = {name.partition(",")[0].removesuffix("_stderr") for name in values}
+        assert names == set(found["higher_is_better"][task])
+    trec6, samples = found["results"]["ntps_trec6"], found["n-samples"]["ntps_trec6"]
+    accuracy = results.load_pairs(MINI).set_index(["model", "dataset"])["lora_accuracy"][
+        "smollm2-135m", "trec6"
+    ]
+    assert trec6["acc,lora_finetuning"] == accuracy and samples == {"original": 1346, "effective": 1200}
+    assert trec6["acc_stderr,lora_finetuning"] == pytest.approx((accuracy * (1 - accuracy) / 1199) ** 0.5)
+    higher = found["higher_is_better"]["ntps_trec6"]
+    assert higher["ntps"] and higher["mse"] is False and higher["p_value"] is None
+
+
+def test_data_sets_of_the_hub_are_named_by_their_id(tmp_path):
+    fake_grid(tmp_path, ["m"], ["a", "b", "c"])
+    for name, config in (("a", "x"), ("b", "y"), ("c", "y")):
+        data = {"source": {"id": "org/set", "config": config, "revision": "0" * 40}, "rows": {"test": 50}}
+        about = storage.provenance("scores", {}, data=data, model={"id": "org/model", "note": None})
+        storage.write_text(tmp_path / "ntps" / "m" / f"{name}.json", storage.to_json(about))
+    card = ModelCard(handover.model_card("m", handover.load(tmp_path)["m"]))
+    types = {(one.dataset_name, one.dataset_type, one.dataset_config) for one in card.data.eval_results}
+    # b and c share id and configuration: under one id their results would be joined
+    assert types == {("a", "org/set", "x"), ("b", "b", "y"), ("c", "c", "y")}
+    assert card.data.model_name == "org/model"
+    found = handover.lm_eval("m", handover.load(tmp_path)["m"])
+    assert found["model_name_sanitized"] == "org__model" and found["model_name"] == "org/model"
+    assert found["configs"]["ntps_b"]["dataset_path"] == "org/set"
+
+
+def test_rows_too_few_are_said_in_the_card(tmp_path):
+    fake_grid(tmp_path, ["m"], ["few", "many"])  # 30 and 200 rows of 40 dimensions
+    assert cli.run(export.main, [str(tmp_path), str(tmp_path / "cards"), "--format", "model-card"]) == 0
+    text = (tmp_path / "cards" / "m.md").read_text(encoding="utf-8")
+    assert text.rstrip().endswith("few: NTPS describes the sample more than the task.")
+
+
+def test_brief_is_for_tables_alone(tmp_path, capsys):
+    assert cli.run(export.main, [str(MINI), str(tmp_path), "--brief", "--format", "lm-eval"]) == 1
+    assert "--brief: only with --format tables" in capsys.readouterr().err

@@ -107,6 +107,29 @@ def test_few_groups_say_so(rng):
     assert not fit["usable"] and "5 independent groups" in fit["why"]
 
 
+# --- test-retest ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_reliability_is_the_intraclass_correlation_of_the_means(rng, seeds):
+    runs = rng.normal(size=(9, 1)) + 0.5 * rng.normal(size=(9, seeds))
+    found = gain.reliability(runs.mean(1)[None], runs.var(1, ddof=1)[None] / seeds)
+    between, within = seeds * runs.mean(1).var(ddof=1), runs.var(1, ddof=1).mean()  # mean squares
+    one = (between - within) / (between + (seeds - 1) * within)  # ICC(1, 1)
+    assert found["reliability"] == pytest.approx(seeds * one / (1 + (seeds - 1) * one))  # Spearman-Brown
+    assert found["error"] == pytest.approx(math.sqrt(within / seeds))
+    assert gain.reliability(runs.mean(1)[None], np.full((1, 9), math.nan)) == {}
+
+
+def test_reliability_is_that_of_another_run_of_all_seeds(rng):
+    truth = 0.03 * rng.normal(size=(4000, 1))
+    first, second = (truth + 0.02 * rng.normal(size=(4000, 2)) for _ in range(2))
+    found = gain.reliability(first.mean(1)[None], first.var(1, ddof=1)[None] / 2)
+    assert found["reliability"] == pytest.approx(np.corrcoef(first.mean(1), second.mean(1))[0, 1], abs=0.03)
+    # even the true gains miss the measured ones by that much
+    assert found["error"] == pytest.approx(np.sqrt(np.square(first.mean(1) - truth[:, 0]).mean()), rel=0.05)
+
+
 # --- a folder, the file and predictions from it --------------------------------------------------------------------
 
 USUAL = {"retention": 0.5, "probe_accuracy": 0.53}
@@ -141,6 +164,31 @@ def test_the_file_is_small_and_says_where_it_comes_from(folder, calibration):
     ]
     assert about["identity"]["models"] == ["small"] and len(about["points"]) == 8
     assert "headroom: in no results" in about["record"]["left_out"]
+
+
+def test_the_report_has_the_reliability_beside_the_errors(folder, tmp_path, capsys):
+    output = ["--output", str(tmp_path / "gain.json"), "--permutations", "60"]
+    assert cli.run(main, ["--results", str(folder), *output]) == 0
+    said = capsys.readouterr().out
+    assert "  0.0100  of the gain itself, over seeds" in said  # +-0.01: s^2 / 2 = 0.01^2
+    gains = [point["lora_gain"] for point in json.loads((tmp_path / "gain.json").read_text())["points"]]
+    assert json.loads((tmp_path / "gain.json").read_text())["seeds"]["error"] == pytest.approx(0.01)
+    assert f"reliability of the gain over seeds: {1 - 1e-4 / np.var(gains, ddof=1):.2f} (ICC" in said
+    joined = cli.run(main, ["--results", str(folder), "--groups", "t0,t1", *output])
+    assert (
+        joined == 0 and "  0.0096  of the gain itself" in capsys.readouterr().out
+    )  # sqrt((6 + 1 / 2) / 7) of 0.01
+
+
+def test_one_seed_has_no_reliability(tmp_path, capsys):
+    for number in range(4):
+        write_pair(tmp_path, "small", f"t{number}", ntps=0.1 * number, lora=0.8)
+        path = tmp_path / f"accuracy/lora_finetuning/small/t{number}.csv"
+        rows = pd.read_csv(path)
+        rows[rows.seed == 0].to_csv(path, index=False)
+    assert cli.run(main, ["--results", str(tmp_path)]) == 0
+    assert "reliability of the gain over seeds: not known: it takes two seeds" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gain.json").read_text())["seeds"] == {}
 
 
 def test_a_prediction_within_the_range(calibration):

@@ -34,7 +34,8 @@ import linear_sklearn
 import linear_training
 import lora_finetuning
 import prescreen
-from ntps.accuracies import finetuning, layer_probes, lora  # noqa: F401
+from ntps.accuracies import finetuning, gradients, layer_probes, lora  # noqa: F401
+from ntps.commands import finetune_probe
 from ntps.moments import passes
 from ntps.prescreening import page, texts  # noqa: F401
 from ntps.results import scoring  # noqa: F401
@@ -56,6 +57,7 @@ SCRIPTS = (
     lora_finetuning,
     from_scratch,
     prescreen,
+    finetune_probe,
 )
 SAMPLE = 8  # kills of each command
 CACHE = ["cache", "--label_permutations", "1", "--tokens_per_batch", "300"]
@@ -73,6 +75,7 @@ COMMANDS = {  # what comes before the kill, and the command that is killed
     "lora_finetuning": ([], [*LORA, "--seeds", "0", "1"]),
     "lora_overwritten": ([[*LORA, "--dropout", "0.2"]], [*LORA, "--overwrite"]),
     "from_scratch": ([], ["from_scratch", *TRAINING]),
+    "finetune_probe": ([], [finetune_probe.__name__, "--tokens_per_batch", "300"]),
     "prescreen": ([], ["prescreen", "--layers", "all", "--tokens_per_batch", "600"]),
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -183,10 +186,11 @@ def content(path: Path):
             about = file.metadata() or {}
             about |= {"ntps": json.loads(about.get("ntps", "null"))}
             about.pop(storage.HASH, None)  # it is of the date, too
-            return {"about": timeless(about), "arrays": {name: file.get_tensor(name) for name in file.keys()}}
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "cost"}
+            return {"about": timeless(about), "arrays": arrays}
     if path.suffix == ".csv":
         table = pd.read_csv(path, float_precision="round_trip")
-        return table.drop(columns="seconds", errors="ignore").to_dict("list")
+        return table.drop(columns=["seconds", "forward_passes"], errors="ignore").to_dict("list")
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text()))
     return re.sub(r"\d+ s\b|–", "", path.read_text()) if path.suffix == ".html" else path.read_bytes()

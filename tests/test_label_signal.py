@@ -16,9 +16,9 @@ from ntps.scores.table import layer_row, layer_scores
 from tests.synthetic_moments import moments_of, random_texts
 
 
-def adjusted_r2(X: np.ndarray, Y: np.ndarray, spare: int) -> float:
-    """Explained variance of all targets together, with `spare` residual degrees of freedom of the full regression."""
-    fitted = LinearRegression().fit(X, Y).predict(X)
+def adjusted_r2(X: np.ndarray, Y: np.ndarray) -> float:
+    """Of all targets together: the textbook's 1 - (SSE / (n - k - 1)) / (SST / (n - 1))."""
+    fitted, spare = LinearRegression().fit(X, Y).predict(X), len(X) - X.shape[1] - 1
     return 1 - (np.square(Y - fitted).sum() / spare) / (np.square(Y - Y.mean(0)).sum() / (len(Y) - 1))
 
 
@@ -41,11 +41,10 @@ def plain_noise(means, Y):
     return s2, explained(means, Y) - s2 * d / n
 
 
-def test_corrected_retention_is_a_ratio_of_adjusted_explained_variances(world):
+def test_corrected_retention_is_a_ratio_of_adjusted_r2(world):
     moments, means, Y = world
-    n, d = means.shape
+    n = len(means)
     layer = Layer(moments)
-    s2, full = plain_noise(means, Y)
     V, components = layer.auto.vectors.numpy(), np.linalg.eigh(np.cov(means.T))[1][:, ::-1]
     for row in layer_scores(moments).rows:
         if row["order"] == "released" or row["rule"] == "fraction":
@@ -53,7 +52,7 @@ def test_corrected_retention_is_a_ratio_of_adjusted_explained_variances(world):
             continue
         k = row["kv"]
         for name, basis in (("retention_corrected", V), ("retention_corrected_pca", components)):
-            expected = (explained(means @ basis[:, :k], Y) - s2 * k / n) / full
+            expected = adjusted_r2(means @ basis[:, :k], Y) / adjusted_r2(means, Y)
             assert row[name] == pytest.approx(expected, abs=1e-8)
         assert row["corrected_refusal"] == ""
         difference = row["retention_corrected"] - row["retention_corrected_pca"]
@@ -76,8 +75,8 @@ def test_adjusted_r2_and_signal_share_are_those_of_least_squares(world):
     row = layer_row(Layer(moments))
     total = np.square(Y - Y.mean(0)).sum() / n
     assert row["adjusted_r2"] == pytest.approx(full / total, abs=1e-8)
-    # scikit-learn's fit, with the textbook's n - d - 1 over n - 1 (there the variance of y has n - 1, here n)
-    assert 1 - adjusted_r2(means, Y, n - d - 1) == pytest.approx(s2 * (n - 1) / n / total, abs=1e-8)
+    # the textbook's variance of y has n - 1, here n
+    assert 1 - adjusted_r2(means, Y) == pytest.approx(s2 * (n - 1) / n / total, abs=1e-8)
     B = LinearRegression().fit(means, Y).coef_.T
     inverse = np.linalg.inv(np.cov(means.T, bias=True))
     assert row["signal_share"] == pytest.approx(1 - s2 / n * np.trace(inverse) / np.square(B).sum(), abs=1e-8)
@@ -134,7 +133,8 @@ def test_unequal_variance_is_that_of_leverage_corrected_residuals(world):
         if row["order"] == "descending" and row["rule"] == "task_rank":
             basis = V[:, : row["kv"]]
             taken = np.trace(np.linalg.solve(basis.T @ C @ basis, basis.T @ Omega @ basis)) / n
-            expected = (explained(means @ basis, Y) - taken) / full
+            kept, chance = (explained(means @ basis, Y) - taken) / full, row["kv"] / (n - 1)
+            expected = (kept - chance) / (1 - chance)
             assert row["retention_corrected_unequal"] == pytest.approx(expected, abs=1e-8)
 
 

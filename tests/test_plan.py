@@ -47,7 +47,7 @@ CACHE = dict(
     tokens_per_batch=None,
     dtype=None,
     layers="all",
-    label_permutations=20,
+    label_permutations=200,
     partitions=1,
     shard=None,
     prefix_moments="train",
@@ -167,7 +167,7 @@ def test_memory_and_disk_of_the_moments_are_those_of_the_arrays(tmp_path):
     labels = 8 * 90
     assert planned.disk == arrays - labels
     assert 0 < sum(path.stat().st_size for path in files) - arrays < 4000 * len(files)  # their headers
-    sums = Moments(tiny.layers, 32, 3, 20).sums
+    sums = Moments(tiny.layers, 32, 3, 200).sums
     assert planned.sums == sum(value.numel() * value.element_size() for value in sums.values())
     data = load_dataset(str(texts))
     ids = [tiny.tokenizer(data.splits[s].texts)["input_ids"] for s in ("train", "test")]

@@ -80,10 +80,8 @@ def test_values_are_those_of_the_other_scripts(world):
         )
         for column in measure.OF_CONDITIONED:
             assert conditioned[column].item() == pytest.approx(model[column], rel=1e-6), column
-        for column in measure.ESTIMATED:
-            low, high = (
-                row[column] + np.array([-1, 1]) * 2.132 * row[f"{column}_se"]
-            )  # t, 4 degrees of freedom
+        for column, reach in zip(measure.ESTIMATED, (1.645, 2.132)):  # normal; t with 4 degrees of freedom
+            low, high = row[column] + np.array([-1, 1]) * reach * row[f"{column}_se"]
             assert [low, high] == pytest.approx([model[f"{column}_low"], model[f"{column}_high"]], rel=1e-3)
         peers = pd.read_csv(folder / f"out/scores/{name}/my.csv").set_index("layer")
         assert peers["gcv_error"].idxmin() == layer
@@ -409,7 +407,7 @@ def test_facts_have_numbers_as_the_file_has_them(tmp_path):
 
 def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "config_folders", lambda kind: [tmp_path / "configs"])
-    row = {"model": "a", "accuracy": 0.8, "headroom": 0.05, "ntps": 0.3, "retention": 0.5}
+    row = {"model": "a", "accuracy": 0.8, "headroom": 0.05, "ntps": 0.3, "retention": 0.5, "pooling": "mean"}
     found = measure.expected_gain(row, None)
     assert np.isnan(found["lora_gain"]) and "no calibration file" in found["lora_gain_note"]
     fit = {"usable": True, "predictors": ["probe_accuracy"], "intercept": 0.5, "half_width": 0.02}
@@ -426,6 +424,7 @@ def test_expected_gain_with_and_without_a_calibration(tmp_path, monkeypatch):
     for changed, why in (
         ({"accuracy": 0.95}, "outside 0.600 to 0.900"),
         ({"model": "b"}, "made from a alone"),
+        ({"pooling": "last"}, "it is of mean states"),
     ):
         found = measure.expected_gain(row | changed, None)
         assert why in found["lora_gain_note"] and page.gain(found) == "not calibrated for this"

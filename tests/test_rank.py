@@ -212,6 +212,16 @@ def test_classes_keep_their_type(world, tmp_path):
     assert ntps.TextProbe.load(probe.save(tmp_path / "p")).classes_.tolist() == [0, 1, 2]
 
 
+def test_the_probe_pools_as_the_table(world, tmp_path):
+    models, texts, labels, _ = world
+    ranking = ntps.rank(models[0], texts, labels, output=str(tmp_path), pooling="last", layers="2", **FEW)
+    probe, held_out = ranking.probe(), ranking.data.select("test")
+    y = np.array(ranking.data.classes)[held_out.labels]
+    assert probe.pooling == "last" and probe.score(held_out.texts, y) == pytest.approx(
+        ranking.table["accuracy"][0]
+    )
+
+
 def test_a_numeric_target(world, tmp_path):
     models, texts, labels, _ = world
     numbers = np.array([int(label[-1]) for label in labels]) + np.random.default_rng(0).normal(100, 0.1, 240)

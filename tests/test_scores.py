@@ -22,7 +22,7 @@ COLUMNS = (
     "rank_mean rank_prefix rank_unstable n_texts null_mean null_std p_value retention_null label_free tie "
     "null_lift retention_adjusted retention_p_value heldout_retention heldout_skill heldout_skill_full "
     "ntps_se retention_se n_over_d excess_lower_tight excess_upper_tight eigenvalue_gap "
-    "retention_corrected retention_corrected_se retention_corrected_unequal corrected_refusal rotated_mean rotated_p_value "
+    "retention_corrected retention_corrected_se retention_corrected_jackknife retention_corrected_unequal corrected_refusal rotated_mean rotated_p_value "
     "ntps_pca ntps_minus_pca ntps_minus_pca_se ntps_random retention_pca retention_minus_pca retention_minus_pca_se "
     "retention_random retention_corrected_pca retention_corrected_minus_pca retention_corrected_minus_pca_se "
     "retention_corrected_random heldout_retention_pca heldout_retention_minus_pca heldout_retention_minus_pca_se "

@@ -44,10 +44,21 @@ def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutati
         for field in fields(layer):
             here, there = (getattr(x, field.name) for x in (layer, moments.averages(index)))
             if field.name == "label_moment_permuted":
-                here, there = layer.permuted, moments.averages(index).permuted
+                here, there = layer.permuted, moments.averages(index).permuted.float().double()
+            if field.name in ("residual_second_moment", "label_products"):  # of other files
+                assert here is there is None
+                continue
             assert torch.equal(torch.as_tensor(here), torch.as_tensor(there)), field.name
     upper = moments.average("mean_second_moment", 1)[np.triu_indices(5)]  # row by row
     assert np.array_equal(plain["mean_second_moment"][1], upper.numpy())
+
+
+def test_files_with_permuted_labels_in_float64_are_read(tmp_path):
+    moments = some_moments()
+    write_moments(tmp_path / "x.safetensors", moments, ABOUT, permuted="F64")
+    assert torch.equal(
+        MomentsFile(tmp_path / "x.safetensors").averages(1).permuted, moments.averages(1).permuted
+    )
 
 
 def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
@@ -57,9 +68,9 @@ def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
     both = some_moments(0).merge(second)
     for index in range(2):
         for name in both.sums:
-            assert torch.allclose(
-                loaded.average(name, index), both.average(name, index), rtol=1e-13, atol=1e-15
-            )
+            precise = (1e-6, 1e-7) if name == "label_moment_permuted" else (1e-13, 1e-15)  # kept in float32
+            loaded_average, whole = loaded.average(name, index), both.average(name, index)
+            assert torch.allclose(loaded_average, whole, rtol=precise[0], atol=precise[1])
     assert loaded.text_count == 22 and loaded.token_count == both.token_count
 
 

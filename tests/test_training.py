@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sklearn import metrics
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -21,7 +21,7 @@ import from_scratch
 import linear_training
 import lora_finetuning
 from ntps.accuracies import finetuning, linear_head, training_order
-from ntps.accuracies.lora import chosen_targets, target_modules
+from ntps.accuracies.lora import add_lora, chosen_targets, target_modules
 from ntps.accuracies.table import COLUMNS
 from ntps.accuracies.task import Task, cut_validation, scores
 from ntps.errors import UserError
@@ -434,15 +434,137 @@ def test_finished_seeds_are_not_trained_again(pair, tmp_path, monkeypatch):
     assert set(table(tmp_path, "lora_finetuning").seed) == {0, 1}
 
 
+# --- until it has settled ------------------------------------------------------------------------------------------
+
+PATIENT = {"max_steps": 60, "batch_size": 6, "eval_every": 3, "learning_rate": 0.02, "patience": 3}
+
+
+def test_the_best_validation_step_is_the_first_of_the_highest():
+    curve = [
+        {"step": 5, "loss": 0.1},
+        *({"step": 10 * i, finetuning.VALIDATION: a} for i, a in enumerate([0.3, 0.5, 0.4, 0.5])),
+    ]
+    assert finetuning.best_validation(curve) == (10, 2)
+    assert finetuning.best_validation(curve[:3]) == (10, 0)
+
+
+@pytest.mark.parametrize("script", [lora_finetuning, from_scratch])
+def test_training_stops_once_validation_has_settled(pair, tmp_path, script, capsys, monkeypatch):
+    rates = []
+
+    class Spy(finetuning.Watcher):
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **rest):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(finetuning, "Watcher", Spy)
+    assert script.main(script.Flags(**pair, **PATIENT, output=str(tmp_path))) == 0
+    found = table(tmp_path, script.METHOD)
+    assert list(found.columns) == [*COLUMNS, "settled"] and found.settled.all()
+    watched, [test] = found[found.split == "validation"], found[found.split == "test"].to_dict("records")
+    best = watched.accuracy.argmax()  # the first of equals
+    assert len(watched) == best + 1 + 3 and watched.step.max() < 60
+    assert watched.step.tolist() == list(range(3, 3 * len(watched) + 1, 3))
+    assert watched.final.tolist() == [place == best for place in range(len(watched))]
+    assert test["final"] and test["step"] == watched.step.iloc[best]
+    assert test["tokens"] == watched.tokens.max() and test["seconds"] >= watched.seconds.max()  # of all of it
+    assert (
+        f"settled; validation was best at step {test['step']}, of {watched.step.max()}"
+        in capsys.readouterr().out
+    )
+    assert rates[:3] == pytest.approx([0, 0.02 / 3, 0.04 / 3]) and set(rates[3:]) == {0.02}
+    about = json.loads((tmp_path / f"accuracy/{script.METHOD}/small/tiny.json").read_text())
+    assert about["identity"]["settings"]["patience"] == 3
+
+
+def test_test_score_and_adapter_are_those_of_the_best_step(pair, tmp_path, monkeypatch):
+    weights, judged = {}, {}
+
+    class Keeper(finetuning.Watcher):
+        def on_step_end(self, args, state, control, model=None, **rest):
+            weights[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+            super().on_step_end(args, state, control, **rest)
+
+    class Judge(finetuning.Finetuner):
+        def evaluate(self, eval_dataset=None, **rest):
+            if "test" in (eval_dataset or {}):
+                judged.update({name: value.clone() for name, value in self.model.state_dict().items()})
+            return super().evaluate(eval_dataset, **rest)
+
+    monkeypatch.setattr(finetuning, "Watcher", Keeper)
+    monkeypatch.setattr(finetuning, "Finetuner", Judge)
+    flags = lora_finetuning.Flags(**pair, **PATIENT, output=str(tmp_path))
+    assert lora_finetuning.main(flags) == 0
+    found = table(tmp_path, "lora_finetuning")
+    best = found[found.split == "test"].step.item()
+    assert best < max(weights) and judged.keys() == weights[best].keys()
+    assert all(torch.equal(value, weights[best][name]) for name, value in judged.items())
+    assert not all(torch.equal(value, weights[max(weights)][name]) for name, value in judged.items())
+    stored = load_file(tmp_path / "adapters/small/tiny-seed0/adapter_model.safetensors")
+    for name, value in stored.items():
+        assert torch.equal(value, judged[f"base.{name.replace('.weight', '.default.weight')}"]), name
+
+
+def test_what_has_not_settled_says_so(pair, tmp_path, capsys):
+    settings = PATIENT | {"max_steps": 7, "patience": 9}
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, output=str(tmp_path))) == 0
+    assert "not settled within --max_steps; validation was best at step" in capsys.readouterr().out
+    found = table(tmp_path, "lora_finetuning")
+    assert not found.settled.any() and found[found.split == "validation"].step.tolist() == [3, 6, 7]
+    assert found[found.final].step.nunique() == 1 and found[found.final].split.tolist() == [
+        "validation",
+        "test",
+    ]
+
+
+def test_patience_needs_a_validation_part(pair, tmp_path):
+    with pytest.raises(UserError, match="--patience: not with --released_protocol"):
+        lora_finetuning.Flags(**pair, patience=2, released_protocol=True, output=str(tmp_path))
+
+
+@pytest.mark.parametrize("at", ["best", "after", "end"])
+def test_a_killed_training_settles_as_an_uninterrupted_one(pair, tmp_path, monkeypatch, at):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **PATIENT, output=str(whole))) == 0
+    one = table(whole, "lora_finetuning")
+    best = one[one.final].step.iloc[0]
+    if at != "best":  # at the best step patience saves by itself
+        monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", 0.0)
+
+    class Killer(finetuning.Watcher):
+        def on_save(self, args, state, control, **rest):
+            if state.global_step == best + {"best": 0, "after": 5}.get(at, 10**6):
+                raise Killed
+
+        def on_train_end(self, args, state, control, **rest):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "Watcher", Killer)
+        with pytest.raises(Killed):
+            lora_finetuning.main(lora_finetuning.Flags(**pair, **PATIENT, output=str(cut)))
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **PATIENT, output=str(cut))) == 0
+    two = table(cut, "lora_finetuning")
+    pd.testing.assert_frame_equal(without_seconds(one), without_seconds(two), check_exact=True)
+    one, two = (
+        load_file(out / "adapters/small/tiny-seed0/adapter_model.safetensors") for out in (whole, cut)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not list((cut / "accuracy/lora_finetuning/small").glob(".*"))
+
+
 # --- the test split influences nothing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [linear_training, lora_finetuning, from_scratch], ids=lambda s: s.__name__)
-def test_the_test_split_influences_nothing(pair, tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [(linear_training, {}), (lora_finetuning, {}), (from_scratch, {}), (lora_finetuning, {"patience": 1})],
+    ids=["linear", "lora", "scratch", "patience"],
+)
+def test_the_test_split_influences_nothing(pair, tmp_path, script, more):
     rows = {"train": texts(60, "abc"), "test": texts(30, "abc", start=60)}
     spoiled = rows | {"test": texts(23, "bca", start=900)}
     settings = {"batch_size": 4, "learning_rate": 0.01, "max_steps": 12}
-    settings |= {"epochs": 2} if script is linear_training else {"eval_every": 5}
+    settings |= more | ({"epochs": 2} if script is linear_training else {"eval_every": 5})
     found = []
     for number, splits in enumerate((rows, spoiled)):
         data = dataset_of(tmp_path / f"data{number}", splits)
@@ -580,6 +702,26 @@ def test_a_known_architecture_has_targets_without_a_flag(kind, own, targets, cap
         "y"
     ]
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "openelm"])
+def test_all_linear_is_what_peft_means_by_it(kind, capsys):
+    spec, config = ModelSpec("plain", {"path": "nowhere"}), tiny_config(kind, 50)
+    targets = chosen_targets(spec, ["all-linear"], config)
+    assert f"LoRA adapts {' '.join(targets)}, all linear modules of its blocks" in capsys.readouterr().out
+    model = get_peft_model(without_weights(spec, config), LoraConfig(target_modules="all-linear"))
+    adapted = {name for name, _ in model.base_model.model.named_modules() if name.endswith(".lora_A")}
+    assert {f"{name}.lora_A" for name in target_modules(without_weights(spec, config), targets, 0)} == adapted
+    described = ModelSpec("plain", {"path": "nowhere"}, lora_targets=["all-linear"])
+    assert chosen_targets(described, (), config) == targets
+
+
+def test_targets_that_peft_refuses_are_one_error():
+    spec, config = ModelSpec("plain", {"path": "nowhere"}), AutoConfig.for_model("mamba", **ROOMS)
+    settings = {"lora_targets": ["all-linear"], "start_layer": 0, "rank": 2, "alpha": 2, "lora_dropout": 0.0}
+    settings["lora_targets"] = chosen_targets(spec, settings["lora_targets"], config)
+    with pytest.raises(UserError, match="--lora_targets: .*out_proj"):
+        add_lora(without_weights(spec, config), "plain", settings)
 
 
 def test_an_unknown_architecture_needs_the_flag():

@@ -32,6 +32,7 @@ from ntps.system import console, processes, storage
 CHECKPOINT_SECONDS = 60.0
 EVALUATION_BATCH = 16
 WEIGHTS = "trained.safetensors"
+VALIDATION = "eval_validation_accuracy"  # in Trainer's log
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
 
 
@@ -108,25 +109,49 @@ class Finetuner(Trainer):
         self.accelerator.wait_for_everyone()  # trainer_state.json follows and says that all of it is there
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        path = Path(resume_from_checkpoint) / WEIGHTS
+        self.load_weights(path := Path(resume_from_checkpoint) / WEIGHTS)
+        with safe_open(path, "pt") as file:
+            self.seconds_before = float(file.metadata()["seconds"])
+
+    def load_weights(self, path: Path) -> None:
         stored, trained = load_file(path), self._trained()
         if stored.keys() != trained.keys():
             raise UserError(f"{path} holds other weights than the model trains: delete {path.parent.parent}")
         with torch.no_grad():
             for name, value in trained.items():
                 value.copy_(stored[name])
-        with safe_open(path, "pt") as file:
-            self.seconds_before = float(file.metadata()["seconds"])
+
+
+def best_validation(log: list[dict[str, float]]) -> tuple[int, int]:
+    """The step of the highest validation accuracy in Trainer's log, the first of equals, and how many came after it."""
+    curve = [line for line in log if VALIDATION in line]
+    best = max(range(len(curve)), key=lambda place: curve[place][VALIDATION])
+    return int(curve[best]["step"]), len(curve) - 1 - best
 
 
 class Watcher(TrainerCallback):
-    """A bar in real tokens, and a checkpoint a minute."""
+    """A bar in real tokens, a checkpoint a minute, and with patience one of the best weights and the stop.
 
-    def __init__(self, bar):
+    All that patience needs is in the log, which checkpoints hold. (Trainer's EarlyStoppingCallback has a counter of
+    its own, and needs load_best_model_at_end, which does not know our checkpoints.)
+    """
+
+    def __init__(self, bar, patience: int | None):
         self.bar, self.saved, self.pause, self.step_end = bar, time.monotonic(), 0.0, 0.0
+        self.patience = patience
 
     def on_train_begin(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
+
+        if self.patience and any(VALIDATION in line for line in state.log_history):
+            self.on_evaluate(args, state, control)  # of the checkpoint that it goes on from
+
+    def on_evaluate(self, args, state, control, **_):
+        if self.patience:
+            best, later = best_validation(state.log_history)
+            state.best_model_checkpoint = checkpoint_of(Path(args.output_dir), best)  # which Trainer keeps
+            control.should_training_stop |= later >= self.patience
+            control.should_save = (control.should_save or not later) and not control.should_training_stop
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
@@ -139,6 +164,10 @@ class Watcher(TrainerCallback):
         self.saved = time.monotonic()
         # writing large weights takes a twentieth of the time at most
         self.pause = 20 * (self.saved - self.step_end)
+
+
+def checkpoint_of(folder: Path, step: int) -> str:
+    return str(folder / f"checkpoint-{step}")
 
 
 def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -172,13 +201,14 @@ def read_json(path: Path) -> Any:
 
 def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingArguments:
     """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
-    no clipping, 5 % warm-up then cosine."""
+    no clipping, 5 % warm-up then cosine; with patience, which does not know the last step, then constant."""
     device, kind = task.source.device, task.source.dtype
+    schedule = "constant_with_warmup" if flags.patience else "cosine"
     args = TrainingArguments(
         output_dir=str(folder), run_name=f"{task.source.name} {task.data.name} seed {seed}", seed=seed,
         # optimizer and schedule
         optim="adafactor", learning_rate=flags.learning_rate, weight_decay=flags.weight_decay, max_grad_norm=0.0,
-        lr_scheduler_type="cosine", warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
+        lr_scheduler_type=schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
         # batches
         per_device_train_batch_size=flags.batch_size, gradient_accumulation_steps=flags.gradient_accumulation,
         per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH), train_sampling_strategy="group_by_length",
@@ -244,7 +274,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.started = time.monotonic()
-    checkpoint = str(folder / f"checkpoint-{step}") if step else None
+    checkpoint = checkpoint_of(folder, step) if step else None
     if checkpoint:
         console.say(f"going on from {checkpoint}")
     args = trainer.args
@@ -254,17 +284,32 @@ def train(
     logged = {name: f"eval_{name}_accuracy" for name in dict.fromkeys((watched, "test"))}
     with enough_memory(message):
         with console.progress(tokens_due, "token", str(args.run_name)) as bar:
-            trainer.add_callback(Watcher(bar))
+            trainer.add_callback(Watcher(bar, flags.patience))
             trainer.train(resume_from_checkpoint=checkpoint)
+        settled = stopped(trainer, flags.patience) if flags.patience else {}
+        last, log = trainer.state.global_step, trainer.state.log_history
         for name, key in logged.items():  # checkpoints hold the log, so the last score may be there
-            if not any(key in line and line["step"] == args.max_steps for line in trainer.state.log_history):
+            if not any(key in line and line["step"] == last for line in log):
                 trainer.evaluate({name: rows_of[name]})
     rows = []
     for name, key in logged.items():
-        for line in trainer.state.log_history:
+        for line in log:
             if key in line:
                 row = {"layer": source.layers[0], "seed": seed, "step": line["step"], "split": name}
-                row |= {"final": line["step"] == args.max_steps, "tokens": line["num_input_tokens_seen"]}
+                row |= settled | {"final": line["step"] == last, "tokens": line["num_input_tokens_seen"]}
                 row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
                 rows.append(row | {"seconds": line["seconds"]})
     return model, rows
+
+
+def stopped(trainer: Finetuner, patience: int) -> dict[str, bool]:
+    """Give the model back the weights of its best validation accuracy: the column that says whether patience ended it."""
+    args, state = trainer.args, trainer.state
+    (best, later), end = best_validation(state.log_history), state.global_step
+    if later:
+        trainer.load_weights(Path(checkpoint_of(Path(str(args.output_dir)), best)) / WEIGHTS)
+    state.global_step = best  # which the scores that follow are of
+    settled = later >= patience
+    found = f"validation was best at step {best}, of {end}"
+    console.say(f"{args.run_name}: {'settled' if settled else 'not settled within --max_steps'}; {found}")
+    return {"settled": settled}

@@ -75,9 +75,9 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
     """(n, d) float32 on the model's device: the states of source.layers[0], as `cache.py --keep_states` wrote them
     into `output`, or else from one forward pass.
 
-    pooling: `mean` over a row's tokens, or the `last` token's state.
+    pooling: as in ntps/moments/sums.py.
     """
-    cached = processes.from_first(lambda: cached_states(task, split, output) if pooling == "mean" else None)
+    cached = processes.from_first(lambda: cached_states(task, split, pooling, output))
     if cached is not None:
         states = torch.from_numpy(cached).float()
     else:
@@ -90,7 +90,7 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
 def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
     """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
     source, ids = task.source, task.ids(split)
-    corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0))
+    corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0), pooling)
     batches = plan_batches(corpus.lengths, default_budget(source.device))
     mine = batches[processes.rank() :: processes.count()]
 
@@ -99,18 +99,18 @@ def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
 
     title = f"{source.name} x {task.data.name} {split}"
     with console.progress(int(corpus.lengths.sum()), "token", title) as bar:
-        for tokens in encode(source.encoder, corpus, mine, keep=keep, last=pooling == "last"):
+        for tokens in encode(source.encoder, corpus, mine, keep=keep):
             bar.update(tokens * processes.count())
 
 
-def cached_states(task: Task, split: str, output: str) -> np.ndarray | None:
+def cached_states(task: Task, split: str, pooling: str, output: str) -> np.ndarray | None:
     """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them.
 
     UserError where they are damaged.
     """
     source, layer = task.source, task.source.layers[0]
     path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
-    wanted = of_states(source, task.data, task.splits[split], task.limit, 42, [layer])
+    wanted = of_states(source, task.data, task.splits[split], task.limit, 42, [layer], pooling)
     if not path.exists():
         return None
     file = StatesFile(path)

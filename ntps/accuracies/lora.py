@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ntps.errors import UserError
 from ntps.models.description import ModelSpec
@@ -13,6 +14,7 @@ from ntps.models.loading import without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.system import console, storage
 
+ALL = "all-linear"
 # of attention: queries, keys and values, apart or in one matrix
 USUAL = (["q_proj", "k_proj", "v_proj"], ["query_key_value"], ["c_attn"], ["qkv_proj"])
 
@@ -20,13 +22,20 @@ USUAL = (["q_proj", "k_proj", "v_proj"], ["query_key_value"], ["c_attn"], ["qkv_
 def chosen_targets(spec: ModelSpec, requested: Sequence[str], config: Any) -> list[str]:
     """The modules that LoRA adapts: those requested, the description's, or the usual ones of the architecture.
 
-    The last are reported; UserError where neither we nor PEFT know the architecture.
+    `all-linear`, PEFT's word, is every linear module of the blocks. It and the usual ones are reported by name;
+    UserError where neither we nor PEFT know the architecture.
     """
-    if targets := list(requested or spec.lora_targets or ()):
+    targets = list(requested or spec.lora_targets or ())
+    if targets and targets != [ALL]:
+        return targets
+    blocks, kind = find_blocks(without_weights(spec, config)), config.model_type
+    if targets:
+        linear = [name for name, module in blocks.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+        targets = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linear))
+        console.say(f"{spec.name}: LoRA adapts {' '.join(targets)}, all linear modules of its blocks")
         return targets
     from peft.utils import constants  # takes seconds to import
 
-    blocks, kind = find_blocks(without_weights(spec, config)), config.model_type
     names = {name.rsplit(".", 1)[-1] for name, _ in blocks.named_modules()}
     known: Any = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
     for targets in (*USUAL, *([known] if isinstance(known, list) else [])):
@@ -68,7 +77,10 @@ def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module
     targets = target_modules(model, settings["lora_targets"], settings["start_layer"])
     own = {"r": settings["rank"], "lora_alpha": settings["alpha"], "lora_dropout": settings["lora_dropout"]}
     config = LoraConfig(**own, target_modules=targets)
-    adapted: Any = get_peft_model(model, config)
+    try:
+        adapted: Any = get_peft_model(model, config)
+    except ValueError as error:  # of modules that a fused kernel reads past LoRA, as in Mamba
+        raise UserError(f"--lora_targets: {error}") from None
     adapted.peft_config["default"].base_model_name_or_path = name  # not a folder of this machine
     return adapted
 

@@ -30,13 +30,14 @@ def measure(
     is refused unless `overwrite`. The folder of a training's progress vanishes when its rows are in the table.
     """
     seeds, base = flags.seeds, task.identity(method, settings)
+    columns = (*COLUMNS, "settled") if "patience" in settings else COLUMNS
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: must be different numbers from 0 up")
     folder = Path(flags.output) / "accuracy" / method / task.source.name
     table = folder / f"{task.data.name}.csv"
 
     def output_of(seeds: Sequence[int]) -> Output:
-        return Output("accuracy", folder / task.data.name, base | {"seeds": list(seeds)}, {table: COLUMNS})
+        return Output("accuracy", folder / task.data.name, base | {"seeds": list(seeds)}, {table: columns})
 
     with storage.alone(folder / f".{task.data.name}.lock", folder):
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
@@ -49,7 +50,7 @@ def measure(
             if seed in missing and processes.first():
                 rows = [row for seed in sorted(known) for row in known[seed]]
                 with output_of(sorted(known)).written(**task.record()):
-                    storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+                    storage.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
             if processes.first():  # also what a run left that was killed after it wrote the table
                 storage.remove(progress)
     tests = [row for seed in seeds for row in known[seed] if row["split"] == "test" and row["final"]]

@@ -2,21 +2,28 @@
 
     python -m ntps.export results/mini-run results/mini
     python -m ntps.export results/mini-run/after_lora results/mini/after_lora --brief
+    python -m ntps.export results/mini cards --format model-card
+    python -m ntps.export results/mini harness --format lm-eval
 
 What K_sweep.py, the trainers, alignment_vis.py, ntps.selection and ntps.gain read or wrote stays where it is in the folder,
 with its provenance; numbers are rounded to seven digits. Of the curves over kv the best layer and the last remain, in
 float32. --brief keeps of the scores only those at kv = d/10 with rule task_rank, and no curves. Figures, ntps.selection and
 ntps.gain read the copy like the folder itself; what needs moments or states does not.
+
+--format model-card writes OUTPUT/MODEL.md, a Hugging Face model card with `model-index` metadata, and --format lm-eval
+OUTPUT/MODEL/results_DATE.json as lm_eval does: scores at the best layer and kv = d/10, and test accuracies.
 """
 
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from ntps.errors import UserError
+from ntps.results import handover
 from ntps.results.tables import METHODS, PAIR, best_rows, read_table
 from ntps.run import cli
 from ntps.system import console, storage
@@ -26,15 +33,26 @@ DIGITS = 7
 CURVES = ".curves.safetensors"
 
 
-def main(results: str, output: str, brief: bool = False) -> int:
+def main(
+    results: str,
+    output: str,
+    brief: bool = False,
+    format: Literal["tables", "model-card", "lm-eval"] = "tables",
+) -> int:
     """Copy the tables of a results folder.
 
     Args:
         results: the folder that the scripts wrote to
         output: the folder of the copy; tables of the same names are replaced
         brief: of the scores only those at kv = d/10, no curves
+        format: tables, or a file a model for a model card or in lm_eval's form
     """
     source, target = Path(results), Path(output)
+    if format != "tables":
+        if brief:
+            raise UserError(f"--brief: only with --format tables, not {format}")
+        print(*(f"wrote {path}" for path in handover.write(source, target, format)), sep="\n")
+        return 0
     if source.resolve() == target.resolve():
         raise UserError(f"{output} is the folder itself")
     tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))

@@ -8,6 +8,7 @@ The fit and its held-out error: ntps/evaluation/gain.py.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,69 +16,68 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ntps.accuracies import registry
 from ntps.errors import UserError, at_least
-from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points
-from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only
+from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points, reliability
+from ntps.flags import Judging
+from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only, read_tables
 from ntps.run import cli
 from ntps.system import storage
 
 LORA = ("limit", "max_length", "dtype", "settings", "seeds")  # what is recorded of the LoRA runs
 
 
-def main(
-    results: str = "results",
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    target: str = "lora_gain",
-    predictors: Sequence[str] = (),
-    groups: Sequence[str] = (),
-    order: str = "descending",
-    rule: str = "task_rank",
-    permutations: int = 10_000,
-    seed: int = 42,
-    output: str | None = None,
-) -> int:
+@dataclass(kw_only=True)
+class Flags(Judging):
     """Make a calibration file from a results folder, and report how far it can be trusted.
 
     Args:
-        results: the folder that K_sweep.py and the trainers wrote to
-        models: folder names of models (default: all)
-        datasets: names of data sets (default: all)
         target: lora_gain, over linear_sklearn's probe, or lora_gain_linear, over linear_training's head
         predictors: scores at the best layer and kv = d/10, or accuracies of probes (default: ntps, retention,
             headroom and the accuracy of the probe)
-        groups: data sets that count once, as a,b; those read from one file do so anyway
-        order: descending or released
-        rule: task_rank or fraction
         permutations: of the gains, for p; all of them where there are no more
         seed: of the permutations
         output: the file (default: RESULTS/gain.json)
     """
-    flags = dict(locals())
+
+    target: str = "lora_gain"
+    predictors: Sequence[str] = ()
+
+
+def main(flags: Flags) -> int:
+    target, folder = flags.target, Path(flags.results)
     if target not in PROBE:
         raise UserError(f"--target {target}: must be one of {', '.join(PROBE)}")
-    at_least("permutations", permutations, 20)
-    at_least("seed", seed, 0)
-    pairs, long = load_pairs(results, groups), at_points(load_scores(results), order, rule)
+    at_least("permutations", flags.permutations, 20)
+    at_least("seed", flags.seed, 0)
+    pairs, long = load_pairs(folder, flags.groups), at_points(load_scores(folder), flags.order, flags.rule)
     scores = headline(long, pairs)
-    table = only(only(pairs, "model", models), "dataset", datasets)
+    table = only(pairs, model=flags.models, dataset=flags.datasets)
     table = table[table[target].notna()].merge(scores, "left", PAIR)
-    if unknown := [name for name in predictors if name not in table]:
+    if unknown := [name for name in flags.predictors if name not in table]:
         known = sorted({*scores, *PROBE.values(), "headroom"}.difference(PAIR))
         raise UserError(f"--predictors {' '.join(unknown)}: there are {' '.join(known)}")
-    chosen = list(predictors) or [*PREDICTORS, PROBE[target]]
+    chosen = list(flags.predictors) or [*PREDICTORS, PROBE[target]]
     table = table.reindex(columns=list(dict.fromkeys([*table, *chosen])))  # some of the usual may be missing
     found, notes = points(table, chosen, target)
-    fit = calibrate(found, permutations, seed)
-    path = Path(output or Path(results) / "gain.json")
-    identity = {"target": target, "models": found.models, "groups": found.groups, "flags": flags}
-    lora = lora_settings(Path(results), table)
+    fit = calibrate(found, flags.permutations, flags.seed)
+    retest = reliability(found.gain, seed_variance(folder, table, target, found))
+    path = Path(flags.output or folder / "gain.json")
+    identity = {"target": target, "models": found.models, "groups": found.groups, "flags": vars(flags)}
+    lora = lora_settings(folder, table)
     about = storage.provenance("gain calibration", identity, lora=lora, left_out=notes)
     rows = pd.DataFrame(list(product(found.models, found.groups)), columns=["model", "group"])
     rows[[*found.predictors, target]] = np.dstack([found.x, found.gain]).reshape(len(rows), -1)
     head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}
-    storage.write_text(path, storage.to_json(head | {"points": rows.to_dict("records")} | about))
-    print(*report(found, fit, target), *(f"left out: {note}" for note in notes), f"wrote {path}", sep="\n")
+    storage.write_text(
+        path, storage.to_json(head | {"seeds": retest, "points": rows.to_dict("records")} | about)
+    )
+    print(
+        *report(found, fit, retest, target),
+        *(f"left out: {note}" for note in notes),
+        f"wrote {path}",
+        sep="\n",
+    )
     return 0
 
 
@@ -93,7 +93,20 @@ def lora_settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:
+def seed_variance(folder: str | Path, table: pd.DataFrame, target: str, found: Points) -> np.ndarray:
+    """(models, groups): s^2 / k of each gain over k seeds, NaN with one; probes that have no seed add nothing."""
+    gain, total = registry.TARGETS[target], pd.Series(0.0, index=pd.MultiIndex.from_frame(table[PAIR]))
+    for method in registry.METHODS:
+        if method.trains != "probes" and {gain.of, gain.minus} & {one.name for one in method.targets}:
+            rows = read_tables(folder, f"accuracy/{method.name}", ["split", "final", "accuracy"])
+            tests = rows[(rows["split"] == "test") & (rows["final"] == True)]  # noqa: E712
+            total += tests.groupby(PAIR)["accuracy"].sem().reindex(total.index) ** 2
+    of_groups = total.groupby([table["model"].to_numpy(), table["group"].to_numpy()])
+    wide = of_groups.agg(lambda part: part.sum(skipna=False) / len(part) ** 2).unstack()
+    return wide.loc[found.models, found.groups].to_numpy()
+
+
+def report(found: Points, fit: Mapping[str, Any], retest: Mapping[str, float], target: str) -> Iterator[str]:
     """What the fit shows, for a terminal."""
     yield f"{target}: {TARGETS[target][1]}"
     yield f"{len(found.models)} models, {len(found.groups)} independent groups of data sets"
@@ -101,8 +114,13 @@ def report(found: Points, fit: Mapping[str, Any], target: str) -> Iterator[str]:
         errors = {" + ".join(fit["predictors"]) + ", choice nested": fit["held_out_error"]}
         yield f"error (root mean square, in accuracy) on the {'group and model' if found.across else 'group'} left out:"
         yield from (f"  {error:.4f}  {name}" for name, error in (errors | fit["errors_of_baselines"]).items())
+        if retest:
+            yield f"  {retest['error']:.4f}  of the gain itself, over seeds: the least to be expected of any"
         terms = "".join(f" {slope:+.3f} {name}" for name, slope in fit["coefficients"].items())
         yield f"gain = {fit['intercept']:.3f}{terms} -+ {fit['half_width']:.3f} (90 %), p = {fit['p']:.3f}"
+    unknown = "not known: it takes two seeds of every pair, and gains that differ"
+    shown = f"{retest['reliability']:.2f} (ICC of the means)" if retest else unknown
+    yield f"reliability of the gain over seeds: {shown}"
     yield "usable" if fit["usable"] else f"predicts nothing: {fit['why']}"
 
 

@@ -15,6 +15,7 @@ Reads what K_sweep.py and the trainers wrote; prints a report, and writes below 
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import pandas as pd
 from ntps.errors import UserError, at_least
 from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
 from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Draws
+from ntps.flags import Judging
 from ntps.results.tables import (
     COVARIATES,
     DIRECTION,
@@ -50,62 +52,51 @@ SHOWN = {  # table: what the report says of it
 }
 
 
-def main(
-    results: str = "results",
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    targets: Sequence[str] = (),
-    scores: Sequence[str] = (),
-    groups: Sequence[str] = (),
-    order: str = "descending",
-    rule: str = "task_rank",
-    resamples: int = 10_000,
-    permutations: int = 10_000,
-    seed: int = 42,
-    output: str | None = None,
-) -> int:
+@dataclass(kw_only=True)
+class Flags(Judging):
     """Judge scores against accuracies, over the data sets of a results folder.
 
     Args:
-        results: the folder that K_sweep.py and the trainers wrote to
-        models: folder names of models (default: all)
-        datasets: names of data sets (default: all)
         targets: columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)
         scores: candidates (default: all that do not use the labels of test)
-        groups: data sets that count once, as a,b; those read from one file do so anyway
-        order: descending or released
-        rule: task_rank or fraction
         resamples: of the data sets, for intervals
         permutations: of the accuracies, for p; all of them where there are no more
         seed: of both
         output: folder of the tables (default: RESULTS/selection)
     """
-    flags = dict(locals())
+
+    targets: Sequence[str] = ()
+    scores: Sequence[str] = ()
+    resamples: int = 10_000
+
+
+def main(flags: Flags) -> int:
     for name, least in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
-        at_least(name, flags[name], least)
-    long, pairs = load_scores(results, [*DIRECTION, *ERRORS]), load_pairs(results, groups)
-    long, pairs = (only(only(table, "model", models), "dataset", datasets) for table in (long, pairs))
-    wanted = tuple(scores) or (*SUBSPACE, *LAYER)
+        at_least(name, getattr(flags, name), least)
+    long, pairs = load_scores(flags.results, [*DIRECTION, *ERRORS]), load_pairs(flags.results, flags.groups)
+    long, pairs = (only(t, model=flags.models, dataset=flags.datasets) for t in (long, pairs))
+    wanted = tuple(flags.scores) or (*SUBSPACE, *LAYER)
     if unknown := set(wanted) - set(DIRECTION):
         raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(DIRECTION)}")
     errors = [error for error, score in ERRORS.items() if score in wanted]
-    long = at_points(long[long["score"].isin([*wanted, *errors])], order, rule)
+    long = at_points(long[long["score"].isin([*wanted, *errors])], flags.order, flags.rule)
     long["value"] *= long["score"].map(DIRECTION).fillna(1).astype(float)
-    each = product(targets_there(pairs, targets), sorted(set(pairs["model"])))
+    each = product(targets_there(pairs, flags.targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
-    asked, draws = [q for q in questions if len(q.candidates) and q.n], Draws(permutations, resamples, seed)
+    asked = [q for q in questions if len(q.candidates) and q.n]
+    draws = Draws(flags.permutations, flags.resamples, flags.seed)
     tables = {}
     with console.progress(len(TABLES), "table", "selection") as bar:
         for name, rows in TABLES.items():
             tables[name] = pd.DataFrame(rows(asked, draws))
             bar.update()
     print(*report(questions, tables), sep="\n")
-    folder = Path(output or Path(results) / "selection")
+    folder = Path(flags.output or Path(flags.results) / "selection")
     for name, table in tables.items():
         storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
     meanings = {q.target: TARGETS[q.target][1] for q in questions}
     left_out = {f"{q.model}, {q.target}": q.left_out for q in questions}
-    record = storage.provenance("selection", {"flags": flags}, targets=meanings, left_out=left_out)
+    record = storage.provenance("selection", {"flags": vars(flags)}, targets=meanings, left_out=left_out)
     storage.write_text(folder / "selection.json", storage.to_json(record))
     print(f"wrote {folder}: {', '.join(f'{name}.csv' for name in tables)}, selection.json")
     return 0

@@ -63,6 +63,20 @@ def points(table: pd.DataFrame, predictors: Sequence[str], target: str) -> tuple
     return Points(models, list(grid.index), known, np.stack(x, -1), gain, probe), notes
 
 
+def reliability(gain: Array, variance: Array) -> dict[str, float]:
+    """Test-retest over seeds, of measured gains and the variances s^2 / k of their means over k seeds.
+
+    error: root of the mean variance, below which no predictor's held-out error can be expected. reliability:
+    1 - error^2 / Var(gain), the intraclass correlation ICC(1, k) (Shrout and Fleiss 1979) where all have k seeds: of two,
+    Spearman-Brown's of one. The error of a finite test split, which seeds share, is in neither. Nothing where a variance is
+    NaN or all gains are equal.
+    """
+    if not np.isfinite(variance).all() or not np.ptp(gain):
+        return {}
+    error = float(variance.mean())
+    return {"error": math.sqrt(error), "reliability": 1 - error / float(gain.var(ddof=1))}
+
+
 # --- held-out error ------------------------------------------------------------------------------------------------
 
 

@@ -69,12 +69,13 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, labels as in a Split, row orders of the shuffled labels (R, n)."""
+    """The rows of one pass: token ids, labels as in a Split, row orders of the shuffled labels (R, n), pooling."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
     classes: int
     orders: np.ndarray
+    pooling: str = "mean"
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -87,4 +88,4 @@ class Corpus:
         lengths = torch.from_numpy(self.lengths[rows]).to(device)
         targets = targets_of(self.labels[rows], self.classes).to(home)
         permuted = targets_of(self.labels[self.orders[:, rows].T], self.classes).flatten(1).to(home)
-        return ids, Batch(lengths, targets, permuted)
+        return ids, Batch(lengths, targets, permuted, self.pooling)

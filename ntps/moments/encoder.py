@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ntps.errors import UserError, boundary, enough_memory, lacks_memory, one_line
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.packing import NotPlain, Packed, equal_runs, run_packed
-from ntps.moments.sums import Batch, Moments, mean_states, permuted_rows
+from ntps.moments.sums import Batch, Moments, permuted_rows, pooled
 from ntps.system import console
 
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
@@ -195,10 +195,9 @@ def encode(
     batches: Sequence[np.ndarray],
     moments: Moments | None = None,
     keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
-    last: bool = False,
 ) -> Iterator[int]:
-    """One forward pass over the batches, adding to `moments` and passing rows (B,) with their mean states (L, B, d)
-    to `keep`; with `last`, which has no moments, the states of their last tokens.
+    """One forward pass over the batches, adding to `moments` and passing rows (B,) with their pooled states (L, B, d)
+    to `keep`.
 
     Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
     UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
@@ -214,10 +213,9 @@ def encode(
             mean = torch.empty(shape, dtype=kept, device=ids.device)
 
             def reduce(place: int, hidden: Tensor, mean: Tensor = mean, batch: Batch = batch) -> None:
-                if last:
-                    mean[place] = hidden[batch.last]
-                else:
-                    mean[place] = moments.add(place, hidden, batch) if moments else mean_states(hidden, batch)
+                mean[place] = (
+                    moments.add(place, hidden, batch) if moments else pooled(batch.tokens(hidden), batch)
+                )
 
             remedy = "use a smaller --tokens_per_batch or --max_length"
             with enough_memory(f"out of memory with {len(ids)} tokens in a batch: {remedy}"):
@@ -247,7 +245,7 @@ def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int,
 
 def moments_of_texts(
     model: Any, tokenizer: Any, texts: Sequence[str], labels: Sequence, layers: Sequence[int] | None = None,
-    max_length: int = 512, tokens_per_batch: int = 2048, permutations: int = 0, seed: int = 42,
+    max_length: int = 512, tokens_per_batch: int = 2048, permutations: int = 0, seed: int = 42, pooling: str = "mean",
 ) -> Moments:  # fmt: skip
     """Moments of a loaded transformers model (with or without head) over labelled texts, all layers by default.
 
@@ -264,7 +262,7 @@ def moments_of_texts(
     base = getattr(model, "base_model", model)
     limit = getattr(base.config, "max_position_embeddings", None) or max_length
     ids, _ = tokenize(texts, tokenizer, min(max_length, limit), len(base.get_input_embeddings().weight))
-    corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed))
+    corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed), pooling)
     modes = {module: module.training for module in base.modules()}
     try:
         encoder = Encoder(base.eval(), layers)

@@ -15,6 +15,7 @@ import torch
 
 from ntps.moments.source import Source
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS
+from ntps.system.storage import UNSAID
 from ntps.texts.dataset import Dataset, Split, texts_hash
 
 Identity = dict[str, Any]
@@ -23,9 +24,9 @@ OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # states do
 
 def of_states(
     source: Source, data: Dataset, split: Split, limit: int | None, seed: int, layers: Sequence[int],
-    part: str | None = None,
+    pooling: str, part: str | None = None,
 ) -> Identity:  # fmt: skip
-    """Mean states of one split; `part` is that of a partial file."""
+    """Pooled states of one split; `part` is that of a partial file."""
     return {
         "model": source.identity,
         "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes}
@@ -36,6 +37,7 @@ def of_states(
         "max_length": source.max_length,
         "dtype": dtype_name(source.dtype),
         "layers": list(layers),
+        **({} if pooling == UNSAID["pooling"] else {"pooling": pooling}),
         **({} if part is None else {"part": part}),
     }
 

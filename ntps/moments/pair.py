@@ -135,8 +135,8 @@ class Cached:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""
         flags: list = ["--keep_states"]
         if "train" in self.files:
-            known = self.files["train"].identity
-            usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1}
+            known = storage.UNSAID | self.files["train"].identity
+            usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **storage.UNSAID}
             for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
                 flags += [f"--{name}", known[name]]
             if known["layers"] != list(range(len(known["layers"]))):

@@ -72,7 +72,9 @@ class Job:
         name = split.name if part is None else f"{split.name}.{part}"
         self.prefix = split.name == "train" or flags.prefix_moments == "all"
         self.budget = flags.tokens_per_batch or default_budget(source.device)
-        self.states_identity = of_states(source, data, split, flags.limit, flags.seed, source.layers, part)
+        self.states_identity = of_states(
+            source, data, split, flags.limit, flags.seed, source.layers, flags.pooling, part
+        )
         self.identity = of_moments(self.states_identity, flags.label_permutations, count, self.prefix)
         moments, states = (Path(flags.output, kind, source.name, data.name) for kind in ("moments", "states"))
         self.target, self.resume = moments / f"{name}.safetensors", moments / f".{name}.resume.safetensors"
@@ -145,9 +147,11 @@ class Pass:
         check_parts(flags, split.name, len(split.texts))
         ids, self.cut = source.tokenize(split.texts)
         orders = permuted_rows(len(ids), flags.label_permutations if want_moments else 0, flags.seed)
-        self.corpus = Corpus(ids, split.labels, job.data.targets, orders)
+        self.corpus = Corpus(ids, split.labels, job.data.targets, orders, flags.pooling)
         lengths, every = self.corpus.lengths, np.arange(len(ids))
         self.rows = every[job.rows]
+        if flags.pooling == "mean_without_first" and (single := int((lengths[self.rows] == 1).sum())):
+            console.say(f"--pooling {flags.pooling}: {single} {split.name} rows of one token keep it")
         self.plan = [
             (number, every[part.rows][batch])
             for number, part in enumerate(self.parts)
@@ -278,7 +282,7 @@ class Pass:
 
     def _encode(self, encoder: Encoder, share: list[np.ndarray]) -> None:
         """Add this process's share of a round to its moments; the first writes the states of all, if they are kept."""
-        means: list[tuple[np.ndarray, np.ndarray]] = []  # rows (B,) and their mean states (L, B, d)
+        means: list[tuple[np.ndarray, np.ndarray]] = []  # rows (B,) and their pooled states (L, B, d)
         keep = (lambda *found: means.append(found)) if self.want_states else None
         for _ in encode(encoder, self.corpus, share, self.moments, keep):
             pass

@@ -13,6 +13,8 @@ for a set of labels):
     label_products       Y  = E_i[y_i y_i^T]                 (C, C), of sets of labels: of classes it is diagonal
 
 E_i is the plain average over texts; nothing is centred; padding never counts. Source: arXiv 2505.17169.
+Pooling `mean` is the above. `last` has m_i = h_n; P0 and P1 stay. `mean_without_first` has all of it of h_2..h_n, for the
+first token is an attention sink, with a large state that says little of the text; a text of one token keeps it.
 Sums are kept while texts are added and divided by the number of texts on reading, so shards of the data,
 partitions for error bars and resumed runs are one thing: sums that add.
 """
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ntps.errors import UserError
+from ntps.flags import POOLINGS
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import processes
 
@@ -42,11 +45,21 @@ class Batch:
     """What all layers share of one batch: where its texts lie among its tokens, and its targets.
 
     lengths (B,) of its texts, whose tokens follow each other without padding; targets (B, C) and permuted (B, R*C) are
-    float64. The tokens are summed in blocks of SCAN, the last one filled up.
+    float64. The tokens are summed in blocks of SCAN, the last one filled up; `lengths` and all else are of those that
+    the pooling keeps.
     """
 
-    def __init__(self, lengths: Tensor, targets: Tensor, permuted: Tensor | None = None):
-        self.lengths, self.targets, self.permuted = lengths, targets, permuted
+    def __init__(
+        self, lengths: Tensor, targets: Tensor, permuted: Tensor | None = None, pooling: str = "mean"
+    ):
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling {pooling!r}: must be {' or '.join(POOLINGS)}")
+        self.kept: Tensor | None = None  # places of the tokens that are kept; None: all
+        if pooling == "mean_without_first":
+            several, kept = lengths > 1, lengths.new_ones(int(lengths.sum()), dtype=torch.bool)
+            kept[(lengths.cumsum(0) - lengths)[several]] = False
+            self.kept, lengths = kept.nonzero()[:, 0], lengths - several.long()
+        self.lengths, self.targets, self.permuted, self.pooling = lengths, targets, permuted, pooling
         self.last = lengths.cumsum(0) - 1  # places of the texts' last tokens
         text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         text = pad(text, (0, -len(text) % SCAN), value=-1).view(-1, SCAN)
@@ -55,6 +68,11 @@ class Batch:
         self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
         self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
         self.scratch: Scratch | None = None  # of the first layer, for all
+
+    def tokens(self, states: Tensor) -> Tensor:
+        """Of states (N, d) those of the tokens that are kept, in float32 or better."""
+        states = states if self.kept is None else states[self.kept]
+        return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 class Scratch:
@@ -115,13 +133,13 @@ class Moments:
         self.label_second_moment += float((targets**2).sum())
 
     def add(self, index: int, states: Tensor, batch: Batch) -> Tensor:
-        """Add one layer's states (N, d), the tokens of a batch one after the other; return the mean states (B, d).
+        """Add one layer's states (N, d), the tokens of a batch one after the other; return the pooled states (B, d).
 
         `index` is the layer's place among these. Token products run in float32, or in float64 for float64 states;
-        mean-state products in float64, from mean states rounded as they are returned (and stored).
+        those of pooled states in float64, from states rounded as they are returned (and stored).
         """
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
-        mean = mean_states(states, batch)
+        states = batch.tokens(states)
+        mean = pooled(states, batch)
         wide, sums = mean.to(self.device, torch.float64), self.sums
         sums["mean_label_moment"][index].addmm_(wide.T, batch.targets)
         if batch.permuted is not None and batch.permuted.shape[1]:
@@ -196,13 +214,12 @@ def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None
         add_product(total[strip], rows[:, strip[0]], rows[:, strip[1]], by_way)
 
 
-def mean_states(states: Tensor, batch: Batch) -> Tensor:
-    """Mean states (B, d) of states (N, d), in float32 or better; the c_t into the batch's scratch.
+def pooled(states: Tensor, batch: Batch) -> Tensor:
+    """The m_i (B, d) of the tokens (N, d) that a batch keeps; the c_t into the batch's scratch.
 
     Tokens are summed by small triangular products, several times faster than a scan: each block of rows by itself,
     then what earlier blocks hold of the text that goes on.
     """
-    states = states.to(torch.promote_types(states.dtype, torch.float32))
     scratch = batch.scratch = batch.scratch or Scratch(batch, states)
     count, width = states.shape
     sums = scratch.prefix[:, :width]
@@ -215,6 +232,8 @@ def mean_states(states: Tensor, batch: Batch) -> Tensor:
         blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
     mean = sums[batch.last] / batch.lengths[:, None]
     sums[batch.last] = 0  # they are no prefix: nothing follows
+    if batch.pooling == "last":  # not finite where any token is not
+        return torch.where(mean.isfinite(), states[batch.last], mean)
     return mean
 
 
@@ -233,7 +252,7 @@ def targets_of(labels: np.ndarray, classes: int) -> Tensor:
 
 def from_arrays(
     states: Tensor | np.ndarray | Iterable, lengths: Sequence[int] | np.ndarray, labels: np.ndarray | Sequence[int],
-    classes: int | None = None, permutations: int = 0, seed: int = 42,
+    classes: int | None = None, permutations: int = 0, seed: int = 42, pooling: str = "mean",
 ) -> Moments:  # fmt: skip
     """Moments of states that are already there: (L, n, T, d), right-padded, with n lengths and n class indices.
 
@@ -259,10 +278,10 @@ def from_arrays(
     targets, permuted = one_hot(labels, classes), one_hot(labels[order].T, classes).flatten(1)
     counts = torch.as_tensor(lengths)
     moments = Moments(range(layers), width, classes, permutations)
-    moments.count(counts, targets)
     real = torch.arange(longest) < counts[:, None]
     for rows in torch.arange(count).split(max(1, TOKENS_AT_ONCE // longest)):
-        batch = Batch(counts[rows], targets[rows], permuted[rows])
+        batch = Batch(counts[rows], targets[rows], permuted[rows], pooling)
+        moments.count(batch.lengths, batch.targets)
         for index, layer in enumerate(states):
             moments.add(index, layer[rows][real[rows]], batch)
     if not moments.sums["mean_state"].isfinite().all():

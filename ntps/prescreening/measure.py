@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import sem, studentized_range, t
+from scipy.stats import norm, sem, studentized_range, t
 
 from ntps.accuracies.layer_probes import States, fitting, read_states, state_rows
 from ntps.errors import UserError
@@ -89,6 +89,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     conditioned = conditioned_rows(layer, tolerances[:1])[0] if tolerances else {}
     whole, point = layer_row(layer), tenth(scores)
     row |= {
+        "pooling": flags.pooling,
         "layer": best,
         "layers": last,
         "heldout_skill": whole["ridge_test_skill"],
@@ -206,12 +207,15 @@ def tenth(scores: LayerScores) -> Row:
 
 
 def estimates(point: Row, partitions: int) -> Row:
-    """Ends of 90 % intervals, score -+ t standard errors with partitions - 1 degrees of freedom, and why there is no score."""
-    ends = {"low": -t.isf(0.05, partitions - 1), "high": t.isf(0.05, partitions - 1)}
+    """Ends of 90 % intervals, score -+ standard errors: normal for the one in closed form, t for that over partitions.
+
+    And why there is no score.
+    """
+    errors = dict(zip(ESTIMATED, (norm.isf(0.05), t.isf(0.05, partitions - 1)), strict=True))
     found = {
-        f"{name}_{end}": point[name] + reach * point[f"{name}_se"]
-        for name in ESTIMATED
-        for end, reach in ends.items()
+        f"{name}_{end}": point[name] + sign * reach * point[f"{name}_se"]
+        for name, reach in errors.items()
+        for end, sign in (("low", -1), ("high", 1))
     }
     return found | {"corrected_refusal": point["corrected_refusal"]}
 
@@ -223,9 +227,14 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
     """
     shipped = (folder / "gain.json" for folder in config_folders(""))
     path = calibration or next((file for file in shipped if file.exists()), None)
-    if path is None or "accuracy" not in row or "micro_f1" in row:
-        kind = "sets" if "micro_f1" in row else "numbers"
-        lack = "no calibration file" if path is None else f"it predicts accuracies, and the labels are {kind}"
+    lacks = {
+        "no calibration file": path is None,
+        "it predicts accuracies, and the labels are numbers": "accuracy" not in row,
+        "it predicts accuracies, and the labels are sets": "micro_f1" in row,
+        "it is of mean states": row["pooling"] != "mean",
+    }
+    if path is None or any(lacks.values()):
+        lack = next(why for why, holds in lacks.items() if holds)
         gain = Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {lack}")
     else:
         gain = Calibration(path).predict(row | {"probe_accuracy": row["accuracy"]}, row["model"])

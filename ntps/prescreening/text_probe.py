@@ -27,6 +27,7 @@ from ntps.moments.sums import permuted_rows
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
+from ntps.system.storage import UNSAID
 from ntps.texts.dataset import Dataset
 
 
@@ -40,10 +41,11 @@ class TextProbe(BaseEstimator):
 
     def __init__(
         self, model: str, layer: int, target: str = "classes", max_length: int | None = None, device: str = "auto",
-        dtype: str | None = None, seed: int = 42,
+        dtype: str | None = None, seed: int = 42, pooling: str = "mean",
     ):  # fmt: skip
         self.model, self.layer, self.target = model, layer, target
         self.max_length, self.device, self.dtype, self.seed = max_length, device, dtype, seed
+        self.pooling = pooling
 
     @classmethod
     def of(
@@ -53,7 +55,8 @@ class TextProbe(BaseEstimator):
         if cached.states is None:
             raise UserError(f"no states of {cached.pair}: run {cached.cache_command()}")
         known = cached.train.identity
-        probe = cls(model, layer, data.target, known["max_length"], dtype=known["dtype"])
+        same = {"max_length": known["max_length"], "dtype": known["dtype"]}
+        probe = cls(model, layer, data.target, **same, pooling=(UNSAID | known)["pooling"])
         states, labels = read_states(cached.states["train"], cached.train.layers.index(layer))
         if data.numeric:
             labels = labels + data.provenance["label_mean"]  # as in the file
@@ -113,9 +116,9 @@ class TextProbe(BaseEstimator):
         return found
 
     def transform(self, X: Sequence[str]) -> np.ndarray:
-        """Mean states (n, d) of texts."""
+        """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
         ids, _ = self.source.tokenize(list(X))
-        corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, permuted_rows(len(ids), 0, 0))
+        corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, permuted_rows(len(ids), 0, 0), self.pooling)
         states = np.empty((len(ids), self.source.config.hidden_size))
 
         def keep(rows: np.ndarray, mean: np.ndarray) -> None:

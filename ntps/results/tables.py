@@ -147,13 +147,15 @@ def headline(long: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[*PAIR, *sorted(set(long["score"]))])
 
 
-def only(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
-    """Rows of the names given, or all."""
-    there = set(table[column])
-    if missing := [name for name in names if name not in there]:
-        known = " ".join(sorted(there))
-        raise UserError(f"--{column}s {' '.join(missing)}: not in the results; there are {known}")
-    return table[table[column].isin(names)] if names else table
+def only(table: pd.DataFrame, **requested: Sequence[str]) -> pd.DataFrame:
+    """Rows of the names given for each column, or all."""
+    for column, names in requested.items():
+        there = set(table[column])
+        if missing := [name for name in names if name not in there]:
+            known = " ".join(sorted(there))
+            raise UserError(f"--{column}s {' '.join(missing)}: not in the results; there are {known}")
+        table = table[table[column].isin(names)] if names else table
+    return table
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: 
     """A row for each space and word."""
     listed = [(group, word) for group, members in groups.items() for word in members]
     ids, _ = source.tokenize([word for _, word in listed])
-    states = mean_states_of(source, ids)
+    states = states_of(source, ids, (storage.UNSAID | file.identity)["pooling"])
     moments = file.averages(file.layers.index(layer), permuted=False)
     member = [np.array([group == name for group, _ in listed]) for name in ends]
     rows = []
@@ -114,9 +114,9 @@ def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: 
     return rows
 
 
-def mean_states_of(source: Source, ids: list[np.ndarray]) -> np.ndarray:
-    """Mean states (n, d) of the source's one layer, a row for each token sequence."""
-    corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, np.zeros((0, len(ids)), np.int64))
+def states_of(source: Source, ids: list[np.ndarray], pooling: str) -> np.ndarray:
+    """Pooled states (n, d) of the source's one layer, a row for each token sequence."""
+    corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, np.zeros((0, len(ids)), np.int64), pooling)
     states = np.empty((len(ids), source.encoder.width))
 
     def keep(rows: np.ndarray, mean: np.ndarray) -> None:

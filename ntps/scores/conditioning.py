@@ -86,6 +86,8 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
 
     For each tolerance of P0 there is one eigen-solve of what is left of it.
     """
+    if not wanted:
+        return
     moments = layer.moments
     W, shares = ranked(moments.plain.spectrum)
     prefix_rtols, rtols = (sorted({getattr(one, name) for one in wanted}) for name in ("prefix_rtol", "rtol"))

@@ -1,7 +1,8 @@
 """The label signal of one layer, corrected for what its sample adds: adjusted R2 within a subspace and in full.
 
 Centred moments Mc, Sc of n rows and C targets, r = rank Mc, Y = Cov(y), G = Sc^T Mc^+ Sc the explained part.
-E = tr G also counts noise: s2 r / n of it, s2 = tr(Y - G) n / (n - r - 1), and of what k fixed directions explain s2 k / n.
+E = tr G also counts noise: s2 r / n of it, s2 = tr(Y - G) n / (n - r - 1), and of what k fixed directions explain s2 k / n
+and, for what they miss of the signal is noise to them, a share k / (n - 1) of that.
 Source: ordinary least squares; arXiv 2505.17169 has none of it.
 """
 
@@ -101,20 +102,48 @@ class LabelSignal:
         return float(1 - self.noise / self.n * self.white.W.square().sum() / coefficients)
 
     def retained(self, energies: Tensor, noise: Tensor | None = None) -> Tensor:
-        """rho_k (K,) = (E_k - s2 k / n) / (E - s2 r / n), a ratio of adjusted R2: below 0 and above 1 by chance only.
+        """rho_k (K,): R2 within the first k directions over R2 in full, both adjusted; below 0 and above 1 by chance only.
 
-        energies (K,): E_k, what the first k directions explain. noise (K,): tr of the residuals' moment within them, in
-        place of s2 k: errors of unequal variance. NaN where `refusal` says why.
+        For the states as they are the share kept is q_k = (E_k - s2 k / n) / (E - s2 r / n); in the population of the
+        states it is (q_k - c) / (1 - c), c = k / (n - 1): as R2 is adjusted, each by its own residual variance. energies
+        (K,): E_k, what the first k directions explain. noise (K,): tr of the residuals' moment within them, in place of
+        s2 k: errors of unequal variance. NaN where `refusal` says why.
         """
         if self.refusal:
             return torch.full_like(energies, math.nan)
+        k = torch.arange(1, len(energies) + 1, dtype=energies.dtype, device=energies.device).clamp(
+            max=self.rank
+        )
         if noise is None:
-            k = torch.arange(1, len(energies) + 1, dtype=energies.dtype, device=energies.device)
-            taken, whole = self.noise * k.clamp(max=self.rank), self.noise * self.rank
+            taken, whole = self.noise * k, self.noise * self.rank
         else:
             assert self.noise_moment is not None
             taken, whole = noise, float(self.noise_moment.trace())
-        return (energies - taken / self.n) / (self.explained - whole / self.n)
+        kept, chance = (energies - taken / self.n) / (self.explained - whole / self.n), k / (self.n - 1)
+        return (kept - chance) / (1 - chance)
+
+    def retained_error(self, within: Tensor) -> float:
+        """Standard error of rho_k for k directions V (d, k) that do not depend on these rows; NaN as for `retained`.
+
+        within (k, C): Q^T W^T Sc, Q an orthonormal basis of the directions where Cov(m) is the identity (F V).
+
+        With S_0, S_k, S_r the residual covariances (C, C) without states, within V and in full, of f_0 > f_k > f_r degrees
+        of freedom, rho_k = tr(S_0 - S_k) / tr(S_0 - S_r). By the delta method from Cov(tr S_i, tr S_j) = 2 tr(S_j^2) / f_i
+        for f_i >= f_j, exact for normal states and errors (nested sums of squares: their differences are uncorrelated).
+        """
+        if self.refusal:
+            return math.nan
+        free = [self.n - 1 - k for k in (0, len(within), self.rank)]
+        parts = [torch.zeros_like(self.covariance), within.mT @ within, self.T.mT @ self.T]
+        S = [(self.covariance - part) * self.n / left for part, left in zip(parts, free)]
+        none, kept, full = (float(one.trace()) for one in S)
+        rho = (none - kept) / (none - full)
+        weights = (1 - rho, -1.0, rho)
+        variance = sum(
+            weights[i] * weights[j] * 2 * float(S[max(i, j)].square().sum()) / free[min(i, j)]
+            for i in range(3) for j in range(3)
+        )  # fmt: skip
+        return math.sqrt(max(variance, 0.0)) / (none - full)
 
 
 def residual_moment(moments: LayerMoments, states: Tensor, targets: Tensor) -> Tensor:

@@ -255,12 +255,23 @@ class Order:
         return Nested(self.layer.label_signal.white.F @ self.V)
 
     @cached_property
+    def label_coordinates(self) -> Tensor:
+        """The centred label signal along the orthonormal directions of Fc V (r, C)."""
+        assert self.layer.label_signal is not None
+        return self.centred_spans.coordinates(self.layer.label_signal.T)
+
+    @cached_property
     def corrected(self) -> Tensor:
         """(K,): corrected retention."""
         signal, K = self.layer.label_signal, self.layer.K
         if signal is None:
             return self.V.new_full((K,), math.nan)
-        return signal.retained(head(self.centred_spans.energies(signal.T).sum(1), K))
+        return signal.retained(head(self.label_coordinates.square().sum(1), K))
+
+    def corrected_error(self, kv: int) -> float:
+        """Its standard error, in closed form."""
+        signal = self.layer.label_signal
+        return math.nan if signal is None else signal.retained_error(self.label_coordinates[:kv])
 
     @cached_property
     def corrected_unequal(self) -> Tensor:

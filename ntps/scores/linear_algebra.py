@@ -192,12 +192,16 @@ class Nested:
     def R(self) -> Tensor:
         return self.factors[: len(self.tau)].triu()
 
+    def coordinates(self, targets: Tensor) -> Tensor:
+        """Q^T targets, (d, m) -> (d, m); applying Q's reflectors is cheaper than forming Q."""
+        return torch.ormqr(self.factors[:, : len(self.tau)], self.tau, targets, transpose=True)
+
     def energies(self, targets: Tensor) -> Tensor:
-        """(Q^T targets)^2 entrywise, (d, m) -> (d, m); applying Q's reflectors is cheaper than forming Q.
+        """(Q^T targets)^2 entrywise.
 
         ||P_k t||^2 is the sum over the first k rows for every k, and ||(I - P_k) t||^2 the sum over the others.
         """
-        return torch.ormqr(self.factors[:, : len(self.tau)], self.tau, targets, transpose=True) ** 2
+        return self.coordinates(targets) ** 2
 
 
 def nested_energies(columns: Tensor, targets: Tensor) -> Tensor:

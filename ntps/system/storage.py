@@ -30,6 +30,7 @@ REMEDY = "Restore it from a copy, or write it again with --overwrite"
 HASH = "sha256"  # in the header, before all else: of the provenance and the arrays
 PLACE = 8 + len(f'{{"__metadata__": {{"{HASH}": "')  # of its digits in a file
 CHUNK = 1 << 20  # bytes
+UNSAID = {"pooling": "mean"}  # of an identity that has no such key
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (F64, F32 or I64, shape)
 KINDS = {"F64": np.float64, "F32": np.float32, "I64": np.int64}
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
@@ -55,7 +56,7 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
     """Names of the fields in which two identities differ, with both values, shortened."""
     lines = []
     for key in sorted(found.keys() | wanted.keys()):
-        left, right = found.get(key), wanted.get(key)
+        left, right = (identity.get(key, UNSAID.get(key)) for identity in (found, wanted))
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:

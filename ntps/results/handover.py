@@ -1,0 +1,245 @@
+"""Results in the forms of others: a Hugging Face model card, and the JSON of lm_eval (lm-evaluation-harness).
+
+A card's `model-index` is the Hub's (huggingface_hub.EvalResult); the JSON has the keys of lm_eval 0.4 (its result_schema.py).
+Values are those of the best layer, by the ridge probe on train, and of kv = d/10.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ntps.accuracies import registry
+from ntps.results.tables import HALF, METHODS, PAIR, at_points, headline, load_pairs, load_scores
+from ntps.scores.registry import EVERY, SUBSPACE_SCORES
+from ntps.system import storage
+
+SCORES = {  # what is handed over, and its name there; in the order of the tables
+    "ridge_test_skill": "skill of a ridge probe on test (1 perfect, 0 class frequencies)",
+    "retention_corrected": "corrected retention of the label signal by next-token directions",
+    "retention_corrected_pca": "the same by as many principal components",
+    "conditioned_ntps": "conditioned NTPS",
+    "conditioned_p_value": "p-value of conditioned NTPS by label permutation, two-sided",
+    "ntps": "Next Token Perception Score (NTPS)",
+    "null_mean": "mean NTPS of permuted labels",
+    "p_value": "p-value of NTPS by label permutation, two-sided",
+    "retention": "retention of the label signal by next-token directions",
+    "retention_p_value": "p-value of retention by label permutation, two-sided",
+    "signal_share": "share of the probe's squared coefficients that is not noise",
+    "n_over_d": "train rows per dimension",
+}
+ERRORS = {
+    score.error_of: score.name for score in SUBSPACE_SCORES if score.error_of
+}  # score: its standard error
+CARD = """\
+---
+{metadata}
+---
+
+## Next Token Perception Score
+
+{note}At the layer with the lowest cross-validated error of a ridge probe on train, and kv = d/10 directions; ±: standard error.
+A score (arXiv 2505.17169) says little without the values of permuted labels and of principal components beside it.
+
+| data set | split | what | value |
+|---|---|---|---|
+{rows}
+"""
+
+
+class Value(NamedTuple):
+    """A measured value and its standard error (or NaN); direction: +1 where more is better, -1 where less is, or 0."""
+
+    split: str
+    method: str  # none for a score
+    metric: str
+    meaning: str
+    direction: int
+    layer: int | None
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}" + ("" if math.isnan(self.error) else f" ± {self.error:.2g}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One data set of a model: the values, and from the provenance beside them where they come from."""
+
+    values: list[Value]
+    source: dict[str, Any]  # of the rows
+    settings: dict[str, Any]
+    samples: dict[str, int]  # rows of test: all, and those that were taken
+    date: str
+    model: dict[str, Any]
+
+    @property
+    def hub(self) -> tuple[str | None, str | None]:
+        """Id and configuration of a data set of the hub."""
+        return (self.source["id"], self.source.get("config")) if "revision" in self.source else (None, None)
+
+    @property
+    def of_sample(self) -> bool:
+        known = {value.metric: value.value for value in self.values}
+        return known.get("signal_share", 1) < HALF or known.get("n_over_d", 1) < 1
+
+
+Sets = Mapping[str, Measured]
+
+
+def load(folder: Path) -> dict[str, dict[str, Measured]]:
+    """model: data set: what was measured, of every pair of a results folder."""
+    pairs = load_pairs(folder)
+    long = load_scores(folder, [name for name in (*SCORES, *ERRORS.values()) if name not in pairs])
+    models: dict[str, dict[str, Measured]] = {}
+    for row in pairs.merge(headline(at_points(long), pairs), "left", PAIR).to_dict("records"):
+        models.setdefault(row["model"], {})[row["dataset"]] = measured(
+            folder, {str(k): v for k, v in row.items()}
+        )
+    return models
+
+
+def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
+    """One pair: `row` has its scores, accuracies and best layer."""
+    kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
+    files = (folder / kind / row["model"] / f"{row['dataset']}.json" for kind in kinds)
+    about = [storage.read_provenance(file) for file in files if file.exists()] or [
+        storage.provenance("none", {})
+    ]
+    run = about[0]["identity"].get("train", about[0]["identity"])
+    record = about[0]["record"].get("moments", about[0]["record"])
+    data = record.get("data", {})
+    rows = data.get("rows", {}).get("test", 0)
+    taken = min(rows, run.get("limit") or rows)
+    layer = None if math.isnan(row["best_layer"]) else int(row["best_layer"])
+    values = []
+    for name, meaning in SCORES.items():
+        score, error = EVERY[name], row.get(ERRORS.get(name, ""), math.nan)
+        split = "test" if score.on_test else "train"
+        values.append(
+            Value(split, "none", name, meaning, score.direction, layer, row.get(name, math.nan), error)
+        )
+    for method in registry.METHODS:
+        for target in method.targets:
+            if (
+                target.of or target.split != "test" or method.trains == "all"
+            ):  # another model, once all is trained
+                continue
+            value, metric = row[target.name], {"accuracy": "acc"}.get(target.metric, target.metric)
+            error = (
+                math.sqrt(value * (1 - value) / (taken - 1)) if metric == "acc" and taken > 1 else math.nan
+            )
+            where = layer if target.probe else None
+            values.append(
+                Value("test", method.name, metric, target.meaning, target.direction, where, value, error)
+            )
+    return Measured(
+        values=[value for value in values if not math.isnan(value.value)],
+        source=data.get("source") or {},
+        settings={name: run.get(name) for name in ("limit", "max_length", "dtype", "seed")},
+        samples={"original": rows, "effective": taken} if rows else {},
+        date=max(one["record"]["date"] for one in about),
+        model=record.get("model") or {},
+    )
+
+
+def model_card(model: str, sets: Sets) -> str:
+    """YAML metadata with a `model-index`, and a section with the same values."""
+    shared = Counter(
+        one.hub for one in sets.values()
+    )  # results of one id, configuration and split would be joined
+    results, rows = [], []
+    for dataset, one in sets.items():
+        for value in one.values:
+            rows.append(f"| {dataset} | {value.split} | {value.meaning} | {value} |")
+            result = EvalResult(
+                task_type="text-classification",
+                dataset_type=one.hub[0] if one.hub[0] and shared[one.hub] == 1 else dataset,
+                dataset_name=dataset,
+                dataset_config=one.hub[1],
+                dataset_split=value.split,
+                dataset_revision=one.source.get("revision"),
+                metric_type="accuracy" if value.metric == "acc" else value.metric,
+                metric_name=value.meaning,
+                metric_value=float(value.value),
+                metric_args=None if value.layer is None else {"layer": value.layer},
+            )
+            results.append(result)
+    if few := ", ".join(dataset for dataset, one in sets.items() if one.of_sample):
+        rows.append(f"\n{few}: NTPS describes the sample more than the task.")
+    about = next(iter(sets.values())).model
+    data = ModelCardData(model_name=about.get("id", model), eval_results=results)
+    note = f"The model: {' '.join(about['note'].split())}.\n" if about.get("note") else ""
+    return CARD.format(metadata=data.to_yaml(), note=note, rows="\n".join(rows))
+
+
+def lm_eval(model: str, sets: Sets) -> dict[str, Any]:
+    """A task `ntps_DATASET` each; a metric's filter is the script that measured it, none for scores."""
+    tasks = {f"ntps_{dataset}": (dataset, one) for dataset, one in sets.items()}
+    about = next(iter(sets.values())).model
+    name = about.get("id", model)
+    return {
+        "results": {task: {"alias": dataset} | metrics(one.values) for task, (dataset, one) in tasks.items()},
+        "group_subtasks": {task: [] for task in tasks},
+        "configs": {task: config(task, *where) for task, where in tasks.items()},
+        "versions": dict.fromkeys(tasks, storage.FORMAT),
+        "n-shot": dict.fromkeys(tasks, 0),
+        "higher_is_better": {
+            task: {value.metric: {1: True, -1: False}.get(value.direction) for value in one.values}
+            for task, (_, one) in tasks.items()
+        },
+        "n-samples": {task: one.samples for task, (_, one) in tasks.items() if one.samples},
+        "config": {"model": "ntps", "model_args": about},
+        "date": datetime.fromisoformat(newest(sets)).timestamp(),
+        "model_source": "ntps",
+        "model_name": name,
+        "model_name_sanitized": name.replace("/", "__"),
+    }
+
+
+def metrics(values: list[Value]) -> dict[str, float]:
+    """metric,filter and metric_stderr,filter."""
+    found = {f"{value.metric},{value.method}": float(value.value) for value in values}
+    errors = {f"{value.metric}_stderr,{value.method}": float(value.error) for value in values}
+    return found | {name: error for name, error in errors.items() if not math.isnan(error)}
+
+
+def config(task: str, dataset: str, one: Measured) -> dict[str, Any]:
+    return {
+        "task": task,
+        "dataset_path": one.hub[0] or dataset,
+        "dataset_name": one.hub[1],
+        "training_split": "train",
+        "test_split": "test",
+        "num_fewshot": 0,
+        "metadata": {
+            "version": storage.FORMAT,
+            "source": one.source,
+            "layer": next((value.layer for value in one.values if value.layer is not None), None),
+            **one.settings,
+        },
+    }
+
+
+def newest(sets: Sets) -> str:
+    return max(one.date for one in sets.values())
+
+
+def write(folder: Path, output: Path, form: str) -> list[Path]:
+    """OUTPUT/MODEL.md for each model, or OUTPUT/MODEL/results_DATE.json, as lm_eval names it."""
+    written = []
+    for model, sets in load(folder).items():
+        if form == "model-card":
+            path, text = output / f"{model}.md", model_card(model, sets)
+        else:
+            path = output / model / f"results_{newest(sets).replace(':', '-')}.json"
+            text = storage.to_json(lm_eval(model, sets))
+        storage.write_text(path, text)
+        written.append(path)
+    return written

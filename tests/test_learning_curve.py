@@ -1,0 +1,93 @@
+"""Power laws fitted to learning curves: known truth, coverage of the interval, refusals; skill over partitions."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import curve_fit
+
+from ntps.evaluation.learning_curve import extrapolate, joined, skill_curve
+from ntps.scores import probes
+from tests.synthetic_moments import moments_of, random_texts
+
+
+def law(x, a, b, c):
+    return a - b * np.asarray(x, float) ** -c
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c"), [(0.9, 0.8, 0.5), (0.7, 2.0, 1.0), (0.5, -1.0, 0.7), (0.8, 0.0, 1.0)]
+)
+def test_a_law_without_noise_is_continued(a, b, c):
+    x = np.arange(1, 9) * 100
+    found = extrapolate(x, law(x, a, b, c), 1600)
+    assert found.value == pytest.approx(law(1600, a, b, c), abs=2e-4) and not found.reason
+    assert found.low <= found.value <= found.high and found.high - found.low < 2e-3
+
+
+def test_value_is_that_of_scipys_least_squares():
+    x, noise = np.arange(1, 13) * 50, 0.01 * np.random.default_rng(1).normal(size=12)
+    y = law(x, 0.9, 3, 0.6) + noise
+    fitted, _ = curve_fit(law, x, y, p0=(0.8, 2, 0.5), bounds=([-9, -99, 0.05], [9, 99, 5]))
+    assert extrapolate(x, y, 1200).value == pytest.approx(law(1200, *fitted), abs=1e-4)  # a grid of c
+
+
+@pytest.mark.parametrize("points", [6, 8, 20])
+@pytest.mark.parametrize(("a", "b", "c"), [(0.9, 2.0, 0.4), (0.7, 5.0, 1.0), (0.8, 0.0, 1.0)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(points, a, b, c):
+    draw, x, hits, refused = np.random.default_rng(5), np.arange(1, points + 1) * 100, [], 0
+    for _ in range(400):
+        found = extrapolate(x, law(x, a, b, c) + 0.01 * draw.normal(size=points), 2 * x[-1])
+        refused += bool(found.reason)
+        hits += [] if found.reason else [found.low <= law(2 * x[-1], a, b, c) <= found.high]
+    assert refused <= 400 * 0.03  # 1 % of true laws, and chance
+    assert 0.86 <= np.mean(hits) <= 0.97
+
+
+def test_what_is_no_power_law_is_refused_or_left_wide():
+    x, wiggle = np.arange(1, 11), 1e-3 * np.cos(9 * np.arange(1, 11))
+    for y in (1 / (1 + np.exp(-3.0 * (x - 9))), 0.5 + 0.3 * (x == 10)):
+        found = extrapolate(x, y + wiggle, 20)
+        assert math.isnan(found.value) and math.isnan(found.low)
+        assert "no power law: the last point" in found.reason
+    rise_and_fall = extrapolate(x, np.minimum(0.1 * x, 2.1 - 0.2 * x) + wiggle, 20)
+    assert rise_and_fall.reason or rise_and_fall.high - rise_and_fall.low > 0.3
+
+
+def test_too_few_points_are_refused():
+    assert "4 points; at least 5" in extrapolate([1, 2, 3, 4], [1, 2, 3, 4], 8).reason
+    assert "5 points" not in extrapolate([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], 10).reason
+    with_gap = extrapolate([1, 2, 3, 4, 5], [math.nan, 2, 3, 4, 5], 10)
+    assert "4 points" in with_gap.reason and math.isnan(with_gap.value)
+
+
+def test_skill_over_partitions_is_that_of_the_rows_together():
+    texts, labels = random_texts(n=400, d=6, seed=2)
+    test = moments_of(*random_texts(n=200, d=6, seed=2))[0]
+    parts = [moments_of(texts[i::8], labels[i::8])[0] for i in range(8)]
+    found = skill_curve(iter(parts), test)
+    assert found.rows == [50 * k for k in range(1, 9)]
+    for k in (1, 3, 8):
+        own = [i for part in range(k) for i in range(part, 400, 8)]
+        train = moments_of([texts[i] for i in own], labels[own])[0]
+        assert found.skill[k - 1] == pytest.approx(probes.skill(probes.ridge(train), train, test), abs=1e-9)
+    both = joined(parts[0], parts[1])
+    assert both.text_count == 100 and both.class_counts.sum() == 100
+
+
+def test_twice_as_many_rows_bring_what_was_said():
+    """Labels of a linear law with noise: the skill of twice the rows is measured, too."""
+    draw, hits = np.random.default_rng(0), []
+    directions, d = draw.normal(size=(30, 3)), 30
+
+    def rows(n):
+        x = draw.normal(size=(n, d))
+        return [row[None] for row in x], (x @ directions + 4 * draw.normal(size=(n, 3))).argmax(1)
+
+    test = moments_of(*rows(20_000))[0]
+    for _ in range(20):
+        parts = [moments_of(*rows(60))[0] for _ in range(16)]
+        said = skill_curve(parts[:8], test).doubled
+        hits.append(abs(skill_curve(parts, test).skill[-1] - said.value) < 0.03)
+        assert said.low < said.value < said.high
+    assert np.mean(hits) >= 0.9
