@@ -22,22 +22,14 @@ class Flags(Prescreening):
 
 
 def main(flags: Flags) -> int:
-    from ntps.evaluation.gain import Calibration  # after the flags: these imports take seconds
-    from ntps.prescreening import measure, page, texts
+    from ntps.prescreening.ranking import Ranking  # after the flags: this import takes seconds
 
-    if flags.gain:
-        Calibration(flags.gain)  # refused before any pass if it is none
-    where, data = texts.load(flags)
-    warnings = texts.check(data, flags.limit, flags.seed)
-    measured: list[measure.Measured] = []
-
-    def work(model: str, dataset: str) -> None:
-        measured.append(measure.measure(model, dataset, data, flags))
-        texts.keep(flags)
-
-    code = cli.for_each_pair(dict.fromkeys(flags.models), [where], work)
-    if measured:
-        page.report(measure.rank(measured), texts.facts(data, flags), warnings, flags.output)
+    ranking = Ranking(flags)
+    code = cli.for_each_pair(
+        dict.fromkeys(flags.models), [ranking.where], lambda model, _: ranking.measure(model)
+    )
+    if ranking.measured:
+        ranking.write()
     return code
 
 

@@ -1,6 +1,7 @@
 """Next Token Perception Score (arXiv 2505.17169): texts to moments, moments to scores.
 
 import ntps
+ntps.rank(models, texts, labels)                                  # which model for my texts: a table, a page, a probe
 moments = ntps.moments_of_texts(model, tokenizer, texts, labels)  # or ntps.from_arrays(states, lengths, labels)
 ntps.ntps(moments.averages(12), kv=57)                            # one number: layer 12, ku = rank of the labels
 ntps.layer_scores(moments.averages(12)).rows                      # everything, for every ku and kv
@@ -20,6 +21,8 @@ WHERE = {  # what `import ntps` hands on, read when first used: torch takes seco
     "layer_scores": "scores.table",
     "moments_of_texts": "moments.encoder",
     "ntps": "scores.subspaces",
+    "rank": "prescreening.ranking",
+    "TextProbe": "prescreening.text_probe",
 }
 __all__ = list(WHERE)
 

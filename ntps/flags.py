@@ -280,9 +280,10 @@ class Columns:
 
     text: str = flag("text", 'column of the texts, or a template such as "{question} {choices}"')
     label: str = flag("label", "column of the labels")
-    target: Annotated[str, one_of("classes", "numeric")] = flag(
-        "classes", "classes, or numeric: numbers to predict"
+    target: Annotated[str, one_of("classes", "numeric", "multilabel")] = flag(
+        "classes", "classes, numeric: numbers to predict, or multilabel: several labels a row"
     )
+    label_separator: str | None = flag(None, "multilabel: what lies between the labels of a row, such as ;")
     encoding: str | None = flag(None, "of the file, as cp1252 (default: utf-8, or what its mark says)")
     delimiter: str | None = flag(
         None,

@@ -86,7 +86,7 @@ def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
         (["1_000"] * 90, {}, "has '1_000', which is no number"),
         (["1e-170", "2e-170", "3e-170"] * 30, {}, "label: the numbers of train differ by less than"),
         (["2"] * 90, {}, "all of train has the one number 2.0"),
-        (["2"] * 90, {"target": "number"}, "target: 'number' is neither classes nor numeric"),
+        (["2"] * 90, {"target": "number"}, "target: 'number' is none of classes, numeric, multilabel"),
         (["2"] * 90, {"label_ranges": [[0, 1, "a"]]}, "label_ranges: .* makes classes"),
     ],
 )

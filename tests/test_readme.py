@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from ntps.run import cli
@@ -45,7 +46,7 @@ def world(tmp_path_factory):
     tiny_model(folder / "tiny")
     for name in ("trec6", "sms_spam_pypi", "my_texts"):
         tiny_dataset(folder, n=60, name=name)
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("prescreen"))
     (folder / "model.yaml").write_text("path: tiny\nlora_targets: [q_proj, k_proj, v_proj]\n")
     (folder / "smollm2-135m.yaml").write_text((folder / "model.yaml").read_text())
     (folder / "smollm2-135m-random.yaml").write_text("random_of: tiny\n")
@@ -57,6 +58,10 @@ def substituted(word: str) -> str:
     return (
         f"{word}.yaml" if word in ("smollm2-135m", "smollm2-135m-random", "trec6", "sms_spam_pypi") else word
     )
+
+
+def with_tiny(code: str) -> str:
+    return re.sub(r'"([\w-]+)"', lambda word: f'"{substituted(word[1])}"', code)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -91,7 +96,22 @@ def test_readme_python_runs(world, monkeypatch):
     listed = [text for language, text in blocks("README.md") if language == "python"]
     assert listed
     for text in listed:
-        exec(compile(text.replace('"HuggingFaceTB/SmolLM2-135M"', '"tiny"'), "README.md", "exec"), {})
+        exec(compile(with_tiny(text), "README.md", "exec"), {})
+
+
+def test_the_notebook_of_examples_runs(world, monkeypatch):
+    monkeypatch.chdir(world / "examples")
+    monkeypatch.delenv("NTPS_ACCEPT_LICENSE", raising=False)
+    notebook = nbformat.read(ROOT / "examples/rank.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert all(cell.get("execution_count", 1) for cell in notebook.cells)  # it is kept as it ran
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert "smollm2-135m is first" in said
+    names: dict[str, object] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            code = with_tiny(cell.source).replace('"smoll', '"../smoll')
+            exec(compile(code, "rank.ipynb", "exec"), names)
 
 
 def test_readme_names_every_script_and_only_files_that_exist():

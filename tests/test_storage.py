@@ -45,7 +45,7 @@ def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutati
             here, there = (getattr(x, field.name) for x in (layer, moments.averages(index)))
             if field.name == "label_moment_permuted":
                 here, there = layer.permuted, moments.averages(index).permuted.float().double()
-            if field.name == "residual_second_moment":
+            if field.name in ("residual_second_moment", "label_products"):  # of other files
                 assert here is there is None
                 continue
             assert torch.equal(torch.as_tensor(here), torch.as_tensor(there)), field.name

@@ -3,6 +3,7 @@
 Every probe is fitted on train alone, its scaling included, and scored on train (as published) and on test.
 """
 
+import contextlib
 import functools
 import time
 import warnings
@@ -16,11 +17,12 @@ from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import mean_squared_error
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ntps.accuracies.table import COLUMNS as COMMON
-from ntps.accuracies.task import Row, scores
+from ntps.accuracies.task import Row, scores, set_scores
 from ntps.errors import UserError
 from ntps.flags import LayerProbes
 from ntps.moments.file import StatesFile
@@ -38,7 +40,7 @@ from ntps.system.threads import map_layers
 METHOD = "linear_sklearn"
 COLUMNS = (*COMMON, "probe", "source", "n_iter", "converged", "penalty", "gcv_error")
 FLOOR = np.log(np.finfo(np.float64).eps)  # of a log-probability, as in scikit-learn's log_loss
-States = tuple[np.ndarray, np.ndarray]  # mean states (n, d), class indices or numbers (n,)
+States = tuple[np.ndarray, np.ndarray]  # mean states (n, d), labels as in a Split
 
 
 def probe_pair(cached: Cached, flags: LayerProbes) -> None:
@@ -46,7 +48,8 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     started, pair, layers = time.monotonic(), cached.pair, requested_layers(cached, flags.layers)
     identity = of_layer_probes(METHOD, cached.rows, layers, flags.settings)
     table = pair.table(f"accuracy/{METHOD}")
-    output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: COLUMNS})
+    columns = (*COLUMNS, "micro_f1") if cached.train.multilabel else COLUMNS
+    output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: columns})
     if output.there(flags.overwrite):
         if storage.read_provenance(output.beside)["record"].get("states") or not cached.states:
             console.say(f"already there: {table}")
@@ -54,20 +57,24 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     head = {"model": pair.model, "dataset": pair.dataset, "method": METHOD}
     jobs = min(flags.jobs or torch.get_num_threads(), len(layers))
     rows: list[Row] = []
-    with (
-        console.progress(len(layers), "layer", str(pair)) as bar,
-        threadpool_limits(1),  # LinearRegression's many small products only lose time over several threads
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the table and the last lines say it
+    with console.progress(len(layers), "layer", str(pair)) as bar, fitting():
         for more in map_layers(lambda layer: layer_rows(cached, layer, flags.settings), layers, jobs):
             rows += [head | row for row in more]
             bar.update()
     with output.written(states=bool(cached.states), moments=cached.train.record):
-        storage.write_text(table, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+        storage.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
     console.say(f"wrote {table}: {len(layers)} layers in {time.monotonic() - started:.0f} s")
     for line in conclusions(cached, rows, flags):
         console.say(line)
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """On one thread, for many small products only lose time over several; without warnings that a table has."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # or none
+        yield
 
 
 def requested_layers(cached: Cached, layers: str) -> list[int]:
@@ -99,7 +106,10 @@ def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator
     ridge = [row for row in rows if row["probe"] == "ridge"]
     best = ridge[best_place(row["gcv_error"] for row in ridge)]["layer"]
     test = {row["probe"]: row for row in rows if row["split"] == "test" and row["layer"] == best}
-    if cached.states and cached.train.targets > 1:
+    if cached.states and cached.train.multilabel:
+        found = test["logistic_regression"]
+        values = f"micro F1 {found['micro_f1']:.3f}, macro F1 {found['macro_f1']:.3f}, all labels right {found['accuracy']:.3f}"
+    elif cached.states and cached.train.targets > 1:
         counts = cached.test.class_counts
         majority = float(counts[cached.train.class_counts.argmax()] / cached.test.text_count)
         values = f"accuracy {test['logistic_regression']['accuracy']:.3f}, majority class {majority:.3f}"
@@ -118,7 +128,7 @@ def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator
 
 
 def read_states(file: StatesFile, place: int) -> States:
-    """One layer's mean states (n, d) in float64, and the labels (n,)."""
+    """One layer's mean states (n, d) in float64, and the labels."""
     return file.layer(place).astype(np.float64), file.labels
 
 
@@ -153,7 +163,8 @@ def state_rows(
 
     classes: C of the data set; one that train lacks has probability 0 (the log loss takes it as 2^-52, as
     scikit-learn does). The logistic rows hold n_iter, and whether the solver reached `tol` before max_iter.
-    A numeric target, labels of floats, has the linear rows only.
+    A numeric target, labels of floats, has the linear rows only. Sets of labels have a LogisticRegression a label, and
+    micro_f1.
     """
     labels = {"train": train[1], "test": test[1]}
     targets = {split: targets_of(numbers, classes).numpy() for split, numbers in labels.items()}
@@ -169,15 +180,28 @@ def state_rows(
     if train[1].dtype.kind == "f":
         return rows
     started = time.monotonic()
-    logistic = LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
-    logistic.fit(scaled["train"], train[1])
+    logistic: Any = new_logistic(train[1], solver, max_iter, tol, seed).fit(scaled["train"], train[1])
     fixed |= {"probe": "logistic_regression", "seconds": time.monotonic() - started, "seed": seed}
-    fixed["n_iter"] = int(logistic.n_iter_.max())
+    each = getattr(
+        logistic, "estimators_", [logistic]
+    )  # a label that all rows have, or none, has no iterations
+    fixed["n_iter"] = max(int(np.max(getattr(one, "n_iter_", 0))) for one in each)
     fixed["converged"] = fixed["n_iter"] < max_iter
     for split in SPLITS:
-        logits = class_logits(logistic, scaled[split], classes)
-        rows.append(fixed | {"split": split} | scores(logits, labels[split]))
+        if train[1].ndim == 2:
+            found = set_scores(logistic.decision_function(scaled[split]) > 0, labels[split])
+        else:
+            found = scores(class_logits(logistic, scaled[split], classes), labels[split])
+        rows.append(fixed | {"split": split} | found)
     return rows
+
+
+def new_logistic(
+    labels: np.ndarray, solver: str, max_iter: int, tol: float, seed: int
+) -> LogisticRegression | OneVsRestClassifier:
+    """For labels as in a Split: of sets of labels, one regression a label."""
+    one = LogisticRegression(solver=solver, max_iter=max_iter, tol=tol, random_state=seed)
+    return OneVsRestClassifier(one) if labels.ndim == 2 else one
 
 
 def class_logits(probe: LogisticRegression, states: np.ndarray, classes: int) -> np.ndarray:

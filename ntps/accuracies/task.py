@@ -1,5 +1,6 @@
 """One model's tokens of one data set: rows to train on, to validate and to test on; the metrics of a prediction."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,21 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> Row:
     }
 
 
+def set_scores(guessed: np.ndarray, labels: np.ndarray) -> Row:
+    """Of sets of labels (n, C), bool: accuracy (all labels of a row are right), macro_f1, micro_f1 and n.
+
+    F1 = 2 hits / (labels + guesses); macro F1 runs over the labels that `labels` or the guesses have.
+    """
+    hits, sizes = (labels & guessed).sum(0), labels.sum(0) + guessed.sum(0)
+    present = sizes > 0
+    return {
+        "accuracy": float((labels == guessed).all(1).mean()),
+        "macro_f1": float((2 * hits[present] / sizes[present]).mean()) if present.any() else math.nan,
+        "micro_f1": float(2 * hits.sum() / sizes.sum()) if present.any() else math.nan,
+        "n": len(labels),
+    }
+
+
 def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to validate, both in order: a tenth of every class, by one seeded permutation.
 
@@ -58,8 +74,8 @@ class Task:
         self.source, self.data, self.limit = source, data, limit
         self.splits = {name: data.select(name, limit) for name in ("train", "test")}
         self.labels = {name: split.labels for name, split in self.splits.items()}
-        if data.numeric:
-            raise UserError(f"{data.name} has target: numeric: accuracies are of classes")
+        if data.target != "classes":
+            raise UserError(f"{data.name} has target: {data.target}: trainings are of classes, one a row")
         if len(np.unique(self.labels["train"])) < 2:
             raise UserError(f"the {len(self.labels['train'])} train rows are all of one class: raise --limit")
 

@@ -150,6 +150,7 @@ class Texts:
     lengths: dict[str, np.ndarray]
     targets: int
     notes: list[str] = field(default_factory=list)
+    label_sets: bool = False  # several labels a row
 
     def __post_init__(self) -> None:
         every = np.concatenate(list(self.lengths.values()))
@@ -171,7 +172,9 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
         rows = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
         lengths = {split: in_tokens(texts, outline) for split, texts in rows.items()}
         assumed = f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token"
-        return Texts(where.stem, lengths, data.targets, [] if outline.tokenizer else [assumed])
+        return Texts(
+            where.stem, lengths, data.targets, [] if outline.tokenizer else [assumed], data.multilabel
+        )
     described = read_description(where)[1].get("size", {})
     size = ASSUMED | described
     tokens = min(size["tokens"], outline.max_length)
@@ -253,7 +256,7 @@ def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
         shares = [lengths[part::parts] for part in (range(parts) if shard is None else [shard - 1])]
         batches = [share[rows] for share in shares for rows in plan_batches(share, budget)]
         prefix = split == "train" or flags["prefix_moments"] == "all"
-        empty = Moments(layers, d, texts.targets, R, prefix, "meta")
+        empty = Moments(layers, d, texts.targets, R, prefix, "meta", texts.label_sets)
         sums = max(sums, empty.nbytes)
         disk += (len(shares) + (len(shares) > 1)) * storage.layout_bytes(moments_layout(empty))
         if flags["keep_states"]:

@@ -69,7 +69,7 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, class indices or numbers (n,), row orders of the shuffled labels (R, n), pooling."""
+    """The rows of one pass: token ids, labels as in a Split, row orders of the shuffled labels (R, n), pooling."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
@@ -87,5 +87,5 @@ class Corpus:
         home = torch.device("cpu" if device.type == "mps" else device)
         lengths = torch.from_numpy(self.lengths[rows]).to(device)
         targets = targets_of(self.labels[rows], self.classes).to(home)
-        permuted = targets_of(self.labels[self.orders[:, rows]].T, self.classes).flatten(1).to(home)
+        permuted = targets_of(self.labels[self.orders[:, rows].T], self.classes).flatten(1).to(home)
         return ids, Batch(lengths, targets, permuted, self.pooling)

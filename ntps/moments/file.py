@@ -6,7 +6,7 @@ all of it and that its numbers are finite when the first layer is read."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ KEYS_OF_MOMENTS = KEYS | dict(zip(OF_MOMENTS, (int, int, bool), strict=True))
 
 def moments_layout(moments: Moments, permuted: str = "F32") -> storage.Layout:
     layers, width, targets = moments.sums["mean_label_moment"].shape
-    return layout_of(layers, width, targets, moments.permutations, moments.prefix, permuted)
+    kinds = (moments.permutations, moments.prefix, permuted, "label_products" in moments.sums)
+    return layout_of(layers, width, targets, *kinds)
 
 
 def layout_of(
-    layers: int, width: int, targets: int, permutations: int, prefix: bool, permuted: str = "F32"
-) -> storage.Layout:
+    layers: int, width: int, targets: int, permutations: int, prefix: bool, permuted: str = "F32",
+    label_sets: bool = False,
+) -> storage.Layout:  # fmt: skip
     """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row.
 
     Permuted labels are noise by design and many: they are kept in float32, in checkpoints and older files in float64.
@@ -46,6 +48,7 @@ def layout_of(
         "mean_label_moment": ("F64", (layers, width, targets)),
         "mean_state": ("F64", (layers, width)),
         **({"prefix_second_moment": packed, "prefix_next_moment": square} if prefix else {}),
+        **({"label_products": ("F64", (layers, targets, targets))} if label_sets else {}),
         "label_moment_permuted": (permuted, (permutations, layers, width, targets)),
         "layers": ("I64", (layers,)),
         "class_counts": ("F64", (targets,)),
@@ -76,10 +79,15 @@ def write_moments(path: Path, moments: Moments, about: Mapping, permuted: str = 
                     arrays[name][index] = value[np.tri(len(value), dtype=bool).T] if packed else value
 
 
-def states_layout(layers: int, rows: int, width: int, double: bool, numeric: bool) -> storage.Layout:
-    """Mean states, in float64 where the forward pass was; labels are class indices, or numbers."""
+def states_layout(
+    layers: int, rows: int, width: int, double: bool, numeric: bool, labels: Sequence[int] = ()
+) -> storage.Layout:
+    """Mean states, in float64 where the forward pass was; labels are class indices, numbers, or 0 and 1 for each of C labels.
+
+    labels: the shape of a row's.
+    """
     states = "F64" if double else "F32", (layers, rows, width)
-    return {"states": states, "labels": ("F64" if numeric else "I64", (rows,))}
+    return {"states": states, "labels": ("F64" if numeric else "I64", (rows, *labels))}
 
 
 class SplitFile:
@@ -115,6 +123,8 @@ class SplitFile:
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             yield "its identity has no fitting data.classes"
         self.numeric, self.targets, self.layers = not classes, len(classes) or 1, identity["layers"]
+        self.multilabel = bool(data.get("multilabel"))
+        self.label_shape = [self.targets] if self.multilabel else []  # of a row
         whole = all(type(layer) is int and layer >= 0 for layer in self.layers)
         if not whole or len(set(self.layers)) < len(self.layers) or not self.layers:
             yield f"layers {self.layers} are no list of different layers"
@@ -156,7 +166,7 @@ def check_together(*files: SplitFile) -> None:
 
 
 class StatesFile(SplitFile):
-    """Mean states (n, d) of every layer, and the labels (n,): class indices or numbers."""
+    """Mean states (n, d) of every layer, and the labels, as in a Split."""
 
     def __init__(self, path: Path, verify: bool = True):
         super().__init__(path, "states", KEYS, verify)
@@ -164,15 +174,21 @@ class StatesFile(SplitFile):
     def _problems(self) -> Iterator[str]:
         rows, self.width = (self.layout.get("states", ("", ()))[1][1:] + (0, 0))[:2]
         double = self.identity["dtype"] == "float64"
-        yield from self._unlike(states_layout(len(self.layers), rows, self.width, double, self.numeric))
+        shape = (len(self.layers), rows, self.width)
+        yield from self._unlike(states_layout(*shape, double, self.numeric, self.label_shape))
         with safe_open(self.path, "numpy") as file:
             self.labels = file.get_tensor("labels")
-        if not self.numeric and not ((self.labels >= 0) & (self.labels < self.targets)).all():
+        known = 2 if self.multilabel else self.targets
+        if not self.numeric and not ((self.labels >= 0) & (self.labels < known)).all():
             yield f"it has labels that are not those of {self.targets} classes"
+        if self.multilabel:
+            self.labels = self.labels.astype(bool)
 
     @property
     def counts(self) -> int | list[int]:
-        """Rows of each class; of numbers all rows."""
+        """Rows of each class or label; of numbers all rows."""
+        if self.multilabel:
+            return self.labels.sum(0).tolist()
         return len(self.labels) if self.numeric else np.bincount(self.labels, minlength=self.targets).tolist()
 
     def layer(self, place: int) -> np.ndarray:
@@ -196,7 +212,7 @@ class MomentsFile(SplitFile):
         self.width = (0, *self.layout.get("mean_state", ("", ()))[1])[-1]
         shape = (len(self.layers), self.width, self.targets, self.permutations, self.prefix)
         older = self.layout.get("label_moment_permuted", ("F32",))[0] == "F64"
-        yield from self._unlike(layout_of(*shape, "F64" if older else "F32"))
+        yield from self._unlike(layout_of(*shape, "F64" if older else "F32", self.multilabel))
         with safe_open(self.path, "numpy") as file:
             layers = file.get_tensor("layers").tolist()
             self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
@@ -210,8 +226,11 @@ class MomentsFile(SplitFile):
         counts, power = self.class_counts, self.label_second_moment
         if self.numeric and not (counts.isfinite().all() and 0 <= power < np.inf):
             yield "its labels are no numbers"
+        labels = self.text_count * (power if self.multilabel else 1)  # one a row
         if not self.numeric and not (
-            (counts >= 0).all() and counts.sum() == self.text_count and abs(power - 1) < 1e-9
+            (counts >= 0).all()
+            and abs(counts.sum() - labels) < 1e-6
+            and (self.multilabel or abs(power - 1) < 1e-9)
         ):
             yield f"its class_counts {counts.tolist()} do not add up to {self.text_count} rows"
 
@@ -220,6 +239,7 @@ class MomentsFile(SplitFile):
         self.check()
         names = ["mean_second_moment", "mean_label_moment", "mean_state"]
         names += PREFIX if prefix and self.prefix else ()
+        names += ["label_products"] if self.multilabel else []
         layer = slice(index, index + 1)
         with safe_open(self.path, "numpy") as file:
             arrays = {name: file.get_slice(name)[layer][0] for name in names}
@@ -242,7 +262,8 @@ class MomentsFile(SplitFile):
 
     def load(self, device: torch.device | str = "cpu") -> Moments:
         """The sums, to go on adding to."""
-        moments = Moments(self.layers, self.width, self.targets, self.permutations, self.prefix, device)
+        shape = (self.layers, self.width, self.targets, self.permutations, self.prefix)
+        moments = Moments(*shape, device, self.multilabel)
         self.add_to(moments)
         return moments
 

@@ -29,7 +29,8 @@ def of_states(
     """Pooled states of one split; `part` is that of a partial file."""
     return {
         "model": source.identity,
-        "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes},
+        "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes}
+        | ({"multilabel": True} if data.multilabel else {}),
         "split": split.name,
         "limit": limit,
         "seed": seed,

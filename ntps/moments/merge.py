@@ -73,7 +73,8 @@ def _interleave(paths: Sequence[Path], target: Path, about: dict) -> None:
     check_together(*files)
     first, texts = files[0], sum(len(file.labels) for file in files)
     double = first.identity["dtype"] == "float64"
-    layout = states_layout(len(first.layers), texts, first.width, double, first.numeric)
+    shape = (len(first.layers), texts, first.width)
+    layout = states_layout(*shape, double, first.numeric, first.label_shape)
     with storage.written(target) as temporary:
         storage.create(temporary, layout, about)
         whole = storage.maps(temporary)

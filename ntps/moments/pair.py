@@ -114,7 +114,7 @@ class Cached:
         if missing := [name for name in SPLITS if name not in self.files]:
             raise UserError(f"no {missing[0]} moments at {paths[missing[0]]}: run {self.cache_command()}")
         self.train, self.test = (self.files[name] for name in SPLITS)
-        if self.train.targets > 1 and (self.train.class_counts > 0).sum() < 2:
+        if not self.train.numeric and (self.train.class_counts > 0).sum() < 2:
             rows = self.train.text_count
             raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}

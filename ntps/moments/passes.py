@@ -39,7 +39,7 @@ def cache_splits(source: Source, data: Dataset, splits: Sequence[str], flags: Ca
     """Moments (and states) of these splits of a pair, as far as they are missing."""
     chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
     for split in chosen:
-        if split.name == "train" and len(set(split.labels)) < 2:
+        if split.name == "train" and len(np.unique(split.labels, axis=0)) < 2:
             raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
     for split in chosen:
         Job(source, data, split, flags).run()
@@ -132,8 +132,8 @@ class Job:
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
-        width, permutations = self.source.config.hidden_size, self.flags.label_permutations
-        return Moments(self.source.layers, width, self.data.targets, permutations, self.prefix, device)
+        shape = (self.source.layers, self.source.config.hidden_size, self.data.targets)
+        return Moments(*shape, self.flags.label_permutations, self.prefix, device, self.data.multilabel)
 
 
 class Pass:
@@ -240,8 +240,8 @@ class Pass:
 
     def _states_layout(self) -> storage.Layout:
         source, width = self.job.source, self.job.source.config.hidden_size
-        double, numeric = source.dtype == torch.float64, self.job.data.numeric
-        return states_layout(len(source.layers), len(self.rows), width, double, numeric)
+        double, shape = source.dtype == torch.float64, (len(source.layers), len(self.rows), width)
+        return states_layout(*shape, double, self.job.data.numeric, self.job.split.labels.shape[1:])
 
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""

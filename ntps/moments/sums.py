@@ -1,6 +1,7 @@
 """Moments: the per-layer sums over texts that every score is computed from, and how they add up.
 
-For text i with hidden states h_1..h_n (rows, n tokens, d wide) and target y_i (C numbers, one-hot for classes):
+For text i with hidden states h_1..h_n (rows, n tokens, d wide) and target y_i (C numbers: one-hot for a class, 0 and 1
+for a set of labels):
 
     mean state    m_i = (1/n) sum_t h_t                      prefix sum    c_t = h_1 + .. + h_t,  t = 1..n-1
     mean_second_moment   M  = E_i[m_i m_i^T]                 (d, d) symmetric
@@ -9,6 +10,7 @@ For text i with hidden states h_1..h_n (rows, n tokens, d wide) and target y_i (
     prefix_second_moment P0 = E_i[sum_t c_t c_t^T]           (d, d) symmetric
     prefix_next_moment   P1 = E_i[sum_t c_t h_{t+1}^T]       (d, d)
     label_moment_permuted   = S with the targets shuffled    (R, d, C)
+    label_products       Y  = E_i[y_i y_i^T]                 (C, C), of sets of labels: of classes it is diagonal
 
 E_i is the plain average over texts; nothing is centred; padding never counts. Source: arXiv 2505.17169.
 Pooling `mean` is the above. `last` has m_i = h_n; P0 and P1 stay. `mean_without_first` has all of it of h_2..h_n, for the
@@ -91,12 +93,13 @@ class Moments:
     """Sums over texts, in float64, for a list of layers; `averages` divides them by the number of texts.
 
     layers: indices in the convention of `hidden_states` (0 = token embeddings). width d, targets C,
-    permutations R. prefix=False leaves out the two token moments (a test split does not need them).
+    permutations R. prefix=False leaves out the two token moments (a test split does not need them). label_sets: a row has
+    any number of labels.
     """
 
     def __init__(
         self, layers: Sequence[int], width: int, targets: int, permutations: int = 0, prefix: bool = True,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", label_sets: bool = False,
     ):  # fmt: skip
         self.layers, self.permutations, self.prefix = list(layers), permutations, prefix
         self.text_count = self.token_count = 0
@@ -108,6 +111,7 @@ class Moments:
             "mean_state": (width,),
             "label_moment_permuted": (width, permutations * targets),
             **({name: (width, width) for name in PREFIX} if prefix else {}),
+            **({"label_products": (targets, targets)} if label_sets else {}),
         }
         # mps has no float64: there the sums live on the CPU
         self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
@@ -140,6 +144,8 @@ class Moments:
         sums["mean_label_moment"][index].addmm_(wide.T, batch.targets)
         if batch.permuted is not None and batch.permuted.shape[1]:
             sums["label_moment_permuted"][index].addmm_(wide.T, batch.permuted)
+        if "label_products" in sums:
+            sums["label_products"][index].addmm_(batch.targets.T, batch.targets)
         sums["mean_state"][index] += wide.sum(0)
         add_gram(sums["mean_second_moment"][index], wide)
         if self.prefix and (scratch := batch.scratch):
@@ -237,8 +243,10 @@ def one_hot(labels: np.ndarray, classes: int) -> Tensor:
 
 
 def targets_of(labels: np.ndarray, classes: int) -> Tensor:
-    """y as (..., C) float64: one-hot of class indices; numbers (floats) are themselves, one column."""
+    """y as (..., C) float64: one-hot of class indices; numbers (floats) are themselves, one column, as are label sets (bool)."""
     labels = np.asarray(labels)
+    if labels.dtype.kind == "b":
+        return torch.as_tensor(labels).double()
     return torch.as_tensor(labels)[..., None] if labels.dtype.kind == "f" else one_hot(labels, classes)
 
 

@@ -5,7 +5,6 @@ Everything is read from what cache.py's pass leaves: moments of train (in partit
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
@@ -14,10 +13,8 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import norm, sem, studentized_range, t
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
-from ntps.accuracies.layer_probes import States, read_states, state_rows
+from ntps.accuracies.layer_probes import States, fitting, read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.flags import SMALL, LayerProbes, Prescreening
@@ -73,12 +70,8 @@ class Measured:
 
 
 def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measured:
-    """One forward pass over train and test, unless its results are there, and every value from these results.
-
-    where: the description of `data`, which need not be written yet.
-    """
-    pair = Pair.named(Path(flags.output), model, where)
-    pair = replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
+    """One forward pass over train and test, unless its results are there, and every value from these results."""
+    pair = pair_of(model, where, data, flags)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
     train, test, files = cached.train, cached.test, cached.states or {}
@@ -113,6 +106,12 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     row |= expected_gain(row, flags.gain)
     row |= {"warnings": warnings_of(row, train), "layer_skills": skills}
     return Measured(row, scores, errors, guesses)
+
+
+def pair_of(model: str, where: str, data: Dataset, flags: Prescreening) -> Pair:
+    """The results of a model on `data`, whose description `where` need not be written yet."""
+    pair = Pair.named(Path(flags.output), model, where)
+    return replace(pair, model=output_name(resolve_model(model)), dataset=data.name)
 
 
 def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
@@ -185,17 +184,19 @@ def share_error(share: float, n: int) -> float:
 
 
 def accuracies(train: States, test: States, classes: int, seed: int) -> Row:
-    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class."""
+    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class (or set of labels)."""
     settings = LayerProbes(models=[], datasets=[], seed=seed).settings
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the row has it
+    with fitting():
         *_, logistic = state_rows(train, test, classes=classes, **settings)
+    kinds, counts = np.unique(train[1], axis=0, return_counts=True)
+    right = (test[1] == kinds[counts.argmax()]).reshape(len(test[1]), -1).all(1)
     return {
         "accuracy": logistic["accuracy"],
         "accuracy_se": share_error(logistic["accuracy"], logistic["n"]),
-        "balanced_accuracy": logistic["balanced_accuracy"],
-        "macro_f1": logistic["macro_f1"],
-        "majority_accuracy": float(np.mean(test[1] == np.bincount(train[1]).argmax())),
+        **{
+            name: logistic[name] for name in ("balanced_accuracy", "macro_f1", "micro_f1") if name in logistic
+        },
+        "majority_accuracy": float(right.mean()),
         "probe_converged": logistic["converged"],
     }
 
@@ -229,6 +230,7 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
     lacks = {
         "no calibration file": path is None,
         "it predicts accuracies, and the labels are numbers": "accuracy" not in row,
+        "it predicts accuracies, and the labels are sets": "micro_f1" in row,
         "it is of mean states": row["pooling"] != "mean",
     }
     if path is None or any(lacks.values()):

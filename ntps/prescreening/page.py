@@ -57,7 +57,9 @@ def cells(row: Row) -> dict[str, str]:
     """One model's line in the ranked table: what it is ranked by, and the recommended scores."""
     scored = {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
     if "accuracy" in row:
-        scored = {"accuracy": percent(row["accuracy"], row["accuracy_se"])}
+        sets = "micro_f1" in row
+        scored = {"all labels right" if sets else "accuracy": percent(row["accuracy"], row["accuracy_se"])}
+        scored |= {"micro F1": number(row["micro_f1"])} if sets else {}
     return {
         "rank": f"{row['rank']} (tied)" if row["rank"] > 1 and row["tied"] else f"{row['rank']}",
         "model": row["model"],
@@ -100,6 +102,23 @@ def verdict(rows: Sequence[Row]) -> str:
     return f"{name} is first: its held-out skill is {lead} above that of {others[0]['model']}, the next."
 
 
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """One row a model: all that was measured but the skills of its layers."""
+    frame = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
+    others = frame.columns.drop(["rank", "model", "warnings", "layer_skills"])
+    return frame[["rank", "model", *others, "warnings"]]
+
+
+def answer(rows: Sequence[Row]) -> str:
+    """The ranked table, the verdict and the models' warnings, as text."""
+    lines = [
+        f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
+        "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
+        *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
+    ]
+    return "\n".join(lines)
+
+
 def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> None:
     """Print the answer, and write the page, the JSON (all of it) and the CSV (one row a model) as OUTPUT/NAME.*."""
     rows, texts, stem = [one.row for one in ranked], facts["texts"], f"{output}/{facts['name']}"
@@ -108,19 +127,15 @@ def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], outp
         doubts=list(warnings), models=rows,
     )  # fmt: skip
     without_nan = json.loads(json.dumps(about), parse_constant=lambda _: None)  # JSON has no NaN
-    table = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
-    others = table.columns.drop(["rank", "model", "warnings", "layer_skills"])
     files = {
         f"{stem}.html": page(ranked, facts, warnings),
         f"{stem}.json": storage.to_json(without_nan),
-        f"{stem}.csv": table[["rank", "model", *others, "warnings"]].to_csv(index=False),
+        f"{stem}.csv": table(rows).to_csv(index=False),
     }
     lines = [
         f"\n{facts['name']}: {texts['train']} train, {texts['test']} test texts; {facts['split_rule']}",
         *(f"warning: {warning}" for warning in warnings),
-        f"\n{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
-        "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
-        *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
+        f"\n{answer(rows)}",
         f"\nThe scores as in the paper:\n\n{pd.DataFrame(map(paper_cells, rows)).to_string(index=False)}\n",
     ]
     print("\n".join(lines))

@@ -12,6 +12,7 @@ import yaml
 from ntps.errors import UserError
 from ntps.flags import Prescreening
 from ntps.moments.pair import SPLITS
+from ntps.moments.sums import targets_of
 from ntps.sources import yaml_files
 from ntps.system import storage
 from ntps.system.paths import plain_name
@@ -91,18 +92,17 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
         f"only {n_test} held-out texts: look at the standard error beside each value": n_test < 100,
     }  # fmt: skip
     if not data.numeric:
+        kind = "labels" if data.multilabel else "classes"
         numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
-        counts = np.bincount(train.labels, minlength=data.targets)
-        few, unseen, most = (
-            ((counts > 0) & (counts < 10)).sum(),
-            (counts[test.labels] == 0).sum(),
-            counts.max(),
-        )
+        counts = class_counts(train.labels, data.targets)
+        few, most = ((counts > 0) & (counts < 10)).sum(), counts.max()
+        unseen = (targets_of(test.labels, data.targets).numpy()[:, counts == 0] > 0).any(1).sum()
         warnings |= {
-            f"the {data.targets} classes are all numbers: is it --target numeric?": data.targets > MANY_NUMBERS and numbers,
+            f"the {data.targets} classes are all numbers: is it --target numeric?":
+                not data.multilabel and data.targets > MANY_NUMBERS and numbers,
             f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
-            f"classes with fewer than 10 train texts: {few} of {data.targets}": few,
-            f"{unseen} test texts are of classes that train lacks": unseen,
+            f"{kind} with fewer than 10 train texts: {few} of {data.targets}": few,
+            f"{unseen} test texts are of {kind} that train lacks": unseen,
         }  # fmt: skip
     return [warning for warning, holds in warnings.items() if holds]
 
@@ -112,7 +112,7 @@ def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:
     train, test = (data.select(name, flags.limit, flags.seed) for name in SPLITS)
     about = {
         "name": data.name,
-        "target": "numeric" if data.numeric else "classes",
+        "target": data.target,
         "texts": {"train": len(train.texts), "test": len(test.texts)},
         "split_rule": data.provenance["split_rule"],
         "source": data.provenance["source"],
@@ -122,5 +122,12 @@ def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:
     if data.numeric:
         y = train.labels + data.provenance["label_mean"]  # as in the file
         return about | {"label": {"mean": y.mean(), "std": y.std(), "least": y.min(), "most": y.max()}}
-    counts = {part.name: np.bincount(part.labels, minlength=data.targets).tolist() for part in (train, test)}
+    counts = {part.name: class_counts(part.labels, data.targets).tolist() for part in (train, test)}
+    if data.multilabel:
+        about["labels_per_row"] = float(train.labels.sum(1).mean())
     return about | {"classes": data.classes, "class_counts": counts}
+
+
+def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Rows of each class or label (C,)."""
+    return labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)

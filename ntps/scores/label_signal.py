@@ -40,7 +40,9 @@ class LabelSignal:
             return None
         white = fit.spectrum.whitened(rtol)
         p = fit.label_mean
-        first = torch.diag(p) if moments.targets > 1 else p.new_tensor([[moments.label_second_moment]])
+        first = moments.label_products
+        if first is None:
+            first = torch.diag(p) if moments.targets > 1 else p.new_tensor([[moments.label_second_moment]])
         noise = moments.residual_second_moment
         inner = None if noise is None else white.pull(white.pull(noise).mT)
         return cls(white, white.pull(fit.S), first - torch.outer(p, p), moments.text_count, inner)

@@ -23,13 +23,14 @@ class LayerMoments:
     mean_second_moment: Tensor  # M (d, d)
     mean_label_moment: Tensor  # S (d, C)
     mean_state: Tensor  # mu (d,)
-    class_counts: Tensor  # rows of each class (C,), or the sum of a numeric target (1,)
+    class_counts: Tensor  # rows of each class or label (C,), or the sum of a numeric target (1,)
     label_second_moment: float  # E||y||^2
     text_count: int  # n
     token_count: int = 0
     prefix_second_moment: Tensor | None = None  # P0 (d, d)
     prefix_next_moment: Tensor | None = None  # P1 (d, d)
     label_moment_permuted: Tensor | None = None  # S with the labels permuted (R, d, C)
+    label_products: Tensor | None = None  # E[y y^T] (C, C) of sets of labels; of classes it is diagonal
     residual_second_moment: Tensor | None = None  # E[||e||^2 m m^T] (d, d), of `label_signal.residual_moment`
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class LayerMoments:
         names = ["mean_second_moment", "mean_label_moment", "mean_state", "label_second_moment"]
         if self.prefix_next_moment is not None and part.prefix_next_moment is not None:
             names += ["prefix_second_moment", "prefix_next_moment"]
+        names += ["label_products"] if self.label_products is not None else []
         return replace(
             self,
             **{name: rest(name) for name in names},

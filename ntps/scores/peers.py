@@ -40,10 +40,10 @@ def h_score(moments: LayerMoments, shrink: bool = True) -> float:
     """H-score (Bao et al. 2019): tr(Cov(m)^-1 Cov(E[m | y])), covariances over the rows; at least 0.
 
     The first is shrunk by `oas_shrinkage` unless shrink=False. A class without rows adds nothing. NaN for a
-    numeric target, whose E[m | y] is not known.
+    numeric target, whose E[m | y] is not known, and for sets of labels, whose is that of 2^C classes.
     """
     covariance, cross, frequencies = moments.centred.M, moments.centred.S, moments.label_mean
-    if len(frequencies) == 1:
+    if len(frequencies) == 1 or moments.label_products is not None:
         return math.nan
     if not covariance.any():
         return 0.0

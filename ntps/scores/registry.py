@@ -241,7 +241,7 @@ LAYER_SCORES: tuple[Score, ...] = (
     Score("released_rtol", "rtol of M, not equilibrated, that the published code's absolute 1e-8 amounts to",
           lambda x: RELEASED / max(float(x.moments.eigen[0][-1]), 1e-300)),
     Score("released_prefix_rtol", "the same of P0", released_prefix_rtol),
-    Score("h_score", "H-score with OAS shrinkage (Bao et al. 2019); not for numeric targets",
+    Score("h_score", "H-score with OAS shrinkage (Bao et al. 2019); of classes alone",
           lambda x: peers.h_score(x.moments), 1, "H-score"),
     Score("logme", "LogME (You et al. 2021)", lambda x: peers.logme(x.moments), 1, "LogME"),
     Score("rankme", "RankMe (Garrido et al. 2023)", lambda x: peers.rankme(x.moments), 1, "RankMe"),

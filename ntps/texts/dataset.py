@@ -20,7 +20,7 @@ import numpy as np
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
 from ntps.texts.description import read_description
-from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped
+from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, names_of
 from ntps.texts.sources import TextSource, note
 
 SPLIT_SEED = 42
@@ -29,7 +29,8 @@ TINY = 1e-50  # numbers of this size have squares, and their squares too
 
 @dataclass(frozen=True)
 class Split:
-    """Texts in order and their class indices, int64 of shape (n,); for a numeric target its numbers, float64.
+    """Texts in order and their class indices, int64 of shape (n,); for a numeric target its numbers, float64; of several
+    labels a row which of the C it has, bool of shape (n, C).
 
     Numbers are less the mean of the whole train split: S = E[m y^T] is not centred, so without that every
     score would depend on where a label has its zero. The mean is `label_mean` of the data set's provenance.
@@ -54,8 +55,17 @@ class Dataset:
         return not self.classes
 
     @property
+    def multilabel(self) -> bool:
+        """Whether a row has a set of labels, which are `classes`."""
+        return self.splits["train"].labels.ndim == 2
+
+    @property
+    def target(self) -> str:
+        return "numeric" if self.numeric else "multilabel" if self.multilabel else "classes"
+
+    @property
     def targets(self) -> int:
-        """Columns of y: one a class, or the number."""
+        """Columns of y: one a class or label, or the number."""
         return len(self.classes) or 1
 
     def select(self, split: str, limit: int | None = None, seed: int = 42) -> Split:
@@ -104,15 +114,16 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
         raise UserError(f"{where}: {rules[0]}: says how to make a test split, but one is given: remove it")
-    numeric = spec.get("target") == "numeric"
-    counts = Counter(row["label"] for part in rows.values() for row in part)
+    numeric, sets = (spec.get("target") == kind for kind in ("numeric", "multilabel"))
+    counts = Counter(name for part in rows.values() for row in part for name in names_of(row["label"]))
     rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
-    cleaner.dropped["rare_class"] = sum(counts[label] for label in rare)
+    cleaner.dropped["rare_class"] = 0 if sets else sum(counts[label] for label in rare)  # rows
     classes = [] if numeric else _sort_classes(set(counts) - rare, order)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
     labels = splits["train"].labels
-    if len(set(labels)) < 2:
-        only = f"number {labels[0]}" if numeric else f"class {classes[labels[0]]!r}"
+    if len(np.unique(labels, axis=0)) < 2 or (sets and len(classes) < 2):
+        kinds = {"numeric": f"number {labels[0]}", "multilabel": "label or set of them"}
+        only = kinds.get(spec.get("target", "classes")) or f"class {classes[labels[0]]!r}"
         raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
     for words in class_warnings(classes):
         print(f"warning: {where}: label: {words}", file=sys.stderr)
@@ -147,20 +158,20 @@ def find_description(name: str) -> Path:
 def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
     """Train rows, test rows (both in order) and the rule in words.
 
-    Stratified sources, and descriptions with `group` or `stratify`: a quarter, groups kept whole. Others, and numeric
-    targets: 30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
+    Stratified sources, and descriptions with `group` or `stratify`: a quarter, groups kept whole. Others, and targets that
+    are no classes: 30 %, not stratified, the rows that `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` takes.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
     n, spec = len(rows), cleaner.spec
-    strata = [row.get("stratify", row["label"]) for row in rows]
+    strata = [str(row.get("stratify", row["label"])) for row in rows]
     by = f"stratified on {spec.get('stratify', 'the label')}, seed {SPLIT_SEED}"
     try:
         if "group" in spec:
             folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
             test = next(folds.split(strata, strata, [row["group"].casefold() for row in rows]))[1]
             rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
-        elif "stratify" in spec or (source.stratified and spec.get("target") != "numeric"):
+        elif "stratify" in spec or (source.stratified and spec.get("target", "classes") == "classes"):
             count = Counter(strata)
             shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
             kinds = [strata[i] for i in shared]
@@ -191,14 +202,19 @@ def _sort_classes(labels: set[str], order: list[str]) -> list[str]:
 
 
 def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cleaner: Cleaner) -> Split:
-    """Texts with their class indices, without the rows of rare classes; or with the numbers that the labels are."""
+    """Texts with their class indices, without the rows of rare classes; or with the numbers or sets that the labels are."""
     index = {label: i for i, label in enumerate(classes)}
-    rows = [row for row in rows if numeric or row["label"] in index]
+    sets = cleaner.spec.get("target") == "multilabel"
+    rows = [row for row in rows if numeric or sets or row["label"] in index]
     if not rows:
         lost = describe_dropped(cleaner.dropped)
         raise UserError(f"{cleaner.where}: split {split!r} has no rows with text and label; dropped: {lost}")
     if numeric:
         labels = np.array([_number(row["label"], split, cleaner.where) for row in rows])
+    elif sets:
+        labels = np.zeros((len(rows), len(classes)), bool)
+        for row, own in zip(rows, labels):
+            own[[index[name] for name in row["label"] if name in index]] = True
     else:
         labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
     return Split(split, [row["text"] for row in rows], labels)
@@ -224,7 +240,7 @@ def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
     shared = {name: sum(text in train for text in part.texts) for name, part in splits.items()}
     del shared["train"]
     for name, part in splits.items():
-        rows = Counter(zip(part.texts, part.labels.tolist()))
+        rows = Counter(zip(part.texts, map(str, part.labels.tolist())))
         by_rows.setdefault(frozenset(rows.items()), []).append(name)
         if 2 * shared.get(name, 0) > len(part.texts):
             told = f"{shared[name]} texts of split {name!r} are in train too"

@@ -20,7 +20,14 @@ COMMON: Keys = {
         "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'",
     ),
     "label": (str, "column or template"),
-    "target": (str, "classes, or numeric: the label is a number to predict (regression)"),
+    "target": (
+        str,
+        "classes, numeric: the label is a number to predict, or multilabel: it is a set of labels",
+    ),
+    "label_separator": (
+        str,
+        "multilabel: what lies between labels of one row, such as ';', where they are no list",
+    ),
     "label_pattern": (str, "regular expression: its first group, or else the whole match, is the label"),
     "label_ranges": (
         list[tuple[float, float, Label]],
@@ -40,6 +47,7 @@ COMMON: Keys = {
     "stratify": (str, "column or template to stratify the split on, if not the label"),
     "min_class_count": (int, "classes with fewer rows are dropped, after the split is made"),
 }
+TARGETS = ("classes", "numeric", "multilabel")
 
 
 def read_description(where: Path, spec: dict[str, Any] | None = None) -> tuple[TextSource, dict[str, Any]]:
@@ -76,10 +84,13 @@ def _faults(spec: dict[str, Any]) -> Faults:
     for key, pattern, replacement in patterns:
         if fault := pattern_fault(pattern, replacement):
             yield key, fault
-    if spec.get("target", "classes") not in ("classes", "numeric"):
-        yield "target", "is neither classes nor numeric"
+    target = spec.get("target", "classes")
+    if target not in TARGETS:
+        yield "target", f"is none of {', '.join(TARGETS)}"
+    if "label_separator" in spec and (target != "multilabel" or not spec["label_separator"]):
+        yield "label_separator", "is nothing" if target == "multilabel" else "goes with target: multilabel"
     for key in ("label_ranges", "min_class_count"):
-        if spec.get("target") == "numeric" and key in spec:
+        if target == "numeric" and key in spec:
             yield key, "makes classes, which target: numeric has not"
     if isinstance(spec["text"], dict) and len(spec["text"]) != 1:
         yield "text", "is not one column with its values"

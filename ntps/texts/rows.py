@@ -15,7 +15,8 @@ from ntps.texts.readers import Row
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
 MANY = 20  # classes that are fractions
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
-Clean = dict[str, str]  # text, label and, where the description has them, group and stratify
+# text, label (several: a sorted tuple) and, where the description has them, group and stratify
+Clean = dict[str, Any]
 
 
 def as_text(value: Any) -> str:
@@ -80,8 +81,16 @@ def class_warnings(classes: list[str]) -> Iterator[str]:
         remedy = "is it target: numeric (flag --target)?"
         yield f"{len(fractions)} classes are fractions such as {fractions[0]!r}: {remedy}"
     if found := label_set(classes):
-        remedy = f"it is taken as one class; label_pattern: '[^{found[1]}]+' takes the first"
+        remedy = (
+            f"it is taken as one class; label_pattern: '[^{found[1]}]+' takes the first, target: multilabel with "
+            f"label_separator: '{found[1]}' all (flags --target, --label_separator)"
+        )
         yield f"{found[0]!r} looks like several labels: {remedy}"
+
+
+def names_of(label: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of a row: its one, or its set of labels."""
+    return label if isinstance(label, tuple) else (label,)
 
 
 def fill(template: str, row: Row) -> str:
@@ -135,11 +144,12 @@ class Cleaner:
         """Makes labels that differ in type alone one class, over all splits; those of each such class."""
         if self.spec.get("target") == "numeric" or not self.spec.get("normalise_labels", True):
             return {}
-        merged = alike({row["label"] for rows in splits.values() for row in rows}, untyped)
+        every = {name for rows in splits.values() for row in rows for name in names_of(row["label"])}
+        merged = alike(every, untyped)
         one = {label: name for name, labels in merged.items() for label in labels}
-        for rows in splits.values() if one else ():
-            for row in rows:
-                row["label"] = one.get(row["label"], row["label"])
+        for row in (row for rows in splits.values() for row in rows) if one else ():
+            names = [one.get(name, name) for name in names_of(row["label"])]
+            row["label"] = tuple(sorted(set(names))) if isinstance(row["label"], tuple) else names[0]
         return merged
 
     def _check_columns(self, split: str, rows: list[Row]) -> None:
@@ -152,15 +162,13 @@ class Cleaner:
                 raise UserError(f"{self.where}: {key}: split {split!r} has no column {name!r}; {hint}")
 
     def _row(self, row: Row) -> Clean | None:
-        spec, cell = self.spec, row.get(self.spec["label"])
-        if isinstance(cell, (list, dict)):
-            raise UserError(f"{self.where}: label: {spec['label']} holds {cell!r:.200}; a text has one label")
-        text, label = self._text(row), self._label(fill(spec["label"], row).strip())
+        spec, text = self.spec, self._text(row)
+        label = self._labels(row) if spec.get("target") == "multilabel" else self._one_label(row)
         wanted = all(as_text(row.get(column)) in values for column, values in spec["where"].items())
-        if not wanted or label in spec["drop_labels"]:
+        if not wanted or not set(spec["drop_labels"]).isdisjoint(names_of(label or "")):
             self.dropped["unwanted"] += 1
-        elif not (text and label):
-            self.dropped["empty" if label else "unlabelled"] += 1
+        elif label is None or not text:
+            self.dropped["unlabelled" if label is None else "empty"] += 1
         else:
             extra = {key: fill(spec[key], row).strip() for key in ("group", "stratify") if key in spec}
             return {"text": text, "label": label} | extra
@@ -172,6 +180,26 @@ class Cleaner:
         for pattern, replacement in self.replace:
             text = pattern("sub", replacement, text)
         return text.strip()
+
+    def _one_label(self, row: Row) -> str | None:
+        """None where there is none."""
+        if isinstance(cell := row.get(self.spec["label"]), (list, dict)):
+            remedy = "a text has one label, or target: multilabel (flag --target)"
+            raise UserError(f"{self.where}: label: {self.spec['label']} holds {cell!r:.200}; {remedy}")
+        return self._label(fill(self.spec["label"], row).strip()) or None
+
+    def _labels(self, row: Row) -> tuple[str, ...] | None:
+        """The labels of a row that may have several: a list, which may be empty, or a text; None for an empty text."""
+        cells, mark = row.get(self.spec["label"]), self.spec.get("label_separator")
+        if not isinstance(cells, list):
+            text = fill(self.spec["label"], row).strip()
+            if text and not mark:
+                remedy = "say what lies between labels, label_separator: ';' (flag --label_separator)"
+                raise UserError(f"{self.where}: label: {text!r:.200} is no list of labels: {remedy}")
+            cells = text.split(mark) if text else None
+        if cells is None:
+            return None
+        return tuple(sorted({self._label(as_text(cell).strip()) for cell in cells} - {""}))
 
     def _label(self, label: str) -> str:
         """The label's name, empty where there is none."""

@@ -216,9 +216,12 @@ class Hub(TextSource):
     def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
         """Rows with labels by name, None for missing and negative ones; the classes in the hub's order, if it has one."""
         rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
-        names = getattr(table.features.get(spec["label"]), "names", None)
+        feature = table.features.get(spec["label"])  # a class, or a list of them
+        names = getattr(getattr(feature, "feature", feature), "names", None)
         for row in rows:
             label = row.get(spec["label"])
+            if isinstance(label, list) and names:
+                row[spec["label"]] = [names[one] for one in label if one >= 0]
             if isinstance(label, float) and label.is_integer():  # integers with gaps arrive as 0.0 and 1.0
                 label = int(label)
             if isinstance(label, int) and not isinstance(label, bool):

@@ -1,0 +1,210 @@
+"""A linear probe on the mean states of one layer, as a scikit-learn estimator that takes texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
+from ntps.errors import UserError
+from ntps.flags import LayerProbes
+from ntps.moments.batches import Corpus, plan_batches
+from ntps.moments.encoder import encode
+from ntps.moments.pair import Cached
+from ntps.moments.source import Source, default_budget
+from ntps.moments.sums import permuted_rows
+from ntps.scores import probes
+from ntps.scores.layer_moments import LayerMoments
+from ntps.system import storage
+from ntps.system.storage import UNSAID
+from ntps.texts.dataset import Dataset
+
+
+class TextProbe(BaseEstimator):
+    """Predicts from B^T m + b, m the mean state (d,) of a text at one layer of a model.
+
+    target: classes (logistic regression on scaled states, as linear_sklearn.py's), multilabel (one a label) or numeric (ridge,
+    its strength by generalized cross-validation). Fitted: classes_ (C,), coefficients_ B (d, C), intercept_ b (C,); of two
+    classes the first has coefficients 0. The model is read when it is first needed, and is not part of a pickle.
+    """
+
+    def __init__(
+        self, model: str, layer: int, target: str = "classes", max_length: int | None = None, device: str = "auto",
+        dtype: str | None = None, seed: int = 42, pooling: str = "mean",
+    ):  # fmt: skip
+        self.model, self.layer, self.target = model, layer, target
+        self.max_length, self.device, self.dtype, self.seed = max_length, device, dtype, seed
+        self.pooling = pooling
+
+    @classmethod
+    def of(
+        cls, model: str, cached: Cached, layer: int, data: Dataset, originals: Mapping[str, Any]
+    ) -> TextProbe:
+        """Fitted on the kept states of train. originals: what to call a class, if not as in `data`."""
+        if cached.states is None:
+            raise UserError(f"no states of {cached.pair}: run {cached.cache_command()}")
+        known = cached.train.identity
+        same = {"max_length": known["max_length"], "dtype": known["dtype"]}
+        probe = cls(model, layer, data.target, **same, pooling=(UNSAID | known)["pooling"])
+        states, labels = read_states(cached.states["train"], cached.train.layers.index(layer))
+        if data.numeric:
+            labels = labels + data.provenance["label_mean"]  # as in the file
+        classes = np.array([originals.get(name, name) for name in data.classes])
+        return probe.fit_states(states, labels, classes, known["model"])
+
+    def fit(self, X: Sequence[str], y: Any) -> TextProbe:
+        """To texts and their labels; several a text are lists of labels, or a matrix of 0 and 1 (n, C)."""
+        self.identity_: dict[str, Any] = {}
+        classes, labels = encoded(y, self.target)
+        states = self.transform(X)
+        return self.fit_states(states, labels, classes, self.source.identity)
+
+    def fit_states(
+        self, states: np.ndarray, labels: np.ndarray, classes: np.ndarray, model: dict[str, Any]
+    ) -> TextProbe:
+        """To mean states (n, d) and labels as in a Split; model: the identity of what made the states."""
+        self.identity_ = model
+        if self.target == "numeric":
+            self._fit_ridge(states, labels.astype(np.float64))
+            return self
+        scaler = StandardScaler().fit(states)
+        settings = LayerProbes(models=[], datasets=[], seed=self.seed).settings
+        with fitting():
+            fitted: Any = new_logistic(labels, **settings).fit(scaler.transform(states), labels)
+        if self.target == "multilabel":
+            B, b = np.zeros((states.shape[1], len(classes))), np.zeros(len(classes))
+            for place, one in enumerate(fitted.estimators_):
+                if hasattr(one, "coef_"):
+                    B[:, place], b[place] = one.coef_[0], one.intercept_[0]
+                else:
+                    b[place] = -FLOOR if labels[0, place] else FLOOR
+        else:
+            B, b, classes = fitted.coef_.T, fitted.intercept_, classes[fitted.classes_]
+            if B.shape[1] == 1:  # two classes: the second one's log-odds
+                B, b = np.hstack([0 * B, B]), np.append(0, b)
+        self.classes_ = classes
+        self.coefficients_ = B / scaler.scale_[:, None]
+        self.intercept_ = b - scaler.mean_ @ self.coefficients_
+        return self
+
+    def _fit_ridge(self, states: np.ndarray, y: np.ndarray) -> None:
+        n, mean = len(y), y.mean()
+        values = {"mean_second_moment": states.T @ states / n, "mean_state": states.mean(0)}
+        values |= {"mean_label_moment": states.T @ (y - mean)[:, None] / n, "class_counts": np.zeros(1)}
+        values = {name: torch.as_tensor(value) for name, value in values.items()}
+        fitted = probes.ridge(LayerMoments(**values, label_second_moment=float(y.var()), text_count=n))
+        self.coefficients_, self.intercept_ = fitted.coefficients.numpy(), fitted.intercept.numpy() + mean
+
+    @cached_property
+    def source(self) -> Source:
+        """The model up to its layer."""
+        found = Source(self.model, None, self.device, self.dtype, self.max_length, str(self.layer))
+        if known := getattr(self, "identity_", {}):
+            what = f"the probe was fitted on another model than {self.model}"
+            storage.check_same(what, known, found.identity, "Fit it again")
+        return found
+
+    def transform(self, X: Sequence[str]) -> np.ndarray:
+        """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
+        ids, _ = self.source.tokenize(list(X))
+        corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, permuted_rows(len(ids), 0, 0), self.pooling)
+        states = np.empty((len(ids), self.source.config.hidden_size))
+
+        def keep(rows: np.ndarray, mean: np.ndarray) -> None:
+            states[rows] = mean[0]
+
+        for _ in encode(self.source.encoder, corpus, plan_batches(corpus.lengths, default_budget(self.source.device)),
+                        keep=keep):  # fmt: skip
+            pass
+        return states
+
+    def decision_function(self, X: Sequence[str]) -> np.ndarray:
+        """B^T m + b, (n, C)."""
+        check_is_fitted(self, "coefficients_")
+        return self.transform(X) @ self.coefficients_ + self.intercept_
+
+    def predict_proba(self, X: Sequence[str]) -> np.ndarray:
+        """(n, C), columns as classes_; of several labels a text each on its own."""
+        if self.target == "numeric":
+            raise UserError("a probe of numbers has no probabilities")
+        scores = self.decision_function(X)
+        return expit(scores) if self.target == "multilabel" else softmax(scores, axis=1)
+
+    def predict(self, X: Sequence[str]) -> np.ndarray:
+        """Classes or numbers (n,), or which labels a text has, 0 and 1 (n, C)."""
+        scores = self.decision_function(X)
+        if self.target == "multilabel":
+            return (scores > 0).astype(int)
+        return scores[:, 0] if self.target == "numeric" else self.classes_[scores.argmax(1)]
+
+    def score(self, X: Sequence[str], y: Any) -> float:
+        """Accuracy, of several labels a text (n, C) the share of texts with all labels right; R2 of numbers."""
+        return float((r2_score if self.target == "numeric" else accuracy_score)(y, self.predict(X)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write PATH, a safetensors file of B and b with all else as JSON in its header, and the JSON beside it; its path."""
+        path = Path(path).with_suffix(".safetensors")
+        classes = [] if self.target == "numeric" else self.classes_.tolist()
+        identity = {"model": self.identity_, "classes": classes, "estimator": self.get_params()}
+        about = storage.provenance("probe", identity)
+        storage.write_arrays(path, {"coefficients": self.coefficients_, "intercept": self.intercept_}, about)
+        storage.write_text(path.with_suffix(".json"), storage.to_json(about))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextProbe:
+        """What `save` wrote. UserError for another file, and, when the model is read, for another model of that name."""
+        path = Path(path)
+        identity = storage.read_provenance(path, "probe")["identity"]
+        storage.verify(path, finite=True)
+        try:
+            probe = cls(**identity["estimator"])
+            probe.identity_, probe.classes_ = identity["model"], np.array(identity["classes"])
+            with safe_open(path, "numpy") as file:
+                probe.coefficients_, probe.intercept_ = (
+                    file.get_tensor(name) for name in ("coefficients", "intercept")
+                )
+            shape = (probe.coefficients_.shape[1:], probe.coefficients_.shape[-1])
+            if shape != (probe.intercept_.shape, len(probe.classes_) or 1):
+                raise ValueError("its arrays do not fit its classes")
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged: {error}. {storage.REMEDY}") from None
+        return probe
+
+    def set_params(self, **params: Any) -> TextProbe:
+        self.__dict__.pop("source", None)
+        return super().set_params(**params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "source"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "regressor" if self.target == "numeric" else "classifier"
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def encoded(y: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, and labels as in a Split."""
+    if target == "numeric":
+        return np.array([]), np.asarray(y)
+    if target == "classes":
+        return np.unique(y, return_inverse=True)
+    if getattr(y, "ndim", 1) == 2:
+        return np.array(getattr(y, "columns", range(y.shape[1]))), np.asarray(y).astype(bool)
+    binarizer = MultiLabelBinarizer()
+    labels = binarizer.fit_transform(y).astype(bool)
+    return binarizer.classes_, labels

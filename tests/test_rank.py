@@ -1,0 +1,241 @@
+"""ntps.rank: rows as people hold them, the ranking that it gives, and the probe of the best layer."""
+
+import pickle
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+
+import ntps
+import prescreen
+from ntps.errors import UserError
+from ntps.prescreening.rows import Rows
+from ntps.run import cli
+from ntps.system import storage
+from tests.tiny import tiny_model, tiny_texts
+
+FEW = {"label_permutations": 0, "partitions": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with two tiny models, 240 texts and their labels, ranked."""
+    folder = tmp_path_factory.mktemp("rank")
+    for seed, name in enumerate("ab"):
+        tiny_model(folder / name, seed=seed)
+    texts, labels = tiny_texts(240, 3, 0)
+    models = [str(folder / name) for name in "ab"]
+    return models, texts, labels, ntps.rank(models, texts, labels, output=str(folder / "out"))
+
+
+def test_it_is_what_prescreen_measures(world, tmp_path):
+    models, texts, labels, ranking = world
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "my.csv", index=False)
+    flags = [
+        "--train",
+        str(tmp_path / "my.csv"),
+        "--text",
+        "text",
+        "--label",
+        "label",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert cli.run(prescreen.main, ["--models", *models, *flags]) == 0
+    theirs = pd.read_csv(tmp_path / "out/my.csv").fillna({"corrected_refusal": ""})
+    assert ranking.table["rank"].tolist() == [1, 2]
+    ours = ranking.table.drop(columns="seconds").reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, theirs[ours.columns], check_dtype=False, rtol=1e-9)
+
+
+def test_what_it_shows(world, tmp_path):
+    *_, ranking = world
+    said = repr(ranking)
+    assert all(name in said for name in ranking.table["model"]) and "held-out skill" in said
+    assert "is first" in said and "not by NTPS" in said and "warning: only 60 held-out texts" in said
+    page = ranking.report(tmp_path / "page.html").read_text()
+    assert page.startswith("<!doctype html>") and ranking.table["model"][0] in page
+
+
+def test_again_nothing_is_computed(world, capsys):
+    models, texts, labels, ranking = world
+    again = ntps.rank(models, texts, labels, output=ranking.flags.output)
+    assert capsys.readouterr().out.count("already there") == 4
+    columns = ranking.table.columns.drop("seconds")
+    pd.testing.assert_frame_equal(ranking.table[columns], again.table[columns])
+
+
+def test_tables_and_mappings_are_the_same_rows(world):
+    _, texts, labels, _ = world
+    frame = pd.DataFrame({"review": texts, "kind": labels, "unused": object()})
+    table = datasets.Dataset.from_dict({"review": texts, "kind": labels})
+    named = table.class_encode_column("kind")
+    both = datasets.DatasetDict(train=named, validation=named.select(range(20)), test=named.select(range(9)))
+    lists = Rows.of(texts, labels, "text", None)
+    for rows in (frame, table, named, both):
+        found = Rows.of(rows, "kind", "review", None)
+        assert found.tables["train"]["review"].tolist() == texts and found.labels.tolist() == labels
+        assert found.originals == lists.originals
+    assert len(Rows.of(both, "kind", "review", None).tables["test"]) == 9
+    assert len(Rows.of(both, "kind", "review", "validation").tables["test"]) == 20
+    assert len(Rows.of(frame, "kind", "review", frame[:7]).tables["test"]) == 7
+    assert len(Rows.of(texts, labels, "text", (texts[:5], labels[:5])).tables["test"]) == 5
+    with pytest.raises(UserError, match="texts: there is no split 'tst'; did you mean 'test'"):
+        Rows.of(both, "kind", "review", "tst")
+    with pytest.raises(UserError, match="labels: there is no column 'kin'; did you mean 'kind'"):
+        Rows.of(frame, "kin", "review", None)
+    with pytest.raises(UserError, match="text: there is no column 'text'"):
+        Rows.of(table, "kind", "text", None)
+
+
+def test_labels_that_are_absent_are_dropped(tmp_path, world):
+    table = datasets.Dataset.from_dict({"text": ["a", "b", "c"] * 20, "label": [0, 1, -1] * 20})
+    table = table.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    assert Rows.of(table, "label", "text", None).labels.fillna("").tolist() == ["no", "yes", ""] * 20
+    labels = [None if i % 5 == 0 else label for i, label in enumerate(world[2])]
+    ranking = ntps.rank(world[0][0], world[1], labels, output=str(tmp_path), **FEW)
+    assert ranking.data.provenance["dropped"]["unlabelled"] == 48
+
+
+def test_a_template_and_test_rows(world, tmp_path):
+    models, texts, labels, _ = world
+    frame = pd.DataFrame({"a": texts, "b": range(240), "label": labels})
+    ranking = ntps.rank(
+        models[0],
+        frame[:160],
+        "label",
+        text="{a} {b}",
+        test=frame[160:],
+        output=str(tmp_path),
+        name="mine",
+        **FEW,
+    )
+    assert ranking.data.splits["train"].texts[3] == f"{texts[3]} 3"
+    assert ranking.facts["texts"] == {"train": 160, "test": 80}
+    assert (tmp_path / "data/mine.yaml").exists()  # the other scripts go on from there
+    with pytest.raises(UserError, match="earlier call had other rows of this name"):
+        ntps.rank(models[0], frame, "label", text="a", output=str(tmp_path), name="mine")
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (["a", "b"], ["x"], "2 texts and 1 labels"),
+        (["a", "b"] * 20, ["x"] * 40, "all of train has the one class 'x'"),
+        (["a", "b"] * 20, ["x", "y"] * 20, "there is no model|unknown model 'nowhere'"),
+    ],
+)
+def test_of_a_failed_call_nothing_is_left(tmp_path, texts, labels, message):
+    with pytest.raises(UserError, match=message):
+        ntps.rank(
+            "nowhere", [f"{text} {i}" for i, text in enumerate(texts)], labels, output=str(tmp_path / "out")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_left_out(world, capsys):
+    models, texts, labels, ranking = world
+    found = ntps.rank(["nowhere", models[0]], texts, labels, output=ranking.flags.output)
+    assert len(found.table) == 1 and "unknown model" in found.failed["nowhere"]
+    assert "error: nowhere: unknown model" in capsys.readouterr().err
+
+
+# --- the probe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_is_that_of_the_table(world):
+    models, texts, labels, ranking = world
+    held_out = ranking.data.select("test")
+    for row in ranking.table.itertuples():
+        probe = ranking.probe(row.model)
+        y = np.array(ranking.data.classes)[held_out.labels]
+        assert is_classifier(probe) and probe.layer == row.layer
+        assert probe.score(held_out.texts, y) == pytest.approx(row.accuracy)
+        assert np.allclose(probe.predict_proba(texts[:5]).sum(1), 1)
+    assert ranking.probe().model == ranking.named[ranking.table["model"][0]]
+    assert ranking.probe(models[0]).model == models[0]
+    with pytest.raises(UserError, match="'c' was not measured: there are"):
+        ranking.probe("c")
+
+
+def test_the_probe_in_a_pickle_and_in_a_file(world, tmp_path):
+    _, texts, _, ranking = world
+    probe = ranking.probe()
+    expected = probe.decision_function(texts[:10])
+    packed = pickle.dumps(probe)
+    assert len(packed) < 10_000  # without the model
+    path = probe.save(tmp_path / "probe")
+    assert path.suffix == ".safetensors" and path.with_suffix(".json").exists()
+    for other in (pickle.loads(packed), ntps.TextProbe.load(path)):
+        assert np.array_equal(other.decision_function(texts[:10]), expected)
+        assert other.predict(texts[:10]).tolist() == probe.predict(texts[:10]).tolist()
+        assert other.get_params() == probe.get_params()
+
+
+def test_a_probe_of_another_model_is_refused(world, tmp_path):
+    _, texts, labels, ranking = world
+    path = ranking.probe().save(tmp_path / "probe.safetensors")
+    other = ntps.TextProbe.load(path).set_params(model=str(tiny_model(tmp_path / "c", seed=7)))
+    with pytest.raises(UserError, match="fitted on another model"):
+        other.predict(texts[:2])
+    assert other.fit(texts[:60], labels[:60]).score(texts[:60], labels[:60]) > 0.5
+    with pytest.raises(NotFittedError):
+        clone(other).set_params(model=str(tmp_path / "c")).predict(texts[:2])
+    about = storage.read_provenance(path)
+    about["identity"]["classes"] = ["one"]
+    storage.write_arrays(path, {"coefficients": np.ones((32, 3)), "intercept": np.ones(3)}, about)
+    with pytest.raises(UserError, match="its arrays do not fit its classes"):
+        ntps.TextProbe.load(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match="cannot be read|damaged"):
+        ntps.TextProbe.load(path)
+
+
+def test_scikit_learn_takes_it(world):
+    _, texts, labels, ranking = world
+    probe = clone(ranking.probe())
+    scores = cross_val_score(probe, texts[:120], labels[:120], cv=2)
+    assert scores.mean() > 0.5
+
+
+def test_classes_keep_their_type(world, tmp_path):
+    models, texts, labels, _ = world
+    numbers = [int(label[-1]) for label in labels]
+    ranking = ntps.rank(models[0], np.array(texts), np.array(numbers) == 1, output=str(tmp_path), **FEW)
+    assert ranking.probe().predict(texts[:3]).dtype == bool
+    probe = ntps.rank(models[0], texts, numbers, output=str(tmp_path), **FEW).probe()
+    assert probe.predict(texts[:3]).dtype.kind == "i"
+    assert ntps.TextProbe.load(probe.save(tmp_path / "p")).classes_.tolist() == [0, 1, 2]
+
+
+def test_the_probe_pools_as_the_table(world, tmp_path):
+    models, texts, labels, _ = world
+    ranking = ntps.rank(models[0], texts, labels, output=str(tmp_path), pooling="last", layers="2", **FEW)
+    probe, held_out = ranking.probe(), ranking.data.select("test")
+    y = np.array(ranking.data.classes)[held_out.labels]
+    assert probe.pooling == "last" and probe.score(held_out.texts, y) == pytest.approx(
+        ranking.table["accuracy"][0]
+    )
+
+
+def test_a_numeric_target(world, tmp_path):
+    models, texts, labels, _ = world
+    numbers = np.array([int(label[-1]) for label in labels]) + np.random.default_rng(0).normal(100, 0.1, 240)
+    ranking = ntps.rank(models[0], texts, numbers, output=str(tmp_path), **FEW)
+    assert ranking.facts["target"] == "numeric" and "RMSE" in repr(ranking)
+    probe, held_out = ranking.probe(), ranking.data.select("test")
+    y = held_out.labels + ranking.data.provenance["label_mean"]
+    assert is_regressor(probe)
+    assert np.mean((probe.predict(held_out.texts) - y) ** 2) == pytest.approx(
+        ranking.table["heldout_mse"][0], rel=1e-4
+    )
+    assert probe.score(held_out.texts, y) > 0.3
+    assert ntps.TextProbe.load(probe.save(tmp_path / "p")).predict(texts[:2]) == pytest.approx(
+        probe.predict(texts[:2])
+    )
+    with pytest.raises(UserError, match="no probabilities"):
+        probe.predict_proba(texts)
