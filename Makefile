@@ -10,7 +10,7 @@ CLUSTER := $(VENV)/.cluster
 DOCS := $(VENV)/.docs
 
 # what the pages of the site are, or link to
-PAGES := README.md CHANGELOG.md CITATION.cff docs configs/experiments
+PAGES := README.md CHANGELOG.md CITATION.cff docs configs/experiments examples/rank.ipynb
 
 DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
