@@ -45,12 +45,12 @@ def numbers(tolerances: str | float) -> list[float]:
 def are_tolerances(value: str | float) -> bool:
     try:
         found = numbers(value)
-        return bool(found) and all(0 < one < 1 for one in found)
+        return bool(found) and all(1e-12 <= one < 1 for one in found)
     except ValueError:
         return False
 
 
-TOLERANCES = Rule("numbers above 0 and below 1, such as 1e-12,1e-3,cv", are_tolerances)
+TOLERANCES = Rule("numbers from 1e-12 on and below 1, such as 1e-12,1e-3,cv", are_tolerances)
 
 
 def flag(default: Any = MISSING, help: str = "") -> Any:

@@ -184,7 +184,7 @@ def verdict(table: pd.DataFrame) -> str:
         if len(rows := of_cell(table, cell))
     }
     missed = [label for label, (bias, rmse) in found.items() if abs(bias) > 0.02 or rmse > 0.06]
-    text = f"Bias within .02 and RMSE within .06: {len(found) - len(missed)} of {len(found)} rows and n/d with V known"
+    text = f"Bias within .02 and RMSE within .06: {len(found) - len(missed)} of {len(found)} rows and n/d with V known and normal states"
     return f"{text}; outside: {'; '.join(missed)}." if missed else f"{text}."
 
 

@@ -119,3 +119,17 @@ def test_rank_deficient_moments_stay_in_their_range():
     moments, means, Y = moments_of(*random_texts(n=6, d=8), permutations=3)
     for one in path(Layer(moments), [Tolerances(tau, tau) for tau in TAUS], 2):
         assert 0 <= one.ntps <= 1 and one.rank_mean <= 6
+
+
+def test_no_lift_where_any_labels_would_take_every_direction(world):
+    moments, *_ = world
+    spectrum = moments.plain.spectrum
+    for one in path(Layer(moments), [Tolerances(tau, 1e-12) for tau in GRID], 2):
+        few = spectrum.rank(one.tolerances.rtol) <= 3
+        assert few == (len(one.null) == 0) == np.isnan(one.lift) == np.isnan(one.p_value)
+
+
+def test_the_signal_share_on_what_is_left_is_that_of_the_centred_states(world):
+    moments, *_ = world
+    (one,) = path(Layer(moments), [Tolerances(1e-12, 1e-12)], 2)
+    assert one.signal_share == pytest.approx(Layer(moments).label_signal.signal_share, abs=1e-12)

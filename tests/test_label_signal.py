@@ -180,3 +180,14 @@ def test_rotated_p_values_are_uniform_for_signals_that_lie_anywhere():
         values.append(p_value(float(curve.ntps[1]), curve.rotated[:, 1]))
     counts = np.bincount(np.rint(np.array(values) * 10).astype(int))[1:]
     assert counts.sum() == 200 and stats.chisquare(counts).pvalue > 0.01
+
+
+def test_states_that_are_all_the_same_and_dead_coordinates_are_scored():
+    texts = [np.r_[np.ones(6), np.zeros(2)] * np.ones((3, 1)) for _ in range(30)]
+    moments, *_ = moments_of(texts, np.arange(30) % 3)
+    rows = layer_scores(moments, test=moments).rows
+    (tenth,) = [row for row in rows if math.isnan(row["fraction"]) and row["order"] == "descending"]
+    assert math.isnan(tenth["retention_pca"]) and math.isnan(tenth["heldout_retention_pca"])
+    assert tenth["corrected_refusal"] == "the states are all the same" and tenth[
+        "retention"
+    ] == pytest.approx(1)

@@ -44,7 +44,7 @@ def markdown() -> str:
         ("`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k", SUBSPACE_SCORES),
         ("`scores/MODEL/DATASET.csv`: a row a layer", (*LAYER_SCORES, HEADROOM)),
         (
-            "`conditioned/MODEL/DATASET.csv`: a row a layer and pair of tolerances, kv = d/10",
+            "`conditioned/MODEL/DATASET.csv`: a row a layer and pair of tolerances",
             CONDITIONED_SCORES,
         ),
     ):

@@ -41,7 +41,8 @@ from ntps.run import cli
 from ntps.scores.registry import SUBSPACE_SCORES
 from ntps.system import console, storage
 
-ERRORS = {score.name: score.error_of for score in SUBSPACE_SCORES if score.error_of}  # -> whose error it is
+NAMES = [score.name for score in SUBSPACE_SCORES]
+ERRORS = {f"{name}_se": name for name in NAMES if f"{name}_se" in NAMES}  # -> whose error it is
 PROBES = ("probe_accuracy", "linear_accuracy")  # measured accuracies that may predict what training adds
 SHOWN = {  # table: what the report says of it
     "choices": "Layer, k (and score: `any`) chosen by the correlation itself; held out: chosen without the group it is judged on.\n"
@@ -141,6 +142,9 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     fixed = fixed.groupby(by_dataset["group"]).mean().T.reindex(columns=table.columns)
     is_error = fixed.index.isin(list(ERRORS))
     errors, fixed = fixed[is_error].rename(index=ERRORS), fixed[~is_error]
+    left_out += [
+        f"{name} at the best layer: not of every group" for name in fixed.index[fixed.isna().any(axis=1)]
+    ]
     return Question(
         model=model,
         target=target,
@@ -148,7 +152,7 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
         candidates=table[whole],
         fixed=fixed[fixed.notna().all(axis=1)],
         covariates=by_group[list(COVARIATES)].mean().T,
-        reliability=1 - (errors**2).mean(axis=1) / fixed.var(axis=1),
+        reliability=1 - (errors**2).mean(axis=1, skipna=False) / fixed.var(axis=1),
         left_out=left_out,
     )
 

@@ -60,9 +60,9 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     if error_bars != "none" and not parts:
         console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
 
-    def layer_at(place: int, device: torch.device) -> Layer:
+    def layer_at(place: int, device: torch.device, residuals: bool = True) -> Layer:
         moments = train.averages(place).to(device)
-        if states:
+        if states and residuals:
             found = torch.from_numpy(states.layer(place)).to(device), targets.to(device)
             moments = replace(moments, residual_second_moment=residual_moment(moments, *found))
         unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
@@ -73,7 +73,7 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
         return subspace_scores(layer), layer_row(layer), conditioned_rows(layer, grid)
 
     def jackknife(place: int, device: torch.device) -> None:
-        layer = layer_at(place, device)
+        layer = layer_at(place, device, residuals=False)
         shares = (part.averages(place, permuted=False).to(device) for part in parts)
         tolerances = add_error_bars(scores[place].rows, layer, shares)
         if flags.cross_validated:

@@ -45,6 +45,9 @@ class PrincipalComponents:
         ratio = a / self.values
         along = (ratio[:, None] * z).cumsum(0).square().sum(1) / (1 + (ratio * a).cumsum(0))
         explained = (z.square().sum(1) / self.values).cumsum(0) - along
+        explained = torch.where(
+            self.values.isfinite(), explained, math.nan
+        )  # past the rank of Cov(m) the mean alone
         return (head_of(explained, self.layer.K) / self.layer.explained).clamp(max=1)
 
     @cached_property
@@ -56,7 +59,8 @@ class PrincipalComponents:
         return signal.retained(head(z.square().sum(1) / self.values, self.layer.K))
 
     def held_out(self, kv: int) -> HeldOut:
-        return held_out_within(self.layer, self.V[:, :kv])
+        there = int(self.values[:kv].isfinite().sum())
+        return held_out_within(self.layer, self.V[:, :there]) if there else HeldOut()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import Spectrum, left_singular
@@ -51,7 +52,7 @@ class Conditioned:
     d: int
     ntps: float
     pca: float
-    null: Tensor  # (R,): of the label permutations
+    null: Tensor  # (R,): of the label permutations; none where rtol leaves no more directions than there are labels
     signal_share: float
 
     @property
@@ -94,10 +95,14 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
     bases = [leading(layer, tau, kv) for tau in prefix_rtols]
     ranks = {tau: kept(shares, tau) for tau in rtols}
     sides = label_sides(moments, W, sorted(set(ranks.values())), [Q for Q, _ in bases])
+    signals = {tau: LabelSignal.of(moments, tau, unequal=False) for tau in rtols}
     for one in wanted:
         (Q, rank), side = bases[place := prefix_rtols.index(one.prefix_rtol)], sides[ranks[one.rtol]]
+        # no more directions than labels: any labels take them all, and NTPS knows nothing of these
+        null = side.shares[place, 1:] if ranks[one.rtol] > moments.targets else side.shares[place, :0]
+        signal = signals[one.rtol]
         yield Conditioned(one, ranks[one.rtol], rank, Q.shape[1], moments.width, float(side.shares[place, 0]),
-                          float(side.pca[place]), side.shares[place, 1:], side.signal_share)  # fmt: skip
+                          float(side.pca[place]), null, signal.signal_share if signal else math.nan)  # fmt: skip
 
 
 def leading(layer: Layer, rtol: float, kv: int) -> tuple[Tensor, int]:
@@ -119,7 +124,6 @@ class LabelSide:
 
     shares: Tensor  # (bases, 1 + R): NTPS of the labels and of their permutations
     pca: Tensor  # (bases,): of the labels, with as many principal components
-    signal_share: float
 
 
 def label_sides(
@@ -132,7 +136,7 @@ def label_sides(
     own = moments.mean_label_moment[None]
     chunks = [own, *moments.permuted.split(max(1, AT_ONCE // C))] if len(moments.permuted) else [own]
     shares: dict[int, list[Tensor]] = {r: [] for r in ranks}
-    facts: dict[int, tuple[Tensor, float]] = {}
+    tops: dict[int, Tensor] = {}
     for number, factors in enumerate(chunks):
         T = W.mT @ factors.transpose(0, 1).flatten(1)  # (r, R C)
         X, G, before = T.new_zeros(len(rows), T.shape[1]), T.new_zeros(len(factors), C, C), 0
@@ -144,18 +148,8 @@ def label_sides(
             shares[r].append(torch.stack([part.sum(0) for part in parts]) / whole.sum(0))
             if not number:
                 pca = (top[:, 0].cumsum(0) / whole.sum())[[size - 1 for size in sizes]]
-                facts[r] = (
-                    pca,
-                    signal_share(moments, W[:, :r], float(G.diagonal(dim1=1, dim2=2).sum()), X[-len(W) :]),
-                )
-    return {r: LabelSide(torch.cat(shares[r], 1).clamp(max=1), *facts[r]) for r in ranks}
-
-
-def signal_share(moments: LayerMoments, W: Tensor, explained: float, coefficients: Tensor) -> float:
-    """1 - (s2 / n) tr(W W^T) / ||W W^T S||^2, s2 the residual variance of the regression on these directions."""
-    n, r = moments.text_count, W.shape[1]
-    noise = (moments.label_second_moment - explained) / (n - r) if n > r else math.nan
-    return float(1 - noise * W.square().sum() / coefficients.square().sum())
+                tops[r] = pca
+    return {r: LabelSide(torch.cat(shares[r], 1).clamp(max=1), tops[r]) for r in ranks}
 
 
 # --- cross-validation ------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ class LabelSignal:
     noise_moment: Tensor | None = None  # of the residuals: W^T E[||e||^2 m m^T] W (r, r), unequal variances
 
     @classmethod
-    def of(cls, moments: LayerMoments, rtol: float = RANK_RTOL) -> LabelSignal | None:
-        """None where the states are all the same."""
+    def of(cls, moments: LayerMoments, rtol: float = RANK_RTOL, unequal: bool = True) -> LabelSignal | None:
+        """None where the states are all the same. unequal: with the residuals' moment, where there is one."""
         fit = moments.centred
         if not fit.M.any():
             return None
@@ -44,7 +44,7 @@ class LabelSignal:
         if first is None:
             first = torch.diag(p) if moments.targets > 1 else p.new_tensor([[moments.label_second_moment]])
         noise = moments.residual_second_moment
-        inner = None if noise is None else white.pull(white.pull(noise).mT)
+        inner = None if noise is None or not unequal else white.pull(white.pull(noise).mT)
         return cls(white, white.pull(fit.S), first - torch.outer(p, p), moments.text_count, inner)
 
     @property

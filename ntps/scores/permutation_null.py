@@ -23,11 +23,11 @@ def above(value: float, level: float) -> float:
 def p_value(observed: float, null: Tensor) -> float:
     """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0.
 
-    At most alpha with probability alpha where observed and null are exchangeable.
+    At most alpha with probability at most alpha where observed and null are exchangeable.
     """
     R = len(null)
-    above, below = ((side >= -NULL_SLACK).sum() for side in (null - observed, observed - null))
-    return min(1.0, 2 * (1 + min(int(above), int(below))) / (R + 1)) if R else math.nan
+    reached, under = ((side >= -NULL_SLACK).sum() for side in (null - observed, observed - null))
+    return min(1.0, 2 * (1 + min(int(reached), int(under))) / (R + 1)) if R else math.nan
 
 
 def rotated(moments: LayerMoments, signal: LabelSignal | None, draws: int, seed: int = 0) -> Tensor:

@@ -131,7 +131,7 @@ def baselines(compared: Compared) -> tuple[Score, ...]:
               int(name == "retention_corrected"), "corrected retention of principal components", on_test=on_test),
         Score(f"{name}_minus_pca", f"{name} less {name}_pca: what next-token directions keep beyond the states' largest ones",
               lambda point: compared.value(point) - pca(point), on_test=on_test),
-        Score(f"{name}_minus_pca_se", "standard error of that difference over partitions of the rows", nothing,
+        Score(f"{name}_minus_pca_se", "standard error of that difference over partitions of the train rows", nothing,
               error_of=f"{name}_minus_pca"),
         Score(f"{name}_random", f"{name} of random directions (kv = d/10)", chance, on_test=on_test),
     )  # fmt: skip
@@ -249,16 +249,16 @@ LAYER_SCORES: tuple[Score, ...] = (
 
 
 CONDITIONED_SCORES: tuple[Score, ...] = (
-    Score("conditioned_ntps", "NTPS(r, kv) on what the tolerances leave of M and P0", lambda c: c.ntps, 1, "conditioned NTPS"),
+    Score("conditioned_ntps", "NTPS(r, kv) on what the tolerances leave of M and P0, kv = d/10 or all that is left of P0", lambda c: c.ntps, 1, "conditioned NTPS"),
     Score("conditioned_null_mean", "its mean over R label permutations", lambda c: c.null_mean),
     Score("conditioned_null_std", "their standard deviation", lambda c: c.null_std),
-    Score("conditioned_p_value", "two-sided p-value among them; for a layer fixed beforehand", lambda c: c.p_value),
-    Score("conditioned_lift", "share of the way from conditioned_null_mean to 1", lambda c: c.lift, 1,
+    Score("conditioned_p_value", "two-sided p-value among them, for a layer and tolerances fixed beforehand; at cv slightly too small", lambda c: c.p_value),
+    Score("conditioned_lift", "share of the way from conditioned_null_mean to 1; empty where rtol leaves no more directions than labels", lambda c: c.lift, 1,
           "conditioned NTPS above its null"),
     Score("conditioned_chance", "kv / d: of random directions", lambda c: c.kv / c.d),
     Score("conditioned_ntps_pca", "of the kv leading principal components of the centred states", lambda c: c.pca),
     Score("conditioned_ntps_minus_pca", "difference of the two", lambda c: c.ntps - c.pca),
-    Score("conditioned_signal_share", "share of the squared coefficients on these directions that is not noise",
+    Score("conditioned_signal_share", "signal_share on the centred states' directions that rtol leaves",
           lambda c: c.signal_share),
     Score("conditioned_rank_mean", "directions left of M", lambda c: c.rank_mean),
     Score("conditioned_rank_prefix", "directions left of P0", lambda c: c.rank_prefix),

@@ -116,7 +116,7 @@ def add_error_bars(
         counts.append(part.text_count)
         if estimates is not None:
             layer = Layer(rest, whole.test, whole.rtol, prefix_rtol=whole.prefix_rtol)
-            estimates = added(estimates, layer, rows, list(scores.values()))
+            estimates = with_one_more(estimates, layer, rows, list(scores.values()))
     if estimates:
         for name, values in zip(
             scores, jackknife_error(torch.tensor(estimates, dtype=torch.float64)).tolist()
@@ -127,7 +127,7 @@ def add_error_bars(
     return chosen(errors, counts) if len(errors) > 1 else ()
 
 
-def added(
+def with_one_more(
     estimates: list[list[list[float]]], layer: Layer, rows: Sequence[Row], scores: Sequence[Score]
 ) -> list[list[list[float]]] | None:
     """The estimates and those of one more layer, at each row's kv on the curve of U_r; None where it cannot be scored."""
