@@ -139,9 +139,11 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     by_dataset = known.set_index("dataset")
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(by_dataset[list(PROBES)])
-    fixed = fixed.groupby(by_dataset["group"]).mean().T.reindex(columns=table.columns)
-    is_error = fixed.index.isin(list(ERRORS))
-    errors, fixed = fixed[is_error].rename(index=ERRORS), fixed[~is_error]
+    squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(by_dataset["group"])
+    # the squared error of a group's mean
+    errors = pd.DataFrame(squares.mean()).div(squares.size(), axis=0).rename(columns=ERRORS).T
+    fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(by_dataset["group"]).mean().T
+    errors, fixed = (part.reindex(columns=table.columns) for part in (errors, fixed))
     left_out += [
         f"{name} at the best layer: not of every group" for name in fixed.index[fixed.isna().any(axis=1)]
     ]
@@ -152,7 +154,7 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
         candidates=table[whole],
         fixed=fixed[fixed.notna().all(axis=1)],
         covariates=by_group[list(COVARIATES)].mean().T,
-        reliability=1 - (errors**2).mean(axis=1, skipna=False) / fixed.var(axis=1),
+        reliability=1 - errors.mean(axis=1, skipna=False) / fixed.var(axis=1),
         left_out=left_out,
     )
 
