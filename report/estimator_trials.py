@@ -19,7 +19,7 @@ from ntps.scores.label_signal import LabelSignal, residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL, Nested, head
-from ntps.scores.permutation_null import above
+from ntps.scores.permutation_null import above, null_mean
 
 PARTITIONS, PERMUTATIONS = 10, 20
 TOLERANCES = (1e-12, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -168,7 +168,7 @@ def conditioned(truth: Layer, sample: Layer, folds: tuple[Tolerances, Tolerances
         yield Estimate(f"conditioned_ntps {choice}", own.ntps, found.ntps)
         yield Estimate(f"conditioned_lift {choice}", own.lift, found.lift)
         yield Estimate(
-            f"conditioned_null {choice}", own.ntps, found.null_mean
+            f"conditioned_null {choice}", own.ntps, null_mean(found.null)
         )  # what the tolerances alone say
     for one in folds:  # not estimates: which tolerances were chosen, as powers of ten
         yield Estimate(f"log10 rtol {one.choice}", math.nan, math.log10(one.rtol))

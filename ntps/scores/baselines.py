@@ -99,8 +99,7 @@ def held_out_within(layer: Layer, V: Tensor) -> HeldOut:
     """The held-out probe within span V (d, k); nothing without test moments."""
     if layer.test is None:
         return HeldOut()
-    k, M = V.shape[1], layer.moments.mean_second_moment
-    root = Nested(layer.task.mean.F @ V).R if M.any() else V
+    k, root = V.shape[1], Nested(layer.task.mean.F @ V).R
     return held_out(layer.moments, layer.test, layer.ridge_plain, V, root, [k])[k]
 
 

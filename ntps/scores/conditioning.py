@@ -19,17 +19,13 @@ from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import Spectrum, left_singular
-from ntps.scores.permutation_null import above, p_value
+from ntps.scores.permutation_null import above, null_mean, p_value
 from ntps.scores.subspaces import grams, inverse_roots
 
 GRID = tuple(
     float(10.0 ** (-12 + step / 4)) for step in range(48)
 )  # tolerances that cross-validation chooses from
 AT_ONCE = 4096  # columns of shuffled cross moments
-
-Ranked = tuple[
-    Tensor, Tensor
-]  # W (d, r) of a spectrum, largest eigenvalue first, and its eigenvalues over the largest
 
 
 @dataclass(frozen=True)
@@ -56,30 +52,18 @@ class Conditioned:
     signal_share: float
 
     @property
-    def null_mean(self) -> float:
-        return float(self.null.mean()) if len(self.null) else math.nan
-
-    @property
-    def null_std(self) -> float:
-        return float(self.null.std()) if len(self.null) > 1 else math.nan
-
-    @property
     def lift(self) -> float:
         """(NTPS - null) / (1 - null)."""
-        return above(self.ntps, self.null_mean)
+        return above(self.ntps, null_mean(self.null))
 
     @property
     def p_value(self) -> float:
         return p_value(self.ntps, self.null)
 
 
-def ranked(spectrum: Spectrum) -> Ranked:
-    W = spectrum.full.W.flip(1)
-    return W, (spectrum.values / spectrum.values[-1]).flip(0)[: W.shape[1]]
-
-
-def kept(shares: Tensor, rtol: float) -> int:
-    return int((shares > rtol).sum())
+def leading_first(spectrum: Spectrum) -> Tensor:
+    """W (d, r), largest eigenvalue first: what a tolerance leaves are the first `spectrum.rank(rtol)` columns."""
+    return spectrum.full.W.flip(1)
 
 
 def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Conditioned]:
@@ -89,12 +73,11 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
     """
     if not wanted:
         return
-    moments = layer.moments
-    W, shares = ranked(moments.plain.spectrum)
+    moments, spectrum = layer.moments, layer.moments.plain.spectrum
     prefix_rtols, rtols = (sorted({getattr(one, name) for one in wanted}) for name in ("prefix_rtol", "rtol"))
     bases = [leading(layer, tau, kv) for tau in prefix_rtols]
-    ranks = {tau: kept(shares, tau) for tau in rtols}
-    sides = label_sides(moments, W, sorted(set(ranks.values())), [Q for Q, _ in bases])
+    ranks = {tau: spectrum.rank(tau) for tau in rtols}
+    sides = label_sides(moments, leading_first(spectrum), sorted(set(ranks.values())), [Q for Q, _ in bases])
     signals = {tau: LabelSignal.of(moments, tau, unequal=False) for tau in rtols}
     for one in wanted:
         (Q, rank), side = bases[place := prefix_rtols.index(one.prefix_rtol)], sides[ranks[one.rtol]]
@@ -111,9 +94,8 @@ def leading(layer: Layer, rtol: float, kv: int) -> tuple[Tensor, int]:
     assert P1 is not None
     if rtol == layer.prefix_rtol:
         return torch.linalg.qr(layer.auto.vectors[:, :kv])[0], layer.K
-    W, shares = ranked(layer.moments.prefix_spectrum)
-    rank = kept(shares, rtol)
-    W = W[:, :rank]
+    rank = layer.moments.prefix_spectrum.rank(rtol)
+    W = leading_first(layer.moments.prefix_spectrum)[:, :rank]
     left, _ = left_singular(W.mT @ P1, kv)
     return torch.linalg.qr(W @ left[:, :kv])[0], rank
 
@@ -147,8 +129,7 @@ def label_sides(
             *parts, top, whole = U.square().sum(2).split([*sizes, max(sizes), len(W)])
             shares[r].append(torch.stack([part.sum(0) for part in parts]) / whole.sum(0))
             if not number:
-                pca = (top[:, 0].cumsum(0) / whole.sum())[[size - 1 for size in sizes]]
-                tops[r] = pca
+                tops[r] = (top[:, 0].cumsum(0) / whole.sum())[[size - 1 for size in sizes]]
     return {r: LabelSide(torch.cat(shares[r], 1).clamp(max=1), tops[r]) for r in ranks}
 
 
@@ -174,12 +155,12 @@ def fold_errors(rest: LayerMoments, part: LayerMoments) -> tuple[Tensor, Tensor]
 def regression_errors(spectrum: Spectrum, S: Tensor, M: Tensor | None, cross: Tensor) -> Tensor:
     """(GRID,): -2 tr(B_r^T S') + tr(B_r^T M' B_r) with r what each tolerance keeps."""
     assert M is not None
-    W, shares = ranked(spectrum)
+    W = leading_first(spectrum)
     T, H = W.mT @ S, W.mT @ M @ W
     products = H * (T @ T.mT)
     square = (2 * products.tril(-1).sum(1) + products.diagonal()).cumsum(0)
     errors = square - 2 * (T * (W.mT @ cross)).sum(1).cumsum(0)
-    ranks = torch.tensor([kept(shares, tau) for tau in GRID], device=errors.device)
+    ranks = torch.tensor([spectrum.rank(tau) for tau in GRID], device=errors.device)
     return errors[ranks - 1]
 
 

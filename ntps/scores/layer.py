@@ -130,7 +130,8 @@ class Layer:
     @cached_property
     def own_permuted(self) -> Tensor:
         """U_r of every label permutation, side by side (d, R C)."""
-        return self.task.shuffled(self.moments.permuted, self.rtol).flatten(1)
+        C = self.moments.targets
+        return self.task.directions(self.signal[:, C + 1 :], C, self.rtol).flatten(1)
 
     @cached_property
     def signal(self) -> Tensor:

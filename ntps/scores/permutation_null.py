@@ -20,6 +20,16 @@ def above(value: float, level: float) -> float:
     return (value - level) / (1 - level) if level < 1 else math.nan
 
 
+def null_mean(null: Tensor) -> float:
+    """Of R scores; NaN for R = 0."""
+    return float(null.mean()) if len(null) else math.nan
+
+
+def null_std(null: Tensor) -> float:
+    """Of R scores; NaN for R < 2."""
+    return float(null.std()) if len(null) > 1 else math.nan
+
+
 def p_value(observed: float, null: Tensor) -> float:
     """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0.
 

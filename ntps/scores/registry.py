@@ -16,7 +16,7 @@ from scipy.sparse.linalg import eigsh
 
 from ntps.scores import peers, probes
 from ntps.scores.layer import Layer, Point
-from ntps.scores.permutation_null import above, p_value
+from ntps.scores.permutation_null import above, null_mean, null_std, p_value
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,6 @@ def z(point: Point) -> float:
 
 def lift(point: Point) -> float:
     return above(point.ntps, point.chance) if point.chance_std else math.nan
-
-
-def null_mean(point: Point) -> float:
-    return float(point.null.mean()) if len(point.null) else math.nan
-
-
-def null_std(point: Point) -> float:
-    return float(point.null.std()) if len(point.null) > 1 else math.nan
 
 
 def retention(point: Point) -> float:
@@ -153,14 +145,14 @@ SUBSPACE_SCORES: tuple[Score, ...] = (
     Score("rank_prefix", "rank of P0", lambda p: p.layer.K),
     Score("rank_unstable", "a rank depends on the tolerance", lambda p: p.layer.rank_unstable),
     Score("n_texts", "rows of the train split", lambda p: p.layer.moments.text_count),
-    Score("null_mean", "mean NTPS of R label permutations", null_mean),
-    Score("null_std", "their standard deviation", null_std),
+    Score("null_mean", "mean NTPS of R label permutations", lambda p: null_mean(p.null)),
+    Score("null_std", "their standard deviation", lambda p: null_std(p.null)),
     Score("p_value", "two-sided p-value of NTPS among R label permutations; for a layer fixed beforehand",
           lambda p: p_value(p.ntps, p.null)),
     Score("retention_null", "retention of permuted labels, in expectation", retention_null),
     Score("label_free", "NTPS of all directions of M, whatever the labels", lambda p: p.at(p.of.label_free)),
     Score("tie", "kv cuts a group of equal eigenvalues", lambda p: bool(p.of.ties[p.kv - 1])),
-    Score("null_lift", "share of the way from null_mean to 1", lambda p: above(p.ntps, null_mean(p)), 1,
+    Score("null_lift", "share of the way from null_mean to 1", lambda p: above(p.ntps, null_mean(p.null)), 1,
           "NTPS above its permutation null"),
     Score("retention_adjusted", "share of the way from retention_null to 1",
           lambda p: above(retention(p), retention_null(p)), 1, "retention above its permutation null"),
@@ -188,7 +180,7 @@ SUBSPACE_SCORES: tuple[Score, ...] = (
           corrected_unequal),
     Score("corrected_refusal", "why retention_corrected is empty", refusal),
     Score("rotated_mean", "mean NTPS of R label signals of equal size in random directions of the whitened states",
-          lambda p: float(p.rotated.mean()) if len(p.rotated) else math.nan),
+          lambda p: null_mean(p.rotated)),
     Score("rotated_p_value", "two-sided p-value of NTPS among them", lambda p: p_value(p.ntps, p.rotated)),
     *(score for compared in COMPARED for score in baselines(compared)),
     Score("eigenvalue_gap", "gap of the eigenvalues beside kv, relative to the larger; near 0: the cut is arbitrary",
@@ -250,8 +242,8 @@ LAYER_SCORES: tuple[Score, ...] = (
 
 CONDITIONED_SCORES: tuple[Score, ...] = (
     Score("conditioned_ntps", "NTPS(r, kv) on what the tolerances leave of M and P0, kv = d/10 or all that is left of P0", lambda c: c.ntps, 1, "conditioned NTPS"),
-    Score("conditioned_null_mean", "its mean over R label permutations", lambda c: c.null_mean),
-    Score("conditioned_null_std", "their standard deviation", lambda c: c.null_std),
+    Score("conditioned_null_mean", "its mean over R label permutations", lambda c: null_mean(c.null)),
+    Score("conditioned_null_std", "their standard deviation", lambda c: null_std(c.null)),
     Score("conditioned_p_value", "two-sided p-value among them, for a layer and tolerances fixed beforehand; at cv slightly too small", lambda c: c.p_value),
     Score("conditioned_lift", "share of the way from conditioned_null_mean to 1; empty where rtol leaves no more directions than labels", lambda c: c.lift, 1,
           "conditioned NTPS above its null"),

@@ -114,10 +114,13 @@ class Perception:
 
         With T = W^T S and T^T T = R diag(l) R^T (C, C), U = W T R diag(l)^-1/2: W^T S need not be decomposed.
         """
-        R, d, C = factors.shape
-        T = self.mean.pull(factors.transpose(0, 1).reshape(d, R * C))
-        turn = inverse_roots(grams(T, C), rtol)
-        return torch.einsum("drc,rce->dre", self.mean.push(T).view(d, R, C), turn)
+        return self.directions(self.mean.pull(factors.transpose(0, 1).flatten(1)), factors.shape[2], rtol)
+
+    def directions(self, T: Tensor, C: int, rtol: float = RANK_RTOL) -> Tensor:
+        """The same from W^T S of all of them, side by side (rank M, R C)."""
+        return torch.einsum(
+            "drc,rce->dre", self.mean.push(T).unflatten(1, (-1, C)), inverse_roots(grams(T, C), rtol)
+        )
 
 
 def grams(T: Tensor, C: int) -> Tensor:
