@@ -1,5 +1,6 @@
 """make paper: disk and hours, then pin, prefetch, plan, run and figures, in this order; what fails ends it."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -24,8 +25,9 @@ def test_the_steps_come_in_order_and_the_first_that_fails_is_the_last(tmp_path, 
     )
     python.chmod(0o755)
     done = subprocess.run(
-        ["make", "paper", f"VENV={tmp_path}", "EXPERIMENT=mine"],
+        ["make", "--no-print-directory", "paper", f"VENV={tmp_path}", "EXPERIMENT=mine"],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
