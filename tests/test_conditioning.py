@@ -87,10 +87,23 @@ def test_cross_validation_is_that_of_refitting_without_each_part():
             B = plain_coefficients(means[~inside], Y[~inside], GRID[place])
             expected = np.square(Y[inside] - means[inside] @ B).sum() / inside.sum()
             assert float(found[place]) == pytest.approx(expected, abs=1e-8)
+            units = np.sqrt(np.square(train[0]).sum(0) / (~inside).sum())
             B = plain_coefficients(*train, GRID[place])
-            power = np.square(test[1]).sum() / inside.sum()
-            expected = np.square(test[1] - test[0] @ B).sum() / inside.sum() - power
+            power = np.square(test[1] / units).sum() / inside.sum()
+            expected = np.square((test[1] - test[0] @ B) / units).sum() / inside.sum() - power
             assert float(found_next[place]) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_units_of_a_coordinate_have_no_say_in_the_choice():
+    texts, labels = random_texts(n=80, d=8, seed=5)
+    units = np.array([1, 1000, 1, 1e-3, 1, 30, 1, 1])
+    errors = []
+    for scale in (np.ones(8), units):
+        moments, *_ = moments_of([text * scale for text in texts], labels)
+        part, *_ = moments_of([text * scale for text in texts[::4]], labels[::4])
+        errors.append(fold_errors(moments.without(part), part))
+    for plain, scaled in zip(*errors):
+        assert scaled.tolist() == pytest.approx(plain.tolist(), rel=1e-8, abs=1e-10)
 
 
 def prefixes(texts):

@@ -139,17 +139,23 @@ def label_sides(
 def fold_errors(rest: LayerMoments, part: LayerMoments) -> tuple[Tensor, Tensor]:
     """Squared error on `part` of principal-component regression fitted on the `rest`, for every tolerance of GRID.
 
-    Of y on m, and of the next state on the prefix sum, without E||next state||^2, which no tolerance changes. For the
-    leading r directions B_r = W_r W_r^T S, error E||y||^2 - 2 tr(B_r^T S') + tr(B_r^T M' B_r): cumulative sums over r.
+    Of y on m, and of the next state on the prefix sum, without E||next state||^2, which no tolerance changes. The next
+    state is measured in the units in which P0 has unit diagonal: else the few huge coordinates of a language model's
+    states would choose alone, and the choice would depend on the units of each. For the leading r directions
+    B_r = W_r W_r^T S, error E||y||^2 - 2 tr(B_r^T S') + tr(B_r^T M' B_r): cumulative sums over r.
     """
     assert rest.prefix_next_moment is not None and part.prefix_next_moment is not None
-    P0, P1 = part.prefix_second_moment, part.prefix_next_moment
+    units = rest.prefix_spectrum.inverse
     own = regression_errors(
         rest.plain.spectrum, rest.mean_label_moment, part.mean_second_moment, part.mean_label_moment
     )
-    return own + part.label_second_moment, regression_errors(
-        rest.prefix_spectrum, rest.prefix_next_moment, P0, P1
+    following = regression_errors(
+        rest.prefix_spectrum,
+        rest.prefix_next_moment * units,
+        part.prefix_second_moment,
+        part.prefix_next_moment * units,
     )
+    return own + part.label_second_moment, following
 
 
 def regression_errors(spectrum: Spectrum, S: Tensor, M: Tensor | None, cross: Tensor) -> Tensor:
