@@ -87,7 +87,8 @@ def main(folder: str = str(FOLDER)) -> int:
 def rows_of(folder: Path) -> pd.DataFrame:
     """A row a pair and layer (best: lowest gcv_error; last), with the probe's test accuracy there."""
     best, probes, facts = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes", "facts"))
-    accuracy = probes[probes["split"] == "test"][[*PAIR, "layer", "accuracy"]]
+    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
+    accuracy = logistic[[*PAIR, "layer", "accuracy"]]
     table = best.merge(accuracy, "left", [*PAIR, "layer"]).merge(facts[[*PAIR, "majority"]], "left", PAIR)
     table["accuracy above majority"] = table["accuracy"] - table["majority"]
     groups = table.groupby(PAIR, sort=False)

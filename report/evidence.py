@@ -83,7 +83,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     sweep = scores[SWEEP].astype({name: "float32" for name in ("fraction", "ntps", "retention")})
     return {
         "best.csv": best,
-        "conditioned.csv": conditioned,
+        "conditioned.parquet": conditioned,
         "probes.csv": of_done(read_tables(folder, "accuracy/linear_sklearn")),
         "head.csv": head,
         "rows.csv": of_done(read_tables(folder, "rows")),

@@ -27,13 +27,13 @@ def write_tables(folder, model, lift, accuracy, refused=0):
                 "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
                 "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
                 "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
-                "null_lift": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5,
+                "null_lift": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
                 "corrected_refusal": "not significant" if place < refused else None,
             })  # fmt: skip
     table = pd.DataFrame(rows)
     folder.mkdir(exist_ok=True)
     for name in ("best", "probes", "facts"):
-        part = table.drop(columns=["accuracy", "split", "majority"]) if name == "best" else table
+        part = table.drop(columns=["accuracy", "split", "majority", "probe"]) if name == "best" else table
         part = part[["model", "dataset", "majority"]].drop_duplicates() if name == "facts" else part
         path = folder / f"{name}.csv"
         evidence.to_csv(pd.concat([pd.read_csv(path), part]) if path.exists() else part, path)
@@ -87,7 +87,8 @@ def test_the_committed_readings_are_those_of_scipy():
     if not (TABLES / "confirmation.csv").exists():
         pytest.skip("no model is measured on a whole half yet")
     best, probes = pd.read_csv(TABLES / "best.csv"), pd.read_csv(TABLES / "probes.csv")
-    rows = best.merge(probes[probes["split"] == "test"][["model", "dataset", "layer", "accuracy"]])
+    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
+    rows = best.merge(logistic[["model", "dataset", "layer", "accuracy"]])
     halves = json.loads(HALVES.read_text())
     readings = pd.read_csv(TABLES / "confirmation.csv").query("target == 'accuracy'")
     page = (ROOT / "docs/confirmation.md").read_text()
