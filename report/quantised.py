@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
 
 GROUP = 32
 
@@ -40,8 +39,7 @@ def main(model: str, output: str, bits: int = 4) -> int:
         if path.suffix in (".json", ".jinja", ".model", ".txt", ".md", ".html"):
             shutil.copy2(path, target / path.name)
     weights = {name: rounded(value, bits) for name, value in load_file(source / "model.safetensors").items()}
-    with storage.written(target / "model.safetensors") as temporary:
-        save_file(weights, temporary, {"format": "pt"})
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
     print(f"wrote {target}: {bits} bits a weight, in groups of {GROUP}")
     return 0
 
