@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from ntps.errors import UserError, at_least
-from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Draws
+from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question, enough
+from ntps.evaluation.correlation import ALPHA, FEWEST, LEAST, LEVEL, Draws
 from ntps.flags import Judging
 from ntps.results.tables import (
     COVARIATES,
@@ -84,12 +84,12 @@ def main(flags: Flags) -> int:
     long["value"] *= long["score"].map(DIRECTION).fillna(1).astype(float)
     each = product(targets_there(pairs, flags.targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
-    asked = [q for q in questions if len(q.candidates) and q.n]
+    asked = [q for q in questions if q.candidates and q.n]
     draws = Draws(flags.permutations, flags.resamples, flags.seed)
     tables = {}
     with console.progress(len(TABLES), "table", "selection") as bar:
-        for name, rows in TABLES.items():
-            tables[name] = pd.DataFrame(rows(asked, draws))
+        for name, parts in TABLES.items():
+            tables[name] = pd.concat([pd.DataFrame(), *parts(asked, draws)])
             bar.update()
     print(*report(questions, tables), sep="\n")
     folder = Path(flags.output or Path(flags.results) / "selection")
@@ -128,35 +128,59 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     left_out += [f"{name}: no scores" for name in pairs["dataset"][measured & ~scored]]
     long = long.merge(known[["dataset", "group"]], on="dataset")
     by_group = known.groupby("group")
-    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
-    table = candidates["value"].mean().unstack("group").sort_index()
-    table = table.reindex(columns=sorted(by_group.groups))
-    whole = table.notna().all(axis=1)
-    for score, part in table[~whole].groupby(level="score"):
-        few = "of no group" if part.isna().all(axis=None) else "not of every group"
-        left_out.append(f"{len(part)} candidates of {score}: known {few}")
+    y = TARGETS[target][0] * by_group[target].mean()
     fixed = headline(long, known).set_index("dataset").drop(columns="model")
     by_dataset = known.set_index("dataset")
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(by_dataset[list(PROBES)])
     squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(by_dataset["group"])
     # the squared error of a group's mean
-    errors = pd.DataFrame(squares.mean()).div(squares.size(), axis=0).rename(columns=ERRORS).T
+    errors = pd.DataFrame(squares.mean()).div(squares.count()).rename(columns=ERRORS).T
     fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(by_dataset["group"]).mean().T
-    errors, fixed = (part.reindex(columns=table.columns) for part in (errors, fixed))
-    left_out += [
-        f"{name} at the best layer: not of every group" for name in fixed.index[fixed.isna().any(axis=1)]
-    ]
+    groups = y.index
+    errors, fixed = (part.reindex(columns=groups) for part in (errors, fixed))
+    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
+    table = candidates["value"].mean().unstack("group").sort_index().reindex(columns=groups)
+    procedures, without = choices_of(table, fixed)
     return Question(
         model=model,
         target=target,
-        y=TARGETS[target][0] * by_group[target].mean(),
-        candidates=table[whole],
-        fixed=fixed[fixed.notna().all(axis=1)],
+        y=y,
+        procedures=procedures,
+        fixed=fixed,
+        errors=errors,
         covariates=by_group[list(COVARIATES)].mean().T,
-        reliability=1 - errors.mean(axis=1, skipna=False) / fixed.var(axis=1),
-        left_out=left_out,
+        left_out=left_out + without,
     )
+
+
+def choices_of(table: pd.DataFrame, fixed: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The candidates of each score, and of any, on the groups that have it; and what is left out.
+
+    The groups that have a score are those that have it at the best layer, whose values are `fixed`.
+    """
+    procedures, left_out, n = {}, [], table.shape[1]
+    for score, at_best in fixed.iterrows():
+        part = table[table.index.get_level_values("score") == score]
+        if at_best.isna().all() and part.notna().any(axis=None):
+            left_out.append(f"{score} at the best layer: no group has it")
+            at_best = part.mean()
+        groups = at_best.dropna().index
+        whole = part[groups].dropna()
+        if not enough(len(groups), n):
+            left_out.append(
+                f"{score}: {len(groups)} of {n} groups have it; no order of fewer than {FEWEST} is significant"
+            )
+            continue
+        if len(whole):
+            procedures[str(score)] = whole
+        left_out += [f"{group}: no {score}" for group in at_best.index.difference(groups)]
+        if few := len(part) - len(whole):
+            left_out.append(f"{few} candidates of {score}: not known of every group that has it")
+    common = table.dropna()
+    if common.index.get_level_values("score").nunique() > 1:
+        procedures["any"] = common
+    return procedures, left_out
 
 
 # --- report --------------------------------------------------------------------------------------------------------
@@ -176,7 +200,7 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
             if (table := tables[name]).empty:
                 continue
             rows = table[(table["target"] == target) & (table["score"] == OWN if name == "partial" else True)]
-            shown = rows.drop(columns=["target", "n_groups", "basis"], errors="ignore")
+            shown = rows.drop(columns=["target", "basis"], errors="ignore")
             if len(rows):
                 yield f"\n{what}\n{shown.to_string(index=False, na_rep='-', float_format='{:.3g}'.format)}"
 
@@ -185,13 +209,13 @@ def facts(questions: list[Question]) -> Iterator[str]:
     """How many groups and candidates each model has, and what was left out."""
     notes: dict[str, list[str]] = {}
     for q in questions:
-        scores = ", ".join(name for name in q.procedures if name != "any") or "no score"
-        yield f"{q.model}: {q.n} independent groups, {len(q.candidates)} candidates of {scores}"
+        scores = ", ".join(q.candidates) or "no score"
+        yield f"{q.model}: {q.n} independent groups, {sum(q.candidates.values())} candidates of {scores}"
         for note in q.left_out:
             notes.setdefault(note, []).append(q.model)
     if joined := sorted({group for q in questions for group in q.y.index if "," in group}):
         yield f"counted once: {' and '.join(joined)}"
-    if any(len(q.candidates) == 1 for q in questions):
+    if any(sum(q.candidates.values()) == 1 for q in questions):
         yield "one candidate, so nothing to choose; if these accuracies chose it, its correlation is too high"
     for note, models in notes.items():
         yield f"left out: {note} ({', '.join(models) if len(models) < len(questions) else 'all models'})"
