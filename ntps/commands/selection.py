@@ -18,25 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
-from ntps.errors import UserError, at_least
+from ntps import results
+from ntps.errors import UserError
 from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question, enough
 from ntps.evaluation.correlation import ALPHA, FEWEST, LEAST, LEVEL, Draws
-from ntps.flags import Judging
-from ntps.results.tables import (
-    COVARIATES,
-    DIRECTION,
-    LAYER,
-    SUBSPACE,
-    TARGETS,
-    at_points,
-    headline,
-    load_pairs,
-    load_scores,
-    only,
-)
+from ntps.flags import Judging, Natural, at_least, flag
+from ntps.results.tables import COVARIATES, LAYER, SUBSPACE, only
 from ntps.run import cli
 from ntps.scores.registry import SUBSPACE_SCORES
 from ntps.system import console, storage
@@ -55,33 +46,32 @@ SHOWN = {  # table: what the report says of it
 
 @dataclass(kw_only=True)
 class Flags(Judging):
-    """Judge scores against accuracies, over the data sets of a results folder.
+    """Judge scores against accuracies, over the data sets of a results folder."""
 
-    Args:
-        targets: columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)
-        scores: candidates (default: all that do not use the labels of test)
-        resamples: of the data sets, for intervals
-        permutations: of the accuracies, for p; all of them where there are no more
-        seed: of both
-        output: folder of the tables (default: RESULTS/selection)
-    """
-
-    targets: Sequence[str] = ()
-    scores: Sequence[str] = ()
-    resamples: int = 10_000
+    targets: Sequence[str] = flag(
+        (), "columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)"
+    )
+    scores: Sequence[str] = flag((), "candidates (default: all that do not use the labels of test)")
+    resamples: Annotated[int, at_least(1000)] = flag(10_000, "of the data sets, for intervals")
+    permutations: Annotated[int, at_least(1000)] = flag(
+        10_000, "of the accuracies, for p; all of them where there are no more"
+    )
+    seed: Natural = flag(42, "of both")
+    output: str | None = flag(None, "folder of the tables (default: RESULTS/selection)")
 
 
 def main(flags: Flags) -> int:
-    for name, least in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
-        at_least(name, getattr(flags, name), least)
-    long, pairs = load_scores(flags.results, [*DIRECTION, *ERRORS]), load_pairs(flags.results, flags.groups)
+    long, pairs = (
+        results.load_scores(flags.results, [*results.DIRECTION, *ERRORS]),
+        results.load_pairs(flags.results, flags.groups),
+    )
     long, pairs = (only(t, model=flags.models, dataset=flags.datasets) for t in (long, pairs))
     wanted = tuple(flags.scores) or (*SUBSPACE, *LAYER)
-    if unknown := set(wanted) - set(DIRECTION):
-        raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(DIRECTION)}")
+    if unknown := set(wanted) - set(results.DIRECTION):
+        raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(results.DIRECTION)}")
     errors = [error for error, score in ERRORS.items() if score in wanted]
-    long = at_points(long[long["score"].isin([*wanted, *errors])], flags.order, flags.rule)
-    long["value"] *= long["score"].map(DIRECTION).fillna(1).astype(float)
+    long = results.at_points(long[long["score"].isin([*wanted, *errors])], flags.order, flags.rule)
+    long["value"] *= long["score"].map(results.DIRECTION).fillna(1).astype(float)
     each = product(targets_there(pairs, flags.targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
     asked = [q for q in questions if q.candidates and q.n]
@@ -95,7 +85,7 @@ def main(flags: Flags) -> int:
     folder = Path(flags.output or Path(flags.results) / "selection")
     for name, table in tables.items():
         storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    meanings = {q.target: TARGETS[q.target][1] for q in questions}
+    meanings = {q.target: results.TARGETS[q.target][1] for q in questions}
     left_out = {f"{q.model}, {q.target}": q.left_out for q in questions}
     record = storage.provenance("selection", {"flags": vars(flags)}, targets=meanings, left_out=left_out)
     storage.write_text(folder / "selection.json", storage.to_json(record))
@@ -108,9 +98,9 @@ def main(flags: Flags) -> int:
 
 def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
     """The targets to judge by: those requested, or all that are known; of train only where test is not."""
-    if unknown := set(requested) - set(TARGETS):
-        raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(TARGETS)}")
-    there = [name for name in TARGETS if pairs[name].notna().any()]
+    if unknown := set(requested) - set(results.TARGETS):
+        raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(results.TARGETS)}")
+    there = [name for name in results.TARGETS if pairs[name].notna().any()]
     if not there:
         raise UserError("no accuracies to judge by: run linear_sklearn.py, or a trainer")
     if missing := " ".join(sorted(set(requested) - set(there))):
@@ -128,8 +118,8 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     left_out += [f"{name}: no scores" for name in pairs["dataset"][measured & ~scored]]
     long = long.merge(known[["dataset", "group"]], on="dataset")
     by_group = known.groupby("group")
-    y = TARGETS[target][0] * by_group[target].mean()
-    fixed = headline(long, known).set_index("dataset").drop(columns="model")
+    y = results.TARGETS[target][0] * by_group[target].mean()
+    fixed = results.headline(long, known).set_index("dataset").drop(columns="model")
     by_dataset = known.set_index("dataset")
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(by_dataset[list(PROBES)])
@@ -194,7 +184,7 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
     yield f"correction for the scores of a table, the reading's: holds or reversed at {ALPHA:g}. critical: the smallest correlation"
     yield "that would be significant; reliability: share of a score's variance over groups that is not its standard error's."
     for target in dict.fromkeys(q.target for q in questions):
-        yield f"\n== {target}: {TARGETS[target][1]}"
+        yield f"\n== {target}: {results.TARGETS[target][1]}"
         yield from facts([q for q in questions if q.target == target])
         for name, what in SHOWN.items():
             if (table := tables[name]).empty:
