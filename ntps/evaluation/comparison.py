@@ -172,9 +172,7 @@ def comparison_tables(questions: list[Question], draws: Draws) -> Tables:
 
     def having(q: Question) -> dict[str, pd.Index]:
         own = q.having.get(OWN, pd.Index([]))
-        return {
-            name: own.intersection(groups, sort=False) for name, groups in q.having.items() if name != OWN
-        }
+        return {name: own.intersection(its) for name, its in q.having.items() if name != OWN}
 
     def measure(others: list[str], models: list[Question]) -> Measured:
         n, pairs = models[0].n, fixed_values(models, [OWN, *others])
@@ -214,9 +212,8 @@ def choice_tables(questions: list[Question], draws: Draws) -> Tables:
             """(..., 2 len(names)): on itself, then held out."""
             found = [[judge(x, y[at]) for x, y in each] for each in pairs]
             kinds = ("itself", "heldout")
-            return np.stack(
-                [np.mean([getattr(j, kind) for j in each], 0) for kind in kinds for each in found], -1
-            )
+            means = [np.mean([getattr(j, kind) for j in each], 0) for kind in kinds for each in found]
+            return np.stack(means, -1)
 
         itself, heldout = np.split(correlations(np.arange(n)), 2)
         tests = draws.permuted(correlations, n)
@@ -242,10 +239,9 @@ def fold_tables(questions: list[Question], _: Draws) -> Tables:
             y = q.y[table.columns]
             found = judge(table.to_numpy(float), y.to_numpy(float))
             head = {"model": q.model, "target": q.target, "procedure": procedure, "group": y.index}
-            chosen = dict(zip(CANDIDATE, zip(*table.index[found.fold])))
-            yield pd.DataFrame(
-                head | chosen | {"share": found.share, "value": (TARGETS[q.target][0] * y).to_numpy()}
-            )
+            head |= dict(zip(CANDIDATE, zip(*table.index[found.fold])))
+            value = TARGETS[q.target][0] * y.to_numpy()
+            yield pd.DataFrame(head | {"share": found.share, "value": value})
 
 
 TABLES = {

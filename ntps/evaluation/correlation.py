@@ -111,10 +111,9 @@ class Family:
         """(m,): the smallest value that is significant at Holm's first step, p <= ALPHA / m; NaN if even the largest is not."""
         drawn = np.where(self.exact, 0, 1)  # the observed order counts as one of the draws
         level, count = ALPHA / 2 / max(np.isfinite(self.p).sum(), 1), np.isfinite(self.null).sum(0)
-        reaching = np.maximum(np.floor(level * (count + drawn) + 1e-9) - drawn, 0).astype(
-            int
-        )  # draws that may
-        below = np.take_along_axis(np.sort(self.null, axis=0), (count - 1 - reaching)[None], axis=0)
+        reaching = np.floor(level * (count + drawn) + 1e-9) - drawn  # draws that may
+        last = count - 1 - np.maximum(reaching, 0).astype(int)
+        below = np.take_along_axis(np.sort(self.null, axis=0), last[None], axis=0)
         least = np.where(self.null > below, self.null, math.inf).min(0)
         return np.where(np.isfinite(least), least, math.nan)
 
@@ -155,9 +154,8 @@ class Draws:
         own, others = np.broadcast_to(x[:, :1], x[:, 1:].shape), x[:, 1:]  # (models, m, n)
 
         def difference(own: Array, others: Array, axis: int) -> Array:
-            of_own, of_others = (
-                pearson(part - part.mean(-1, keepdims=True), y[:, None]) for part in (own, others)
-            )
+            centred = (part - part.mean(-1, keepdims=True) for part in (own, others))
+            of_own, of_others = (pearson(part, y[:, None]) for part in centred)
             return (of_own - of_others).mean(-2)
 
         return self.tests([own, others], difference, "samples", 2 ** x.shape[-1])
