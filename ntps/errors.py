@@ -48,8 +48,3 @@ def boundary(words: str, remedy: str = "") -> Iterator[None]:
 
 
 NO_MEMORY = "out of memory: take fewer texts, layers or label permutations, or a smaller model"
-
-
-def at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UserError(f"--{name} {value}: must be at least {least}")

@@ -25,10 +25,13 @@ def one_of(*names: str) -> Rule:
     return Rule(" or ".join(names), names.__contains__)
 
 
-ONE_OR_MORE = Rule("at least 1", lambda value: value >= 1)
-Count = Annotated[int, ONE_OR_MORE]
-OptionalCount = Annotated[int | None, ONE_OR_MORE]
-Natural = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
+def at_least(least: int) -> Rule:
+    return Rule(f"at least {least}", lambda value: value >= least)
+
+
+Count = Annotated[int, at_least(1)]
+OptionalCount = Annotated[int | None, at_least(1)]
+Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
@@ -64,11 +67,8 @@ def setting(default: Any, help: str) -> Any:
 
 
 @dataclass(kw_only=True)
-class Results:
-    """Where results go."""
-
-    output: str = flag("results", "folder for all results")
-    overwrite: bool = flag(False, "replace results of other settings")
+class Checked:
+    """Flags whose values follow the rules of their types."""
 
     def __post_init__(self) -> None:
         """UserError for a value against the rule of its type; classes add theirs."""
@@ -77,6 +77,14 @@ class Results:
             for rule in getattr(kind, "__metadata__", ()):
                 if value is not None and not rule.holds(value):
                     raise UserError(f"--{name} {value}: must be {rule.words}")
+
+
+@dataclass(kw_only=True)
+class Results(Checked):
+    """Where results go."""
+
+    output: str = flag("results", "folder for all results")
+    overwrite: bool = flag(False, "replace results of other settings")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -241,25 +249,25 @@ class LinearHead(Pairs, Forward, Seeded):
 
 @dataclass(kw_only=True)
 class Scoring(Cached):
-    """Scores from moments.
+    """Scores from moments."""
 
-    Args:
-        device: of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, with a line
-            that says so
-        rtol: eigenvalues of M, scaled to unit diagonal, up to rtol times the largest are left out. A list, such as
-            1e-12,1e-3,cv: its first number is that of all scores, OUTPUT/conditioned has NTPS at every number, and with
-            cv at the tolerance of cross-validation over --partitions, for the layers that get error bars
-        prefix_rtol: the same of P0 (default: as rtol)
-        error_bars: layers that get them, where cache.py kept --partitions K: best (the best layer and the last),
-            all (K times the time) or none
-        tight_bounds: also the tight bounds of the excess loss, 38 eigen-solves a layer
-    """
-
-    device: str = "cpu"
-    rtol: Annotated[str | float, TOLERANCES] = "1e-12,1e-4,3e-4,1e-3,3e-3,1e-2,cv"
-    prefix_rtol: Annotated[str | float | None, TOLERANCES] = None
-    error_bars: Annotated[str, one_of("best", "all", "none")] = "best"
-    tight_bounds: bool = False
+    device: str = flag(
+        "cpu",
+        "of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, with a line that says so",
+    )
+    rtol: Annotated[str | float, TOLERANCES] = flag(
+        "1e-12,1e-4,3e-4,1e-3,3e-3,1e-2,cv",
+        "eigenvalues of M, scaled to unit diagonal, up to rtol times the largest are left out. A list, such as "
+        "1e-12,1e-3,cv: its first number is that of all scores, OUTPUT/conditioned has NTPS at every number, and with "
+        "cv at the tolerance of cross-validation over --partitions, for the layers that get error bars",
+    )
+    prefix_rtol: Annotated[str | float | None, TOLERANCES] = flag(None, "the same of P0 (default: as rtol)")
+    error_bars: Annotated[str, one_of("best", "all", "none")] = flag(
+        "best",
+        "layers that get them, where cache.py kept --partitions K: best (the best layer and the last), "
+        "all (K times the time) or none",
+    )
+    tight_bounds: bool = flag(False, "also the tight bounds of the excess loss, 38 eigen-solves a layer")
 
     @property
     def rtols(self) -> list[float]:
@@ -302,27 +310,20 @@ class Columns:
 
 
 @dataclass(kw_only=True)
-class Judging:
-    """Which scores and accuracies of a results folder are set against each other, and how often permuted.
+class Judging(Checked):
+    """Which scores and accuracies of a results folder are set against each other, and how often permuted."""
 
-    Args:
-        results: the folder that K_sweep.py and the trainers wrote to
-        models: folder names of models (default: all)
-        datasets: names of data sets (default: all)
-        groups: data sets that count once, as a,b; those read from one file do so anyway
-        order: descending or released
-        rule: task_rank or fraction
-    """
-
-    results: str = "results"
-    models: Sequence[str] = ()
-    datasets: Sequence[str] = ()
-    groups: Sequence[str] = ()
-    order: str = "descending"
-    rule: str = "task_rank"
-    permutations: int = 10_000
-    seed: int = 42
-    output: str | None = None
+    results: str = flag("results", "the folder that K_sweep.py and the trainers wrote to")
+    models: Sequence[str] = flag((), "folder names of models (default: all)")
+    datasets: Sequence[str] = flag((), "names of data sets (default: all)")
+    groups: Sequence[str] = flag(
+        (), "data sets that count once, as a,b; those read from one file do so anyway"
+    )
+    order: str = flag("descending", "descending or released")
+    rule: str = flag("task_rank", "task_rank or fraction")
+    permutations: int = flag(10_000)
+    seed: Natural = flag(42)
+    output: str | None = flag(None)
 
 
 @dataclass(kw_only=True)
@@ -339,9 +340,7 @@ class Prescreening(Forward, Columns):
     )
     dataset: str = flag("trec6", "config name or YAML file, where no --train is given")
     output: str = "prescreen"
-    limit: Annotated[int, Rule("at least 2", lambda value: value >= 2)] = flag(
-        2000, "rows per split, the first of one seeded permutation"
-    )
+    limit: Annotated[int, at_least(2)] = flag(2000, "rows per split, the first of one seeded permutation")
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
     layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
     pooling: Pooling = flag("mean", "of a row's states, as for cache.py")

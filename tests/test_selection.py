@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ntps.commands import selection
+from ntps.evaluation.correlation import holm
 from ntps.run import cli
 from tests.results_folder import write_pair, write_table
 
@@ -148,6 +149,67 @@ def test_a_score_too_noisy_to_order_the_data_sets_is_not_measurable(tmp_path):
     assert row["reliability"] == pytest.approx(1 - 0.06**2 / ntps.var(ddof=1))
     assert row["reading"] == f"not measurable: reliability {row['reliability']:.2f}"
     assert not table(tmp_path, "folds")["score"].eq("ntps_se").any()
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Nine data sets: two have no retention, five no excess, one no ntps; and the same without the two."""
+    path, rng = tmp_path_factory.mktemp("refused"), np.random.default_rng(5)
+    for number in range(9):
+        for folder in ["all", "seven"][: 1 + (number > 1)]:
+            noise = rng.normal(size=2)
+            pair = {"ntps": 0.3 + 0.02 * number + 0.01 * noise[0], "retention": 0.5 + 0.03 * number}
+            write_pair(path / folder, "one", f"t{number}", **pair, probe=0.5 + 0.04 * (number ^ 1))
+            scores = path / folder / "ntps" / "one" / f"t{number}.csv"
+            table = pd.read_csv(scores).assign(excess=math.nan if number > 3 else 0.1 * number, ntps_se=0.01)
+            table["retention_se"] = 0.01
+            refused = {0: ["retention", "retention_se"], 1: ["retention", "retention_se"], 8: ["ntps"]}
+            table[refused.get(number, [])] = math.nan
+            table.to_csv(scores, index=False)
+    assert run(path / "all") == 0 and run(path / "seven", "--scores", "retention", "gcv_error") == 0
+    return path
+
+
+def test_a_score_is_judged_on_the_data_sets_that_have_it(refused):
+    fixed = table(refused / "all", "fixed").set_index("score")
+    assert fixed["n_groups"].to_dict() == {
+        "gcv_error": 9, "gcv_skill": 9, "ridge_train_mse": 9, "ridge_train_skill": 9, "ntps": 8, "retention": 7
+    }  # fmt: skip
+    seven = table(refused / "seven", "fixed").set_index("score")
+    same = ["rho", "low", "high", "p", "reliability"]
+    pd.testing.assert_series_equal(fixed.loc["retention", same], seven.loc["retention", same])
+    choices = table(refused / "all", "choices").set_index("procedure")
+    assert choices["n_groups"]["retention"] == 7 and choices["n_groups"]["any"] == 9
+    chosen = ["itself", "itself_p", "heldout", "heldout_p", "gap"]
+    alone = table(refused / "seven", "choices").set_index("procedure")
+    pd.testing.assert_series_equal(choices.loc["retention", chosen], alone.loc["retention", chosen])
+
+
+def test_scores_of_other_data_sets_are_one_family_of_tests(refused):
+    fixed = table(refused / "all", "fixed").set_index("score")
+    assert set(fixed["n_groups"][fixed["p"].notna()]) == {
+        7,
+        8,
+    }  # the scores of all nine are the same everywhere
+    assert fixed["p_holm"].to_numpy() == pytest.approx(holm(fixed["p"].to_numpy()), nan_ok=True)
+    seven = table(refused / "seven", "fixed").set_index("score")
+    assert fixed.loc["retention", "critical"] > seven.loc["retention", "critical"]
+
+
+def test_scores_are_compared_on_the_data_sets_that_have_both(refused):
+    found = table(refused / "all", "comparisons").set_index("other")
+    assert found["n_groups"]["retention"] == 6 and found["n_groups"]["gcv_error"] == 8
+
+
+def test_a_score_that_too_few_data_sets_have_is_left_out_with_the_reason(refused, capsys):
+    assert run(refused / "all") == 0
+    said = capsys.readouterr().out
+    assert (
+        "left out: excess: 4 of 9 groups have it; no order of fewer than 5 is significant (all models)"
+        in said
+    )
+    assert "left out: t0: no retention" in said and "left out: t8: no ntps" in said
+    assert "excess" not in set(table(refused / "all", "fixed")["score"])
 
 
 def test_noise_with_many_candidates_is_not_taken_for_a_finding(tmp_path):

@@ -6,8 +6,6 @@ pass for each direction, without gradients of weights. The sketch is P^T df/dB, 
 sqrt(sketch), which keeps inner products in expectation; A sketches the inputs. No label is used.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +21,8 @@ from ntps.accuracies.lora import target_modules
 from ntps.accuracies.task import Task
 from ntps.errors import UserError, boundary, enough_memory
 from ntps.moments import passes
-from ntps.moments.batches import Corpus, plan_batches
-from ntps.moments.encoder import Encoder, NotFinite, encode
+from ntps.moments.batches import plan_batches
+from ntps.moments.encoder import Encoder, NotFinite
 from ntps.moments.packing import Packed, run_packed
 from ntps.moments.source import default_budget
 from ntps.system import console, processes, storage
@@ -215,16 +213,11 @@ class FeaturePass:
             arrays["cost"][0] = time.monotonic() - started
 
     def _states(self, ids: Sequence[np.ndarray]) -> Tensor:
-        """Mean states (n, d) of a plain forward pass, in the order of its batches."""
-        source, means = self.task.source, list[np.ndarray]()
-        corpus = Corpus(list(ids), np.zeros(len(ids), int), 2, np.zeros((0, len(ids)), int))  # no labels
-        plan = plan_batches(corpus.lengths, default_budget(source.device))
+        """Mean states (n, d) of a plain forward pass."""
         try:
-            for _ in encode(source.encoder, corpus, plan, keep=lambda _, mean: means.append(mean[-1])):
-                pass
+            return torch.from_numpy(self.task.source.states(list(ids)))
         except NotFinite:  # its row is one of these
             raise UserError("states that are not finite: try --dtype float32") from None
-        return torch.from_numpy(np.concatenate(means))
 
     def _time_forward(self, batches: Sequence[np.ndarray]) -> None:
         for rows in batches:

@@ -40,9 +40,8 @@ def chosen_targets(spec: ModelSpec, requested: Sequence[str], config: Any) -> li
     known: Any = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
     for targets in (*USUAL, *([known] if isinstance(known, list) else [])):
         if names.issuperset(targets):
-            console.say(
-                f"{spec.name}: LoRA adapts {' '.join(targets)}, usual for {kind} (else: --lora_targets)"
-            )
+            usual = f"{' '.join(targets)}, usual for {kind} (else: --lora_targets)"
+            console.say(f"{spec.name}: LoRA adapts {usual}")
             return targets
     raise UserError(
         f"{spec.name}: lora_targets: none are known for {kind}: name modules by --lora_targets or in its YAML"

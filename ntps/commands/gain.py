@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
 from ntps.accuracies import registry
-from ntps.errors import UserError, at_least
+from ntps.errors import UserError
 from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points, reliability
-from ntps.flags import Judging
+from ntps.flags import Judging, Natural, Rule, at_least, flag
 from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only, read_tables
 from ntps.run import cli
 from ntps.system import storage
@@ -29,27 +29,26 @@ LORA = ("limit", "max_length", "dtype", "settings", "seeds")  # what is recorded
 
 @dataclass(kw_only=True)
 class Flags(Judging):
-    """Make a calibration file from a results folder, and report how far it can be trusted.
+    """Make a calibration file from a results folder, and report how far it can be trusted."""
 
-    Args:
-        target: lora_gain, over linear_sklearn's probe, or lora_gain_linear, over linear_training's head
-        predictors: scores at the best layer and kv = d/10, or accuracies of probes (default: ntps, retention,
-            headroom and the accuracy of the probe)
-        permutations: of the gains, for p; all of them where there are no more
-        seed: of the permutations
-        output: the file (default: RESULTS/gain.json)
-    """
-
-    target: str = "lora_gain"
-    predictors: Sequence[str] = ()
+    target: Annotated[str, Rule(f"one of {', '.join(PROBE)}", PROBE.__contains__)] = flag(
+        "lora_gain",
+        "lora_gain, over linear_sklearn's probe, or lora_gain_linear, over linear_training's head",
+    )
+    predictors: Sequence[str] = flag(
+        (),
+        "scores at the best layer and kv = d/10, or accuracies of probes (default: ntps, retention, headroom and the "
+        "accuracy of the probe)",
+    )
+    permutations: Annotated[int, at_least(20)] = flag(
+        10_000, "of the gains, for p; all of them where there are no more"
+    )
+    seed: Natural = flag(42, "of the permutations")
+    output: str | None = flag(None, "the file (default: RESULTS/gain.json)")
 
 
 def main(flags: Flags) -> int:
     target, folder = flags.target, Path(flags.results)
-    if target not in PROBE:
-        raise UserError(f"--target {target}: must be one of {', '.join(PROBE)}")
-    at_least("permutations", flags.permutations, 20)
-    at_least("seed", flags.seed, 0)
     pairs, long = load_pairs(folder, flags.groups), at_points(load_scores(folder), flags.order, flags.rule)
     scores = headline(long, pairs)
     table = only(pairs, model=flags.models, dataset=flags.datasets)

@@ -13,9 +13,8 @@ from ntps.moments.merge import merge
 from ntps.run import cli
 from ntps.system import console, storage
 
-PARTIAL = re.compile(
-    r"(?:moments|states)/[^/]+/[^/]+/[^./][^/]*\.\d+-of-(\d+)\.safetensors"
-)  # KIND/MODEL/DATASET/
+# KIND/MODEL/DATASET/SPLIT.i-of-n.safetensors
+PARTIAL = re.compile(r"(?:moments|states)/[^/]+/[^/]+/[^./][^/]*\.\d+-of-(\d+)\.safetensors")
 
 
 def main(folder: str, overwrite: bool = False) -> int:

@@ -172,9 +172,8 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
         rows = {split: data.select(split, limit, flags.get("seed", 42)).texts for split in splits}
         lengths = {split: in_tokens(texts, outline) for split, texts in rows.items()}
         assumed = f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token"
-        return Texts(
-            where.stem, lengths, data.targets, [] if outline.tokenizer else [assumed], data.multilabel
-        )
+        notes = [] if outline.tokenizer else [assumed]
+        return Texts(where.stem, lengths, data.targets, notes, data.multilabel)
     described = read_description(where)[1].get("size", {})
     size = ASSUMED | described
     tokens = min(size["tokens"], outline.max_length)
@@ -182,9 +181,8 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
     lengths = {split: np.full(min(limit or count, count), tokens) for split, count in counts.items()}
     source = "its description's size" if described else "no size in its description"
     shown = " and ".join(f"{len(n)} {split}" for split, n in lengths.items())
-    notes = [
-        f"its texts are not here: {shown} texts of {tokens} tokens, {size['classes']} classes ({source})"
-    ]
+    what = f"{shown} texts of {tokens} tokens, {size['classes']} classes"
+    notes = [f"its texts are not here: {what} ({source})"]
     notes += [f"no size of {split}: that of test" for split in splits if split not in size]
     return Texts(where.stem, lengths, size["classes"], notes)
 

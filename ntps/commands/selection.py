@@ -18,25 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
-from ntps.errors import UserError, at_least
-from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Draws
-from ntps.flags import Judging
-from ntps.results.tables import (
-    COVARIATES,
-    DIRECTION,
-    LAYER,
-    SUBSPACE,
-    TARGETS,
-    at_points,
-    headline,
-    load_pairs,
-    load_scores,
-    only,
-)
+from ntps import results
+from ntps.errors import UserError
+from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question, enough
+from ntps.evaluation.correlation import ALPHA, FEWEST, LEAST, LEVEL, Draws
+from ntps.flags import Judging, Natural, at_least, flag
+from ntps.results.tables import COVARIATES, LAYER, SUBSPACE, only
 from ntps.run import cli
 from ntps.scores.registry import SUBSPACE_SCORES
 from ntps.system import console, storage
@@ -55,47 +46,46 @@ SHOWN = {  # table: what the report says of it
 
 @dataclass(kw_only=True)
 class Flags(Judging):
-    """Judge scores against accuracies, over the data sets of a results folder.
+    """Judge scores against accuracies, over the data sets of a results folder."""
 
-    Args:
-        targets: columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)
-        scores: candidates (default: all that do not use the labels of test)
-        resamples: of the data sets, for intervals
-        permutations: of the accuracies, for p; all of them where there are no more
-        seed: of both
-        output: folder of the tables (default: RESULTS/selection)
-    """
-
-    targets: Sequence[str] = ()
-    scores: Sequence[str] = ()
-    resamples: int = 10_000
+    targets: Sequence[str] = flag(
+        (), "columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)"
+    )
+    scores: Sequence[str] = flag((), "candidates (default: all that do not use the labels of test)")
+    resamples: Annotated[int, at_least(1000)] = flag(10_000, "of the data sets, for intervals")
+    permutations: Annotated[int, at_least(1000)] = flag(
+        10_000, "of the accuracies, for p; all of them where there are no more"
+    )
+    seed: Natural = flag(42, "of both")
+    output: str | None = flag(None, "folder of the tables (default: RESULTS/selection)")
 
 
 def main(flags: Flags) -> int:
-    for name, least in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
-        at_least(name, getattr(flags, name), least)
-    long, pairs = load_scores(flags.results, [*DIRECTION, *ERRORS]), load_pairs(flags.results, flags.groups)
+    long, pairs = (
+        results.load_scores(flags.results, [*results.DIRECTION, *ERRORS]),
+        results.load_pairs(flags.results, flags.groups),
+    )
     long, pairs = (only(t, model=flags.models, dataset=flags.datasets) for t in (long, pairs))
     wanted = tuple(flags.scores) or (*SUBSPACE, *LAYER)
-    if unknown := set(wanted) - set(DIRECTION):
-        raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(DIRECTION)}")
+    if unknown := set(wanted) - set(results.DIRECTION):
+        raise UserError(f"--scores {' '.join(sorted(unknown))}: there are {' '.join(results.DIRECTION)}")
     errors = [error for error, score in ERRORS.items() if score in wanted]
-    long = at_points(long[long["score"].isin([*wanted, *errors])], flags.order, flags.rule)
-    long["value"] *= long["score"].map(DIRECTION).fillna(1).astype(float)
+    long = results.at_points(long[long["score"].isin([*wanted, *errors])], flags.order, flags.rule)
+    long["value"] *= long["score"].map(results.DIRECTION).fillna(1).astype(float)
     each = product(targets_there(pairs, flags.targets), sorted(set(pairs["model"])))
     questions = [question_of(long, pairs, model, target) for target, model in each]
-    asked = [q for q in questions if len(q.candidates) and q.n]
+    asked = [q for q in questions if q.candidates and q.n]
     draws = Draws(flags.permutations, flags.resamples, flags.seed)
     tables = {}
     with console.progress(len(TABLES), "table", "selection") as bar:
-        for name, rows in TABLES.items():
-            tables[name] = pd.DataFrame(rows(asked, draws))
+        for name, parts in TABLES.items():
+            tables[name] = pd.concat([pd.DataFrame(), *parts(asked, draws)])
             bar.update()
     print(*report(questions, tables), sep="\n")
     folder = Path(flags.output or Path(flags.results) / "selection")
     for name, table in tables.items():
         storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    meanings = {q.target: TARGETS[q.target][1] for q in questions}
+    meanings = {q.target: results.TARGETS[q.target][1] for q in questions}
     left_out = {f"{q.model}, {q.target}": q.left_out for q in questions}
     record = storage.provenance("selection", {"flags": vars(flags)}, targets=meanings, left_out=left_out)
     storage.write_text(folder / "selection.json", storage.to_json(record))
@@ -108,9 +98,9 @@ def main(flags: Flags) -> int:
 
 def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
     """The targets to judge by: those requested, or all that are known; of train only where test is not."""
-    if unknown := set(requested) - set(TARGETS):
-        raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(TARGETS)}")
-    there = [name for name in TARGETS if pairs[name].notna().any()]
+    if unknown := set(requested) - set(results.TARGETS):
+        raise UserError(f"--targets {' '.join(sorted(unknown))}: there are {' '.join(results.TARGETS)}")
+    there = [name for name in results.TARGETS if pairs[name].notna().any()]
     if not there:
         raise UserError("no accuracies to judge by: run linear_sklearn.py, or a trainer")
     if missing := " ".join(sorted(set(requested) - set(there))):
@@ -128,35 +118,59 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     left_out += [f"{name}: no scores" for name in pairs["dataset"][measured & ~scored]]
     long = long.merge(known[["dataset", "group"]], on="dataset")
     by_group = known.groupby("group")
-    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
-    table = candidates["value"].mean().unstack("group").sort_index()
-    table = table.reindex(columns=sorted(by_group.groups))
-    whole = table.notna().all(axis=1)
-    for score, part in table[~whole].groupby(level="score"):
-        few = "of no group" if part.isna().all(axis=None) else "not of every group"
-        left_out.append(f"{len(part)} candidates of {score}: known {few}")
-    fixed = headline(long, known).set_index("dataset").drop(columns="model")
+    y = results.TARGETS[target][0] * by_group[target].mean()
+    fixed = results.headline(long, known).set_index("dataset").drop(columns="model")
     by_dataset = known.set_index("dataset")
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(by_dataset[list(PROBES)])
     squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(by_dataset["group"])
     # the squared error of a group's mean
-    errors = pd.DataFrame(squares.mean()).div(squares.size(), axis=0).rename(columns=ERRORS).T
+    errors = pd.DataFrame(squares.mean()).div(squares.count()).rename(columns=ERRORS).T
     fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(by_dataset["group"]).mean().T
-    errors, fixed = (part.reindex(columns=table.columns) for part in (errors, fixed))
-    left_out += [
-        f"{name} at the best layer: not of every group" for name in fixed.index[fixed.isna().any(axis=1)]
-    ]
+    groups = y.index
+    errors, fixed = (part.reindex(columns=groups) for part in (errors, fixed))
+    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
+    table = candidates["value"].mean().unstack("group").sort_index().reindex(columns=groups)
+    procedures, without = choices_of(table, fixed)
     return Question(
         model=model,
         target=target,
-        y=TARGETS[target][0] * by_group[target].mean(),
-        candidates=table[whole],
-        fixed=fixed[fixed.notna().all(axis=1)],
+        y=y,
+        procedures=procedures,
+        fixed=fixed,
+        errors=errors,
         covariates=by_group[list(COVARIATES)].mean().T,
-        reliability=1 - errors.mean(axis=1, skipna=False) / fixed.var(axis=1),
-        left_out=left_out,
+        left_out=left_out + without,
     )
+
+
+def choices_of(table: pd.DataFrame, fixed: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The candidates of each score, and of any, on the groups that have it; and what is left out.
+
+    The groups that have a score are those that have it at the best layer, whose values are `fixed`.
+    """
+    procedures, left_out, n = {}, [], table.shape[1]
+    for score, at_best in fixed.iterrows():
+        part = table[table.index.get_level_values("score") == score]
+        if at_best.isna().all() and part.notna().any(axis=None):
+            left_out.append(f"{score} at the best layer: no group has it")
+            at_best = part.mean()
+        groups = at_best.dropna().index
+        whole = part[groups].dropna()
+        if not enough(len(groups), n):
+            left_out.append(
+                f"{score}: {len(groups)} of {n} groups have it; no order of fewer than {FEWEST} is significant"
+            )
+            continue
+        if len(whole):
+            procedures[str(score)] = whole
+        left_out += [f"{group}: no {score}" for group in at_best.index.difference(groups)]
+        if few := len(part) - len(whole):
+            left_out.append(f"{few} candidates of {score}: not known of every group that has it")
+    common = table.dropna()
+    if common.index.get_level_values("score").nunique() > 1:
+        procedures["any"] = common
+    return procedures, left_out
 
 
 # --- report --------------------------------------------------------------------------------------------------------
@@ -170,13 +184,13 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
     yield f"correction for the scores of a table, the reading's: holds or reversed at {ALPHA:g}. critical: the smallest correlation"
     yield "that would be significant; reliability: share of a score's variance over groups that is not its standard error's."
     for target in dict.fromkeys(q.target for q in questions):
-        yield f"\n== {target}: {TARGETS[target][1]}"
+        yield f"\n== {target}: {results.TARGETS[target][1]}"
         yield from facts([q for q in questions if q.target == target])
         for name, what in SHOWN.items():
             if (table := tables[name]).empty:
                 continue
             rows = table[(table["target"] == target) & (table["score"] == OWN if name == "partial" else True)]
-            shown = rows.drop(columns=["target", "n_groups", "basis"], errors="ignore")
+            shown = rows.drop(columns=["target", "basis"], errors="ignore")
             if len(rows):
                 yield f"\n{what}\n{shown.to_string(index=False, na_rep='-', float_format='{:.3g}'.format)}"
 
@@ -185,13 +199,13 @@ def facts(questions: list[Question]) -> Iterator[str]:
     """How many groups and candidates each model has, and what was left out."""
     notes: dict[str, list[str]] = {}
     for q in questions:
-        scores = ", ".join(name for name in q.procedures if name != "any") or "no score"
-        yield f"{q.model}: {q.n} independent groups, {len(q.candidates)} candidates of {scores}"
+        scores = ", ".join(q.candidates) or "no score"
+        yield f"{q.model}: {q.n} independent groups, {sum(q.candidates.values())} candidates of {scores}"
         for note in q.left_out:
             notes.setdefault(note, []).append(q.model)
     if joined := sorted({group for q in questions for group in q.y.index if "," in group}):
         yield f"counted once: {' and '.join(joined)}"
-    if any(len(q.candidates) == 1 for q in questions):
+    if any(sum(q.candidates.values()) == 1 for q in questions):
         yield "one candidate, so nothing to choose; if these accuracies chose it, its correlation is too high"
     for note, models in notes.items():
         yield f"left out: {note} ({', '.join(models) if len(models) < len(questions) else 'all models'})"

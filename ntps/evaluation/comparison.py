@@ -1,21 +1,23 @@
-"""Rows of ntps.selection's tables: what scores are worth at a layer and k fixed beforehand, and after a choice.
+"""Tables of ntps.selection: what scores are worth at a layer and k fixed beforehand, and after a choice.
 
 Models find the same data sets easy, so their correlations are no independent evidence: their mean is taken in every
 bootstrap sample and permutation of the groups, which keeps the models of a group together. The scores of one model (or
-mean of models) and target are one family of tests: a verdict takes p after Holm's correction.
+mean of models) and target are one family of tests: a verdict takes p after Holm's correction. A score is judged on the
+groups that have it, two scores are compared on those that have both.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ntps.evaluation.correlation import (
+    FEWEST,
     Array,
     Draws,
+    Family,
     Positions,
     mean_rho,
     ordered,
@@ -28,7 +30,7 @@ from ntps.results.tables import TARGETS
 
 CANDIDATE = ["score", "layer", "k"]
 OWN = "ntps"  # the score that the others are compared with
-Row = dict[str, Any]
+Tables = Iterator[pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -38,42 +40,90 @@ class Question:
     model: str
     target: str
     y: pd.Series  # (groups,)
-    candidates: pd.DataFrame  # (candidates, groups), rows sorted by score
-    fixed: pd.DataFrame  # (scores, groups): at the layer and k fixed beforehand
+    procedures: Mapping[
+        str, pd.DataFrame
+    ]  # score or "any": the candidates to choose from, on the groups that have all
+    fixed: pd.DataFrame  # (scores, groups): at the layer and k fixed beforehand, NaN where a group has none
+    errors: pd.DataFrame  # (scores, groups): their squared standard errors
     covariates: pd.DataFrame  # (covariates, groups)
     left_out: list[str]
-    reliability: pd.Series  # (scores,): share of a fixed score's variance that is not of its standard errors
 
     @property
     def n(self) -> int:
         return len(self.y)
 
     @property
-    def procedures(self) -> dict[str, pd.DataFrame]:
-        """What is chosen from: layer and k of each score, and (of several) the score too."""
-        parts = {str(name): part for name, part in self.candidates.groupby(level="score")}
-        return parts | ({"any": self.candidates} if len(parts) > 1 else {})
+    def candidates(self) -> dict[str, int]:
+        """How many each score has."""
+        return {name: len(table) for name, table in self.procedures.items() if name != "any"}
+
+    @property
+    def reliability(self) -> pd.Series:
+        """(scores,): share of a fixed score's variance that is not of its standard errors."""
+        return 1 - self.errors.mean(axis=1, skipna=False) / self.fixed.var(axis=1)
+
+    @property
+    def having(self) -> dict[str, pd.Index]:
+        """The groups that have each fixed score."""
+        return {str(name): values.dropna().index for name, values in self.fixed.iterrows()}
+
+    def on(self, groups: list[str]) -> "Question":
+        """On some of the groups."""
+        parts = {name: getattr(self, name)[groups] for name in ("y", "fixed", "errors", "covariates")}
+        return replace(self, **parts)
 
 
-def together(questions: list[Question]) -> Iterator[tuple[Row, list[Question]]]:
-    """Each question alone and, target by target, those of all models where these have the same groups."""
+def together(questions: list[Question]) -> Iterator[tuple[str, list[Question]]]:
+    """Each question alone and, target by target, those of all models where these have the same groups, with a name."""
     for target in dict.fromkeys(q.target for q in questions):
         same = [q for q in questions if q.target == target]
-        sets = [(q.model, [q]) for q in same]
+        yield from ((q.model, [q]) for q in same)
         if len(same) > 1 and len({tuple(q.y.index) for q in same}) == 1:
-            sets.append((f"mean of {len(same)} models", same))
-        for model, models in sets:
-            yield {"model": model, "target": target, "n_groups": models[0].n}, models
+            yield f"mean of {len(same)} models", same
 
 
-def shared(models: list[Question], names: Callable[[Question], Iterable[str]]) -> list[str]:
-    return [name for name in names(models[0]) if all(name in names(q) for q in models)]
+# --- blocks: names that the same groups have --------------------------------------------------------------------------
+
+Measured = tuple[dict[str, Any], Family]  # columns of a table, one row a name, and their tests
+Having = Callable[[Question], Mapping[str, pd.Index]]  # name -> the groups that have it
 
 
-def rows(head: Row, columns: Mapping[str, Iterable[Any]]) -> Iterator[Row]:
-    """One row an entry of the columns."""
-    for values in zip(*columns.values()):
-        yield head | dict(zip(columns, values))
+def enough(groups: int, of: int) -> bool:
+    """Whether so many of the groups, fewer than all, could show anything."""
+    return groups >= min(of, FEWEST)
+
+
+def blocks(models: list[Question], having: Having) -> Iterator[tuple[list[str], list[Question]]]:
+    """Names that all models have on the same groups, and the models on these groups; the most groups first."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    known = [having(q) for q in models]
+    for name in known[0]:
+        if all(name in groups for groups in known):
+            common = [group for group in models[0].y.index if all(group in groups[name] for groups in known)]
+            names.setdefault(tuple(common), []).append(name)
+    for groups in sorted(names, key=len, reverse=True):
+        if enough(len(groups), models[0].n):
+            yield names[groups], [q.on(list(groups)) for q in models]
+
+
+def tested(tests: Family, prefix: str = "") -> dict[str, Array]:
+    return {f"{prefix}p": tests.p, f"{prefix}p_holm": tests.holm, f"{prefix}critical": tests.critical}
+
+
+def families(
+    questions: list[Question], having: Having, measure: Callable[[list[str], list[Question]], Measured],
+    value: str, prefix: str = "",
+) -> Tables:  # fmt: skip
+    """A table a model (or mean of models) and target: what `measure` finds of its blocks, and verdicts on the `value`s."""
+    for model, models in together(questions):
+        measured = [(on[0].n, *measure(names, on)) for names, on in blocks(models, having)]
+        if measured:
+            head = {"model": model, "target": models[0].target}
+            table = pd.concat([pd.DataFrame(head | {"n_groups": n} | columns) for n, columns, _ in measured])
+            tests = Family.joined([tests for *_, tests in measured])
+            known = [table[name].to_numpy() for name in ("low", "high", "reliability") if name in table]
+            reading = verdicts(table["n_groups"].to_numpy(), table[value].to_numpy(), tests, *known)
+            yield table.assign(**tested(tests, prefix), reading=reading)
 
 
 # --- layer and k fixed beforehand ----------------------------------------------------------------------------------
@@ -84,121 +134,120 @@ def fixed_values(models: list[Question], names: list[str]) -> list[tuple[Array, 
     return [(q.fixed.loc[names].to_numpy(float), q.y.to_numpy(float)) for q in models]
 
 
-def fixed_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
+def fixed_tables(questions: list[Question], draws: Draws) -> Tables:
     """One row a model, target and score, and the means over models of the scores that all have."""
-    for head, models in together(questions):
-        n, names = models[0].n, shared(models, lambda q: q.fixed.index)
-        pairs = fixed_values(models, names)
-        rho, ends = mean_rho(pairs)(np.arange(n)), draws.interval(mean_rho(pairs), n)
-        tests = draws.permuted(ordered(pairs), n)
-        reliability = np.mean([[q.reliability.get(name, math.nan) for name in names] for q in models], axis=0)
-        yield from rows(head, {
-            "score": names, "rho": rho, "low": ends[0], "high": ends[1], "p": tests.p, "p_holm": tests.holm,
-            "critical": tests.critical, "reliability": reliability,
-            "reading": verdicts(n, rho, tests, *ends, reliability),
-        })  # fmt: skip
+
+    def measure(names: list[str], models: list[Question]) -> Measured:
+        n, pairs = models[0].n, fixed_values(models, names)
+        (low, high), tests = draws.interval(mean_rho(pairs), n), draws.permuted(ordered(pairs), n)
+        reliability = np.mean([q.reliability.reindex(names) for q in models], axis=0)
+        return {
+            "score": names, "rho": mean_rho(pairs)(np.arange(n)), "low": low, "high": high, **tested(tests),
+            "reliability": reliability,
+        }, tests  # fmt: skip
+
+    return families(questions, lambda q: q.having, measure, "rho")
 
 
-def partial_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
+def partial_tables(questions: list[Question], draws: Draws) -> Tables:
     """Correlation of each fixed score with the target, one covariate held constant, with its interval."""
-    for q in questions:
-        head, held = {"model": q.model, "target": q.target, "n_groups": q.n}, q.covariates.dropna()
-        x, y, z = (part.to_numpy(float) for part in (q.fixed, q.y, held))
+    for question in questions:
+        for names, (q,) in blocks([question], lambda q: q.having):
+            held = q.covariates.dropna()
+            x, y, z = (part.to_numpy(float) for part in (q.fixed.loc[names], q.y, held))
 
-        def given(at: Positions) -> Array:
-            """(covariates, scores, ...)"""
-            return partial(x[:, at], y[at], z[:, None, at])  # noqa: B023
+            def given(at: Positions) -> Array:
+                """(covariates, scores, ...)"""
+                return partial(x[:, at], y[at], z[:, None, at])  # noqa: B023
 
-        rho, values, ends = spearman(x, y), given(np.arange(q.n)), draws.interval(given, q.n, held=1)
-        for i, name in enumerate(held.index):
-            yield from rows(head | {"covariate": name}, {
-                "score": q.fixed.index, "rho": rho, "partial": values[i], "low": ends[0][i], "high": ends[1][i],
-            })  # fmt: skip
-
-
-def comparison_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
-    """NTPS minus each other score, both fixed beforehand, on the same groups."""
-    for head, models in together(questions):
-        names = shared(models, lambda q: q.fixed.index)
-        if OWN in names and len(names) > 1:
-            others = [name for name in names if name != OWN]
-            yield from rows(head | {"basis": "fixed"}, compared(models, others, draws))
+            values, ends = given(np.arange(q.n)), draws.interval(given, q.n, held=1)
+            for covariate, inside, low, high in zip(held.index, values, *ends):
+                head = {"model": q.model, "target": q.target, "n_groups": q.n, "covariate": covariate}
+                columns = {"score": names, "rho": spearman(x, y), "partial": inside, "low": low, "high": high}
+                yield pd.DataFrame(head | columns)
 
 
-def compared(models: list[Question], others: list[str], draws: Draws) -> dict[str, Iterable[Any]]:
-    pairs, n = fixed_values(models, [OWN, *others]), models[0].n
-    rho = mean_rho(pairs)
+def comparison_tables(questions: list[Question], draws: Draws) -> Tables:
+    """NTPS minus each other score, both fixed beforehand, on the groups that have both."""
 
-    def difference(at: Positions) -> Array:
-        return rho(at)[0] - rho(at)[1:]
+    def having(q: Question) -> dict[str, pd.Index]:
+        own = q.having.get(OWN, pd.Index([]))
+        return {name: own.intersection(its) for name, its in q.having.items() if name != OWN}
 
-    own, *other = rho(np.arange(n))
-    values, ends, tests = own - np.array(other), draws.interval(difference, n), draws.swapped(pairs)
-    words = [{"holds": f"{OWN} is better", "reversed": f"{name} is better"} for name in others]
-    shown = verdicts(n, values, tests, *ends)
-    return {
-        "other": others, OWN: [own] * len(others), "rho_other": other, "difference": values,
-        "low": ends[0], "high": ends[1], "p": tests.p, "p_holm": tests.holm, "critical": tests.critical,
-        "reading": [own_words.get(word, word) for own_words, word in zip(words, shown)],
-    }  # fmt: skip
+    def measure(others: list[str], models: list[Question]) -> Measured:
+        n, pairs = models[0].n, fixed_values(models, [OWN, *others])
+        rho = mean_rho(pairs)
+
+        def difference(at: Positions) -> Array:
+            return rho(at)[0] - rho(at)[1:]
+
+        own, *other = rho(np.arange(n))
+        (low, high), tests = draws.interval(difference, n), draws.swapped(pairs)
+        return {
+            "basis": "fixed", "other": others, OWN: own, "rho_other": other, "difference": own - np.array(other),
+            "low": low, "high": high, **tested(tests),
+        }, tests  # fmt: skip
+
+    for table in families(questions, having, measure, "difference"):
+        better = {"holds": f"{OWN} is better", "reversed": "{} is better"}
+        words = [better.get(word, word).format(name) for name, word in zip(table["other"], table["reading"])]
+        yield table.assign(reading=words)
 
 
 # --- after a choice ------------------------------------------------------------------------------------------------
 
 
-def choice_rows(questions: list[Question], draws: Draws) -> Iterator[Row]:
-    """One row a model, target and procedure; also the mean over models of the procedures that all have."""
-    for head, models in together(questions):
-        if any(
-            len(q.candidates) > 1 for q in models
-        ):  # not of published values: one place, chosen in no known way
-            yield from rows(head, choices(models, draws))
-
-
-def choices(models: list[Question], draws: Draws) -> dict[str, Iterable[Any]]:
+def choice_tables(questions: list[Question], draws: Draws) -> Tables:
     """The correlation on itself and the held-out one. p: the whole choice is repeated in every permutation."""
-    names, n = shared(models, lambda q: q.procedures), models[0].n
-    tables = [[q.procedures[name] for q in models] for name in names]
-    pairs = [
-        [(table.to_numpy(float), q.y.to_numpy(float)) for table, q in zip(each, models)] for each in tables
-    ]
 
-    def correlations(at: Positions) -> Array:
-        """(..., 2 len(names)): on itself, then held out."""
-        found = [[judge(x, y[at]) for x, y in each] for each in pairs]
-        kinds = ("itself", "heldout")
-        return np.stack(
-            [np.mean([getattr(j, kind) for j in each], 0) for kind in kinds for each in found], -1
-        )
+    def measure(names: list[str], models: list[Question]) -> Measured:
+        n = models[0].n
+        tables = [[q.procedures[name][q.y.index] for q in models] for name in names]
+        pairs = [
+            [(table.to_numpy(float), q.y.to_numpy(float)) for table, q in zip(each, models)]
+            for each in tables
+        ]
 
-    itself, heldout = np.split(correlations(np.arange(n)), 2)
-    tests = draws.permuted(correlations, n)
-    heldout_tests = tests[len(names) :]
-    chosen = [each[0].index[judge(*pair[0]).chosen] for each, pair in zip(tables, pairs)]
-    places = zip(*(chosen if len(models) == 1 else [("", "", "")] * len(names)))
-    return {
-        "procedure": names, **dict(zip(CANDIDATE, places)), "itself": itself, "itself_p": tests.p[: len(names)],
-        "heldout": heldout, "heldout_p": heldout_tests.p, "heldout_p_holm": heldout_tests.holm,
-        "heldout_critical": heldout_tests.critical, "gap": itself - heldout,
-        "reading": verdicts(n, heldout, heldout_tests),
-    }  # fmt: skip
+        def correlations(at: Positions) -> Array:
+            """(..., 2 len(names)): on itself, then held out."""
+            found = [[judge(x, y[at]) for x, y in each] for each in pairs]
+            kinds = ("itself", "heldout")
+            means = [np.mean([getattr(j, kind) for j in each], 0) for kind in kinds for each in found]
+            return np.stack(means, -1)
+
+        itself, heldout = np.split(correlations(np.arange(n)), 2)
+        tests = draws.permuted(correlations, n)
+        chosen = [each[0].index[judge(*pair[0]).chosen] for each, pair in zip(tables, pairs)]
+        places = zip(*(chosen if len(models) == 1 else [("", "", "")] * len(names)))
+        return {
+            "procedure": names, **dict(zip(CANDIDATE, places)), "itself": itself, "itself_p": tests.p[: len(names)],
+            "heldout": heldout, **tested(tests[len(names) :], "heldout_"), "gap": itself - heldout,
+        }, tests[len(names) :]  # fmt: skip
+
+    def having(q: Question) -> dict[str, pd.Index]:
+        return {name: table.columns for name, table in q.procedures.items()}
+
+    # not of published values: one place, chosen in no known way
+    several = [q for q in questions if sum(q.candidates.values()) > 1]
+    return families(several, having, measure, "heldout", "heldout_")
 
 
-def fold_rows(questions: list[Question], _: Draws) -> Iterator[Row]:
+def fold_tables(questions: list[Question], _: Draws) -> Tables:
     """One row a procedure and group: the candidate chosen without it, and the share of the others it is put above."""
     for q in questions:
-        value = TARGETS[q.target][0] * q.y
         for procedure, table in q.procedures.items():
-            judged = judge(table.to_numpy(float), q.y.to_numpy(float))
-            for group, fold, share in zip(q.y.index, judged.fold, judged.share):
-                head = {"model": q.model, "target": q.target, "procedure": procedure, "group": group}
-                yield head | dict(zip(CANDIDATE, table.index[fold])) | {"share": share, "value": value[group]}
+            y = q.y[table.columns]
+            found = judge(table.to_numpy(float), y.to_numpy(float))
+            head = {"model": q.model, "target": q.target, "procedure": procedure, "group": y.index}
+            head |= dict(zip(CANDIDATE, zip(*table.index[found.fold])))
+            value = TARGETS[q.target][0] * y.to_numpy()
+            yield pd.DataFrame(head | {"share": found.share, "value": value})
 
 
 TABLES = {
-    "choices": choice_rows,
-    "folds": fold_rows,
-    "fixed": fixed_rows,
-    "partial": partial_rows,
-    "comparisons": comparison_rows,
+    "choices": choice_tables,
+    "folds": fold_tables,
+    "fixed": fixed_tables,
+    "partial": partial_tables,
+    "comparisons": comparison_tables,
 }

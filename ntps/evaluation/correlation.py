@@ -20,6 +20,7 @@ Array = NDArray[np.floating]
 Positions = NDArray[np.integer]  # of groups: (n,), or (b, n) for b bootstrap samples or permutations
 Statistic = Callable[[Positions], Array]
 LEAST = 6  # groups for an interval: fewer have too few distinct bootstrap samples
+FEWEST = 5  # groups for a test: no order of fewer has a two-sided p up to ALPHA (2 / 4! = .083)
 LEVEL = 0.9  # of every interval
 ALPHA = 0.05  # of a family of tests, after Holm
 DIGITS = 12  # correlations are rounded, so that equal ones tie
@@ -84,11 +85,22 @@ class Family:
     """Two-sided permutation tests of a family of m statistics."""
 
     p: Array  # (m,): NaN where the statistic is undefined
-    null: Array  # (permutations, m)
-    exact: bool  # null has all permutations there are
+    null: Array  # (permutations, m): NaN below, where others of the family have more permutations
+    exact: NDArray[np.bool_]  # (m,): null has all permutations there are
+
+    @classmethod
+    def joined(cls, families: Sequence["Family"]) -> "Family":
+        """One family of tests that were made on different groups."""
+        length = max(len(family.null) for family in families)
+        null = [
+            np.pad(one.null, ((0, length - len(one.null)), (0, 0)), constant_values=math.nan)
+            for one in families
+        ]
+        p, exact = (np.concatenate([getattr(one, name) for one in families]) for name in ("p", "exact"))
+        return cls(p, np.hstack(null), exact)
 
     def __getitem__(self, part: slice) -> "Family":
-        return Family(self.p[part], self.null[:, part], self.exact)
+        return Family(self.p[part], self.null[:, part], self.exact[part])
 
     @property
     def holm(self) -> Array:
@@ -97,10 +109,11 @@ class Family:
     @property
     def critical(self) -> Array:
         """(m,): the smallest value that is significant at Holm's first step, p <= ALPHA / m; NaN if even the largest is not."""
-        drawn = 0 if self.exact else 1  # the observed order counts as one of the draws
-        level = ALPHA / 2 / max(np.isfinite(self.p).sum(), 1)
-        reaching = max(math.floor(level * (len(self.null) + drawn) + 1e-9) - drawn, 0)  # draws that may
-        below = np.sort(self.null, axis=0)[-1 - reaching]
+        drawn = np.where(self.exact, 0, 1)  # the observed order counts as one of the draws
+        level, count = ALPHA / 2 / max(np.isfinite(self.p).sum(), 1), np.isfinite(self.null).sum(0)
+        reaching = np.floor(level * (count + drawn) + 1e-9) - drawn  # draws that may
+        last = count - 1 - np.maximum(reaching, 0).astype(int)
+        below = np.take_along_axis(np.sort(self.null, axis=0), last[None], axis=0)
         least = np.where(self.null > below, self.null, math.inf).min(0)
         return np.where(np.isfinite(least), least, math.nan)
 
@@ -141,9 +154,8 @@ class Draws:
         own, others = np.broadcast_to(x[:, :1], x[:, 1:].shape), x[:, 1:]  # (models, m, n)
 
         def difference(own: Array, others: Array, axis: int) -> Array:
-            of_own, of_others = (
-                pearson(part - part.mean(-1, keepdims=True), y[:, None]) for part in (own, others)
-            )
+            centred = (part - part.mean(-1, keepdims=True) for part in (own, others))
+            of_own, of_others = (pearson(part, y[:, None]) for part in centred)
             return (of_own - of_others).mean(-2)
 
         return self.tests([own, others], difference, "samples", 2 ** x.shape[-1])
@@ -155,7 +167,7 @@ class Draws:
         """
         observed = statistic(*data, axis=-1)
         if data[0].shape[-1] < 2:
-            return Family(np.full(observed.shape, math.nan), observed[None], True)
+            return Family(np.full(observed.shape, math.nan), observed[None], np.full(observed.shape, True))
 
         def defined(*data: Array, axis: int) -> Array:
             values = statistic(*data, axis=axis)
@@ -166,7 +178,7 @@ class Draws:
             alternative="two-sided", rng=self.seed,
         )  # fmt: skip
         p = np.where(np.isnan(observed), math.nan, found.pvalue)
-        return Family(p, found.null_distribution, orders <= self.permutations)
+        return Family(p, found.null_distribution, np.full(p.shape, orders <= self.permutations))
 
 
 def verdict(
@@ -186,7 +198,7 @@ def verdict(
     return "not significant"
 
 
-def verdicts(n: int, values: Array, tests: Family, *known: Array) -> list[str]:
-    """Of a family of tests; known: ends of the intervals and reliabilities, where there are any."""
-    known = (*known, *[np.full(len(values), math.nan)] * (3 - len(known)))
-    return [verdict(n, *each) for each in zip(values, tests.holm, tests.critical, *known)]
+def verdicts(n: int | Array, values: Array, tests: Family, *known: Array) -> list[str]:
+    """Of a family of tests, each over n groups; known: ends of the intervals and reliabilities, where there are any."""
+    n, known = np.broadcast_to(n, len(values)), (*known, *[np.full(len(values), math.nan)] * (3 - len(known)))
+    return [verdict(*each) for each in zip(n, values, tests.holm, tests.critical, *known)]

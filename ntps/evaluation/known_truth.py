@@ -6,8 +6,6 @@ largest coordinate of sqrt(a) f + sqrt(1 - a) e. By symmetry the best linear pre
 sets retention and NTPS. Normal states cost O(d^3) a sample, not O(n d^2), for their sums of squares are Wishart matrices.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

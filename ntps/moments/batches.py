@@ -1,7 +1,5 @@
 """Texts to tokens, and tokens to batches: longest texts first, the same plan again after a kill."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

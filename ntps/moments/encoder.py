@@ -1,7 +1,5 @@
 """Text to hidden states to moments: tokens, batches, each layer reduced as it appears."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 What such a file holds is checked when it is opened (provenance, arrays, their types and shapes, counts), the hash over
 all of it and that its numbers are finite when the first layer is read."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -6,8 +6,6 @@ Everything else that a reader may want to know (versions, dates, devices, counts
 every results folder that users have: tests/test_identities.py holds the keys and values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

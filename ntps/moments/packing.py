@@ -6,8 +6,6 @@ the texts of each length together. Texts come sorted by length, so that a pass o
 as there are different lengths.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

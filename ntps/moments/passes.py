@@ -7,8 +7,6 @@ a part that is begun, `.SPLIT.partial` the mean states so far. Both vanish when 
 Several processes share the batches of a part; the first reads and writes all files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One model as requested: description, device, dtype, tokenizer, layers; weights only when a pass is due."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -13,8 +11,9 @@ from ntps.flags import Caching, Forward
 from ntps.models import loading
 from ntps.models.description import resolve_model
 from ntps.models.loading import load_model
-from ntps.moments.batches import tokenize
-from ntps.moments.encoder import Encoder
+from ntps.moments.batches import Corpus, plan_batches, tokenize
+from ntps.moments.encoder import Encoder, encode
+from ntps.moments.sums import permuted_rows
 
 TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
 TOKENS_PER_BATCH_ELSEWHERE = 16384
@@ -50,6 +49,20 @@ class Source:
     @cached_property
     def encoder(self) -> Encoder:
         return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
+
+    def states(self, ids: list[np.ndarray], pooling: str = "mean") -> np.ndarray:
+        """Pooled states (n, d) of the highest layer, a row for each token sequence."""
+        corpus = Corpus(ids, np.zeros(len(ids), int), 1, permuted_rows(len(ids), 0, 0), pooling)  # no labels
+        states = np.empty((len(ids), self.encoder.width))
+
+        def keep(rows: np.ndarray, mean: np.ndarray) -> None:
+            states[rows] = mean[-1]
+
+        for _ in encode(
+            self.encoder, corpus, plan_batches(corpus.lengths, default_budget(self.device)), keep=keep
+        ):
+            pass
+        return states
 
 
 class Sources:

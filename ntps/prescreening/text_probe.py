@@ -19,11 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
 from ntps.errors import UserError
 from ntps.flags import LayerProbes
-from ntps.moments.batches import Corpus, plan_batches
-from ntps.moments.encoder import encode
 from ntps.moments.pair import Cached
-from ntps.moments.source import Source, default_budget
-from ntps.moments.sums import permuted_rows
+from ntps.moments.source import Source
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
@@ -118,16 +115,7 @@ class TextProbe(BaseEstimator):
     def transform(self, X: Sequence[str]) -> np.ndarray:
         """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
         ids, _ = self.source.tokenize(list(X))
-        corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, permuted_rows(len(ids), 0, 0), self.pooling)
-        states = np.empty((len(ids), self.source.config.hidden_size))
-
-        def keep(rows: np.ndarray, mean: np.ndarray) -> None:
-            states[rows] = mean[0]
-
-        for _ in encode(self.source.encoder, corpus, plan_batches(corpus.lengths, default_budget(self.source.device)),
-                        keep=keep):  # fmt: skip
-            pass
-        return states
+        return self.source.states(ids, self.pooling)
 
     def decision_function(self, X: Sequence[str]) -> np.ndarray:
         """B^T m + b, (n, C)."""

@@ -33,9 +33,8 @@ SCORES = {  # what is handed over, and its name there; in the order of the table
     "signal_share": "share of the probe's squared coefficients that is not noise",
     "n_over_d": "train rows per dimension",
 }
-ERRORS = {
-    score.error_of: score.name for score in SUBSPACE_SCORES if score.error_of
-}  # score: its standard error
+# score: its standard error
+ERRORS = {score.error_of: score.name for score in SUBSPACE_SCORES if score.error_of}
 CARD = """\
 ---
 {metadata}
@@ -99,9 +98,8 @@ def load(folder: Path) -> dict[str, dict[str, Measured]]:
     long = load_scores(folder, [name for name in (*SCORES, *ERRORS.values()) if name not in pairs])
     models: dict[str, dict[str, Measured]] = {}
     for row in pairs.merge(headline(at_points(long), pairs), "left", PAIR).to_dict("records"):
-        models.setdefault(row["model"], {})[row["dataset"]] = measured(
-            folder, {str(k): v for k, v in row.items()}
-        )
+        one = measured(folder, {str(name): value for name, value in row.items()})
+        models.setdefault(row["model"], {})[row["dataset"]] = one
     return models
 
 
@@ -109,9 +107,8 @@ def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
     """One pair: `row` has its scores, accuracies and best layer."""
     kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
     files = (folder / kind / row["model"] / f"{row['dataset']}.json" for kind in kinds)
-    about = [storage.read_provenance(file) for file in files if file.exists()] or [
-        storage.provenance("none", {})
-    ]
+    about = [storage.read_provenance(file) for file in files if file.exists()]
+    about = about or [storage.provenance("none", {})]
     run = about[0]["identity"].get("train", about[0]["identity"])
     record = about[0]["record"].get("moments", about[0]["record"])
     data = record.get("data", {})
@@ -121,20 +118,15 @@ def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
     values = []
     for name, meaning in SCORES.items():
         score, error = EVERY[name], row.get(ERRORS.get(name, ""), math.nan)
-        split = "test" if score.on_test else "train"
-        values.append(
-            Value(split, "none", name, meaning, score.direction, layer, row.get(name, math.nan), error)
-        )
+        split, value = "test" if score.on_test else "train", row.get(name, math.nan)
+        values.append(Value(split, "none", name, meaning, score.direction, layer, value, error))
     for method in registry.METHODS:
         for target in method.targets:
-            if (
-                target.of or target.split != "test" or method.trains == "all"
-            ):  # another model, once all is trained
+            if target.of or target.split != "test" or method.trains == "all":  # all: another model
                 continue
             value, metric = row[target.name], {"accuracy": "acc"}.get(target.metric, target.metric)
-            error = (
-                math.sqrt(value * (1 - value) / (taken - 1)) if metric == "acc" and taken > 1 else math.nan
-            )
+            known = metric == "acc" and taken > 1
+            error = math.sqrt(value * (1 - value) / (taken - 1)) if known else math.nan
             where = layer if target.probe else None
             values.append(
                 Value("test", method.name, metric, target.meaning, target.direction, where, value, error)
@@ -151,9 +143,8 @@ def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
 
 def model_card(model: str, sets: Sets) -> str:
     """YAML metadata with a `model-index`, and a section with the same values."""
-    shared = Counter(
-        one.hub for one in sets.values()
-    )  # results of one id, configuration and split would be joined
+    # results of one id, configuration and split would be joined
+    shared = Counter(one.hub for one in sets.values())
     results, rows = [], []
     for dataset, one in sets.items():
         for value in one.values:

@@ -55,10 +55,8 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
 
 def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     """One table KIND/MODEL/DATASET.csv. UserError as above."""
-    kind = path.parts[-3]
-    script = {"words": "alignment_vis", **dict.fromkeys(("ntps", "scores", "conditioned"), "K_sweep")}.get(
-        kind, kind
-    )
+    scripts = {"words": "alignment_vis", **dict.fromkeys(("ntps", "scores", "conditioned"), "K_sweep")}
+    script = scripts.get(path.parts[-3], path.parts[-3])
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -77,9 +75,8 @@ def load_scores(folder: str | Path, columns: Sequence[str] = tuple(DIRECTION)) -
     if subspace.empty and layer.empty:
         raise UserError(f"no scores in {folder}: run cache.py and K_sweep.py with --output {folder}")
     conditioned = read_tables(folder, "conditioned", CONDITIONED_COLUMNS[len(PAIR) :])
-    chosen = conditioned[conditioned["choice"] == "cv"].assign(
-        order="descending", rule="task_rank", fraction=math.nan
-    )
+    chosen = conditioned[conditioned["choice"] == "cv"]
+    chosen = chosen.assign(order="descending", rule="task_rank", fraction=math.nan)
     parts = []
     for table in (subspace, layer, *([chosen] if len(chosen) else [])):
         point = [name for name in PAIR + POINT if name in table]

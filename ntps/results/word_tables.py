@@ -10,12 +10,10 @@ import pandas as pd
 
 from ntps.errors import UserError
 from ntps.flags import Words
-from ntps.moments.batches import Corpus, plan_batches
-from ntps.moments.encoder import encode
 from ntps.moments.file import MomentsFile
 from ntps.moments.identity import of_words
 from ntps.moments.pair import Pair
-from ntps.moments.source import Source, default_budget
+from ntps.moments.source import Source
 from ntps.results.tables import best_layer
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
@@ -98,7 +96,7 @@ def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: 
     """A row for each space and word."""
     listed = [(group, word) for group, members in groups.items() for word in members]
     ids, _ = source.tokenize([word for _, word in listed])
-    states = states_of(source, ids, (storage.UNSAID | file.identity)["pooling"])
+    states = source.states(ids, (storage.UNSAID | file.identity)["pooling"])
     moments = file.averages(file.layers.index(layer), permuted=False)
     member = [np.array([group == name for group, _ in listed]) for name in ends]
     rows = []
@@ -112,17 +110,3 @@ def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: 
             row = {"layer": layer, "space": space, "group": group, "word": word}
             rows.append(row | {"tokens": len(tokens), "x": float(x), "y": float(y)})
     return rows
-
-
-def states_of(source: Source, ids: list[np.ndarray], pooling: str) -> np.ndarray:
-    """Pooled states (n, d) of the source's one layer, a row for each token sequence."""
-    corpus = Corpus(ids, np.zeros(len(ids), np.int64), 1, np.zeros((0, len(ids)), np.int64), pooling)
-    states = np.empty((len(ids), source.encoder.width))
-
-    def keep(rows: np.ndarray, mean: np.ndarray) -> None:
-        states[rows] = mean[0]
-
-    batches = plan_batches(corpus.lengths, default_budget(source.device))
-    for _ in encode(source.encoder, corpus, batches, keep=keep):
-        pass
-    return states

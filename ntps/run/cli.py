@@ -41,26 +41,18 @@ def settings_class(main: Callable[..., int]) -> Any:
 
 
 def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
-    """Every flag of a script, by name."""
-    source = settings_class(main) or main
-    hints, docs = typing.get_type_hints(source), documented(source)
-    parameters = inspect.signature(source).parameters
+    """Every flag of a script, by name; help is in the fields of the dataclass, or in the Args of main's docstring."""
+    kind = settings_class(main)
+    if kind:
+        every = (field for owner in kind.__mro__[-2::-1] for field in dataclasses.fields(owner))
+        docs = {field.name: field.metadata["help"] for field in every if field.metadata}  # or that of a base
+    else:
+        from docstring_parser import parse
+
+        docs = {entry.arg_name: entry.description for entry in parse(inspect.getdoc(main) or "").params}
+    hints, parameters = typing.get_type_hints(kind or main), inspect.signature(kind or main).parameters
     order = sorted(parameters, key=lambda name: name not in ("models", "datasets"))
     return {name: Flag(hints[name], parameters[name].default, docs.get(name)) for name in order}
-
-
-def documented(source: Any) -> dict[str, str]:
-    """Help of the flags: from the Args of docstrings, and from the fields of a class and its bases."""
-    from docstring_parser import parse
-
-    texts: dict[str, str] = {}
-    for owner in reversed(inspect.getmro(source)[:-1]) if inspect.isclass(source) else [source]:
-        texts |= {
-            entry.arg_name: entry.description or "" for entry in parse(inspect.getdoc(owner) or "").params
-        }
-        own = getattr(owner, "__dataclass_fields__", {}).values()
-        texts |= {field.name: field.metadata["help"] for field in own if field.metadata}
-    return texts
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:

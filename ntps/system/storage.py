@@ -112,8 +112,7 @@ def header(layout: Layout, about: Mapping) -> tuple[bytes, int]:
 
 
 def layout_bytes(layout: Layout) -> int:
-    sizes = (math.prod(shape) * np.dtype(KINDS[kind]).itemsize for kind, shape in layout.values())
-    return sum(sizes)
+    return sum(math.prod(shape) * np.dtype(KINDS[kind]).itemsize for kind, shape in layout.values())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
@@ -166,16 +165,13 @@ def content_hash(path: Path, finite: bool = False) -> tuple[str, str | None]:
     with path.open("rb") as file:
         for name, entry in sorted(entries.items()):
             kind, (begin, end) = entry["dtype"], entry["data_offsets"]
+            look = finite and kind in ("F32", "F64")
             digest.update(json.dumps([name, kind, entry["shape"]]).encode())
             file.seek(start + begin)
             for place in range(begin, end, CHUNK):
                 block = file.read(min(CHUNK, end - place))
                 digest.update(block)
-                if (
-                    finite
-                    and kind in ("F32", "F64")
-                    and not np.isfinite(np.frombuffer(block, KINDS[kind])).all()
-                ):
+                if look and not np.isfinite(np.frombuffer(block, KINDS[kind])).all():
                     raise UserError(f"{path} is damaged: {name} has numbers that are not finite. {REMEDY}")
     return digest.hexdigest(), metadata.get(HASH)
 

