@@ -1,6 +1,7 @@
 """A page in headless Chromium, by the DevTools protocol over two pipes: no driver and no socket."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -16,14 +17,16 @@ class Page:
     """One file opened in a browser of its own; `events` are all that it told so far. A context manager."""
 
     def __init__(self, path: Path, profile: Path):
-        (theirs, self.out), (self.inward, ours) = os.pipe(), os.pipe()
+        (reads, self.out), (self.inward, writes) = os.pipe(), os.pipe()
+        theirs, ours = (fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (reads, writes))  # not 3, not 4
         words = [str(CHROMIUM), "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                  f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]  # fmt: skip
         shell = f'exec "$@" 3<&{theirs} 4>&{ours}'  # the protocol's two descriptors
         self.process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *words], pass_fds=(theirs, ours), stderr=subprocess.DEVNULL
+            ["bash", "-c", shell, "bash", *words], pass_fds=(theirs, ours), stderr=subprocess.DEVNULL
         )
-        os.close(theirs), os.close(ours)
+        for end in (reads, writes, theirs, ours):
+            os.close(end)
         self.rest, self.events, self.numbers, self.session = b"", [], itertools.count(1), None
         target = next(one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page")
         self.session = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)[

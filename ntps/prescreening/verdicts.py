@@ -57,14 +57,16 @@ def more_labels(row: Row) -> str:
     if math.isnan(gain):
         return "whether more labels would help was not estimated"
     if low > 0:
-        return f"more labels would help: {100 * gain:+.2g} points of skill at twice as many"
+        return f"more labels would help: {points(gain, '+')} of skill at twice as many"
     if high < POINT:
         return "more labels would hardly help: under 1 point of skill at twice as many"
-    return f"whether more labels would help is open: {100 * low:+.2g} to {points(high, '+')} of skill at twice as many"
+    ends = f"{points(low, '+').split()[0]} to {points(high, '+')}"
+    return f"whether more labels would help is open: {ends} of skill at twice as many"
 
 
 def points(skill: float, sign: str = "") -> str:
-    return f"{100 * skill:{sign}.2g} points"
+    """7 points, 8.4 points, 12 points."""
+    return f"{round(100 * skill, 1 if abs(skill) < 0.1 else None):{sign}} points".replace(".0 ", " ")
 
 
 def standing(row: Row, name: str) -> str:
@@ -76,4 +78,4 @@ def standing(row: Row, name: str) -> str:
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     others = [skill for data, skill in known["heldout_skill"].items() if data != name]
     below = sum(skill < row["heldout_skill"] for skill in others)
-    return f"Its skill is higher than that of {known['model']} on {below} of {len(others)} data sets ({known['rows']} train rows)."
+    return f"Its skill is above what {known['model']} has on {below} of {len(others)} other data sets ({known['rows']} train rows)."
