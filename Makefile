@@ -82,7 +82,8 @@ evidence: $(READY)
 			pair="$(EVIDENCE_FILE) --models $$model --datasets $$data"; \
 			if [ -f $(EVIDENCE)/accuracy/linear_training/$$model/$$data.json ]; then continue; fi; \
 			$(PY) cache.py $$pair $(FEWER) && $(PY) K_sweep.py $$pair && $(PY) linear_sklearn.py $$pair \
-				&& $(PY) linear_training.py $$pair $(FEWER) || exit 1; \
+				&& $(PY) -m report.rows $(EVIDENCE) --models $$model --datasets $$data \
+				&& $(PY) linear_training.py $$pair $(FEWER) && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
 			rm -rf $(EVIDENCE)/moments/$$model/$$data $(EVIDENCE)/states/$$model/$$data; \
 		done; \
 	done

@@ -27,7 +27,7 @@ START = 900  # seconds for imports, texts and weights
 HOST = 6e9  # bytes of a process that has loaded nothing yet, and to spare
 # K_sweep.py, docs/scaling.md: a layer's CPU seconds at d = 2048, and d x d matrices in memory for it, moments among them
 SOLVE_SECONDS, SOLVE_MATRICES = 42.0, 30
-PROBE_SECONDS = 25 / (2000 * 576 * 31)  # linear_sklearn.py, README: of a text, dimension and layer
+PROBE_SECONDS = 25 / (2000 * 576 * 31)  # linear_sklearn.py: of a text, dimension and layer
 
 
 class Grid:

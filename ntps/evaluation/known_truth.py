@@ -1,4 +1,4 @@
-"""Populations of known scores, samples of their moments, and what every estimator makes of them.
+"""Populations of known scores, and samples of their moments.
 
 A layer's own mu, Cov(m) = F^T F, P0 and P1 are the population's. States are m = mu + F^T g with g white, and labels
 depend on f = Q^T g alone, Q (r, C) orthonormal: one target is y = sqrt(R2) f + sqrt(1 - R2) e, of C classes the label is the

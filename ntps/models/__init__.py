@@ -1,1 +1,1 @@
-"""Language models: a description becomes a model and its tokenizer, nothing pickled, no remote code."""
+"""Language models: a description becomes a model and its tokenizer, nothing pickled, remote code only on request and of one commit."""

@@ -1,4 +1,4 @@
-"""The best layer, wherever one is chosen: the lowest gcv_error of the ridge probe on train, of equal ones the first.
+"""The rule for the best layer: the lowest gcv_error of the ridge probe on train, of equal ones the first.
 
 gcv_error is generalized cross-validation's estimate of the probe's mse (ntps/scores/probes.py): no test row chooses.
 """

@@ -1,0 +1,221 @@
+"""The preregistered test of docs/confirmation.md, from the tables of report/evidence.py; writes the page's result.
+
+    python -m report.confirmation        # results/evidence/confirmation.csv, docs/confirmation.md and confirmation.png
+
+The discovery half is judged in the same way, for comparison: the hypothesis is from it, so that its p-values prove nothing.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from fig_plot.figures import save
+from ntps.errors import UserError
+from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
+from ntps.results.tables import PAIR
+from ntps.run import cli
+from ntps.system import storage
+from report.confirmation_figure import confirmation_figure
+from report.evidence import FOLDER
+
+HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
+SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
+CONTROLS = ("ntps", "null_lift")
+LAYERS = ("best", "last")
+TARGETS = ("accuracy", "accuracy above majority")
+LEAST = 8  # data sets of a reading
+HALVES = Path("configs/experiments/halves.json")
+PAGE = Path("docs/confirmation.md")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Spearman's correlation of a score with a target over the data sets of one half, at one layer of one model.
+
+    p and p_holm: two-sided, by permutation of the data sets, and after Holm's correction; NaN where not tested.
+    """
+
+    half: str
+    model: str
+    layer: str
+    score: str
+    target: str
+    n: int
+    rho: float
+    p: float
+    p_holm: float
+    verdict: str
+    left_out: str  # data sets where the score is refused
+
+
+def main(folder: str = str(FOLDER)) -> int:
+    """Run the test.
+
+    Args:
+        folder: where the tables are
+    """
+    rows = rows_of(Path(folder))
+    halves = json.loads(HALVES.read_text())
+    readings = [
+        reading
+        for half in ("confirmation", "discovery")
+        for model, table in rows[rows["dataset"].isin(halves[half])].groupby("model", sort=False)
+        if set(halves[half]) <= set(table["dataset"])
+        for reading in judged(half, str(model), table)
+    ]
+    if not readings:
+        raise UserError(
+            f"{folder} has no model with all data sets of a half: run make evidence, report.evidence"
+        )
+    table = pd.DataFrame(map(asdict, readings)).assign(hypothesis=HYPOTHESIS)
+    storage.write_text(Path(folder) / "confirmation.csv", table.to_csv(index=False, float_format="%.7g"))
+    save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
+    text = PAGE.read_text().split("## Result\n")[0]
+    storage.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
+    print(
+        table[table["target"] == "accuracy"].drop(columns=["hypothesis", "left_out"]).to_string(index=False)
+    )
+    return 0
+
+
+def rows_of(folder: Path) -> pd.DataFrame:
+    """A row a pair and layer (best: lowest gcv_error; last), with the probe's test accuracy there."""
+    best, probes, facts = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes", "facts"))
+    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
+    accuracy = logistic[[*PAIR, "layer", "accuracy"]]
+    table = best.merge(accuracy, "left", [*PAIR, "layer"]).merge(facts[[*PAIR, "majority"]], "left", PAIR)
+    table["accuracy above majority"] = table["accuracy"] - table["majority"]
+    groups = table.groupby(PAIR, sort=False)
+    chosen = (table.loc[groups["gcv_error"].idxmin()], table.loc[groups["layer"].idxmax()])
+    return pd.concat([part.assign(which=which) for which, part in zip(LAYERS, chosen)], ignore_index=True)
+
+
+def defined(rows: pd.DataFrame, score: str) -> pd.Series:
+    """Whether a row's score has a part in the reading."""
+    there = rows[score].notna()
+    if score.startswith("retention_corrected"):
+        return there & rows["corrected_refusal"].isna()
+    if score == "conditioned_lift":
+        return there & (rows["conditioned_rank_prefix"] >= rows["kv"])
+    return there
+
+
+def judged(half: str, model: str, rows: pd.DataFrame) -> Iterator[Reading]:
+    """The six readings, in which Holm counts those that are not measurable too; then the controls, without a verdict."""
+    tests = [reading(half, model, rows, layer, score) for layer in LAYERS for score in SCORES]
+    adjusted = holm(np.array([1.0 if test.p != test.p else test.p for test in tests]))
+    for test, p in zip(tests, adjusted):
+        yield Reading(**asdict(test) | {"p_holm": p, "verdict": verdict(test, p)})
+    for target in TARGETS:
+        for layer in LAYERS:
+            for score in (*SCORES, *CONTROLS) if target != TARGETS[0] else CONTROLS:
+                yield reading(half, model, rows, layer, score, target)
+
+
+def reading(
+    half: str, model: str, rows: pd.DataFrame, layer: str, score: str, target: str = TARGETS[0]
+) -> Reading:
+    here = rows[rows["which"] == layer]
+    kept = here[defined(here, score)]
+    rho = p = float("nan")
+    if len(kept) >= LEAST:
+        x, y = kept[score].to_numpy(float), kept[target].to_numpy(float)
+        statistic = ordered([(x[None], y)])
+        rho, p = float(statistic(np.arange(len(y)))[0]), float(Draws().permuted(statistic, len(y)).p[0])
+    left_out = " ".join(sorted(set(here["dataset"]) - set(kept["dataset"])))
+    return Reading(half, model, layer, score, target, len(kept), rho, p, float("nan"), "", left_out)
+
+
+def verdict(test: Reading, p: float) -> str:
+    if test.n < LEAST:
+        return "not measurable"
+    if p > ALPHA:
+        return "not confirmed"
+    return "confirmed" if test.rho > 0 else "reversed"
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]) -> str:
+    """The page's last part."""
+    tested = table[table["half"] == "confirmation"]
+    if tested.empty:
+        return "Not measured yet.\n"
+    real = [model for model in dict.fromkeys(tested["model"]) if not model.endswith("-random")]
+    parts = [
+        f"Written by `python -m report.confirmation` from the tables in [{FOLDER}](../{FOLDER}); hypothesis and test as of commit `{HYPOTHESIS}`.",
+        whole(tested, real),
+        *(sign_test(rows, halves["confirmation"], model) for model in real),
+        f"![Every data set's score and accuracy, by score and model]({PAGE.with_suffix('.png').name})",
+        readings_table(tested[tested["model"].isin(real)]),
+        "Controls, and the same on the discovery half, where the hypothesis is from (correlations; no test):",
+        controls_table(table),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def whole(tested: pd.DataFrame, real: list[str]) -> str:
+    """The conditioning hypothesis: confirmed at the best layer of one model at least, and positive at the other's."""
+    where = {"score": SCORES[0], "layer": "best", "target": TARGETS[0]}
+    of = tested[(tested[list(where)] == list(where.values())).all(axis=1) & tested["model"].isin(real)]
+    said = "; ".join(
+        f"{row['model']} {number(row['rho'])}, {row['verdict']}" for row in of.to_dict("records")
+    )
+    if len(of) < 2:
+        return f"**The conditioning hypothesis is not tested yet: one model of two is measured** ({said})."
+    holds = bool((of["verdict"] == "confirmed").any() and (of["rho"] > 0).all())
+    return f"**The conditioning hypothesis is {'' if holds else 'not '}confirmed** (conditioned_lift, best layer. {said})."
+
+
+def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> str:
+    here = rows[
+        (rows["which"] == "best")
+        & (rows["model"] == model)
+        & rows["dataset"].isin(datasets)
+        & defined(rows, SCORES[1])
+    ]
+    gaps = here["retention_corrected_minus_pca"].dropna()
+    lower = int((gaps < 0).sum())
+    p = binomtest(lower, int((gaps != 0).sum())).pvalue
+    return (
+        f"{model}: next-token directions keep less of the label signal than as many principal components on {lower} of {len(gaps)} "
+        f"data sets (sign test, two-sided p {p:.2g}); median difference {number(float(gaps.median()))}."
+    )
+
+
+def readings_table(tested: pd.DataFrame) -> str:
+    lines = [
+        "| model | layer | score | data sets | ρ with accuracy | p | after Holm | verdict | refused on |",
+        "|---" * 9 + "|",
+    ]
+    for row in tested[tested["verdict"] != ""].to_dict("records"):
+        p = [f"{value:.2g}" if value == value else "-" for value in (row["p"], row["p_holm"])]
+        lines.append(f"| {row['model']} | {row['layer']} | {row['score']} | {row['n']} | {number(row['rho'])} | {' | '.join(p)} | "
+                     f"**{row['verdict']}** | {row['left_out'] or '-'} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def controls_table(table: pd.DataFrame) -> str:
+    lines = [f"| half | model | layer | target | {' | '.join((*SCORES, *CONTROLS))} |", "|---" * 9 + "|"]
+    keys = ["half", "model", "layer", "target"]
+    for key, part in table.groupby(keys, sort=False):
+        rho = part.set_index("score")["rho"]
+        lines.append(
+            f"| {' | '.join(map(str, key))} | {' | '.join(number(rho[name]) for name in (*SCORES, *CONTROLS))} |"
+        )
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    return "-" if value != value else f"{value:+.2f}".replace("-", "−")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,154 @@
+"""docs/differences.md: what rows, tolerance, layer and kv make of the scores, from the tables of report/evidence.py.
+
+python -m report.differences
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from ntps.evaluation.correlation import spearman
+from ntps.results.tables import PAIR
+from ntps.run import cli
+from ntps.system import storage
+from report.confirmation import number, rows_of
+from report.evidence import FOLDER
+
+TEMPLATE = Path(__file__).with_name("differences.template.md")
+BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
+DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
+FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # kv / d
+
+
+def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
+    """Write the page.
+
+    Args:
+        folder: where the tables are
+        docs: the folder of the page
+    """
+    place, path = Path(folder), Path(docs) / "differences.md"
+    best = real(rows_of(place))
+    best = best[best["which"] == "best"]
+    parts = {
+        "rows": by_rows(real(pd.read_csv(place / "rows.csv"))),
+        "tolerance": by_tolerance(real(pd.read_parquet(place / "conditioned.parquet")), best),
+        "layer": by_layer(place),
+        "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
+        "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
+    }  # fmt: skip
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace("{{" + name + "}}", part)
+    storage.write_text(path, text)
+    print(f"wrote {path}")
+    return 0
+
+
+def real(table: pd.DataFrame) -> pd.DataFrame:
+    return table[~table["model"].str.endswith("-random")]
+
+
+def markdown(rows: Iterator[dict[str, str]]) -> str:
+    lines = list(rows)
+    head = [list(lines[0]), ["---"] * len(lines[0])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [*head, *(line.values() for line in lines)])
+
+
+def rho(table: pd.DataFrame, score: str, target: str = "accuracy") -> str:
+    both = table[[score, target]].dropna().to_numpy(float)
+    return number(float(spearman(*both.T))) if len(both) > 5 else "-"
+
+
+def mean(table: pd.DataFrame, column: str, form: str = ".3f") -> str:
+    values = table[column].dropna()
+    return f"{values.mean():{form}}".replace("-", "−") if len(values) else "-"
+
+
+def by_rows(rows: pd.DataFrame) -> str:
+    """Means over pairs and layers by n/d, and how far a score is from its own value of all rows."""
+    keys = [*PAIR, "which"]
+    whole = rows.loc[
+        rows.groupby(keys)["partitions"].idxmax(), [*keys, "ntps", "retention_corrected", "ridge_test_skill"]
+    ]
+    fewer = rows.merge(whole, "left", keys, suffixes=("", "_whole"))
+    fewer = fewer[fewer["partitions"] < fewer["partitions"].max()]
+    for name in ("ntps", "retention_corrected", "ridge_test_skill"):
+        fewer[f"{name}_gap"] = fewer[name] - fewer[f"{name}_whole"]
+    fewer["far"], fewer["far_corrected"] = fewer["ntps_gap"].abs(), fewer["retention_corrected_gap"].abs()
+
+    def lines() -> Iterator[dict[str, str]]:
+        for low, high in zip(BINS, (*BINS[1:], float("inf"))):
+            part = fewer[(fewer["n_over_d"] > low) & (fewer["n_over_d"] <= high)]
+            if len(part):
+                yield {
+                    "n/d": f"{low} to {high:g}", "cases": f"{len(part)}", "NTPS": mean(part, "ntps"),
+                    "off its value of all rows": mean(part, "far"), "corrected retention": mean(part, "retention_corrected"),
+                    "off": mean(part, "far_corrected"), "signal share": mean(part, "signal_share", ".2f"),
+                    "ridge probe's skill, less": mean(part, "ridge_test_skill_gap"),
+                }  # fmt: skip
+
+    return markdown(lines())
+
+
+def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> str:
+    table = conditioned.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+    same = table[(table["choice"] == "grid") & (table["rtol"] == table["prefix_rtol"])]
+    choices = [(f"{tau:.0e}", same[same["rtol"] == tau]) for tau in sorted(same["rtol"].unique())]
+    choices += [(choice, table[table["choice"] == choice]) for choice in ("cv", "cv_1se")]
+
+    def lines() -> Iterator[dict[str, str]]:
+        for name, part in choices:
+            for model, own in part.groupby("model", sort=False):
+                significant = own["conditioned_p_value"].dropna() <= 0.05
+                yield {
+                    "tolerance of M and P0": name, "model": str(model), "data sets": f"{len(own)}",
+                    "NTPS": mean(own, "conditioned_ntps"), "null": mean(own, "conditioned_null_mean"),
+                    "PCA": mean(own, "conditioned_ntps_pca"), "significant": f"{significant.sum()} of {len(significant)}",
+                    "ρ of NTPS with accuracy": rho(own, "conditioned_ntps"), "ρ of its lift": rho(own, "conditioned_lift"),
+                    "ρ of the null alone": rho(own, "conditioned_null_mean"),
+                }  # fmt: skip
+
+    return markdown(lines())
+
+
+def by_layer(place: Path) -> str:
+    best, probes = real(pd.read_csv(place / "best.csv")), pd.read_csv(place / "probes.csv")
+    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
+    table = best.merge(logistic[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+    deepest = table.groupby(PAIR)["layer"].transform("max")
+
+    def lines() -> Iterator[dict[str, str]]:
+        for depth in DEPTHS:
+            for model, own in table[table["layer"] == (depth * deepest).round()].groupby("model", sort=False):
+                yield {
+                    "depth": f"{depth:g}", "model": str(model), "probe's accuracy": mean(own, "accuracy"),
+                    "NTPS": mean(own, "ntps"), "its lift": mean(own, "null_lift"),
+                    "corrected retention": mean(own, "retention_corrected"), "PCA's": mean(own, "retention_corrected_pca"),
+                    "ρ of NTPS": rho(own, "ntps"), "ρ of corrected retention": rho(own, "retention_corrected"),
+                    "ρ of PCA's": rho(own, "retention_corrected_pca"),
+                }  # fmt: skip
+
+    return markdown(lines())
+
+
+def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
+    table = sweep.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+    table = table[(table["order"] == "descending") & (table["rule"] == "task_rank")]
+
+    def lines() -> Iterator[dict[str, str]]:
+        for fraction in FRACTIONS:
+            for model, own in table[(table["fraction"] - fraction).abs() < 1e-4].groupby("model", sort=False):
+                yield {
+                    "kv / d": f"{fraction:g}", "model": str(model), "NTPS": mean(own, "ntps"),
+                    "retention": mean(own, "retention"), "ρ of NTPS with accuracy": rho(own, "ntps"),
+                    "ρ of retention": rho(own, "retention"),
+                }  # fmt: skip
+
+    return markdown(lines())
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

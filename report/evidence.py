@@ -1,0 +1,110 @@
+"""The tables of `make evidence` in one file a kind, to commit and to read; and the docs page of the preregistered test.
+
+    python -m report.evidence results/evidence-run        # adds its finished pairs to results/evidence, in place of older ones
+
+best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with those of whole layers and of conditioned NTPS at
+the tolerances of cross-validation; probes.csv the test accuracies of linear_sklearn.py, by layer; head.csv those of
+linear_training.py; rows.csv what fewer rows give (report/rows.py); sweep.parquet NTPS and retention at every order, rule and
+fraction; facts.csv rows, classes, the hashes of
+weights and rows, and date and versions.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from fig_plot.tables import at_tenth
+from ntps.results.tables import PAIR, load_pairs, read_tables
+from ntps.run import cli
+from ntps.system import storage
+
+FOLDER = Path("results/evidence")
+KEY = [*PAIR, "layer"]
+SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
+FACTS = [
+    *PAIR,
+    "group",
+    "n_texts",
+    "classes",
+    "majority",
+    "tokens_per_text",
+    "n_over_d",
+    "best_layer",
+    "headroom",
+]
+
+
+def main(results: str, output: str = str(FOLDER)) -> int:
+    """Add the finished pairs of a results folder.
+
+    Args:
+        results: the folder of `make evidence`
+        output: the folder of the tables
+    """
+    for name, table in tables(Path(results)).items():
+        path = Path(output) / name
+        read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (pd.read_csv, to_csv)
+        older = read(path) if path.exists() else table[:0]
+        here = set(map(tuple, table[PAIR].to_numpy()))
+        older = older[[pair not in here for pair in map(tuple, older[PAIR].to_numpy())]]
+        whole = pd.concat([part for part in (older, table) if len(part)]) if len(table) else older
+        write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
+        print(f"wrote {path}: {len(here)} pairs new, {len(whole[PAIR].drop_duplicates())} in all")
+    return 0
+
+
+def to_csv(table: pd.DataFrame, path: Path) -> None:
+    storage.write_text(path, table.to_csv(index=False, float_format="%.7g"))
+
+
+def to_parquet(table: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.written(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """By file name: of the pairs that have been trained on, the last step of `make evidence`."""
+    head = read_tables(folder, "accuracy/linear_training")
+    done = set(map(tuple, head[PAIR].to_numpy()))
+
+    def of_done(table: pd.DataFrame) -> pd.DataFrame:
+        return table[[pair in done for pair in map(tuple, table[PAIR].to_numpy())]]
+
+    scores, layers = of_done(read_tables(folder, "ntps")), of_done(read_tables(folder, "scores"))
+    conditioned = of_done(read_tables(folder, "conditioned"))
+    cv = conditioned[conditioned["choice"] == "cv"].drop(columns=["choice", "kv"])
+    best = at_tenth(scores).drop(columns=["order", "rule", "fraction"]).astype({"layer": "int64"})
+    best = best.merge(
+        layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"}), "left", KEY
+    )
+    best = best.merge(cv.astype({"layer": "int64"}), "left", KEY)
+    sweep = scores[SWEEP].astype({name: "float32" for name in ("fraction", "ntps", "retention")})
+    return {
+        "best.csv": best,
+        "conditioned.parquet": conditioned,
+        "probes.csv": of_done(read_tables(folder, "accuracy/linear_sklearn")),
+        "head.csv": head,
+        "rows.csv": of_done(read_tables(folder, "rows")),
+        "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
+        "sweep.parquet": sweep,
+    }
+
+
+def with_provenance(folder: Path, pairs: pd.DataFrame) -> pd.DataFrame:
+    found = []
+    for model, dataset in pairs[PAIR].itertuples(index=False):
+        about = storage.read_provenance(folder / "ntps" / model / f"{dataset}.json", "scores")
+        train, test = (about["identity"][split] for split in ("train", "test"))
+        found.append({
+            "weights": train["model"]["weights"], "train_sha256": train["data"]["texts_sha256"],
+            "test_sha256": test["data"]["texts_sha256"], "limit": train["limit"], "max_length": train["max_length"],
+            "dtype": train["dtype"], "date": about["record"]["moments"]["date"],
+            "versions": " ".join(f"{name} {version}" for name, version in about["record"]["versions"].items()),
+        })  # fmt: skip
+    return pairs.reset_index(drop=True).join(pd.DataFrame(found))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,141 @@
+"""The preregistered test: verdicts on tables with a known answer, and the committed tables computed again by scipy alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
+
+from report import confirmation, evidence
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES, HALVES = ROOT / "results/evidence", ROOT / "configs/experiments/halves.json"
+SCORES = ["conditioned_lift", "retention_corrected", "retention_corrected_pca"]
+
+
+def write_tables(folder, model, lift, accuracy, refused=0):
+    """Two layers a pair, the first with the lower error; the scores of the last layer are constant noise."""
+    datasets = json.loads(HALVES.read_text())["confirmation"]
+    noise = np.random.default_rng(0).normal(size=(len(datasets), 2))
+    rows = []
+    for place, name in enumerate(datasets):
+        for layer in (0, 1):
+            at = lift[place] if layer == 0 else noise[place, 0]
+            rows.append({
+                "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
+                "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
+                "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
+                "null_lift": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
+                "corrected_refusal": "not significant" if place < refused else None,
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    folder.mkdir(exist_ok=True)
+    for name in ("best", "probes", "facts"):
+        part = table.drop(columns=["accuracy", "split", "majority", "probe"]) if name == "best" else table
+        part = part[["model", "dataset", "majority"]].drop_duplicates() if name == "facts" else part
+        path = folder / f"{name}.csv"
+        evidence.to_csv(pd.concat([pd.read_csv(path), part]) if path.exists() else part, path)
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    path = tmp_path / "confirmation.md"
+    path.write_text("# Before\n\n## Result\n\nNot measured yet.\n")
+    monkeypatch.setattr(confirmation, "PAGE", path)
+    monkeypatch.chdir(ROOT)
+    return path
+
+
+def test_the_verdicts_of_known_orders(tmp_path, page):
+    order = np.arange(13.0)
+    write_tables(tmp_path, "one", order, order)
+    confirmation.main(str(tmp_path))
+    assert "not tested yet: one model of two" in page.read_text()
+    write_tables(tmp_path, "two", np.roll(order, 2), order, refused=6)
+    confirmation.main(str(tmp_path))
+    table = pd.read_csv(tmp_path / "confirmation.csv").query("target == 'accuracy' and layer == 'best'")
+    one, two = (table[table["model"] == name].set_index("score") for name in ("one", "two"))
+    assert one["verdict"]["conditioned_lift"] == "confirmed" and one["rho"]["conditioned_lift"] == 1
+    assert two["verdict"]["retention_corrected"] == "not measurable" and two["n"]["retention_corrected"] == 7
+    assert two["verdict"]["conditioned_lift"] == "not confirmed" and two["n"]["conditioned_lift"] == 13
+    text = page.read_text()
+    assert text.startswith("# Before\n") and "**The conditioning hypothesis is confirmed**" in text
+    assert "on 13 of 13 data sets (sign test, two-sided p 0.00024)" in text
+    assert page.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_reversed_is_not_confirmed(tmp_path, page):
+    for model in ("one", "two"):
+        write_tables(tmp_path, model, -np.arange(13.0), np.arange(13.0))
+    confirmation.main(str(tmp_path))
+    table = pd.read_csv(tmp_path / "confirmation.csv").query(
+        "score == 'conditioned_lift' and layer == 'best'"
+    )
+    assert set(table["verdict"].dropna()) == {"reversed"}
+    assert "**The conditioning hypothesis is not confirmed**" in page.read_text()
+
+
+def pearson(x, y, axis):
+    x, y = (part - part.mean(axis, keepdims=True) for part in (x, y))
+    return ((x * y).sum(axis) / np.sqrt((x**2).sum(axis) * (y**2).sum(axis))).round(12)
+
+
+def test_the_committed_readings_are_those_of_scipy():
+    """No project code: from the committed tables to the printed digit."""
+    if not (TABLES / "confirmation.csv").exists():
+        pytest.skip("no model is measured on a whole half yet")
+    best, probes = pd.read_csv(TABLES / "best.csv"), pd.read_csv(TABLES / "probes.csv")
+    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
+    rows = best.merge(logistic[["model", "dataset", "layer", "accuracy"]])
+    halves = json.loads(HALVES.read_text())
+    readings = pd.read_csv(TABLES / "confirmation.csv").query("target == 'accuracy'")
+    page = (ROOT / "docs/confirmation.md").read_text()
+    for (half, model), part in readings.groupby(["half", "model"]):
+        own = rows[(rows["model"] == model) & rows["dataset"].isin(halves[half])]
+        layers = {
+            "best": own.sort_values(["gcv_error", "layer"]).drop_duplicates("dataset"),
+            "last": own[own["layer"] == own["layer"].max()],
+        }
+        p_values = {}
+        for row in part.to_dict("records"):
+            kept = layers[row["layer"]].dropna(subset=row["score"])
+            if row["score"].startswith("retention"):
+                kept = kept[kept["corrected_refusal"].isna()]
+            if row["score"] == "conditioned_lift":
+                kept = kept[kept["conditioned_rank_prefix"] >= kept["kv"]]
+            assert len(kept) == row["n"]
+            if row["n"] < 8:
+                p_values[row["layer"], row["score"]] = 1.0
+                continue
+            kept = kept.sort_values("dataset")
+            x, y = kept[row["score"]].to_numpy(), kept["accuracy"].to_numpy()
+            assert spearmanr(x, y).statistic == pytest.approx(row["rho"], abs=1e-6)
+            found = permutation_test(
+                (rankdata(x), rankdata(y)),
+                pearson,
+                vectorized=True,
+                permutation_type="pairings",
+                n_resamples=10_000,
+                rng=1,
+            )
+            assert abs(found.pvalue - row["p"]) < 5 * np.sqrt(2 * row["p"] * (1 - row["p"]) / 10_000) + 1e-3
+            p_values[row["layer"], row["score"]] = row["p"]
+        six = part[part["score"].isin(SCORES)].sort_values("p", na_position="last")
+        largest = 0.0
+        for place, row in enumerate(six.to_dict("records")):
+            largest = max(largest, min(1, (6 - place) * p_values[row["layer"], row["score"]]))
+            assert row["p_holm"] == pytest.approx(largest, abs=1e-6)
+            assert (row["verdict"] == "confirmed") == (largest <= 0.05 and row["rho"] > 0)
+            if half == "confirmation" and not model.endswith("-random"):
+                rho = f"{row['rho']:+.2f}".replace("-", "−") if row["n"] >= 8 else "-"
+                assert f"| {model} | {row['layer']} | {row['score']} | {row['n']} | {rho} |" in page
+        if half == "confirmation" and not model.endswith("-random"):
+            gaps = layers["best"]
+            gaps = gaps[gaps["corrected_refusal"].isna()]["retention_corrected_minus_pca"].dropna()
+            lower = int((gaps < 0).sum())
+            assert (
+                f"on {lower} of {len(gaps)} data sets (sign test, two-sided p {binomtest(lower, len(gaps)).pvalue:.2g})"
+                in " ".join(page.split())
+            )
