@@ -26,7 +26,7 @@ def said(**others):
 def test_a_verdict():
     assert said() == (
         "usable: 83 % right on unseen rows, 23 % by guessing; the last layer loses 7 points of skill; "
-        "more labels would help: +3 points of skill at twice as many"
+        "more labels would help: +3 points at twice as many"
     )
 
 

@@ -141,9 +141,9 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 def answer(rows: Sequence[Row]) -> str:
     """The ranked table, the verdicts and the models' warnings, as text."""
     lines = [
-        f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
+        f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n",
+        f"{verdict(rows)} Ranked by held-out skill, not by NTPS.",
         *(f"{row['model']} is {verdict_of(row)}." for row in rows),
-        "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
     ]
     return "\n".join(lines)

@@ -57,11 +57,11 @@ def more_labels(row: Row) -> str:
     if math.isnan(gain):
         return "whether more labels would help was not estimated"
     if low > 0:
-        return f"more labels would help: {points(gain, '+')} of skill at twice as many"
+        return f"more labels would help: {points(gain, '+')} at twice as many"
     if high < POINT:
-        return "more labels would hardly help: under 1 point of skill at twice as many"
+        return "more labels would hardly help: under 1 point at twice as many"
     ends = f"{points(low, '+').split()[0]} to {points(high, '+')}"
-    return f"whether more labels would help is open: {ends} of skill at twice as many"
+    return f"whether more labels would help is open: {ends} at twice as many"
 
 
 def points(skill: float, sign: str = "") -> str:
