@@ -98,6 +98,7 @@ report: $(READY)
 	$(PY) -m ntps.selection --results $(TABLES)
 	$(PY) -m ntps.selection --results $(TABLES) $(AS_RELEASED) --output $(TABLES)/selection_released
 	$(PY) -m ntps.gain --results $(TABLES) && cp $(TABLES)/gain.json configs/gain.json
+	$(PY) -m report.reference --folders $(TABLES)
 	$(PY) -m report.reproduction --folder $(TABLES)
 
 # what README.md says that commands print

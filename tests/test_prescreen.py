@@ -99,7 +99,7 @@ def test_the_page_escapes_and_asks_no_network(world):
     shown = (folder / "out/my.html").read_text(encoding="utf-8")
     assert "<script" not in shown and "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in shown
     assert "grün" in shown and all(model["model"] in shown for model in models)
-    assert shown.count("data:image/svg+xml;base64,") == 3
+    assert shown.count("data:image/svg+xml;base64,") == 4
     links = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"')\s>]+)""", shown)
     assert links and all(link.startswith("data:") for link in links)
 
@@ -140,10 +140,9 @@ def test_hostile_names_change_no_tag(world):
             "name": text, "target": "classes", "texts": {"train": 2, "test": 1}, "split_rule": text, "example": text,
             "classes": [text], "class_counts": {"train": [2], "test": [1]},
         }  # fmt: skip
-        shown = page.TEMPLATES.get_template("page.html").render(
-            rows=[row], facts=facts, warnings=[text], verdict=page.verdict([row]), table=[page.cells(row)],
-            papers=[page.paper_cells(row)], classes=[(text, 2, 1)], layers="AA==", curves=["AA=="],
-        )  # fmt: skip
+        pictures = {"labels": "AA==", "layers": "AA==", "curves": ["AA=="]}
+        what = page.context([row], facts, [text])
+        shown = page.TEMPLATES.get_template("page.html").render(what, pictures=pictures)
         found = Checked(shown)
         assert found.tags <= safe.tags and found.attributes <= safe.attributes
         assert unescape(shown).count(text) >= 10 and (text not in shown or text.startswith("{{"))

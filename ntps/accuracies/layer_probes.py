@@ -162,7 +162,8 @@ def state_rows(
     """StandardScaler with LinearRegression on one-hot labels (mse), and with LogisticRegression (the other metrics).
 
     classes: C of the data set; one that train lacks has probability 0 (the log loss takes it as 2^-52, as
-    scikit-learn does). The logistic rows hold n_iter, and whether the solver reached `tol` before max_iter.
+    scikit-learn does). The logistic rows hold n_iter, whether the solver reached `tol` before max_iter, and `right`, a bool
+    for each row of the split.
     A numeric target, labels of floats, has the linear rows only. Sets of labels have a LogisticRegression a label, and
     micro_f1.
     """
@@ -189,10 +190,13 @@ def state_rows(
     fixed["converged"] = fixed["n_iter"] < max_iter
     for split in SPLITS:
         if train[1].ndim == 2:
-            found = set_scores(logistic.decision_function(scaled[split]) > 0, labels[split])
+            guessed = logistic.decision_function(scaled[split]) > 0
+            found = set_scores(guessed, labels[split])
         else:
-            found = scores(class_logits(logistic, scaled[split], classes), labels[split])
-        rows.append(fixed | {"split": split} | found)
+            logits = class_logits(logistic, scaled[split], classes)
+            guessed, found = logits.argmax(1), scores(logits, labels[split])
+        right = (guessed == labels[split]).reshape(len(guessed), -1).all(1).tolist()
+        rows.append(fixed | {"split": split, "right": right} | found)
     return rows
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from scipy.stats import f
@@ -25,10 +26,12 @@ class Extrapolation:
     reason: str = ""
 
 
-def extrapolate(x: Sequence[float], y: Sequence[float], at: float, level: float = LEVEL) -> Extrapolation:
+def extrapolate(
+    x: Sequence[float], y: Sequence[float], at: float, level: float = LEVEL, since: float = math.inf
+) -> Extrapolation:
     """y at `at` by y = a - b x^-c, least squares over a, b and c in [0.05, 5], with its confidence interval.
 
-    The interval holds the expected y, by profile likelihood: every q that the F test at `level` with 1 and n - 3 degrees
+    With `since` it is the law's increase from there to `at`. The interval holds the expected y, by profile likelihood: every q that the F test at `level` with 1 and n - 3 degrees
     of freedom lets pass. It takes errors to be independent and of one variance; an error that all points share, as of the
     same few held-out rows, is not in it. No law is fitted to fewer than LEAST points, nor where the last point
     lies outside the 99 % prediction interval of the others' law; a curve of another shape that passes has a wide interval.
@@ -36,17 +39,17 @@ def extrapolate(x: Sequence[float], y: Sequence[float], at: float, level: float 
     t, values = np.asarray(x, float), np.asarray(y, float)
     if len(t) < LEAST or not np.isfinite(values).all():
         return Extrapolation(reason=f"{np.isfinite(values).sum()} points; at least {LEAST} are needed")
-    expected, low, high = interval(t[:-1], values[:-1], t[-1], 0.99, new=True)
+    _, low, high = interval(t[:-1], values[:-1], t[-1], 0.99, new=True)
     if not low <= values[-1] <= high:
         found = f"the last point, {values[-1]:.3f}, is outside {low:.3f} to {high:.3f}"
         return Extrapolation(reason=f"no power law: {found}, which the others' law predicts")
-    return Extrapolation(*interval(t, values, at, level))
+    return Extrapolation(*interval(t, values, at, level, since=since))
 
 
 def interval(
-    t: np.ndarray, y: np.ndarray, at: float, level: float, new: bool = False
+    t: np.ndarray, y: np.ndarray, at: float, level: float, new: bool = False, since: float = math.inf
 ) -> tuple[float, float, float]:
-    """The law's value at `at`, and the interval of its expectation, or with `new` of one more point.
+    """The law's value at `at` (its increase since `since`), and the interval of its expectation, or with `new` of one more point.
 
     With c fixed the law is linear: a prediction p(c) of variance v(c) sigma^2, and a residual sum of squares R(c). The
     least sum of squares of a law through q is min_c R(c) + (q - p(c))^2 / v(c); q passes where it is at most
@@ -56,7 +59,9 @@ def interval(
     design = np.stack([np.ones((len(EXPONENTS), len(t))), t ** -EXPONENTS[:, None] / scale], -1)
     Q, R = np.linalg.qr(design)
     target = Q.mT @ y
-    leverage = np.linalg.solve(R.mT, np.ones((len(EXPONENTS), 2, 1)))[..., 0]
+    before = (since / at) ** -EXPONENTS  # the curve there
+    wanted = np.stack([np.full_like(before, math.isinf(since)), 1 - before], -1)
+    leverage = np.linalg.solve(R.mT, wanted[..., None])[..., 0]
     p, v = (leverage * target).sum(-1), np.square(leverage).sum(-1) + new
     residual = np.square(y - (Q @ target[..., None])[..., 0]).sum(-1)
     spare = len(t) - 3
@@ -67,24 +72,39 @@ def interval(
 
 @dataclass(frozen=True)
 class SkillCurve:
-    """Rows, the skill on test of the ridge probe of so many, and what twice as many are expected to bring."""
+    """Rows, the skill on test of the ridge probe of so many, and how much skill twice all rows are expected to add."""
 
     rows: list[int]
     skill: list[float]
-    doubled: Extrapolation
+    gain: Extrapolation
 
 
-def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments) -> SkillCurve:
+def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float = LEVEL) -> SkillCurve:
     """From one layer's moments of train in K partitions, read one after the other: no further pass over the rows.
 
-    Every probe's penalty is by generalized cross-validation on its own rows. Test chooses nothing.
+    A point for each group of m = 1, 2, 4 ... consecutive partitions, and the last for all of them: points of one size share no
+    train row, so that their spread is that of independent draws. Sets that grow share most of their rows, and intervals
+    from them are far too short. Every probe's penalty is by generalized cross-validation on its own rows. Test chooses nothing.
     """
-    rows, skills, total = list[int](), list[float](), None
+    points, sums = list[tuple[int, float]](), list[tuple[int, LayerMoments]]()  # of m partitions, m falling
+
+    def add_point(train: LayerMoments) -> None:
+        constant = train.centred.power < 1e-12  # one class: its probe is the guess
+        skill = 0.0 if constant else probes.skill(probes.ridge(train), train, test)
+        points.append((train.text_count, skill))
+
     for part in parts:
-        total = joined(total, part) if total else part
-        rows.append(total.text_count)
-        skills.append(probes.skill(probes.ridge(total), total, test))
-    return SkillCurve(rows, skills, extrapolate(rows, skills, 2 * rows[-1]))
+        sums.append((1, part))
+        add_point(part)
+        while len(sums) > 1 and sums[-1][0] == sums[-2][0]:
+            (_, other), (m, one) = sums.pop(), sums.pop()
+            sums.append((2 * m, joined(one, other)))
+            add_point(sums[-1][1])
+    if len(sums) > 1:
+        add_point(reduce(joined, (group for _, group in sums)))
+    rows, skill = [n for n, _ in points], [value for _, value in points]
+    n = rows[-1] if rows else 0
+    return SkillCurve(rows, skill, extrapolate(rows, skill, 2 * n, level, since=n))
 
 
 def joined(one: LayerMoments, other: LayerMoments) -> LayerMoments:

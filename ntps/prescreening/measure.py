@@ -5,7 +5,7 @@ Everything is read from what cache.py's pass leaves: moments of train (in partit
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,10 +17,12 @@ from scipy.stats import norm, sem, studentized_range, t
 from ntps.accuracies.layer_probes import States, fitting, read_states, state_rows
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
+from ntps.evaluation.learning_curve import skill_curve
+from ntps.evaluation.paired import LEVEL, Difference, Z, mean_difference, share_difference
 from ntps.flags import SMALL, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
-from ntps.moments.file import MomentsFile
+from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.passes import cache_splits
 from ntps.moments.source import Source
@@ -29,6 +31,7 @@ from ntps.results.tables import HALF
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
 from ntps.scores.layer import Layer
+from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.registry import CONDITIONED_SCORES
 from ntps.scores.subspaces import ORDERS
 from ntps.scores.table import LayerScores, add_error_bars, conditioned_rows, layer_row, subspace_scores
@@ -79,7 +82,8 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
     best, last = train.layers[place], train.layers[-1]
-    layer = Layer(train.averages(place), test.averages(place, prefix=False, permuted=False))
+    unseen = test.averages(place, prefix=False, permuted=False)
+    layer = Layer(train.averages(place), unseen)
     states = [read_states(files[split], place) for split in SPLITS]
     errors = squared_errors(layer.ridge, *states[1])
     guesses = squared_errors(probes.constant_probe(layer.moments), *states[1])
@@ -97,6 +101,8 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
         "heldout_mse": whole["ridge_test_mse"],
         "gcv_skill": skills[best],
         "headroom": skills[best] - skills[last],
+        **last_layer_loss(train, files["test"], errors, guesses),
+        **doubling((part.averages(place, prefix=False, permuted=False) for part in parts), unseen),
     }
     if not data.numeric:
         row |= accuracies(states[0], states[1], data.targets, flags.seed)
@@ -163,6 +169,21 @@ def gcv_skill(train: MomentsFile, place: int) -> float:
     return probes.gcv_skill(probes.ridge(moments), moments)
 
 
+def last_layer_loss(train: MomentsFile, test: StatesFile, errors: np.ndarray, guesses: np.ndarray) -> Row:
+    """Skill on test of the probe with these errors minus that of the last layer's, with its interval over the same texts."""
+    last = len(train.layers) - 1
+    probe = probes.ridge(train.averages(last, prefix=False, permuted=False))
+    lost = squared_errors(probe, *read_states(test, last)) - errors
+    return mean_difference(lost / guesses.mean()).columns("last_layer_loss")
+
+
+def doubling(parts: Iterable[LayerMoments], test: LayerMoments) -> Row:
+    """The probe's skill over rows, from the partitions, and what twice as many are expected to add to it, with its interval."""
+    curve = skill_curve(parts, test, LEVEL)
+    gain = Difference(curve.gain.value, curve.gain.low, curve.gain.high).columns("doubling_gain")
+    return gain | {"learning_curve": {"rows": curve.rows, "skill": curve.skill, "refusal": curve.gain.reason}}
+
+
 def squared_errors(probe: probes.Probe, states: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """||y_i - B^T m_i - b||^2 of each text, (n,)."""
     y = targets_of(labels, len(probe.intercept)).numpy()
@@ -197,6 +218,7 @@ def accuracies(train: States, test: States, classes: int, seed: int) -> Row:
             name: logistic[name] for name in ("balanced_accuracy", "macro_f1", "micro_f1") if name in logistic
         },
         "majority_accuracy": float(right.mean()),
+        **share_difference(np.array(logistic["right"]), right).columns("over_guessing"),
         "probe_converged": logistic["converged"],
     }
 
@@ -246,7 +268,7 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
 
 def learns_nothing(row: Row) -> bool:
     """Is held-out skill within its 95 % interval of 0, or below?"""
-    return not row["heldout_skill"] > 1.96 * row["heldout_skill_se"]
+    return not row["heldout_skill"] > Z * row["heldout_skill_se"]
 
 
 def side_of(row: Row, score: str) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
+from ntps.prescreening.verdicts import RULES, points, standing, verdict_of
 from ntps.system import storage
 
 TEMPLATES = Environment(
@@ -48,23 +49,51 @@ def gain(row: Row) -> str:
     return f"{points} points ({low} to {high})"
 
 
-TEMPLATES.globals |= {
-    "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan,
-}  # fmt: skip
+def scored(row: Row) -> dict[str, str]:
+    """What is right on unseen rows, in the units of the labels."""
+    if "accuracy" not in row:
+        return {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
+    if "micro_f1" not in row:
+        return {"accuracy": percent(row["accuracy"], row["accuracy_se"])}
+    return {
+        "all labels right": percent(row["accuracy"], row["accuracy_se"]),
+        "micro F1": number(row["micro_f1"]),
+    }
+
+
+def ranked_name(row: Row) -> str:
+    return f"{row['rank']}. {row['model']}{' (tied)' if row['rank'] > 1 and row['tied'] else ''}"
+
+
+def answer_cells(row: Row) -> dict[str, str]:
+    """One model's line in the page's first table: what its verdict rests on."""
+    name, right = next(iter(scored(row).items()))
+    if "accuracy" in row:
+        name, right = f"{name} (by guessing)", f"{right} ({percent(row['majority_accuracy'])})"
+    return {
+        "model": ranked_name(row),
+        name: right,
+        "held-out skill": number(row["heldout_skill"], row["heldout_skill_se"]),
+        "lost at the last layer": "–" if row["layer"] == row["layers"] else between(row, "last_layer_loss"),
+        "gained by twice the labels": between(row, "doubling_gain"),
+    }
 
 
 def cells(row: Row) -> dict[str, str]:
     """One model's line in the ranked table: what it is ranked by, and the recommended scores."""
-    scored = {"RMSE": f"{math.sqrt(row['heldout_mse']):.4g}"}
-    if "accuracy" in row:
-        sets = "micro_f1" in row
-        scored = {"all labels right" if sets else "accuracy": percent(row["accuracy"], row["accuracy_se"])}
-        scored |= {"micro F1": number(row["micro_f1"])} if sets else {}
     return {
         "rank": f"{row['rank']} (tied)" if row["rank"] > 1 and row["tied"] else f"{row['rank']}",
         "model": row["model"],
         "held-out skill": number(row["heldout_skill"], row["heldout_skill_se"]),
-        **scored,
+        **scored(row),
+        **retention_cells(row),
+    }
+
+
+def retention_cells(row: Row) -> dict[str, str]:
+    """The recommended scores of where the labels lie."""
+    return {
+        "model": row["model"],
         "corrected retention": between(row, "retention_corrected"),
         "minus PCA": between(row, "retention_corrected_minus_pca"),
         "conditioned NTPS lift": tested(row, "conditioned_lift", "conditioned_p_value"),
@@ -105,15 +134,16 @@ def verdict(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     """One row a model: all that was measured but the skills of its layers."""
     frame = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
-    others = frame.columns.drop(["rank", "model", "warnings", "layer_skills"])
+    others = frame.columns.drop(["rank", "model", "warnings", "layer_skills", "learning_curve"])
     return frame[["rank", "model", *others, "warnings"]]
 
 
 def answer(rows: Sequence[Row]) -> str:
-    """The ranked table, the verdict and the models' warnings, as text."""
+    """The ranked table, the verdicts and the models' warnings, as text."""
     lines = [
-        f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n\n{verdict(rows)}",
-        "Ranked by the ridge probe's skill on held-out texts, not by NTPS; the page says why.",
+        f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n",
+        f"{verdict(rows)} Ranked by held-out skill, not by NTPS.",
+        *(f"{row['model']} is {verdict_of(row)}." for row in rows),
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
     ]
     return "\n".join(lines)
@@ -146,10 +176,22 @@ def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], outp
 
 def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str:
     """The whole page. Every text from files or flags is escaped by the templates."""
-    rows, (layers, curves) = [one.row for one in ranked], draw(ranked)
+    return TEMPLATES.get_template("page.html").render(
+        context([one.row for one in ranked], facts, warnings), pictures=draw(ranked)
+    )
+
+
+def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str]) -> Row:
+    """What the page shows, but for its pictures."""
     counts = facts.get("class_counts", {"train": [], "test": []})
     classes = sorted(zip(facts.get("classes", []), counts["train"], counts["test"]), key=lambda row: -row[1])
-    return TEMPLATES.get_template("page.html").render(
-        rows=rows, facts=facts, warnings=warnings, verdict=verdict(rows), table=[cells(row) for row in rows],
-        papers=[paper_cells(row) for row in rows], classes=classes, layers=layers, curves=curves,
-    )  # fmt: skip
+    return {"rows": rows, "facts": facts, "warnings": warnings, "classes": classes}
+
+
+TEMPLATES.globals |= {
+    "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan, "points": points,
+    "verdict": verdict, "verdict_of": verdict_of, "standing": standing, "RULES": RULES, "ranked_name": ranked_name,
+}  # fmt: skip
+TEMPLATES.filters |= {
+    "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells,
+}  # fmt: skip

@@ -1,14 +1,19 @@
-"""The page's pictures: skill over layers, and scores over the share of directions kept at one layer."""
+"""The page's pictures: skill over rows, over layers, and scores over the share of directions kept at one layer."""
 
 import base64
 import io
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntps.evaluation.learning_curve import extrapolate
+from ntps.evaluation.paired import LEVEL
 from ntps.prescreening.curve_panel import STYLE, corrected_curves, curve_panel, legend_of
 from ntps.prescreening.measure import Measured, tenth
 
@@ -26,9 +31,39 @@ def layers_picture(ranked: Sequence[Measured]) -> Figure:
     axes.set(xlabel="depth (0 = embeddings, 1 = last layer)", ylabel="cross-validated skill on train",
              xlim=(-0.01, 1.01), ylim=(max(low, -0.5) - 0.02, None))  # fmt: skip
     axes.axhline(0, color="0.5", linewidth=0.5)
+    without_math(axes)
+    return figure
+
+
+def labels_picture(ranked: Sequence[Measured]) -> Figure:
+    """Skill on test over train rows, a dot a part of them, with the fitted law up to twice as many rows and its 95 % interval."""
+    figure = Figure(figsize=(4.2, 2.6))
+    axes = figure.add_subplot()
+    sizes: set[int] = set()
+    for place, row in enumerate(one.row for one in ranked):
+        rows, skill = row["learning_curve"]["rows"], row["learning_curve"]["skill"]
+        color, sizes = f"C{place % 8}", sizes | set(rows)
+        axes.plot(rows, skill, "o", alpha=0.7, markersize=2.5, label=row["model"], color=color)
+        if not math.isnan(row["doubling_gain"]):
+            sizes |= {2 * rows[-1]}
+            at = np.geomspace(min(rows), 2 * rows[-1], 30)
+            law = [extrapolate(rows, skill, x, LEVEL) for x in at]
+            axes.plot(at, [one.value for one in law], color=color)
+            axes.fill_between(
+                at, [one.low for one in law], [one.high for one in law], alpha=0.15, linewidth=0, color=color
+            )
+    axes.set_xscale("log")
+    axes.set(xlabel="train rows", ylabel="skill on unseen rows")
+    axes.set_xticks(sorted(sizes), map(str, sorted(sizes)), minor=False)
+    axes.set_xticks([], minor=True)
+    without_math(axes)
+    return figure
+
+
+def without_math(axes: Axes) -> None:
+    """A legend in which $ in a model's name is a $."""
     for text in axes.legend(loc="best").get_texts():
         text.set_parse_math(False)
-    return figure
 
 
 def curves_picture(one: Measured) -> Figure:
@@ -52,7 +87,11 @@ def svg_base64(figure: Figure) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def draw(ranked: Sequence[Measured]) -> tuple[str, list[str]]:
-    """The picture of all models' layers, and one of each model's curves, as `svg_base64` gives them."""
+def draw(ranked: Sequence[Measured]) -> dict[str, Any]:
+    """The pictures of all models' rows and layers, and a list of each model's curves, as `svg_base64` gives them."""
     with matplotlib.style.context(STYLE, after_reset=True):
-        return svg_base64(layers_picture(ranked)), [svg_base64(curves_picture(one)) for one in ranked]
+        return {
+            "labels": svg_base64(labels_picture(ranked)),
+            "layers": svg_base64(layers_picture(ranked)),
+            "curves": [svg_base64(curves_picture(one)) for one in ranked],
+        }

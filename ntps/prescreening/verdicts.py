@@ -1,0 +1,81 @@
+"""A model's verdict in words: is it usable, does the last layer lose, would more labels help; RULES has every threshold."""
+
+import json
+import math
+from typing import Any
+
+from ntps.prescreening.measure import Row, learns_nothing
+from ntps.sources.yaml_files import config_folders
+
+POINT = 0.01  # of skill
+RULES = {
+    "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
+    "of them are right than by predicting the most frequent one. Hardly usable: one of the two; not usable: neither.",
+    "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0. The layer was "
+    "chosen on the train rows alone.",
+    "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises significantly up to twice "
+    "as many. They would hardly help where the upper end of that interval is under one point; else it is open.",
+    "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
+    "Price 2012 for shares right), by profile likelihood for the power law. It is a statement on one model, not on the best of many.",
+    "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right.",
+}  # fmt: skip
+
+
+def verdict_of(row: Row) -> str:
+    """Such as "usable: 83 % right on unseen rows, 23 % by guessing; the last layer loses 7 points of skill; ..."."""
+    tests = [not learns_nothing(row)] + ([row["over_guessing_low"] > 0] if is_of_classes(row) else [])
+    word = "usable" if all(tests) else "hardly usable" if any(tests) else "not usable"
+    found = [f"{word}: {on_unseen_rows(row)}", last_layer(row) if any(tests) else "", more_labels(row)]
+    return "; ".join(filter(None, found))
+
+
+def is_of_classes(row: Row) -> bool:
+    return "accuracy" in row and "micro_f1" not in row
+
+
+def on_unseen_rows(row: Row) -> str:
+    skill = f"explains {row['heldout_skill']:.0%} of the labels' variance on unseen rows, 0% by guessing"
+    if "micro_f1" in row:
+        skill = f"micro F1 {row['micro_f1']:.2f}, {skill}"
+    elif "accuracy" in row:
+        skill = f"{row['accuracy']:.0%} right on unseen rows, {row['majority_accuracy']:.0%} by guessing"
+    return skill.replace("%", " %")
+
+
+def last_layer(row: Row) -> str:
+    if row["layer"] == row["layers"]:
+        return "the last layer is the best"
+    if row["last_layer_loss_low"] > 0:
+        return f"the last layer loses {points(row['last_layer_loss'])} of skill"
+    if row["last_layer_loss_high"] < 0:
+        return f"the last layer gains {points(-row['last_layer_loss'])} of skill"
+    return "the last layer loses nothing significant"
+
+
+def more_labels(row: Row) -> str:
+    gain, low, high = (row[f"doubling_gain{end}"] for end in ("", "_low", "_high"))
+    if math.isnan(gain):
+        return "whether more labels would help was not estimated"
+    if low > 0:
+        return f"more labels would help: {points(gain, '+')} at twice as many"
+    if high < POINT:
+        return "more labels would hardly help: under 1 point at twice as many"
+    ends = f"{points(low, '+').split()[0]} to {points(high, '+')}"
+    return f"whether more labels would help is open: {ends} at twice as many"
+
+
+def points(skill: float, sign: str = "") -> str:
+    """7 points, 8.4 points, 12 points."""
+    return f"{round(100 * skill, 1 if abs(skill) < 0.1 else None):{sign}} points".replace(".0 ", " ")
+
+
+def standing(row: Row, name: str) -> str:
+    """How the skill compares with that of a reference model on the data sets of configs/reference.json; "" without these."""
+    files = (folder / "reference.json" for folder in config_folders(""))
+    path = next((file for file in files if file.exists()), None)
+    if path is None or not is_of_classes(row):
+        return ""
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    others = [skill for data, skill in known["heldout_skill"].items() if data != name]
+    below = sum(skill < row["heldout_skill"] for skill in others)
+    return f"Its skill is above what {known['model']} has on {below} of {len(others)} other data sets ({known['rows']} train rows)."
