@@ -143,6 +143,7 @@ def test_hostile_names_change_no_tag(world):
         shown = page.TEMPLATES.get_template("page.html").render(
             rows=[row], facts=facts, warnings=[text], verdict=page.verdict([row]), table=[page.cells(row)],
             papers=[page.paper_cells(row)], classes=[(text, 2, 1)], layers="AA==", curves=["AA=="],
+            dropped=[page.dropped_cells({"model": text, "dropped": text})],
         )  # fmt: skip
         found = Checked(shown)
         assert found.tags <= safe.tags and found.attributes <= safe.attributes
