@@ -3,6 +3,7 @@
     python prescreen.py
     python prescreen.py --models smollm2-135m Qwen/Qwen2-0.5B --train my.csv --text review --label stars
     python prescreen.py --models smollm2-135m --train my.csv --test my_test.csv --text review --label stars --target numeric
+    python prescreen.py --models checkpoints/* --train my.csv --text review --label stars --budget 5
 
 Files are CSV, TSV, JSON, Parquet or Excel, which `python -m ntps.validate my.csv` checks. Without --train it measures SmolLM2 and the same model with random weights on
 a text that comes with the project, in under 5 minutes on two cores. Writes OUTPUT/NAME.html, .json and .csv, and what
@@ -25,12 +26,10 @@ def main(flags: Flags) -> int:
     from ntps.prescreening.ranking import Ranking  # after the flags: this import takes seconds
 
     ranking = Ranking(flags)
-    code = cli.for_each_pair(
-        dict.fromkeys(flags.models), [ranking.where], lambda model, _: ranking.measure(model)
-    )
+    ranking.run()
     if ranking.measured:
         ranking.write()
-    return code
+    return 1 if ranking.failed else 0
 
 
 def command() -> int:

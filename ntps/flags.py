@@ -347,7 +347,14 @@ class Prescreening(Forward, Columns):
     label_permutations: Annotated[int, ENOUGH] = flag(
         200, "permuted copies of the labels, for p: 0, or 39 or more"
     )
-    partitions: Count = flag(5, "of the train rows, for the error bars of NTPS and retention")
+    partitions: Count = flag(
+        5, "of the train rows, for the error bars of NTPS and retention; more for a small --budget"
+    )
+    budget: Annotated[float | None, Rule("above 1", lambda value: 1 < value < math.inf)] = flag(
+        None,
+        "passes over all rows that the models may take together: those significantly behind on few rows are dropped "
+        "(default: one each)",
+    )
     gain: str | None = flag(
         None, "calibration file of python -m ntps.gain (default: the one that is shipped)"
     )
@@ -357,6 +364,10 @@ class Prescreening(Forward, Columns):
         super().__post_init__()
         if not self.train and (idle := ["test"] * bool(self.test) + self.changed):
             raise UserError(f"--{idle[0]}: only together with --train")
+        if self.budget and (rivals := len(self.models) - 1):
+            # a first round of half of what one model on all rows leaves, in a power of two: stays when a model is added
+            parts = 2 * rivals / (self.budget - 1)
+            self.partitions = max(self.partitions, 2 ** math.ceil(math.log2(parts)))
 
     @property
     def caching(self) -> Caching:

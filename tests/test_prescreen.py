@@ -141,7 +141,7 @@ def test_hostile_names_change_no_tag(world):
             "classes": [text], "class_counts": {"train": [2], "test": [1]},
         }  # fmt: skip
         pictures = {"labels": "AA==", "layers": "AA==", "curves": ["AA=="]}
-        what = page.context([row], facts, [text])
+        what = page.context([row], facts, [text], [{"model": text, "dropped": text}])
         shown = page.TEMPLATES.get_template("page.html").render(what, pictures=pictures)
         found = Checked(shown)
         assert found.tags <= safe.tags and found.attributes <= safe.attributes

@@ -137,10 +137,14 @@ def test_of_a_failed_call_nothing_is_left(tmp_path, texts, labels, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_is_not_there_is_left_out(world, capsys):
+def test_a_model_that_is_not_there_is_a_row_with_its_reason(world, capsys):
     models, texts, labels, ranking = world
     found = ntps.rank(["nowhere", models[0]], texts, labels, output=ranking.flags.output)
-    assert len(found.table) == 1 and "unknown model" in found.failed["nowhere"]
+    assert len(found.measured) == 1 and "unknown model" in found.failed["nowhere"]
+    assert found.table["model"].tolist()[1:] == ["nowhere"]
+    assert found.table["dropped"][1].startswith("failed: unknown model") and "nowhere: not measured" in repr(
+        found
+    )
     assert "error: nowhere: unknown model" in capsys.readouterr().err
 
 

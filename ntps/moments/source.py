@@ -39,12 +39,19 @@ class Source:
         self.config = loading.load_config(self.spec)
         self.max_length = loading.context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
+        self.tokenized: tuple[Sequence[str], tuple[list[np.ndarray], int]] | None = None
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
-        """Token ids of every text, and how many texts were cut (see ntps.moments.batches)."""
-        with boundary(f"{self.spec.name}: its tokenizer fails"):
-            self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
-            return tokenize(texts, self.tokenizer, self.max_length, self.config.get_text_config().vocab_size)
+        """Token ids of every text, and how many texts were cut (see ntps.moments.batches).
+
+        Those of the last call are kept, for passes over one part of a split after the other.
+        """
+        if self.tokenized is None or self.tokenized[0] != texts:
+            with boundary(f"{self.spec.name}: its tokenizer fails"):
+                self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
+                vocabulary = self.config.get_text_config().vocab_size
+                self.tokenized = texts, tokenize(texts, self.tokenizer, self.max_length, vocabulary)
+        return self.tokenized[1]
 
     @cached_property
     def encoder(self) -> Encoder:

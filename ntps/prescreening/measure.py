@@ -19,7 +19,7 @@ from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.evaluation.learning_curve import skill_curve
 from ntps.evaluation.paired import LEVEL, Difference, Z, mean_difference, share_difference
-from ntps.flags import SMALL, LayerProbes, Prescreening
+from ntps.flags import SMALL, Caching, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile, StatesFile
@@ -123,20 +123,13 @@ def pair_of(model: str, where: str, data: Dataset, flags: Prescreening) -> Pair:
 def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     """cache.py's pass over train and test, where it is missing; the model's name and its cost.
 
-    On test there are no permuted labels and no partitions, for nothing is fitted on it. seconds: of the run that made
-    the files, as NAME.json remembers them; NaN where none did.
+    seconds: of the run that made the files, as NAME.json remembers them; NaN where none did.
     """
-    layers = flags.layers
-    if layers == "spread":
-        layers = spread(load_config(resolve_model(model)).num_hidden_layers)
-    source = Source(model, None, flags.device, flags.dtype, flags.max_length, layers)
-    own = replace(
-        flags.caching, partitions=min(flags.partitions, flags.limit, len(data.splits["train"].texts))
-    )
+    source = source_of(model, flags)
     there = any(all(pair.split(kind, split).exists() for kind in ("moments", "states")) for split in SPLITS)
     started = time.monotonic()
-    cache_splits(source, data, ["train"], own)
-    cache_splits(source, data, ["test"], replace(own, partitions=1, label_permutations=0))
+    for split, own in caching_of(flags, data).items():
+        cache_splits(source, data, [split], own)
     seconds = time.monotonic() - started
     # a pass that is there already loads no weights
     parameters = sum(weight.numel() for weight in without_weights(source.spec, source.config).parameters())
@@ -147,6 +140,23 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
         "device": str(source.device),
         "seconds": earlier_seconds(pair) if there and not flags.overwrite else seconds,
     }
+
+
+def source_of(model: str, flags: Prescreening) -> Source:
+    layers = flags.layers
+    if layers == "spread":
+        layers = spread(load_config(resolve_model(model)).num_hidden_layers)
+    return Source(model, None, flags.device, flags.dtype, flags.max_length, layers)
+
+
+def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:
+    """cache.py's flags for each split. On test there are no permuted labels, for nothing is fitted on it, and partitions in a
+    race only, where both have as many."""
+    rows = {split: min(flags.limit, len(data.splits[split].texts)) for split in SPLITS}
+    parts = min(flags.partitions, *rows.values()) if flags.budget else min(flags.partitions, rows["train"])
+    train = replace(flags.caching, partitions=parts)
+    test = replace(train, partitions=parts if flags.budget else 1, label_permutations=0)
+    return dict(zip(SPLITS, (train, test)))
 
 
 def spread(blocks: int) -> str:

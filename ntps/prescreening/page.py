@@ -124,48 +124,59 @@ def verdict(rows: Sequence[Row]) -> str:
     if learns_nothing(first):
         return "No held-out skill is distinguishable from 0: none of these models can be recommended."
     if not others:
-        return f"One model was measured: {name}, held-out skill {number(first['heldout_skill'])}."
+        return f"One model was measured on all rows: {name}, held-out skill {number(first['heldout_skill'])}."
     if tied := [row["model"] for row in others if row["tied"]]:
         return f"{name} is first, but its lead over {', '.join(tied)} is within the test error."
     lead = number(others[0]["behind"], others[0]["behind_se"])
     return f"{name} is first: its held-out skill is {lead} above that of {others[0]['model']}, the next."
 
 
-def table(rows: Sequence[Row]) -> pd.DataFrame:
+def dropped_cells(row: Row) -> dict[str, str]:
+    """One line in the table of the models that were not measured on all rows."""
+    skill = number(row.get("heldout_skill", math.nan), row.get("heldout_skill_se", math.nan))
+    return {"model": row["model"], "held-out skill": skill, "why it stopped": row["dropped"]}
+
+
+def table(rows: Sequence[Row], dropped: Sequence[Row] = ()) -> pd.DataFrame:
     """One row a model: all that was measured but the skills of its layers."""
-    frame = pd.DataFrame(rows).assign(warnings=["; ".join(row["warnings"]) for row in rows])
+    frame = pd.DataFrame([*rows, *dropped])
+    frame["warnings"] = ["; ".join(row.get("warnings", ())) for row in (*rows, *dropped)]
+    frame = frame.convert_dtypes() if dropped else frame  # whole numbers stay so where some are missing
     others = frame.columns.drop(["rank", "model", "warnings", "layer_skills", "learning_curve"])
     return frame[["rank", "model", *others, "warnings"]]
 
 
-def answer(rows: Sequence[Row]) -> str:
-    """The ranked table, the verdicts and the models' warnings, as text."""
+def answer(rows: Sequence[Row], dropped: Sequence[Row] = ()) -> str:
+    """The ranked table, the models that are not in it, the verdicts and the models' warnings, as text."""
     lines = [
         f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n",
         f"{verdict(rows)} Ranked by held-out skill, not by NTPS.",
         *(f"{row['model']} is {verdict_of(row)}." for row in rows),
+        *(f"{row['model']}: not measured on all rows: {row['dropped']}" for row in dropped),
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
     ]
     return "\n".join(lines)
 
 
-def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str) -> None:
+def report(
+    ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], output: str, dropped: Sequence[Row] = ()
+) -> None:
     """Print the answer, and write the page, the JSON (all of it) and the CSV (one row a model) as OUTPUT/NAME.*."""
     rows, texts, stem = [one.row for one in ranked], facts["texts"], f"{output}/{facts['name']}"
     about = storage.provenance(
         "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
-        doubts=list(warnings), models=rows,
+        doubts=list(warnings), models=rows, dropped=list(dropped),
     )  # fmt: skip
     without_nan = json.loads(json.dumps(about), parse_constant=lambda _: None)  # JSON has no NaN
     files = {
-        f"{stem}.html": page(ranked, facts, warnings),
+        f"{stem}.html": page(ranked, facts, warnings, dropped),
         f"{stem}.json": storage.to_json(without_nan),
-        f"{stem}.csv": table(rows).to_csv(index=False),
+        f"{stem}.csv": table(rows, dropped).to_csv(index=False),
     }
     lines = [
         f"\n{facts['name']}: {texts['train']} train, {texts['test']} test texts; {facts['split_rule']}",
         *(f"warning: {warning}" for warning in warnings),
-        f"\n{answer(rows)}",
+        f"\n{answer(rows, dropped)}",
         f"\nThe scores as in the paper:\n\n{pd.DataFrame(map(paper_cells, rows)).to_string(index=False)}\n",
     ]
     print("\n".join(lines))
@@ -174,18 +185,18 @@ def report(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], outp
         print(f"wrote {path}")
 
 
-def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str]) -> str:
+def page(ranked: Sequence[Measured], facts: Row, warnings: Sequence[str], dropped: Sequence[Row] = ()) -> str:
     """The whole page. Every text from files or flags is escaped by the templates."""
     return TEMPLATES.get_template("page.html").render(
-        context([one.row for one in ranked], facts, warnings), pictures=draw(ranked)
+        context([one.row for one in ranked], facts, warnings, dropped), pictures=draw(ranked)
     )
 
 
-def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str]) -> Row:
+def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str], dropped: Sequence[Row] = ()) -> Row:
     """What the page shows, but for its pictures."""
     counts = facts.get("class_counts", {"train": [], "test": []})
     classes = sorted(zip(facts.get("classes", []), counts["train"], counts["test"]), key=lambda row: -row[1])
-    return {"rows": rows, "facts": facts, "warnings": warnings, "classes": classes}
+    return {"rows": rows, "facts": facts, "warnings": warnings, "classes": classes, "dropped": dropped}
 
 
 TEMPLATES.globals |= {
@@ -193,5 +204,5 @@ TEMPLATES.globals |= {
     "verdict": verdict, "verdict_of": verdict_of, "standing": standing, "RULES": RULES, "ranked_name": ranked_name,
 }  # fmt: skip
 TEMPLATES.filters |= {
-    "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells,
+    "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells, "dropped_cells": dropped_cells,
 }  # fmt: skip

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
+from ntps.evaluation import halving
 from ntps.evaluation.gain import Calibration
+from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
 from ntps.moments.pair import Cached
 from ntps.prescreening import measure, page, texts
+from ntps.prescreening.measure import Row
+from ntps.prescreening.rounds import Candidate, dropped_row
 from ntps.prescreening.rows import Rows
 from ntps.prescreening.text_probe import TextProbe
-from ntps.system import storage
+from ntps.system import processes, storage
+
+Found = TypeVar("Found")
 
 
 class Ranking:
@@ -35,31 +43,90 @@ class Ranking:
         self.measured: list[measure.Measured] = []
         self.named: dict[str, str] = {}  # models as the user named them, by their names in the table
         self.failed: dict[str, str] = {}  # models that could not be measured, and why
+        self.dropped: dict[str, Dropped] = {}  # models that a race left behind on few rows
+        self.candidates: dict[str, Candidate] = {}
 
-    def measure(self, model: str) -> None:
+    def run(self) -> None:
+        """All models, one after the other, or with a budget in a race; one that fails is printed and in `failed`.
+
+        In a launch of several processes a failure ends all: UserError.
+        """
+        models = list(dict.fromkeys(self.flags.models))
+        if not self.flags.budget:
+            for model in models:
+                self.attempt(model, self.measure)
+            return
+        parts = measure.caching_of(self.flags, self.data)["train"].partitions
+
+        def race(model: str, new: range) -> np.ndarray | None:
+            return self.attempt(model, lambda model: self.go_on(model, new, new.stop == parts))
+
+        self.dropped = halving.race(models, parts, self.flags.budget, race)
+
+    def attempt(self, model: str, work: Callable[[str], Found]) -> Found | None:
+        try:
+            with enough_memory(NO_MEMORY):
+                return work(model)
+        except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
+            if processes.count() > 1:
+                raise UserError(f"{model}: {error}") from error
+            self.failed[model] = str(error)
+            print(f"error: {model}: {error}", file=sys.stderr)
+            return None
+
+    def measure(self, model: str, flags: Prescreening | None = None) -> measure.Measured:
         """One more model: its forward pass, unless it is there, and its place among the others. UserError if it cannot be."""
-        found = measure.measure(model, self.where, self.data, self.flags)
+        found = measure.measure(model, self.where, self.data, flags or self.flags)
         texts.keep(self.flags)
         self.measured = measure.rank([*self.measured, found])
         self.named[found.row["model"]] = model
+        return found
+
+    def go_on(self, model: str, new: range, last: bool) -> np.ndarray:
+        """A model's losses after one more round of a race; after the last it is measured as any other."""
+        if not new.start:
+            pair = measure.pair_of(model, self.where, self.data, self.flags)
+            self.candidates[model] = Candidate(model, pair, self.data, self.flags)
+        candidate = self.candidates[model]
+        candidate.forward(new)
+        if not last:
+            return candidate.losses(new.stop)
+        fresh = candidate.finish()
+        found = self.measure(model, replace(self.flags, overwrite=False))
+        if fresh:
+            found.row["seconds"] = candidate.seconds
+        return found.errors
+
+    @property
+    def others(self) -> list[Row]:
+        """Models that were not measured on all rows, with the reason: dropped ones, the last first, and those that failed."""
+        last_first = sorted(self.dropped.items(), key=lambda item: (-item[1].round, item[1].behind))
+        seen = {model: candidate.row for model, candidate in self.candidates.items()}
+        rows = [dropped_row(seen[model], one, seen[one.leader]["model"]) for model, one in last_first]
+        return rows + [{"model": model, "dropped": f"failed: {why}"} for model, why in self.failed.items()]
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a model, the best first, with every score at its best layer; columns as in prescreen.py's CSV."""
-        return page.table([one.row for one in self.measured])
+        """One row a model, the best first, with every score at its best layer; columns as in prescreen.py's CSV.
+
+        One that failed, or was dropped in a race, has the reason in the column `dropped`.
+        """
+        return page.table([one.row for one in self.measured], self.others)
 
     def __repr__(self) -> str:
         rows = [one.row for one in self.measured]
-        return "\n".join([page.answer(rows), *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join(
+            [page.answer(rows, self.others), *(f"warning: {warning}" for warning in self.warnings)]
+        )
 
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""
-        storage.write_text(Path(path), page.page(self.measured, self.facts, self.warnings))
+        storage.write_text(Path(path), page.page(self.measured, self.facts, self.warnings, self.others))
         return Path(path)
 
     def write(self) -> None:
         """Print the answer, and write OUTPUT/NAME.html, .json and .csv."""
-        page.report(self.measured, self.facts, self.warnings, self.flags.output)
+        page.report(self.measured, self.facts, self.warnings, self.flags.output, self.others)
 
     def probe(self, model: str | None = None) -> TextProbe:
         """The probe of a model's best layer (of the first model by default), fitted on the train rows measured.
@@ -96,21 +163,18 @@ def rank(
     Results go to OUTPUT; what is there already is not computed again. name: of the data set there (default: rows- and a
     hash of the rows). flags: those of prescreen.py, such as limit=500, layers="all" or device="cuda".
 
-    A model that cannot be measured is reported and left out. UserError where none can, and for rows that are no texts and
-    labels.
+    budget=5 takes as many forward passes over these rows as 5 models would, however many there are: those significantly behind
+    on few rows are dropped.
+
+    A model that cannot be measured is a row of the table with its reason. UserError where none can, and for rows that are no
+    texts and labels.
     """
     rows = Rows.of(texts, labels, text, test)
     chosen = dict.fromkeys([models] if isinstance(models, str) else models)
     with rows.written(Path(output) / "data", name, flags.get("overwrite", False)) as files:
         asked = flags | {"text": rows.text, "label": rows.label, "target": target or rows.target}
         ranking = Ranking(Prescreening(models=list(chosen), output=output, **files, **asked), rows)
-        for model in chosen:
-            try:
-                with enough_memory(NO_MEMORY):
-                    ranking.measure(model)
-            except (UserError, OSError) as error:
-                ranking.failed[model] = str(error)
-                print(f"error: {model}: {error}", file=sys.stderr)
+        ranking.run()
         if not ranking.measured:
             raise UserError("; ".join(f"{model}: {why}" for model, why in ranking.failed.items()))
     return ranking
