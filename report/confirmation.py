@@ -26,7 +26,7 @@ from report.evidence import FOLDER
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
-CONTROLS = ("ntps", "null_lift")
+CONTROLS = ("ntps", "null_lift", "gcv_skill")  # the last one was not fixed beforehand
 LAYERS = ("best", "last")
 TARGETS = ("accuracy", "accuracy above majority")
 LEAST = 8  # data sets of a reading
@@ -150,9 +150,10 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         return "Not measured yet.\n"
     real = [model for model in dict.fromkeys(tested["model"]) if not model.endswith("-random")]
     parts = [
-        f"Written by `python -m report.confirmation` from the tables in [{FOLDER}](../{FOLDER}); hypothesis and test as of commit `{HYPOTHESIS}`.",
+        f"Written by `python -m report.confirmation` from the tables in `{FOLDER}`; hypothesis and test as of commit `{HYPOTHESIS}`.",
         whole(tested, real),
         *(sign_test(rows, halves["confirmation"], model) for model in real),
+        control(tested[tested["model"].isin(real)]),
         f"![Every data set's score and accuracy, by score and model]({PAGE.with_suffix('.png').name})",
         readings_table(tested[tested["model"].isin(real)]),
         "Controls, and the same on the discovery half, where the hypothesis is from (correlations; no test):",
@@ -190,6 +191,14 @@ def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> str:
     )
 
 
+def control(tested: pd.DataFrame) -> str:
+    here = tested[
+        (tested["target"] == TARGETS[0]) & (tested["score"] == CONTROLS[-1]) & (tested["layer"] == "best")
+    ]
+    said = " and ".join(f"{number(row['rho'])} ({row['model']})" for row in here.to_dict("records"))
+    return f"The ridge probe's skill, cross-validated on the same train rows (`gcv_skill`, not named beforehand), goes with accuracy at {said}."
+
+
 def readings_table(tested: pd.DataFrame) -> str:
     lines = [
         "| model | layer | score | data sets | ρ with accuracy | p | after Holm | verdict | refused on |",
@@ -203,7 +212,7 @@ def readings_table(tested: pd.DataFrame) -> str:
 
 
 def controls_table(table: pd.DataFrame) -> str:
-    lines = [f"| half | model | layer | target | {' | '.join((*SCORES, *CONTROLS))} |", "|---" * 9 + "|"]
+    lines = [f"| half | model | layer | target | {' | '.join((*SCORES, *CONTROLS))} |", "|---" * 10 + "|"]
     keys = ["half", "model", "layer", "target"]
     for key, part in table.groupby(keys, sort=False):
         rho = part.set_index("score")["rho"]

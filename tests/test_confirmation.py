@@ -27,7 +27,7 @@ def write_tables(folder, model, lift, accuracy, refused=0):
                 "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
                 "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
                 "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
-                "null_lift": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
+                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
                 "corrected_refusal": "not significant" if place < refused else None,
             })  # fmt: skip
     table = pd.DataFrame(rows)
@@ -120,7 +120,7 @@ def test_the_committed_readings_are_those_of_scipy():
                 n_resamples=10_000,
                 rng=1,
             )
-            assert abs(found.pvalue - row["p"]) < 5 * np.sqrt(2 * row["p"] * (1 - row["p"]) / 10_000) + 1e-3
+            assert abs(found.pvalue - row["p"]) < 5 * np.sqrt(2 * row["p"] * (2 - row["p"]) / 10_000) + 1e-3
             p_values[row["layer"], row["score"]] = row["p"]
         six = part[part["score"].isin(SCORES)].sort_values("p", na_position="last")
         largest = 0.0
