@@ -11,20 +11,19 @@ use torch in float64 with the same threads, run in turn; medians are printed.
 
 One layer of K_sweep.py is all scores of both orders, 20 label permutations, held-out scores and the scores of others;
 it is compared with one torch.linalg.eigh of the same size, and its memory is the peak above the moments, in d x d matrices.
-The path is NTPS at six tolerances of M by six of P0, with its permutation null. Its seconds are this process's own.
+The path is NTPS at six tolerances of M by six of P0, with its permutation null. Seconds of both are this process's own.
 """
 
 import argparse
 import itertools
-import resource
 import statistics
-import sys
 import time
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from benchmarks.scaling import peak
 from ntps.flags import Scoring
 from ntps.scores.conditioning import Tolerances
 from ntps.scores.layer import Layer
@@ -119,12 +118,14 @@ def layer_cost(d: int, repeats: int) -> None:
     """Print one layer's time against one eigen-solve's, on one thread, and its memory."""
     torch.set_num_threads(1)
     train, test = synthetic_moments(d), replace(synthetic_moments(d, seed=1), label_moment_permuted=None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak(reset=True)
     one_layer(train, test)
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * unit
+    memory = peak() - before
     solve, layer = medians(
-        lambda: torch.linalg.eigh(train.mean_second_moment), lambda: one_layer(train, test), repeats=repeats
+        lambda: torch.linalg.eigh(train.mean_second_moment),
+        lambda: one_layer(train, test),
+        repeats=repeats,
+        clock=time.process_time,
     )
     print(f"one layer, d = {d}, one thread: {layer:.3f} s, one eigh {solve:.3f} s, ratio {layer / solve:.1f}; "
           f"memory above the moments' {memory / 1e6:.0f} MB, {memory / (8 * d * d):.0f} d x d matrices")  # fmt: skip
