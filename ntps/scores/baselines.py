@@ -75,17 +75,16 @@ class RandomDirections:
     @classmethod
     def of(cls, layer: Layer, k: int) -> RandomDirections:
         generator = torch.Generator().manual_seed(SEED)
-        drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(
-            layer.task.U.device
-        )
+        drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(layer.task.U)
+        together = drawn.transpose(0, 1).flatten(1)  # one product for all draws
         signal, own = layer.label_signal, layer.signal[:, : layer.moments.targets]
         retention, corrected, unseen = [], [], []
-        for V, columns in zip(drawn, layer.task.mean.F @ drawn):
+        for V, columns in zip(drawn, (layer.task.mean.F @ together).split(k, 1)):
             spans = Nested(columns)
             retention.append(spans.energies(own)[:k].sum() / layer.explained)
             unseen.append(torch.tensor(held_out_within(layer, V, spans).retention))
         if signal is not None:
-            for columns in signal.white.F @ drawn:
+            for columns in (signal.white.F @ together).split(k, 1):
                 corrected.append(signal.retained(head(Nested(columns).energies(signal.T).sum(1), k))[-1])
         return cls(
             *(

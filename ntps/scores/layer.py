@@ -325,8 +325,8 @@ class Order:
         layer = self.layer
         if layer.test is None:
             return {}
-        root = self.whitened_spans.R
-        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, root, layer.listed)
+        spans = self.whitened_spans
+        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, spans.R, layer.listed)
 
     @cached_property
     def tight(self) -> dict[int, tuple[float, float]]:

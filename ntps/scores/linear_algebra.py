@@ -134,18 +134,18 @@ def inverse_factor(A: Tensor, shift: float) -> Tensor:
 
     By blocks of rows and columns, so that nearly all work is matrix products, of the lower triangles alone.
     """
-    A, T = A.clone(), torch.zeros_like(A)
-    A.diagonal().add_(shift)
-    for s in range(0, len(A), BLOCK):
+    X = A.tril()  # L^-1 grows in its first columns, what is left of A in its last
+    X.diagonal().add_(shift)
+    for s in range(0, len(X), BLOCK):
         e = s + BLOCK
-        own = torch.linalg.cholesky(A[s:e, s:e])
+        own = torch.linalg.cholesky(X[s:e, s:e])
         own = torch.linalg.solve_triangular(own, torch.eye(len(own)).to(own), upper=False)
-        T[s:e, :s], T[s:e, s:e] = own @ T[s:e, :s], own
-        below = A[e:, s:e] @ own.mT
-        for j in range(e, len(A), BLOCK):
-            A[j:, j : j + BLOCK].addmm_(below[j - e :], below[j - e : j - e + BLOCK].mT, alpha=-1)
-        T[e:, :e].addmm_(below, T[s:e, :e], alpha=-1)
-    return T
+        below = X[e:, s:e] @ own.mT
+        X[s:e, :s], X[s:e, s:e], X[e:, s:e] = own @ X[s:e, :s], own, 0.0
+        X[e:, :e].addmm_(below, X[s:e, :e], alpha=-1)
+        for j in range(e, len(X), BLOCK):
+            X[j:, j : j + BLOCK].addmm_(below[j - e :], below[j - e : j - e + BLOCK].mT, alpha=-1)
+    return X
 
 
 def quotient_gram(A: Tensor, R: Tensor) -> Tensor:
