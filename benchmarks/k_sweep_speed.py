@@ -11,12 +11,12 @@ use torch in float64 with the same threads, run in turn; medians are printed.
 
 One layer of K_sweep.py is all scores of both orders, 20 label permutations, held-out scores and the scores of others;
 it is compared with one torch.linalg.eigh of the same size, and its memory is the peak above the moments, in d x d matrices.
-The path is NTPS at six tolerances of M by six of P0, with its permutation null. Its seconds are this process's own.
+The path is NTPS at six tolerances of M by six of P0, with its permutation null. Seconds of both are this process's own.
 """
 
 import argparse
+import ctypes
 import itertools
-import resource
 import statistics
 import sys
 import time
@@ -25,6 +25,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.scaling import peak
 from ntps.flags import Scoring
 from ntps.scores.conditioning import Tolerances
 from ntps.scores.layer import Layer
@@ -35,6 +36,7 @@ from ntps.scores.table import conditioned_rows, layer_row, layer_scores, subspac
 from ntps.system.threads import map_layers
 
 PERMUTATIONS = 20
+MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def synthetic_moments(d: int, texts: int = 2000, classes: int = 6, seed: int = 0) -> LayerMoments:
@@ -112,20 +114,25 @@ def our_way(m: LayerMoments) -> Tensor:
 def one_layer(train: LayerMoments, test: LayerMoments) -> object:
     """What K_sweep.py does for a layer; copies, so that nothing is remembered from an earlier call."""
     layer = Layer(replace(train), replace(test))
-    return subspace_scores(layer), layer_row(layer)
+    return layer_row(layer), subspace_scores(layer)
 
 
 def layer_cost(d: int, repeats: int) -> None:
     """Print one layer's time against one eigen-solve's, on one thread, and its memory."""
     torch.set_num_threads(1)
     train, test = synthetic_moments(d), replace(synthetic_moments(d, seed=1), label_moment_permuted=None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    one_layer(train, test)
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * unit
     solve, layer = medians(
-        lambda: torch.linalg.eigh(train.mean_second_moment), lambda: one_layer(train, test), repeats=repeats
+        lambda: torch.linalg.eigh(train.mean_second_moment),
+        lambda: one_layer(train, test),
+        repeats=repeats,
+        clock=time.process_time,
     )
+    if sys.platform == "linux":  # freed memory goes back at once, or it would hide what the next layer takes
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, 1 << 16), libc.malloc_trim(0)
+    before = peak(reset=True)
+    one_layer(train, test)
+    memory = peak() - before
     print(f"one layer, d = {d}, one thread: {layer:.3f} s, one eigh {solve:.3f} s, ratio {layer / solve:.1f}; "
           f"memory above the moments' {memory / 1e6:.0f} MB, {memory / (8 * d * d):.0f} d x d matrices")  # fmt: skip
 
@@ -141,7 +148,7 @@ def path_cost(d: int, repeats: int) -> None:
 
         def scored(path: bool, moments: LayerMoments = moments) -> None:
             layer = Layer(replace(moments), replace(test))
-            subspace_scores(layer), layer_row(layer), conditioned_rows(layer, grid if path else [])
+            layer_row(layer), subspace_scores(layer), conditioned_rows(layer, grid if path else [])
 
         without, with_path = medians(
             lambda: scored(False), lambda: scored(True), repeats=repeats, clock=time.process_time

@@ -89,7 +89,7 @@ def solve(d: int) -> Callable[[], object]:
 
     def one_layer() -> object:
         layer = Layer(replace(train), replace(test))  # copies: nothing is remembered from an earlier call
-        return subspace_scores(layer), layer_row(layer)
+        return layer_row(layer), subspace_scores(layer)
 
     return one_layer
 

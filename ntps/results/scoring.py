@@ -70,7 +70,8 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
 
     def score(place: int, device: torch.device) -> tuple[LayerScores, Row, list[Row]]:
         layer = layer_at(place, device)
-        return subspace_scores(layer), layer_row(layer), conditioned_rows(layer, grid)
+        of_layer = layer_row(layer)  # first: its eigen-solves need much memory, of which little is taken yet
+        return subspace_scores(layer), of_layer, conditioned_rows(layer, grid)
 
     def jackknife(place: int, device: torch.device) -> None:
         layer = layer_at(place, device, residuals=False)

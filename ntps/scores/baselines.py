@@ -60,7 +60,8 @@ class PrincipalComponents:
 
     def held_out(self, kv: int) -> HeldOut:
         there = int(self.values[:kv].isfinite().sum())
-        return held_out_within(self.layer, self.V[:, :there]) if there else HeldOut()
+        V = self.V[:, :there]
+        return held_out_within(self.layer, V, Nested(self.layer.task.mean.F @ V)) if there else HeldOut()
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,17 @@ class RandomDirections:
     @classmethod
     def of(cls, layer: Layer, k: int) -> RandomDirections:
         generator = torch.Generator().manual_seed(SEED)
-        drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(
-            layer.task.U.device
-        )
-        plain, signal = layer.task.mean, layer.label_signal
+        drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(layer.task.U)
+        together = drawn.transpose(0, 1).flatten(1)  # one product for all draws
+        signal, own = layer.label_signal, layer.signal[:, : layer.moments.targets]
         retention, corrected, unseen = [], [], []
-        for V in drawn:
-            energies = Nested(plain.F @ V).energies(layer.signal[:, : layer.moments.targets])
-            retention.append(energies[:k].sum() / layer.explained)
-            if signal is not None:
-                corrected.append(
-                    signal.retained(head(Nested(signal.white.F @ V).energies(signal.T).sum(1), k))[-1]
-                )
-            unseen.append(torch.tensor(held_out_within(layer, V).retention))
+        for V, columns in zip(drawn, (layer.task.mean.F @ together).split(k, 1)):
+            spans = Nested(columns)
+            retention.append(spans.energies(own)[:k].sum() / layer.explained)
+            unseen.append(torch.tensor(held_out_within(layer, V, spans).retention))
+        if signal is not None:
+            for columns in (signal.white.F @ together).split(k, 1):
+                corrected.append(signal.retained(head(Nested(columns).energies(signal.T).sum(1), k))[-1])
         return cls(
             *(
                 float(torch.stack(values).mean()) if values else math.nan
@@ -95,12 +94,12 @@ class RandomDirections:
         )
 
 
-def held_out_within(layer: Layer, V: Tensor) -> HeldOut:
-    """The held-out probe within span V (d, k); nothing without test moments."""
+def held_out_within(layer: Layer, V: Tensor, spans: Nested) -> HeldOut:
+    """The held-out probe within span V (d, k), spans of F V; nothing without test moments."""
     if layer.test is None:
         return HeldOut()
-    k, root = V.shape[1], Nested(layer.task.mean.F @ V).R
-    return held_out(layer.moments, layer.test, layer.ridge_plain, V, root, [k])[k]
+    k = V.shape[1]
+    return held_out(layer.moments, layer.test, layer.ridge_plain, V, spans.R, [k])[k]
 
 
 def head_of(curve: Tensor, count: int) -> Tensor:

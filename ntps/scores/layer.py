@@ -153,7 +153,7 @@ class Layer:
     @cached_property
     def bounds(self) -> tuple[float, float]:
         """lower (1 - NTPS(r, kv)) <= excess <= upper (1 - NTPS(r, kv)); the lower is 0 unless M has full rank."""
-        values, norm = self.moments.eigen[0], self.task.U.square().sum()
+        values, norm = self.moments.eigenvalues, self.task.U.square().sum()
         smallest = values[0].clamp(min=0) if self.task.mean.rank == self.d else 0.0
         eigenvalues = self.task.solution.eigenvalues
         return float(smallest * eigenvalues[-1] * norm), float(values[-1] * eigenvalues[0] * norm)
@@ -325,8 +325,8 @@ class Order:
         layer = self.layer
         if layer.test is None:
             return {}
-        root = self.whitened_spans.R
-        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, root, layer.listed)
+        spans = self.whitened_spans
+        return held_out(layer.moments, layer.test, layer.ridge_plain, self.V, spans.R, layer.listed)
 
     @cached_property
     def tight(self) -> dict[int, tuple[float, float]]:

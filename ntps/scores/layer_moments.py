@@ -122,9 +122,9 @@ class LayerMoments:
         return values.flip(0).clamp(min=0), vectors.flip(1)
 
     @cached_property
-    def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (d,), ascending, and eigenvectors (d, d) of M as it is, not scaled."""
-        return torch.linalg.eigh(self.mean_second_moment)
+    def eigenvalues(self) -> Tensor:
+        """Of M as it is, not scaled (d,), ascending."""
+        return torch.linalg.eigvalsh(self.mean_second_moment)
 
 
 @dataclass(frozen=True, eq=False)

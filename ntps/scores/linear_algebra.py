@@ -17,43 +17,50 @@ from ntps.errors import UserError
 RANK_RTOL = 1e-12  # eigenvalues of a unit-diagonal moment up to this share of the largest count as zero
 SETTLED = 1e-6  # an eigenvalue of T T^T above this share of the largest is exact to 1e-10 of itself
 ZERO = "a second moment is zero: every state of this layer is zero"
-SMALL = 128  # below this width a factorisation is done at once
+BLOCK = 96  # columns at a time of what is done to triangular matrices
 TIE_GAP = 1e-8  # neighbouring singular values closer than this, relatively, are one tied group
 
 
 @dataclass(frozen=True, eq=False)
 class Whitened:
-    """B = F^T F with F (r, d), r = rank B, and W = F^+ (d, r): W^T B W = I, W's columns in range(B)."""
+    """B = F^T F with F (r, d), r = rank B, and W = F^+ (d, r): W^T B W = I, W's columns in range(B).
 
-    F: Tensor
-    pseudo_inverse: Tensor | None  # None: F is square and upper triangular
+    B = D^1/2 Q diag(roots^2) Q^T D^1/2, so F = diag(roots) Q^T D^1/2 and W is D^-1/2 Q diag(1 / roots) projected on
+    range(B). Neither is stored.
+    """
+
+    Q: Tensor  # (d, r)
+    roots: Tensor  # (r,), ascending
+    scale: Tensor  # (d,): D^1/2
+    inverse: Tensor  # (d,): D^-1/2
     rank_unstable: bool
+    basis: Tensor | None = None  # orthonormal, of range(B); None: all of R^d
 
     @property
     def rank(self) -> int:
-        return self.F.shape[0]
+        return len(self.roots)
 
-    @cached_property
+    @property
+    def F(self) -> Tensor:
+        return self.roots[:, None] * self.Q.mT * self.scale
+
+    @property
     def W(self) -> Tensor:
-        if self.pseudo_inverse is not None:
-            return self.pseudo_inverse
-        return self.push(torch.eye(self.rank, dtype=self.F.dtype, device=self.F.device))
+        return self._within_range(self.inverse[:, None] * self.Q / self.roots)
 
     def pull(self, x: Tensor) -> Tensor:
         """W^T x, (d, k) -> (r, k)."""
-        if self.pseudo_inverse is None:
-            return torch.linalg.solve_triangular(self.F.mT, x, upper=False)
-        return self.pseudo_inverse.mT @ x
+        return (self.Q.mT @ (self.inverse[:, None] * self._within_range(x))) / self.roots[:, None]
 
     def push(self, x: Tensor) -> Tensor:
         """W x, (r, k) -> (d, k)."""
-        if self.pseudo_inverse is None:
-            return torch.linalg.solve_triangular(self.F, x, upper=True)
-        return self.pseudo_inverse @ x
+        y = (
+            x / self.roots[:, None]
+        ).contiguous()  # few columns one after another in memory take ten times as long
+        return self._within_range(self.inverse[:, None] * (self.Q @ y))
 
-    def leading(self, rank: int, rank_unstable: bool) -> Whitened:
-        """The directions of the largest eigenvalues alone, where rows of F and columns of W are ascending."""
-        return Whitened(self.F[-rank:], self.W[:, -rank:], rank_unstable)
+    def _within_range(self, x: Tensor) -> Tensor:
+        return x if self.basis is None else self.basis @ (self.basis.mT @ x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,24 +97,17 @@ class Spectrum:
         """
         if not self.scale.any():
             raise UserError(ZERO)
-        unstable = self.rank(0.1 * rtol) != self.rank(10 * rtol)
+        rank, unstable = self.rank(rtol), self.rank(0.1 * rtol) != self.rank(10 * rtol)
+        Q, basis = self.Q[:, -rank:], None
         if rtol > RANK_RTOL:
-            return self.full.leading(self.rank(rtol), unstable)
-        return self._within_range(rtol, unstable)
+            basis = self.full.basis
+        elif rank < len(self.values):
+            basis = torch.linalg.qr(self.scale[:, None] * Q)[0]
+        return Whitened(Q, self.values[-rank:].sqrt(), self.scale, self.inverse, unstable, basis)
 
     @cached_property
     def full(self) -> Whitened:
         return self.whitened()
-
-    def _within_range(self, rtol: float, unstable: bool) -> Whitened:
-        stays = self.matched(rtol)
-        roots = self.values[stays].sqrt()
-        F = roots[:, None] * self.Q[:, stays].mT * self.scale
-        if stays.all():
-            return Whitened(F, self.inverse[:, None] * self.Q / roots, unstable)
-        basis, triangle = torch.linalg.qr(F.mT)
-        # F^+ = basis triangle^-T: no part outside range(B), whatever was cut
-        return Whitened(F, torch.linalg.solve_triangular(triangle, basis.mT, upper=True).mT, unstable)
 
 
 def finite(moment: Tensor) -> Tensor:
@@ -125,38 +125,40 @@ def diagonal_scale(B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whiten(B: Tensor, rtol: float = RANK_RTOL) -> Whitened:
-    """Whitening of a symmetric positive semi-definite B (d, d); as `Spectrum.whitened`, without eigenvalues if it can.
+    """Whitening of a symmetric positive semi-definite B (d, d); UserError where it is zero or not finite."""
+    return Spectrum.of(B).whitened(rtol)
 
-    Raises UserError where B is zero or not finite.
+
+def inverse_factor(A: Tensor, shift: float) -> Tensor:
+    """L^-1 (lower triangular) of A + shift I = L L^T, positive definite; of A only the lower triangle is read.
+
+    By blocks of rows and columns, so that nearly all work is matrix products, of the lower triangles alone.
     """
-    B = finite(B)
-    scale, inverse = diagonal_scale(B)
-    if not scale.any():
-        raise UserError(ZERO)
-    balanced = inverse[:, None] * B * inverse
-    # The Frobenius norm is at least the largest eigenvalue and d * eps covers Cholesky's own rounding, so
-    # where this succeeds all eigenvalues lie above 10 rtol: full, stable rank without an eigen-solve.
-    margin = max(10 * rtol, len(B) * torch.finfo(B.dtype).eps)
-    shifted = balanced.clone()
-    shifted.diagonal().sub_(margin * torch.linalg.matrix_norm(balanced))
-    if torch.linalg.cholesky_ex(shifted).info == 0:
-        return Whitened(torch.linalg.cholesky(balanced).mT * scale, None, False)
-    return Spectrum(scale, inverse, *torch.linalg.eigh(balanced)).whitened(rtol)
+    X = A.tril()  # L^-1 grows in its first columns, what is left of A in its last
+    X.diagonal().add_(shift)
+    for s in range(0, len(X), BLOCK):
+        e = s + BLOCK
+        own = torch.linalg.cholesky(X[s:e, s:e])
+        own = torch.linalg.solve_triangular(own, torch.eye(len(own)).to(own), upper=False)
+        below = X[e:, s:e] @ own.mT
+        X[s:e, :s], X[s:e, s:e], X[e:, s:e] = own @ X[s:e, :s], own, 0.0
+        X[e:, :e].addmm_(below, X[s:e, :e], alpha=-1)
+        for j in range(e, len(X), BLOCK):
+            X[j:, j : j + BLOCK].addmm_(below[j - e :], below[j - e : j - e + BLOCK].mT, alpha=-1)
+    return X
 
 
-def inverse_factor(A: Tensor) -> Tensor:
-    """L^-1 (lower triangular) of A = L L^T, positive definite: by halves, so that nearly all work is matrix products."""
-    if len(A) <= SMALL:
-        eye = torch.eye(len(A), dtype=A.dtype, device=A.device)
-        return torch.linalg.solve_triangular(torch.linalg.cholesky(A), eye, upper=False)
-    h = len(A) // 2
-    first = inverse_factor(A[:h, :h])
-    below = A[h:, :h] @ first.mT
-    second = inverse_factor(A[h:, h:] - below @ below.mT)
-    result = A.new_zeros(A.shape)
-    result[:h, :h], result[h:, h:] = first, second
-    result[h:, :h] = -(second @ below) @ first
-    return result
+def quotient_gram(A: Tensor, R: Tensor) -> Tensor:
+    """The lower triangle of C^T C with C = A R^-1, A (r, K) and R (K, K) upper triangular."""
+    K = len(R)
+    C, gram = torch.zeros_like(A), torch.zeros_like(R)
+    for s in range(0, K, BLOCK):
+        e = s + BLOCK
+        rest = A[:e, s:e] - C[:e, :s] @ R[:s, s:e]
+        C[:e, s:e] = torch.linalg.solve_triangular(R[s:e, s:e], rest, upper=True, left=False)
+    for s in range(0, K, BLOCK):
+        gram[s:, s : s + BLOCK] = C[: s + BLOCK, s:].mT @ C[: s + BLOCK, s : s + BLOCK]
+    return gram
 
 
 def left_singular(T: Tensor, needed: int | None = None) -> tuple[Tensor, Tensor]:
@@ -188,13 +190,13 @@ class Nested:
     def __init__(self, columns: Tensor):
         self.factors, self.tau = torch.geqrf(columns)
 
-    @cached_property
+    @property
     def R(self) -> Tensor:
         return self.factors[: len(self.tau)].triu()
 
     def coordinates(self, targets: Tensor) -> Tensor:
-        """Q^T targets, (d, m) -> (d, m); applying Q's reflectors is cheaper than forming Q."""
-        return torch.ormqr(self.factors[:, : len(self.tau)], self.tau, targets, transpose=True)
+        """Q^T targets, (d, m) -> (d, m); applying Q's reflectors is cheaper than forming Q, from the right above all."""
+        return torch.ormqr(self.factors[:, : len(self.tau)], self.tau, targets.mT, left=False).mT
 
     def energies(self, targets: Tensor) -> Tensor:
         """(Q^T targets)^2 entrywise.

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import whiten
 
 WIDTH = 60.0  # of the search for LogME's alpha / beta, in natural logarithms, downwards from 1e6 times the largest sigma^2
 POINTS = 61  # a round of the search divides the interval by 30
 
 
-def spectrum(moments: LayerMoments) -> Tensor:
-    """Eigenvalues of M (d,), ascending; what is rounding error of the largest is zero."""
-    values, _ = moments.eigen
-    noise = len(values) * torch.finfo(values.dtype).eps * values[-1]
+def above_noise(values: Tensor, moments: LayerMoments) -> Tensor:
+    """Eigenvalues of M or of Cov(m); what is rounding error of M's largest is zero."""
+    noise = moments.width * torch.finfo(values.dtype).eps * moments.eigenvalues[-1]
     return torch.where(values > noise, values, 0.0)
 
 
@@ -47,40 +45,44 @@ def h_score(moments: LayerMoments, shrink: bool = True) -> float:
         return math.nan
     if not covariance.any():
         return 0.0
-    if shrink:
-        a, size = oas_shrinkage(covariance, moments.text_count), covariance.trace() / len(covariance)
-        covariance = (1 - a) * covariance
-        covariance.diagonal().add_(a * size)
     between = cross[:, frequencies > 0] / frequencies[frequencies > 0].sqrt()  # Cov(E[m | y]) is its square
-    return float(whiten(covariance).pull(between).square().sum())
+    if not shrink:
+        return float(moments.centred.spectrum.full.pull(between).square().sum())
+    a, (values, vectors) = oas_shrinkage(covariance, moments.text_count), moments.principal
+    shrunk = (1 - a) * values + a * values.mean()
+    return float(((vectors.mT @ between).square().sum(1) / shrunk).sum())
 
 
 def logme(moments: LayerMoments) -> float:
     """LogME (You et al. 2021): the largest log evidence of Bayesian linear regression, over n, averaged over classes.
 
-    For features F (n, d), y ~ N(F w, 1/beta), w ~ N(0, 1/alpha): with sigma^2 and z the eigenvalues of F^T F = n M and
-    F^T y = n S in their basis, q(t) = y^T (I + F F^T / t)^-1 y = y^T y - sum_j z_j^2 / (sigma_j^2 + t), t = alpha / beta, and
-    log evidence = -n/2 (log(2 pi q / n) + 1) - 1/2 sum_j log(1 + sigma_j^2 / t) at the best beta = n / q.
+    For features F (n, d), y ~ N(F w, 1/beta), w ~ N(0, 1/alpha), t = alpha / (n beta) and q(t) = y^T (I + F F^T / (n t))^-1 y / n,
+    log evidence = -n/2 (log(2 pi q) + 1) - 1/2 log det(I + M / t) at the best beta = 1 / q. In the principal components of
+    the states, M = diag(l) + a a^T and E[m y] = z + a p, p = E[y]; so with s = sum_j a_j^2 / (l_j + t), v = sum_j a_j z_j / (l_j + t)
+    q = Var(y) - sum_j z_j^2 / (l_j + t) + (p - v)^2 / (1 + s), det(I + M / t) = (1 + s) prod_j (1 + l_j / t).
     The one number t is searched on a grid that is made finer around its best point, the same maximum that the
     published iteration of alpha and beta tends to. One-hot columns of classes without rows are dropped.
     """
-    values, vectors, n = spectrum(moments), moments.eigen[1], float(moments.text_count)
-    numeric = moments.targets == 1
-    power = values.new_full((1,), n * moments.label_second_moment) if numeric else moments.class_counts
-    S = moments.mean_label_moment[:, power > 0]
-    sigma, power = n * values, power[power > 0]
-    # y^T y = what each direction explains and, clamped where that is all, what none does
-    explained = torch.where(sigma[:, None] > 0, (n * vectors.mT @ S).square() / sigma[:, None], 0.0)
-    unexplained = (power - explained.sum(0)).clamp(min=0)
+    values, vectors = moments.principal
+    n, largest, p = float(moments.text_count), moments.eigenvalues[-1], moments.label_mean
+    power = p.new_full((1,), moments.label_second_moment) if moments.targets == 1 else p
+    there = power > 0
+    p, power, values = p[there], power[there], above_noise(values, moments)[:, None]
+    a = vectors.mT @ moments.mean_state[:, None]
+    z = torch.where(values > 0, vectors.mT @ moments.centred.S[:, there], 0.0)
+    # Var(y) is what each component explains and, clamped where that is all, what none does
+    explained = z.square() / torch.where(values > 0, values, torch.inf)
+    unexplained = (power - p.square() - explained.sum(0)).clamp(min=0)
 
     def evidence(log_t: Tensor) -> Tensor:
         """(points, classes) -> the same, over n."""
-        t = log_t.exp()[:, None]  # (points, 1, classes)
-        left = sigma[:, None] / t
-        q = unexplained + (explained / (1 + left)).sum(1)
-        return -((2 * math.pi * q / n).log() + 1) / 2 - left.log1p().sum(1) / (2 * n)
+        t = log_t.exp()
+        left = t[:, None] / (values + t[:, None])  # (points, d, classes)
+        s, v = ((left * each).sum(1) / t for each in (a.square(), a * z))
+        q = unexplained + (left * explained).sum(1) + (p - v).square() / (1 + s)
+        return -((2 * math.pi * q).log() + 1) / 2 - (s.log1p() - left.log().sum(1)) / (2 * n)
 
-    top = (1e6 * sigma[-1]).clamp(min=1e-300).log().expand(len(power))
+    top = (1e6 * largest).clamp(min=1e-300).log().expand(len(power))
     low, high = top - WIDTH, top
     steps = torch.linspace(0, 1, POINTS, dtype=values.dtype, device=values.device)[:, None]
     for _ in range(6):
@@ -92,6 +94,6 @@ def logme(moments: LayerMoments) -> float:
 
 def rankme(moments: LayerMoments) -> float:
     """RankMe (Garrido et al. 2023): exp(-sum_j s_j log s_j), s the singular values of the features over their sum; 1 to d."""
-    roots = spectrum(moments).sqrt()
+    roots = above_noise(moments.eigenvalues, moments).sqrt()
     shares = roots / roots.sum()
     return float(torch.special.entr(shares).sum().exp())

@@ -231,7 +231,7 @@ LAYER_SCORES: tuple[Score, ...] = (
           lambda x: x.label_signal.adjusted_r2 if x.label_signal else math.nan, 1, "adjusted R2"),
     Score("signal_p_value", "p-value of that share being 0", lambda x: x.label_signal.p_value if x.label_signal else math.nan),
     Score("released_rtol", "rtol of M, not equilibrated, that the published code's absolute 1e-8 amounts to",
-          lambda x: RELEASED / max(float(x.moments.eigen[0][-1]), 1e-300)),
+          lambda x: RELEASED / max(float(x.moments.eigenvalues[-1]), 1e-300)),
     Score("released_prefix_rtol", "the same of P0", released_prefix_rtol),
     Score("h_score", "H-score with OAS shrinkage (Bao et al. 2019); of classes alone",
           lambda x: peers.h_score(x.moments), 1, "H-score"),

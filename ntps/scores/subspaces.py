@@ -6,7 +6,7 @@ directions, V = autoregressive ones. Source: "Next Token Perception Score" (arXi
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -34,7 +34,7 @@ class Solution:
 
     vectors: Tensor
     eigenvalues: Tensor
-    left: Tensor  # (r, k), orthonormal: the same directions in whitened coordinates
+    left: Tensor  # (r, k), orthonormal: the same directions in whitened coordinates; empty for V
 
 
 def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
@@ -147,7 +147,7 @@ def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> tuple[Whit
     if not P0.any():
         raise UserError("no row has two tokens, or all states are zero: there is no next token to predict")
     prefix = moments.prefix_spectrum.whitened(rtol)
-    return prefix, solve(P1, prefix)
+    return prefix, replace(solve(P1, prefix), left=P1.new_empty(0))  # as large as V, and not used
 
 
 def ntps(
