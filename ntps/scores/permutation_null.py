@@ -16,8 +16,8 @@ NULL_SLACK = 1e-12  # a permuted score this close below the observed one counts 
 
 
 def above(value: float, level: float) -> float:
-    """(value - level) / (1 - level): 0 at the level, 1 at the most a score can be; NaN where the level is 1."""
-    return (value - level) / (1 - level) if level < 1 else math.nan
+    """(value - level) / (1 - level): 0 at the level, 1 at the most a score can be; NaN where the level is 1, to rounding."""
+    return (value - level) / (1 - level) if 1 - level > NULL_SLACK else math.nan
 
 
 def null_mean(null: Tensor) -> float:
