@@ -18,11 +18,12 @@ from scipy.stats import binomtest
 from fig_plot.figures import save
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
-from ntps.results.tables import PAIR
+from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import storage
 from report.confirmation_figure import confirmation_figure
-from report.evidence import FOLDER
+from report.evidence import FOLDER, to_csv, with_accuracy
+from report.facts import markdown
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
@@ -74,7 +75,7 @@ def main(folder: str = str(FOLDER)) -> int:
             f"{folder} has no model with all data sets of a half: run make evidence, report.evidence"
         )
     table = pd.DataFrame(map(asdict, readings)).assign(hypothesis=HYPOTHESIS)
-    storage.write_text(Path(folder) / "confirmation.csv", table.to_csv(index=False, float_format="%.7g"))
+    to_csv(table, Path(folder) / "confirmation.csv")
     save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
     text = PAGE.read_text().split("## Result\n")[0]
     storage.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
@@ -86,13 +87,10 @@ def main(folder: str = str(FOLDER)) -> int:
 
 def rows_of(folder: Path) -> pd.DataFrame:
     """A row a pair and layer (best: lowest gcv_error; last), with the probe's test accuracy there."""
-    best, probes, facts = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes", "facts"))
-    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
-    accuracy = logistic[[*PAIR, "layer", "accuracy"]]
-    table = best.merge(accuracy, "left", [*PAIR, "layer"]).merge(facts[[*PAIR, "majority"]], "left", PAIR)
+    majority = pd.read_csv(folder / "facts.csv")[[*PAIR, "majority"]]
+    table = with_accuracy(folder).merge(majority, "left", PAIR)
     table["accuracy above majority"] = table["accuracy"] - table["majority"]
-    groups = table.groupby(PAIR, sort=False)
-    chosen = (table.loc[groups["gcv_error"].idxmin()], table.loc[groups["layer"].idxmax()])
+    chosen = lowest_error(table).sort_index(), table.loc[table.groupby(PAIR)["layer"].idxmax()]
     return pd.concat([part.assign(which=which) for which, part in zip(LAYERS, chosen)], ignore_index=True)
 
 
@@ -200,26 +198,25 @@ def control(tested: pd.DataFrame) -> str:
 
 
 def readings_table(tested: pd.DataFrame) -> str:
-    lines = [
-        "| model | layer | score | data sets | ρ with accuracy | p | after Holm | verdict | refused on |",
-        "|---" * 9 + "|",
-    ]
-    for row in tested[tested["verdict"] != ""].to_dict("records"):
-        p = [f"{value:.2g}" if value == value else "-" for value in (row["p"], row["p_holm"])]
-        lines.append(f"| {row['model']} | {row['layer']} | {row['score']} | {row['n']} | {number(row['rho'])} | {' | '.join(p)} | "
-                     f"**{row['verdict']}** | {row['left_out'] or '-'} |")  # fmt: skip
-    return "\n".join(lines)
+    return markdown(pd.DataFrame([
+        {
+            "model": row["model"], "layer": row["layer"], "score": row["score"], "data sets": row["n"],
+            "ρ with accuracy": number(row["rho"]), "p": small(row["p"]), "after Holm": small(row["p_holm"]),
+            "verdict": f"**{row['verdict']}**", "refused on": row["left_out"] or "-",
+        }
+        for row in tested[tested["verdict"] != ""].to_dict("records")
+    ]))  # fmt: skip
 
 
 def controls_table(table: pd.DataFrame) -> str:
-    lines = [f"| half | model | layer | target | {' | '.join((*SCORES, *CONTROLS))} |", "|---" * 10 + "|"]
     keys = ["half", "model", "layer", "target"]
-    for key, part in table.groupby(keys, sort=False):
-        rho = part.set_index("score")["rho"]
-        lines.append(
-            f"| {' | '.join(map(str, key))} | {' | '.join(number(rho[name]) for name in (*SCORES, *CONTROLS))} |"
-        )
-    return "\n".join(lines)
+    wide = table.pivot_table("rho", keys, "score", sort=False, dropna=False)
+    wide = wide.dropna(how="all")[[*SCORES, *CONTROLS]].map(number)
+    return markdown(wide.reset_index())
+
+
+def small(p: float) -> str:
+    return "-" if p != p else f"{p:.2g}"
 
 
 def number(value: float) -> str:

@@ -14,7 +14,9 @@ from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import storage
 from report.confirmation import number, rows_of
-from report.evidence import FOLDER
+from report.evidence import FOLDER, with_accuracy
+from report.facts import markdown
+from report.reproduction import filled
 
 TEMPLATE = Path(__file__).with_name("differences.template.md")
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
@@ -39,22 +41,13 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
     }  # fmt: skip
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = text.replace("{{" + name + "}}", part)
-    storage.write_text(path, text)
+    storage.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
     print(f"wrote {path}")
     return 0
 
 
 def real(table: pd.DataFrame) -> pd.DataFrame:
     return table[~table["model"].str.endswith("-random")]
-
-
-def markdown(rows: Iterator[dict[str, str]]) -> str:
-    lines = list(rows)
-    head = [list(lines[0]), ["---"] * len(lines[0])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [*head, *(line.values() for line in lines)])
 
 
 def rho(table: pd.DataFrame, score: str, target: str = "accuracy") -> str:
@@ -90,7 +83,7 @@ def by_rows(rows: pd.DataFrame) -> str:
                     "ridge probe's skill, less": mean(part, "ridge_test_skill_gap"),
                 }  # fmt: skip
 
-    return markdown(lines())
+    return markdown(pd.DataFrame(lines()))
 
 
 def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -111,13 +104,11 @@ def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> str:
                     "ρ of the null alone": rho(own, "conditioned_null_mean"),
                 }  # fmt: skip
 
-    return markdown(lines())
+    return markdown(pd.DataFrame(lines()))
 
 
 def by_layer(place: Path) -> str:
-    best, probes = real(pd.read_csv(place / "best.csv")), pd.read_csv(place / "probes.csv")
-    logistic = probes[(probes["split"] == "test") & (probes["probe"] == "logistic_regression")]
-    table = best.merge(logistic[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+    table = real(with_accuracy(place))
     deepest = table.groupby(PAIR)["layer"].transform("max")
 
     def lines() -> Iterator[dict[str, str]]:
@@ -131,7 +122,7 @@ def by_layer(place: Path) -> str:
                     "ρ of PCA's": rho(own, "retention_corrected_pca"),
                 }  # fmt: skip
 
-    return markdown(lines())
+    return markdown(pd.DataFrame(lines()))
 
 
 def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -147,7 +138,7 @@ def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
                     "ρ of retention": rho(own, "retention"),
                 }  # fmt: skip
 
-    return markdown(lines())
+    return markdown(pd.DataFrame(lines()))
 
 
 if __name__ == "__main__":

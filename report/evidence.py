@@ -1,12 +1,12 @@
-"""The tables of `make evidence` in one file a kind, to commit and to read; and the docs page of the preregistered test.
+"""The tables of `make evidence` in one file a kind, to commit and to read.
 
     python -m report.evidence results/evidence-run        # adds its finished pairs to results/evidence, in place of older ones
 
 best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with those of whole layers and of conditioned NTPS at
-the tolerances of cross-validation; probes.csv the test accuracies of linear_sklearn.py, by layer; head.csv those of
-linear_training.py; rows.csv what fewer rows give (report/rows.py); sweep.parquet NTPS and retention at every order, rule and
-fraction; facts.csv rows, classes, the hashes of
-weights and rows, and date and versions.
+the tolerances of cross-validation; conditioned.parquet NTPS at every tolerance, to five decimals, without what follows from the other
+columns; sweep.parquet NTPS and retention at every order, rule and fraction; probes.csv what the logistic and the ridge probe reach
+on test, by layer; head.csv the accuracies of linear_training.py; rows.csv what fewer rows give (report/rows.py); facts.csv rows,
+classes, the hashes of weights and rows, date and versions.
 """
 
 import sys
@@ -22,17 +22,9 @@ from ntps.system import storage
 FOLDER = Path("results/evidence")
 KEY = [*PAIR, "layer"]
 SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
-FACTS = [
-    *PAIR,
-    "group",
-    "n_texts",
-    "classes",
-    "majority",
-    "tokens_per_text",
-    "n_over_d",
-    "best_layer",
-    "headroom",
-]
+FACTS = [*PAIR, *"group n_texts classes majority tokens_per_text n_over_d best_layer headroom".split()]
+DERIVED = ["conditioned_chance", "conditioned_ntps_minus_pca"]
+PROBES = ("logistic_regression", "ridge")
 
 
 def main(results: str, output: str = str(FOLDER)) -> int:
@@ -61,7 +53,7 @@ def to_csv(table: pd.DataFrame, path: Path) -> None:
 def to_parquet(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with storage.written(path) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
+        table.to_parquet(temporary, index=False, compression="zstd", compression_level=19)
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -80,16 +72,30 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"}), "left", KEY
     )
     best = best.merge(cv.astype({"layer": "int64"}), "left", KEY)
+    probes = of_done(read_tables(folder, "accuracy/linear_sklearn"))
+    probes = probes[(probes["split"] == "test") & probes["probe"].isin(PROBES)].dropna(axis=1, how="all")
+    values = [
+        name
+        for name in conditioned.select_dtypes("float").columns.astype(str)
+        if name.startswith("conditioned_")
+    ]
     sweep = scores[SWEEP].astype({name: "float32" for name in ("fraction", "ntps", "retention")})
     return {
         "best.csv": best,
-        "conditioned.parquet": conditioned,
-        "probes.csv": of_done(read_tables(folder, "accuracy/linear_sklearn")),
+        "conditioned.parquet": conditioned.round(dict.fromkeys(values, 5)).drop(columns=DERIVED),
+        "probes.csv": probes,
         "head.csv": head,
         "rows.csv": of_done(read_tables(folder, "rows")),
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,
     }
+
+
+def with_accuracy(folder: Path) -> pd.DataFrame:
+    """best.csv with the logistic probe's test accuracy at each layer."""
+    best, probes = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes"))
+    accuracy = probes[probes["probe"] == PROBES[0]][[*KEY, "accuracy"]]
+    return best.merge(accuracy, "left", KEY)
 
 
 def with_provenance(folder: Path, pairs: pd.DataFrame) -> pd.DataFrame:

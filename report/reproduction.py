@@ -63,7 +63,7 @@ def all_facts(folder: Path) -> Facts:
 def filled(template: str, known: Facts) -> str:
     """The template with every {{name}} replaced; UserError for a name that is not known."""
     if unknown := {name for name in re.findall(r"\{\{(.*?)\}\}", template) if name not in known}:
-        raise UserError(f"{TEMPLATE.name}: no fact {', '.join(sorted(unknown))}")
+        raise UserError(f"the template names what no table supplies: no fact {', '.join(sorted(unknown))}")
     return re.sub(r"\{\{(.*?)\}\}", lambda match: known[match[1]], template)
 
 

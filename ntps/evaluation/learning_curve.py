@@ -31,8 +31,8 @@ def extrapolate(
 ) -> Extrapolation:
     """y at `at` by y = a - b x^-c, least squares over a, b and c in [0.05, 5], with its confidence interval.
 
-    With `since` it is the law's increase from there to `at`. The interval holds the expected y, by profile likelihood: every q that the F test at `level` with 1 and n - 3 degrees
-    of freedom lets pass. It takes errors to be independent and of one variance; an error that all points share, as of the
+    With `since` it is the law's increase from there to `at`. The interval holds the expected y, by profile likelihood:
+    every q that the F test at `level` with 1 and n - 3 degrees of freedom lets pass. It takes errors to be independent and of one variance; an error that all points share, as of the
     same few held-out rows, is not in it. No law is fitted to fewer than LEAST points, nor where the last point
     lies outside the 99 % prediction interval of the others' law; a curve of another shape that passes has a wide interval.
     """
