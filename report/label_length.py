@@ -22,7 +22,7 @@ from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR, best_rows, only
 from ntps.run import cli
 from ntps.scores.layer import Layer
-from ntps.scores.subspaces import nested_energies
+from ntps.scores.linear_algebra import nested_energies
 from ntps.system import storage
 
 

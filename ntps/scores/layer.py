@@ -27,6 +27,7 @@ from ntps.scores.linear_algebra import (
     Nested,
     Whitened,
     head,
+    quotient,
     relative_gaps,
     share,
     tail,
@@ -186,24 +187,19 @@ class Order:
         if name not in ORDERS:
             raise UserError(f"order must be one of {', '.join(ORDERS)}, not {name!r}")
         self.layer, self.name = layer, name
-        V, ties, gaps = (
-            layer.auto.vectors,
-            tied(layer.auto.eigenvalues),
-            relative_gaps(layer.auto.eigenvalues),
-        )
+        self.V = self.turned(layer.auto.vectors)
+        # by kv: does it cut equal eigenvalues, and the gap of the two beside it, relative to the larger
+        self.ties, self.gaps = tied(layer.auto.eigenvalues), relative_gaps(layer.auto.eigenvalues)
         if name == "released":
-            V = V.flip(1)
-            ties, gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (ties, gaps))
-        self.V = V
-        self.ties = ties  # does keeping the first kv cut equal eigenvalues?
-        self.gaps = (
-            gaps  # of the two eigenvalues beside that cut, relative to the larger; NaN where V is complete
-        )
-        self.spans = Nested(self.V)
+            self.ties, self.gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (self.ties, self.gaps))
 
     def turned(self, columns: Tensor) -> Tensor:
         """Columns that belong to V's, largest eigenvalue first, in this order."""
         return columns.flip(1) if self.name == "released" else columns
+
+    @cached_property
+    def spans(self) -> Nested:
+        return Nested(self.V)
 
     @cached_property
     def directions(self) -> tuple[Tensor, Tensor]:
@@ -217,9 +213,17 @@ class Order:
         return self.directions[0]
 
     @cached_property
+    def every(self) -> Tensor:
+        """Energies of W, all directions of M, by direction (d,): q^T M^+ q for V's orthonormal basis."""
+        own, white = self.spans.R, self.whitened_spans.R
+        if own.shape == white.shape == (self.layer.d,) * 2:  # Q^T M Q = C^T C, C = white own^-1
+            return torch.linalg.vector_norm(quotient(own, white), dim=1).square()
+        return self.spans.energies(self.layer.task.mean.W).sum(1)
+
+    @cached_property
     def null_space(self) -> Tensor:
-        """Energies of N, all directions that the labels leave free, by direction (d,)."""
-        return self.spans.energies(self.layer.task.N).sum(1)
+        """Energies of N, what the labels leave free of these directions, N N^T = W W^T - U U^T."""
+        return (self.every - self.columns.sum(1)).clamp(min=0)
 
     @cached_property
     def ntps(self) -> Tensor:
@@ -235,7 +239,7 @@ class Order:
     @cached_property
     def label_free(self) -> Tensor:
         """tr(P W W^T) / tr(W W^T), which the paper's sweep in released order nearly is."""
-        return share(self.columns.sum(1) + self.null_space, self.layer.K)
+        return share(self.every, self.layer.K)
 
     @cached_property
     def null(self) -> Tensor:
@@ -249,9 +253,9 @@ class Order:
         U = layer.task.shuffled(layer.rotated, layer.rtol).flatten(1)
         return share(self.spans.energies(U).reshape(layer.d, R, -1 if R else 0).sum(2), layer.K).mT
 
-    @cached_property
+    @property
     def centred_spans(self) -> Nested:
-        """Of Fc V: R^T R = V^T Cov(m) V."""
+        """Of Fc V: R^T R = V^T Cov(m) V; as large as V, and not kept."""
         assert self.layer.label_signal is not None
         return Nested(self.layer.label_signal.white.F @ self.V)
 
@@ -280,10 +284,9 @@ class Order:
         signal, K = self.layer.label_signal, self.layer.K
         if signal is None or signal.noise_moment is None:
             return self.V.new_full((K,), math.nan)
-        values, vectors = torch.linalg.eigh(signal.noise_moment)
-        targets = torch.cat([signal.T, vectors * values.clamp(min=0).sqrt()], 1)
-        energies, C = self.centred_spans.energies(targets), signal.T.shape[1]
-        return signal.retained(*(head(part.sum(1), K) for part in (energies[:, :C], energies[:, C:])))
+        turned = self.centred_spans.coordinates
+        noise = turned(turned(signal.noise_moment).mT).diagonal()
+        return signal.retained(head(self.label_coordinates.square().sum(1), K), head(noise, K))
 
     @cached_property
     def whitened_spans(self) -> Nested:

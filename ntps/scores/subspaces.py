@@ -16,11 +16,12 @@ from ntps.errors import UserError
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import (
     RANK_RTOL,
+    Nested,
     Whitened,
     finite,
+    gram,
     head,
     left_singular,
-    nested_energies,
     tied,
     whiten,
 )
@@ -63,15 +64,20 @@ class Perception:
         self.null_rank = self.mean.rank - self.task_rank
 
     @cached_property
-    def N(self) -> Tensor:
-        """(d, rank M), N N^T = W W^T - U_r U_r^T: a basis of the null space, up to rotation."""
-        return self.mean.W - self.U @ self.solution.left.mT
+    def null_energies(self) -> tuple[Tensor, Tensor, Tensor]:
+        """||N||_F^2, column sums of (N^T U)^2 (r,) and ||N^T N||_F^2: N's part of tr A and tr A^2.
+
+        N (d, rank M), N N^T = W W^T - U_r U_r^T, is a basis of the null space, up to rotation.
+        """
+        N = self.mean.W - self.U @ self.solution.left.mT
+        inner = gram(N)
+        square = 2 * inner.square().sum() - inner.diagonal().square().sum()
+        return N.square().sum(), (N.mT @ self.U).square().sum(0), square
 
     @cached_property
-    def null_energies(self) -> tuple[Tensor, Tensor, Tensor]:
-        """||N||_F^2, column sums of (N^T U)^2 (r,) and ||N^T N||_F^2: N's part of tr A and tr A^2."""
-        N = self.N
-        return N.square().sum(), (N.mT @ self.U).square().sum(0), (N.mT @ N).square().sum()
+    def overlaps(self) -> Tensor:
+        """U^T U (r, r)."""
+        return self.U.mT @ self.U
 
     def weights(self, ku: int | None, order: str) -> tuple[Tensor, float]:
         """How much of each column of U_r (r,), and of N, is among rule fraction's first ku; None: all of U_r.
@@ -98,8 +104,8 @@ class Perception:
         Var ||PU||^2 = 2k(d-k) / (d(d-1)(d+2)) (tr A^2 - (tr A)^2 / d), A = U diag(weights) U^T + share N N^T.
         """
         d = len(self.U)
-        trace = weights @ self.U.square().sum(0)
-        square = weights @ (self.U.mT @ self.U).square() @ weights
+        trace = weights @ self.overlaps.diagonal()
+        square = weights @ self.overlaps.square() @ weights
         if share:
             norm, cross, null = self.null_energies
             trace = trace + share * norm
@@ -167,8 +173,7 @@ def ntps(
         raise UserError(
             f"ku goes from 1 to {task.mean.rank} and kv from 1 to {V.shape[1]}, not {ku} and {kv}"
         )
-    weights, share = task.weights(ku, order)
-    targets = [task.U * weights.sqrt()] + ([math.sqrt(share) * task.N] if share else [])
-    energies = nested_energies(V if order == "descending" else V.flip(1), torch.cat(targets, 1)).sum(1)
+    (weights, share), spans = task.weights(ku, order), Nested(V if order == "descending" else V.flip(1))
+    energies = spans.energies(task.U) @ (weights - share) + share * spans.energies(task.mean.W).sum(1)
     curve = (head(energies, V.shape[1]) / energies.sum()).clamp(max=1)
     return curve if kv is None else float(curve[kv - 1])
