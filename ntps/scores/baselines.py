@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,7 +87,7 @@ class RandomDirections:
             corrected = [
                 float(signal.retained(head(within.energies(signal.T).sum(1), k))[-1]) for within in centred
             ]
-        return cls(fmean(retention), fmean(corrected), fmean(unseen))
+        return cls(*(sum(values) / len(values) for values in (retention, corrected, unseen)))
 
 
 def held_out_within(layer: Layer, V: Tensor, spans: Nested) -> HeldOut:

@@ -22,9 +22,7 @@ from ntps.scores.linear_algebra import Spectrum, corners, left_singular
 from ntps.scores.permutation_null import above, null_mean, p_value
 from ntps.scores.subspaces import grams, inverse_roots
 
-GRID = tuple(
-    float(10.0 ** (-12 + step / 4)) for step in range(48)
-)  # tolerances that cross-validation chooses from
+GRID = tuple(10.0 ** (-12 + step / 4) for step in range(48))  # tolerances that cross-validation chooses from
 AT_ONCE = 4096  # columns of shuffled cross moments
 
 
@@ -151,15 +149,10 @@ def fold_errors(rest: LayerMoments, part: LayerMoments) -> tuple[Tensor, Tensor]
     """
     assert rest.prefix_next_moment is not None and part.prefix_next_moment is not None
     units = rest.prefix_spectrum.inverse
-    own = regression_errors(
-        rest.plain.spectrum, rest.mean_label_moment, part.mean_second_moment, part.mean_label_moment
-    )
-    following = regression_errors(
-        rest.prefix_spectrum,
-        rest.prefix_next_moment * units,
-        part.prefix_second_moment,
-        part.prefix_next_moment * units,
-    )
+    own = regression_errors(rest.plain.spectrum, rest.mean_label_moment, part.mean_second_moment,
+                            part.mean_label_moment)  # fmt: skip
+    following = regression_errors(rest.prefix_spectrum, rest.prefix_next_moment * units, part.prefix_second_moment,
+                                  part.prefix_next_moment * units)  # fmt: skip
     return own + part.label_second_moment, following
 
 

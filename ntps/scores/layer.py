@@ -22,17 +22,7 @@ from ntps.scores.bounds import tight_constants
 from ntps.scores.held_out_probe import HeldOut, held_out
 from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import (
-    RANK_RTOL,
-    Nested,
-    Whitened,
-    head,
-    quotient,
-    relative_gaps,
-    share,
-    tail,
-    tied,
-)
+from ntps.scores.linear_algebra import RANK_RTOL, Nested, head, quotient, relative_gaps, share, tail, tied
 from ntps.scores.permutation_null import rotated
 from ntps.scores.subspaces import ORDERS, Perception, Solution, autoregression
 
@@ -65,17 +55,9 @@ class Layer:
         return Perception(m.plain.spectrum.whitened(self.rtol), m.mean_label_moment, RANK_RTOL)
 
     @cached_property
-    def _autoregression(self) -> tuple[Whitened, Solution]:
-        return autoregression(self.moments, self.prefix_rtol)
-
-    @property
-    def prefix(self) -> Whitened:
-        return self._autoregression[0]
-
-    @property
     def auto(self) -> Solution:
         """V, largest eigenvalue first."""
-        return self._autoregression[1]
+        return autoregression(self.moments, self.prefix_rtol)
 
     @property
     def d(self) -> int:
@@ -84,11 +66,11 @@ class Layer:
     @property
     def K(self) -> int:
         """rank P0: the largest kv."""
-        return self.prefix.rank
+        return self.auto.whitened.rank
 
     @property
     def rank_unstable(self) -> bool:
-        return self.task.mean.rank_unstable or self.prefix.rank_unstable
+        return self.task.mean.rank_unstable or self.auto.whitened.rank_unstable
 
     @cached_property
     def orders(self) -> dict[str, Order]:

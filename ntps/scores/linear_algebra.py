@@ -214,11 +214,6 @@ class Nested:
         return self.coordinates(targets) ** 2
 
 
-def nested_energies(columns: Tensor, targets: Tensor) -> Tensor:
-    """`Nested(columns).energies(targets)`: (d, k), (d, m) -> (d, m)."""
-    return Nested(columns).energies(targets)
-
-
 def first(curve: Tensor, count: int) -> Tensor:
     """The first values of a curve, its last one again where it is shorter."""
     return torch.cat([curve[:count], curve[-1:].expand(max(0, count - len(curve)), *curve.shape[1:])])

@@ -36,6 +36,7 @@ class Solution:
     vectors: Tensor
     eigenvalues: Tensor
     left: Tensor  # (r, k), orthonormal: the same directions in whitened coordinates; empty for V
+    whitened: Whitened  # of B
 
 
 def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
@@ -50,7 +51,7 @@ def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
     if rtol > 0:
         kept = int((eigenvalues > rtol * eigenvalues[0]).sum())
         left, eigenvalues = left[:, :kept], eigenvalues[:kept]
-    return Solution(whitened.push(left), eigenvalues, left)
+    return Solution(whitened.push(left), eigenvalues, left, whitened)
 
 
 class Perception:
@@ -124,9 +125,8 @@ class Perception:
 
     def directions(self, T: Tensor, C: int, rtol: float = RANK_RTOL) -> Tensor:
         """The same from W^T S of all of them, side by side (rank M, R C)."""
-        return torch.einsum(
-            "drc,rce->dre", self.mean.push(T).unflatten(1, (-1, C)), inverse_roots(grams(T, C), rtol)
-        )
+        pushed = self.mean.push(T).unflatten(1, (-1, C))
+        return torch.einsum("drc,rce->dre", pushed, inverse_roots(grams(T, C), rtol))
 
 
 def grams(T: Tensor, C: int) -> Tensor:
@@ -142,18 +142,15 @@ def inverse_roots(G: Tensor, rtol: float = RANK_RTOL) -> Tensor:
     return vectors * torch.where(stays, values, torch.inf).rsqrt()[:, None]
 
 
-def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> tuple[Whitened, Solution]:
-    """Whitening of P0 and the eigenvectors V of (P1 P1^T, P0), largest eigenvalue first.
-
-    UserError where there is no next token to predict.
-    """
+def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> Solution:
+    """The eigenvectors V of (P1 P1^T, P0), largest eigenvalue first; UserError where there is no next token to predict."""
     P0, P1 = moments.prefix_second_moment, moments.prefix_next_moment
     if P0 is None or P1 is None:
         raise UserError("these moments hold no prefix moments: run cache.py again with --prefix_moments all")
     if not P0.any():
         raise UserError("no row has two tokens, or all states are zero: there is no next token to predict")
-    prefix = moments.prefix_spectrum.whitened(rtol)
-    return prefix, replace(solve(P1, prefix), left=P1.new_empty(0))  # as large as V, and not used
+    solution = solve(P1, moments.prefix_spectrum.whitened(rtol))
+    return replace(solution, left=P1.new_empty(0))  # as large as V, and not used
 
 
 def ntps(
@@ -168,7 +165,7 @@ def ntps(
     if order not in ORDERS:
         raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
     task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
-    V = autoregression(moments)[1].vectors
+    V = autoregression(moments).vectors
     if (ku is not None and not 1 <= ku <= task.mean.rank) or (kv is not None and not 1 <= kv <= V.shape[1]):
         raise UserError(
             f"ku goes from 1 to {task.mean.rank} and kv from 1 to {V.shape[1]}, not {ku} and {kv}"
