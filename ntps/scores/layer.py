@@ -235,9 +235,9 @@ class Order:
         U = layer.task.shuffled(layer.rotated, layer.rtol).flatten(1)
         return share(self.spans.energies(U).reshape(layer.d, R, -1 if R else 0).sum(2), layer.K).mT
 
-    @property
+    @cached_property
     def centred_spans(self) -> Nested:
-        """Of Fc V: R^T R = V^T Cov(m) V; as large as V, and not kept."""
+        """Of Fc V: R^T R = V^T Cov(m) V."""
         assert self.layer.label_signal is not None
         return Nested(self.layer.label_signal.white.F @ self.V)
 
@@ -266,8 +266,8 @@ class Order:
         signal, K = self.layer.label_signal, self.layer.K
         if signal is None or signal.noise_moment is None:
             return self.V.new_full((K,), math.nan)
-        turned = self.centred_spans.coordinates
-        noise = turned(turned(signal.noise_moment).mT).diagonal()
+        values, vectors = torch.linalg.eigh(signal.noise_moment)
+        noise = self.centred_spans.energies(vectors * values.clamp(min=0).sqrt()).sum(1)
         return signal.retained(head(self.label_coordinates.square().sum(1), K), head(noise, K))
 
     @cached_property
