@@ -173,10 +173,10 @@ def outlook(row: Row, facts: Row) -> str:
 
 
 def command(flags: Mapping[str, Any]) -> str:
-    """The one of these results."""
+    """What was run, but for --finetune_probe."""
     words = ["python", "prescreen.py"]
     for one in fields(Prescreening):
-        if one.name != "overwrite" and (value := flags[one.name]) != one.default:
+        if one.name not in ("overwrite", "finetune_probe") and (value := flags[one.name]) != one.default:
             values = [] if value is True else value if isinstance(value, list | tuple) else [value]
             words += [f"--{one.name}", *map(str, values)]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""The page's pictures: skill over rows, LoRA over its steps, skill over layers, scores over the share of directions kept."""
+"""The page's pictures: skill over rows and LoRA over its steps, skill over layers, scores over the share of directions kept."""
 
 import base64
 import io
@@ -16,6 +16,7 @@ from ntps.evaluation.learning_curve import extrapolate
 from ntps.evaluation.paired import LEVEL
 from ntps.prescreening.curve_panel import STYLE, corrected_curves, curve_panel, legend_of
 from ntps.prescreening.measure import Measured, Row, tenth
+from ntps.prescreening.verdicts import ENDS
 
 
 def layers_picture(ranked: Sequence[Measured]) -> Figure:
@@ -36,65 +37,46 @@ def layers_picture(ranked: Sequence[Measured]) -> Figure:
 
 
 def labels_picture(ranked: Sequence[Measured]) -> Figure:
-    """Skill on test over train rows, a dot a part of them, with the fitted law up to twice as many rows and its 95 % interval."""
-    figure = Figure(figsize=(4.2, 2.6))
-    axes = figure.add_subplot()
+    """Skill on test over train rows, a dot a part of them, with the fitted law up to twice as many rows and its 95 % interval.
+
+    Below it, where LoRA was trained, its accuracy over the steps.
+    """
+    trained = [one.row for one in ranked if "lora_curve" in one.row]
+    figure = Figure(figsize=(4.2, 2.6 * (1 + len(trained))))
+    axes, *below = figure.subplots(1 + len(trained), squeeze=False)[:, 0]
+    for panel, row in zip(below, trained):
+        steps_panel(panel, row)
+    sizes: set[int] = set()
     for place, row in enumerate(one.row for one in ranked):
-        curve = row["learning_curve"]
-        learning_curve(
-            axes,
-            curve["rows"],
-            curve["skill"],
-            row["doubling_gain"],
-            color=f"C{place % 8}",
-            label=row["model"],
-        )
-    log_axis(axes, [n for one in ranked for n in one.row["learning_curve"]["rows"]])
+        rows, skill = row["learning_curve"]["rows"], row["learning_curve"]["skill"]
+        color, sizes = f"C{place % 8}", sizes | set(rows)
+        axes.plot(rows, skill, "o", alpha=0.7, markersize=2.5, label=row["model"], color=color)
+        if not math.isnan(row["doubling_gain"]):
+            sizes |= {2 * rows[-1]}
+            at = np.geomspace(min(rows), 2 * rows[-1], 30)
+            law = [extrapolate(rows, skill, x, LEVEL) for x in at]
+            axes.plot(at, [one.value for one in law], color=color)
+            axes.fill_between(
+                at, [one.low for one in law], [one.high for one in law], alpha=0.15, linewidth=0, color=color
+            )
+    axes.set_xscale("log")
     axes.set(xlabel="train rows", ylabel="skill on unseen rows")
+    axes.set_xticks(sorted(sizes), map(str, sorted(sizes)), minor=False)
+    axes.set_xticks([], minor=True)
     without_math(axes)
     return figure
 
 
-def learning_curve(
-    axes: Axes, x: Sequence[int], y: Sequence[float], rise: float, color: str, label: str
-) -> None:
-    """Dots, and unless `rise` is NaN the law fitted to them up to twice the last x, with its 95 % interval."""
-    axes.plot(x, y, "o", alpha=0.7, markersize=2.5, color=color, label=label)
-    if not math.isnan(rise):
-        at = np.geomspace(min(x), 2 * x[-1], 30)
-        law = [extrapolate(x, y, place, LEVEL) for place in at]
-        low, high = [one.low for one in law], [one.high for one in law]
-        axes.plot(at, [one.value for one in law], color=color)
-        axes.fill_between(at, low, high, alpha=0.15, linewidth=0, color=color)
-
-
-def log_axis(axes: Axes, ticks: Sequence[int]) -> None:
-    """x on a log scale with these ticks and twice the last one."""
-    ticks = sorted({*ticks, *(2 * tick for tick in ticks[-1:])})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, map(str, ticks), minor=False)
-    axes.set_xticks([], minor=True)
-
-
-def finetuning_picture(row: Row) -> Figure:
-    """LoRA's accuracy over its steps beside the probe's; and, where it is known, what labels bring to the probe."""
-    labels, steps = row["learning_curve"], row["lora_curve"]["steps"]
-    panels = 2 if labels["rows"] else 1
-    figure = Figure(figsize=(3.4 * panels, 2.6))
-    axes, *beside = figure.subplots(1, panels, squeeze=False)[0]
-    axes.plot(steps, row["lora_curve"]["accuracy"], "C0-o", linewidth=0.7, label="LoRA, validation rows")
-    right, low, high = (row[f"lora_accuracy{end}"] for end in ("", "_low", "_high"))
-    axes.errorbar(
-        steps[-1], right, [[right - low], [high - right]], fmt="C1s", capsize=3, label="LoRA, unseen rows"
-    )
+def steps_panel(axes: Axes, row: Row) -> None:
+    """LoRA's accuracy over its steps on validation rows, and after the last one on test with its interval beside the probe's."""
+    right, low, high = (row[f"lora_accuracy{end}"] for end in ENDS)
+    curve = row["lora_curve"]
+    axes.plot(curve["steps"], curve["accuracy"], "C0-o", linewidth=0.7, label="LoRA, validation rows")
+    reach = [[right - low], [high - right]]
+    axes.errorbar(curve["steps"][-1], right, reach, fmt="C1s", capsize=3, label="LoRA, unseen rows")
     axes.axhline(row["accuracy"], color="0", linestyle="--", linewidth=0.9, label="linear probe, unseen rows")
     axes.set(xlabel="steps", ylabel="share of rows right")
     axes.legend(loc="best")
-    for axes in beside:
-        learning_curve(axes, labels["rows"], labels["skill"], row["doubling_gain"], "C2", "linear probe")
-        log_axis(axes, labels["rows"])
-        axes.set(xlabel="train rows", ylabel="skill of the linear probe")
-    return figure
 
 
 def without_math(axes: Axes) -> None:
@@ -125,11 +107,9 @@ def svg_base64(figure: Figure) -> str:
 
 
 def draw(ranked: Sequence[Measured]) -> dict[str, Any]:
-    """The pictures of all models' rows and layers, lists of each model's curves and of trainings, as `svg_base64` gives them."""
-    trained = [one.row for one in ranked if "lora_curve" in one.row]
+    """The pictures of all models' rows and layers, and a list of each model's curves, as `svg_base64` gives them."""
     with matplotlib.style.context(STYLE, after_reset=True):
         return {
-            "finetuning": [svg_base64(finetuning_picture(row)) for row in trained],
             "labels": svg_base64(labels_picture(ranked)),
             "layers": svg_base64(layers_picture(ranked)),
             "curves": [svg_base64(curves_picture(one)) for one in ranked],
