@@ -198,20 +198,20 @@ def test_the_sentence():
     said = verdicts.finetuned(ROW)
     assert said == (
         "LoRA after 50 steps has 81.2 % [78.0, 84.1] of the unseen rows right, the linear probe 79.0 %: +2.2 points [-0.5, +4.9], "
-        "p = 0.12; it still rises on 150 validation rows: +4 points in the second half; it took 95 s, 3.2 times its forward pass"
+        "p = 0.12; it still rises: +4 points in the second half, on 150 validation rows; it took 95 s, 3.2 times its forward pass"
     )
     for others, words in (
         (
             {"lora_rise_low": 0.0},
-            "whether it still rises on 150 validation rows is open: +0 to +7 points in the second half",
+            "whether it still rises is open: +0 to +7 points in the second half, on 150",
         ),
         (
             {"lora_rise_low": -0.02, "lora_rise_high": 0.009},
-            "it no longer rises on 150 validation rows: under 1 point",
+            "it no longer rises: under 1 point in the second half",
         ),
         (
             dict.fromkeys(("lora_rise", "lora_rise_low", "lora_rise_high"), math.nan),
-            "150 validation rows is open; it took",
+            "whether it still rises was not estimated; it took",
         ),
         ({"lora_passes": math.nan}, "it took 95 s"),
     ):

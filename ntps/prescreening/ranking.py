@@ -122,11 +122,8 @@ class Ranking:
         last_first = sorted(self.dropped.items(), key=lambda item: (-item[1].round, item[1].behind))
         seen = {model: candidate.row for model, candidate in self.candidates.items()}
         rows = [dropped_row(seen[model], one, seen[one.leader]["model"]) for model, one in last_first]
-        return rows + [
-            {"model": model, "dropped": f"failed: {why}"}
-            for model, why in self.failed.items()
-            if model not in self.named.values()
-        ]  # whose fine-tuning failed
+        failed = {model: why for model, why in self.failed.items() if model not in self.named.values()}
+        return rows + [{"model": model, "dropped": f"failed: {why}"} for model, why in failed.items()]
 
     @property
     def table(self) -> pd.DataFrame:

@@ -57,43 +57,34 @@ def last_layer(row: Row) -> str:
 
 
 def more_labels(row: Row) -> str:
-    gain, low, high = (row[f"doubling_gain{end}"] for end in ENDS)
-    if math.isnan(gain):
-        return "whether more labels would help was not estimated"
+    words = ("more labels would help", "more labels would hardly help", "whether more labels would help")
+    return trend(row, "doubling_gain", *words, "at twice as many")
+
+
+def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -> str:
+    """A change with its interval in words: significantly up, flat (under one point), or open."""
+    change, low, high = (row[f"{column}{end}"] for end in ENDS)
+    if math.isnan(change):
+        return f"{whether} was not estimated"
     if low > 0:
-        return f"more labels would help: {points(gain, '+')} at twice as many"
+        return f"{up}: {points(change, '+')} {where}"
     if high < POINT:
-        return "more labels would hardly help: under 1 point at twice as many"
-    ends = f"{points(low, '+').split()[0]} to {points(high, '+')}"
-    return f"whether more labels would help is open: {ends} at twice as many"
+        return f"{flat}: under 1 point {where}"
+    return f"{whether} is open: {points(low, '+').split()[0]} to {points(high, '+')} {where}"
 
 
 def finetuned(row: Row) -> str:
     """Such as "LoRA after 50 steps has 81.2 % [78.0, 84.1] of the unseen rows right, the linear probe 79.0 %: +2.2 points [-0.5, +4.9]"."""
     right, low, high = (100 * row[f"lora_accuracy{end}"] for end in ENDS)
     gain, least, most = (100 * row[f"lora_over_probe{end}"] for end in ENDS)
+    where = f"in the second half, on {row['lora_curve']['n']} validation rows"
+    rises = trend(row, "lora_rise", "it still rises", "it no longer rises", "whether it still rises", where)
     passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
     return (
         f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the unseen rows right, the linear probe "
         f"{100 * row['accuracy']:.1f} %: {gain:+.1f} points [{least:+.1f}, {most:+.1f}], p = {row['lora_p_value']:.2g}; "
-        f"{rising(row)}; it took {row['lora_seconds']:.0f} s{passes}"
+        f"{rises}; it took {row['lora_seconds']:.0f} s{passes}"
     )
-
-
-def rising(row: Row) -> str:
-    """Whether the validation accuracy still rises over the second half of the steps."""
-    rise, low, high = (row[f"lora_rise{end}"] for end in ENDS)
-    rows = f"on {row['lora_curve']['n']} validation rows"
-    if low > 0:
-        return f"it still rises {rows}: {points(rise, '+')} in the second half"
-    if high < POINT:
-        return f"it no longer rises {rows}: under 1 point in the second half"
-    ends = (
-        ""
-        if math.isnan(low)
-        else f": {points(low, '+').split()[0]} to {points(high, '+')} in the second half"
-    )
-    return f"whether it still rises {rows} is open{ends}"
 
 
 def points(skill: float, sign: str = "") -> str:
