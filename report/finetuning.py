@@ -82,13 +82,16 @@ def measured(folder: Path) -> pd.DataFrame:
     runs = pd.read_csv(folder / "lora.csv")
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
-        lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seeds_error=("accuracy", "sem"), n_test=("n", "first"),
+        lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
         settled=("settled", "mean"), steps=("step", "mean"),
     )  # fmt: skip
     best = rows_of(folder)
     best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
     facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text"]]
     table = lora.reset_index().merge(best.drop(columns="n_texts"), "left", PAIR).merge(facts, "left", PAIR)
+    table["seeds_error"] = np.sqrt(
+        table["seed_variance"].mean() / table["seeds"]
+    )  # one variance for all: they have few seeds
     for part in (slopes(folder), kernel(folder), short(runs)):
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
@@ -137,7 +140,7 @@ def costs(table: pd.DataFrame) -> dict[str, float]:
 def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
     """Roots of mean squared standard errors of the gain (seeds, test rows, both) and the reliability that they leave.
 
-    Seeds: s^2 / k of the mean of k. Test rows: at most the variances of two independent accuracies, a (1 - a) / n each; both
+    Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more. Test rows: at most the variances of two independent accuracies, a (1 - a) / n each; both
     methods are scored on the same rows, so that it is less. reliability: 1 - both^2 / Var(gain) over the groups.
     """
     here = table[table["group"].isin(found.groups)]
