@@ -20,6 +20,7 @@ from ntps.run import cli
 from ntps.system import storage
 
 FOLDER = Path("results/evidence")
+HALVES = Path("configs/experiments/halves.json")
 KEY = [*PAIR, "layer"]
 SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
 FACTS = [*PAIR, *"group n_texts classes majority tokens_per_text n_over_d best_layer headroom".split()]
