@@ -236,7 +236,7 @@ def checked(_: Tables) -> Facts:
         model: two(float(spearman(*rows[["null_lift", "accuracy"]].to_numpy(float).T)))
         for model, rows in found[~found["model"].str.endswith("-random")].groupby("model")
     }
-    return {"checked.embeddings": ", ".join(f"{value} ({model})" for model, value in said.items())}
+    return {"checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items())}
 
 
 def gains(tables: Tables) -> Facts:
