@@ -27,7 +27,7 @@ class Flags(Lora):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan(METHOD, asdict(flags))
     from ntps.accuracies.finetuning import Classifier, fitter  # after the flags: these imports take seconds
