@@ -190,14 +190,14 @@ def killed(world, output, batches, *flags):
 
 
 def test_sums_too_large_for_the_memory_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    inner = passes.Job.empty
+    inner = passes.CachedSplit.empty
 
-    def too_large(job, device):
+    def too_large(cached, device):
         if device != "meta":
             raise MemoryError
-        return inner(job, device)
+        return inner(cached, device)
 
-    monkeypatch.setattr(passes.Job, "empty", too_large)
+    monkeypatch.setattr(passes.CachedSplit, "empty", too_large)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     assert "out of memory: take fewer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -102,21 +102,8 @@ class Encoder:
         if any(alone[layer].shape != (len(texts), seen, self.width) for layer in self.layers):
             raise UserError(f"{name}: not every layer has {self.width} numbers a token")
         tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
-
-        def furthest(some: slice, texts: list[Tensor] = texts) -> tuple[float, int, Packed | None]:
-            """The largest relative difference of a layer, over these texts in one pass."""
-            caught: dict[int, Tensor] = {}
-            lengths = [len(text) for text in texts[some]]
-            packed = self.run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__)
-            gap, layer = max(
-                (difference(one[:seen], own), layer)
-                for place, layer in enumerate(self.layers)
-                for one, own in zip(caught[place].split(lengths), alone[layer][some])
-            )
-            return gap, layer, packed
-
         try:
-            gap, _, packed = furthest(slice(None))
+            gap, _, packed = self._gap(texts, alone)
             if packed and gap <= tolerance and packed.attentions == self.layers[-1]:
                 self.packs = packed.window
                 if packed.window < math.inf:
@@ -132,13 +119,26 @@ class Encoder:
             why = one_line(error)
         self.packs = 0
         for run in equal_runs([len(text) for text in texts]):
-            gap, layer, _ = furthest(run)
+            gap, layer, _ = self._gap(texts[run], [states[run] for states in alone])
             if gap > tolerance:
                 found = f"{name}: layer {layer} does not match the model's own hidden_states (relative difference {gap:.1e})"
-                if furthest(slice(None), starts)[0] > tolerance:
+                if self._gap(starts, alone)[0] > tolerance:
                     raise UserError(f"{found}: they are not what enters its blocks, one after the other")
                 raise UserError(f"{found} once a text goes on: it looks ahead, only causal models will do")
         console.say(f"{name}: texts go one length at a time, which is slower: {why}")
+
+    def _gap(self, texts: list[Tensor], own: list[Tensor]) -> tuple[float, int, Packed | None]:
+        """Of texts in one pass: the largest relative difference of a layer from the model's own states of their beginning,
+        K+1 times (B, seen, d), which layer that is, and how they shared a row."""
+        caught: dict[int, Tensor] = {}
+        lengths = [len(text) for text in texts]
+        packed = self.run(torch.cat(texts), np.array(lengths), caught.__setitem__)
+        gap, layer = max(
+            (difference(one[: len(theirs)], theirs), layer)
+            for place, layer in enumerate(self.layers)
+            for one, theirs in zip(caught[place].split(lengths), own[layer])
+        )
+        return gap, layer, packed
 
     def _own_states(self, ids: Tensor) -> list[Tensor]:
         """The model's own hidden_states, after what enters its first block: those of Mamba and RWKV lack it."""

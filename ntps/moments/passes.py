@@ -39,7 +39,7 @@ def cache_splits(model: LazyModel, data: Dataset, splits: Sequence[str], flags: 
         if split.name == "train" and len(np.unique(split.labels, axis=0)) < 2:
             raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
     for split in chosen:
-        Job(model, data, split, flags).run()
+        CachedSplit(model, data, split, flags).run()
 
 
 def check_parts(flags: Caching, split: str, rows: int) -> None:
@@ -58,7 +58,7 @@ class Part:
     rows: slice
 
 
-class Job:
+class CachedSplit:
     """One split of one pair: its files and identities, known before any work.
 
     whole: the result; parts: what its moments are made in, one after the other.
@@ -99,7 +99,7 @@ class Job:
             console.say(f"already there: {self.whole.target}")
             return
         with storage.alone(*self.places):
-            Pass(self, moments, states).run()
+            ForwardPass(self, moments, states).run()
 
     def tidy(self) -> None:
         """Remove what a kill left after the last file had its name, unless another process works on it or nobody may."""
@@ -134,38 +134,38 @@ class Job:
         return Moments(*shape, self.flags.label_permutations, self.prefix, device, self.data.multilabel)
 
 
-class Pass:
-    """The forward pass over all parts of a job, in stages: plan, begin or go on, loop, finish."""
+class ForwardPass:
+    """The forward pass over all parts of a split, in stages: plan, begin or go on, loop, finish."""
 
-    def __init__(self, job: Job, want_moments: bool, want_states: bool):
-        self.job, self.want_moments, self.want_states = job, want_moments, want_states
-        model, flags, split = job.model, job.flags, job.split
+    def __init__(self, cached: CachedSplit, want_moments: bool, want_states: bool):
+        self.cached, self.want_moments, self.want_states = cached, want_moments, want_states
+        model, flags, split = cached.model, cached.flags, cached.split
         self.started = time.monotonic()
-        self.parts = job.parts if want_moments else [job.whole]
+        self.parts = cached.parts if want_moments else [cached.whole]
         check_parts(flags, split.name, len(split.texts))
         ids, self.cut = model.tokenize(split.texts)
         permutations = flags.label_permutations if want_moments else 0
-        self.corpus = Corpus(ids, split.labels, job.data.targets, flags.pooling, permutations, flags.seed)
+        self.corpus = Corpus(ids, split.labels, cached.data.targets, flags.pooling, permutations, flags.seed)
         lengths, every = self.corpus.lengths, np.arange(len(ids))
-        self.rows = every[job.whole.rows]
+        self.rows = every[cached.whole.rows]
         if flags.pooling == "mean_without_first" and (single := int((lengths[self.rows] == 1).sum())):
             console.say(f"--pooling {flags.pooling}: {single} {split.name} rows of one token keep it")
         self.plan = [
             (number, every[part.rows][batch])
             for number, part in enumerate(self.parts)
-            for batch in plan_batches(lengths[part.rows], job.budget)
+            for batch in plan_batches(lengths[part.rows], cached.budget)
         ]
         self.part_of = [number for number, _ in self.plan] + [-1]  # each batch; -1 beyond both ends
         self.tokens = np.array([lengths[rows].sum() for _, rows in self.plan])
-        self.identity = job.pass_identity(want_moments, want_states)
+        self.identity = cached.pass_identity(want_moments, want_states)
         self.moments: Moments | None = None  # of the part that is begun
         self.saved, self.pause = self.started, CHECKPOINT_SECONDS
         shape = (len(model.layers), len(self.rows), model.config.hidden_size)
         double, row = model.dtype == torch.float64, split.labels.shape[1:]
-        self.states_layout = states_layout(*shape, double, job.data.numeric, row)
+        self.states_layout = states_layout(*shape, double, cached.data.numeric, row)
         self.about = {
             **model.record,
-            "data": job.data.provenance,
+            "data": cached.data.provenance,
             "processes": processes.count(),
             "texts": len(ids),
             "tokens": int(lengths.sum()),
@@ -175,7 +175,7 @@ class Pass:
 
     def run(self) -> None:
         done = processes.from_first(self._resumed)
-        encoder = self.job.model.encoder
+        encoder = self.cached.model.encoder
         fresh = processes.first() and not done
         try:
             if fresh:
@@ -183,11 +183,11 @@ class Pass:
             rate = self._loop(encoder, done)
         except NotFinite as error:
             if processes.first():
-                self.job.forget_progress()
-            raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
+                self.cached.forget_progress()
+            raise UserError(f"{error}. The text begins {self.cached.split.texts[error.row][:60]!r}") from None
         except BaseException:
-            if fresh and not self.job.resume.exists():  # nothing that a new run could go on from
-                self.job.forget_progress()
+            if fresh and not self.cached.resume.exists():  # nothing that a new run could go on from
+                self.cached.forget_progress()
             raise
         if processes.first():
             self._finish(rate)
@@ -195,28 +195,30 @@ class Pass:
     def _resumed(self) -> int:
         """Batches done by an interrupted pass of the same identity, whose moments are loaded; UserError for too
         little space for the rest: the parts, their sum, a checkpoint and the states."""
-        job, done = self.job, 0
-        left = [path for path in (job.resume, job.states_partial) if path.exists()]
-        if job.resume in left:
+        cached, done = self.cached, 0
+        left = [path for path in (cached.resume, cached.states_partial) if path.exists()]
+        if cached.resume in left:
             try:
                 done = self._load()
-                console.say(f"going on with {job.whole.target}: {done} of {len(self.plan)} batches are done")
+                console.say(
+                    f"going on with {cached.whole.target}: {done} of {len(self.plan)} batches are done"
+                )
             except (UserError, KeyError) as error:
-                console.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
+                console.say(f"the checkpoint {cached.resume} cannot be used, starting over: {error}")
         size = storage.layout_bytes(self.states_layout) if self.want_states else 0
         if self.want_moments:
             files = len(self.parts) + 1 + (len(self.parts) > 1)
-            size += files * storage.layout_bytes(moments_layout(job.empty("meta")))
-        storage.check_space(Path(job.flags.output), size - sum(path.stat().st_size for path in left))
+            size += files * storage.layout_bytes(moments_layout(cached.empty("meta")))
+        storage.check_space(Path(cached.flags.output), size - sum(path.stat().st_size for path in left))
         return done
 
     def _load(self) -> int:
-        job = self.job
-        about = storage.read_provenance(job.resume, "resume")
+        cached = self.cached
+        about = storage.read_provenance(cached.resume, "resume")
         storage.check_same("it is of another run", about["identity"], self.identity)
         if self.want_states:
-            partial = storage.read_provenance(job.states_partial, "states")["identity"]
-            storage.check_same("its states are of another run", partial, job.states_identity)
+            partial = storage.read_provenance(cached.states_partial, "states")["identity"]
+            storage.check_same("its states are of another run", partial, cached.states_identity)
         done: int = about["record"]["plan_batches_done"]
         begun = self.part_of[done] if self.part_of[done - 1] == self.part_of[done] else None
         for number in set(self.part_of[:done]) - {begun}:
@@ -224,32 +226,32 @@ class Pass:
             if self.want_moments and not storage.same_output(part.target, "moments", part.identity):
                 raise UserError(f"{part.target} does not exist")
         if self.want_moments and begun is not None:
-            self.moments = MomentsFile(job.resume, "resume").load(job.model.device)
+            self.moments = MomentsFile(cached.resume, "resume").load(cached.model.device)
         return done
 
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
-        job = self.job
-        job.forget_progress()
+        cached = self.cached
+        cached.forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
-            storage.same_output(part.target, "moments", part.identity, job.flags.overwrite)
+            storage.same_output(part.target, "moments", part.identity, cached.flags.overwrite)
         if self.want_states:
-            about = storage.provenance("states", job.states_identity, **self.about)
-            storage.create(job.states_partial, self.states_layout, about)
-            storage.maps(job.states_partial)["labels"][...] = job.split.labels[self.rows]
+            about = storage.provenance("states", cached.states_identity, **self.about)
+            storage.create(cached.states_partial, self.states_layout, about)
+            storage.maps(cached.states_partial)["labels"][...] = cached.split.labels[self.rows]
 
     def _loop(self, encoder: Encoder, done: int) -> float:
         """All batches of the plan from number `done` on; tokens a second."""
-        job, model = self.job, self.job.model
+        cached, model = self.cached, self.cached.model
         total, before = int(self.tokens.sum()), int(self.tokens[:done].sum())
         started = self.saved = time.monotonic()
-        title = f"{model.name} x {job.data.name} {job.split.name}"
+        title = f"{model.name} x {cached.data.name} {cached.split.name}"
         with console.progress(total, "token", title, initial=before) as bar:
             while done < len(self.plan):
                 part = self.part_of[done]
                 if self.want_moments and self.moments is None:
                     with enough_memory(NO_MEMORY):
-                        self.moments = job.empty(model.device)
+                        self.moments = cached.empty(model.device)
                 # a batch for each process
                 shares = [rows for own, rows in self.plan[done : done + processes.count()] if own == part]
                 self._encode(encoder, shares[processes.rank() :][:1])
@@ -271,7 +273,7 @@ class Pass:
             own += [(rows, states.cpu().numpy())] if self.want_states else []
         if self.want_states and (found := sum(processes.gather(own), [])):
             for layer in range(len(encoder.layers)):  # a map of its own each: touched pages count as memory
-                stored = storage.maps(self.job.states_partial)["states"][layer]
+                stored = storage.maps(self.cached.states_partial)["states"][layer]
                 for rows, some in found:
                     stored[np.searchsorted(self.rows, rows)] = some[layer]
 
@@ -279,8 +281,8 @@ class Pass:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
         began = time.monotonic()
         if self.want_states and processes.first():
-            storage.sync(self.job.states_partial)
-        self._save(self.job.resume, "resume", self.identity, plan_batches_done=done)
+            storage.sync(self.cached.states_partial)
+        self._save(self.cached.resume, "resume", self.identity, plan_batches_done=done)
         self.saved = time.monotonic()
         self.pause = max(CHECKPOINT_SECONDS, 20 * (self.saved - began))  # writing takes 1/20 at most
 
@@ -296,18 +298,18 @@ class Pass:
 
     def _finish(self, rate: float) -> None:
         """Add up the parts, give the states their name, and say what was done."""
-        job, written = self.job, []
+        cached, written = self.cached, []
         if self.want_moments:
             if len(self.parts) > 1:
                 merge([part.target for part in self.parts], overwrite=True)
-            written.append(str(job.whole.target))
+            written.append(str(cached.whole.target))
         if self.want_states:
-            storage.replace(job.states_partial, job.states_target)
-            written.append(str(job.states_target))
-        job.resume.unlink(missing_ok=True)
-        shortened = f", {self.cut} texts cut at {job.model.max_length} tokens" if self.cut else ""
+            storage.replace(cached.states_partial, cached.states_target)
+            written.append(str(cached.states_target))
+        cached.resume.unlink(missing_ok=True)
+        shortened = f", {self.cut} texts cut at {cached.model.max_length} tokens" if self.cut else ""
         console.say(
-            f"wrote {' and '.join(written)}: {len(job.model.layers)} layers, {len(self.rows)} texts, "
+            f"wrote {' and '.join(written)}: {len(cached.model.layers)} layers, {len(self.rows)} texts, "
             f"{self.tokens.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
             f"{time.monotonic() - self.started:.0f} s in all"
         )
