@@ -70,7 +70,7 @@ def lora(source: LazyModel, ids: list[np.ndarray], labels: np.ndarray, steps: in
     }
     base = adapters.add_lora(load_model(source.spec, source.dtype, source.device), source.name, settings)
     model = finetuning.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
-    task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
+    task = SimpleNamespace(model=source, data=SimpleNamespace(name="random"))
     with tempfile.TemporaryDirectory() as folder:
         args = finetuning.arguments(Path(folder), task, flags, 0)  # type: ignore[arg-type]
         args.eval_strategy = type(args.eval_strategy)("no")
