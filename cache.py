@@ -28,7 +28,7 @@ class Flags(Pairs, Caching):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan("cache", asdict(flags))
     from ntps.moments.lazy_model import lazy_models  # after the flags: these imports take seconds

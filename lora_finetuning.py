@@ -36,7 +36,7 @@ class Flags(Training):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan(METHOD, asdict(flags))
     from torch import nn  # after the flags: these imports take seconds

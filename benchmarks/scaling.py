@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntps.commands.plan import Outline, moments_flops
 from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
+from ntps.run.plan import Outline, moments_flops
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 

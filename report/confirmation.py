@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
 from ntps.results.tables import PAIR, lowest_error

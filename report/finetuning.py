@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, holm
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points

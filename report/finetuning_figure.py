@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot.figures import WIDTH, caption, styled
+from fig_plot.panels import WIDTH, caption, styled
 
 TEXT = (
     "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows (at most) and seeds together. Right: root mean square "

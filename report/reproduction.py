@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import storage

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fig_plot.figures import WIDTH, caption, number_list, numbered_points, styled
 from fig_plot.labels import SCORES
+from fig_plot.panels import WIDTH, caption, number_list, numbered_points, styled
 from fig_plot.relations import Correlation, Read
 from ntps.results.tables import PAIR
 from report.tables import Tables, of_model, one

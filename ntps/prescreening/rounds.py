@@ -12,7 +12,6 @@ import numpy as np
 
 from ntps.accuracies.layer_probes import read_states
 from ntps.evaluation.halving import Dropped
-from ntps.evaluation.learning_curve import joined
 from ntps.flags import Prescreening
 from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.merge import merge, part_name
@@ -21,6 +20,7 @@ from ntps.moments.passes import CachedSplit, cache_splits
 from ntps.prescreening.measure import Row, caching_of, ratio_error, source_of, squared_errors
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
+from ntps.scores.layer_moments import LayerMoments
 from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
 
@@ -49,7 +49,9 @@ class Candidate:
         test = [StatesFile(path) for path in self.files("states", "test")[:parts]]
 
         def fit(place: int) -> tuple[probes.Probe, probes.Probe]:
-            moments = reduce(joined, (file.averages(place, prefix=False, permuted=False) for file in train))
+            moments = reduce(
+                LayerMoments.joined, (file.averages(place, prefix=False, permuted=False) for file in train)
+            )
             return probes.ridge(moments), probes.constant_probe(moments)
 
         fitted = list(map_layers(fit, range(len(train[0].layers))))

@@ -58,8 +58,8 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     layer = requested_layer(pair, file, flags.layer)
     dtype, max_length = flags.dtype or file.identity["dtype"], file.identity["max_length"]
     source = LazyModel(model, flags.adapter, flags.device, dtype, max_length, str(layer))
-    if lines := storage.differences(file.identity["model"], source.identity):
-        raise UserError(f"{file.path} is of another model: {'; '.join(lines[:4])}. Use another --output.")
+    what, remedy = f"{file.path} is of another model", "Use another --output"
+    storage.check_same(what, file.identity["model"], source.identity, remedy)
     table, stem = pair.table("words"), pair.stem("words")
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
     pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
