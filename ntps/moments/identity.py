@@ -22,9 +22,9 @@ OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # states do
 
 def of_states(
     model: LazyModel, data: Dataset, split: Split, limit: int | None, seed: int, layers: Sequence[int],
-    pooling: str, part: str | None = None,
+    pooling: str,
 ) -> Identity:  # fmt: skip
-    """Pooled states of one split; `part` is that of a partial file."""
+    """Pooled states of one split; a partial file's has its `part` too."""
     return {
         "model": model.identity,
         "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes}
@@ -36,7 +36,6 @@ def of_states(
         "dtype": dtype_name(model.dtype),
         "layers": list(layers),
         **({} if pooling == UNSAID["pooling"] else {"pooling": pooling}),
-        **({} if part is None else {"part": part}),
     }
 
 

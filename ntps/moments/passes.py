@@ -22,9 +22,9 @@ from ntps.flags import Caching
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
 from ntps.moments.file import MomentsFile, moments_layout, states_layout, write_moments
-from ntps.moments.identity import Identity, of_moments, of_states
+from ntps.moments.identity import Identity, of_moments, of_rows, of_states
 from ntps.moments.lazy_model import LazyModel, default_budget
-from ntps.moments.merge import merge, part_name, part_names
+from ntps.moments.merge import merge, part_name
 from ntps.moments.sums import Moments
 from ntps.system import console, processes, storage
 from ntps.texts.dataset import Dataset, Split
@@ -65,28 +65,24 @@ class CachedSplit:
     """
 
     def __init__(self, model: LazyModel, data: Dataset, split: Split, flags: Caching):
+        check_parts(flags, split.name, len(split.texts))
         self.model, self.data, self.split, self.flags = model, data, split, flags
         self.prefix = split.name == "train" or flags.prefix_moments == "all"
         self.budget = flags.tokens_per_batch or default_budget(model.device)
         moments, states = (Path(flags.output, kind, model.name, data.name) for kind in ("moments", "states"))
         shard, count = flags.parts
-        part = None if shard is None else part_name(shard, count)
-        name = split.name if part is None else f"{split.name}.{part}"
-        rows = (flags.limit, flags.seed, model.layers, flags.pooling)
-        self.states_identity = of_states(model, data, split, *rows, part)
-        identity = of_moments(self.states_identity, flags.label_permutations, count, self.prefix)
-        own = slice(None) if shard is None else slice(shard - 1, None, count)
-        self.whole = Part(moments / f"{name}.safetensors", identity, own)
-        self.parts = [self.whole]
-        if shard is None and count > 1:
-            self.parts = [
-                Part(
-                    moments / f"{name}.{part}.safetensors",
-                    identity | {"part": part},
-                    slice(start, None, count),
-                )
-                for start, part in enumerate(part_names(count))
-            ]
+        rows = of_states(model, data, split, flags.limit, flags.seed, model.layers, flags.pooling)
+        identity = of_moments(rows, flags.label_permutations, count, self.prefix)
+
+        def part(number: int) -> Part:
+            own, every = part_name(number, count), slice(number - 1, None, count)
+            return Part(moments / f"{split.name}.{own}.safetensors", identity | {"part": own}, every)
+
+        result = Part(moments / f"{split.name}.safetensors", identity, slice(None))
+        self.whole = result if shard is None else part(shard)
+        several = shard is None and count > 1
+        self.parts = [part(number + 1) for number in range(count)] if several else [self.whole]
+        self.states_identity, name = of_rows(self.whole.identity), self.whole.target.stem
         self.resume = moments / f".{name}.resume.safetensors"
         self.states_target, self.states_partial = states / f"{name}.safetensors", states / f".{name}.partial"
         self.places = moments / f".{name}.lock", moments, states  # of `storage.alone`
@@ -115,10 +111,10 @@ class CachedSplit:
         there, overwrite, states = storage.same_output, self.flags.overwrite, self.flags.keep_states
         moments = not there(self.whole.target, "moments", self.whole.identity, overwrite)
         states = states and not there(self.states_target, "states", self.states_identity, overwrite)
-        if (
-            states and not moments
-        ):  # a pass over both that was killed before the states had their name goes on
-            with contextlib.suppress(UserError):
+        if states and not moments:
+            with contextlib.suppress(
+                UserError
+            ):  # a pass over both, killed before the states had their name, goes on
                 begun = storage.read_provenance(self.resume, "resume")["identity"]
                 moments = not storage.differences(begun, self.pass_identity(True, True))
         return moments, states
@@ -142,7 +138,6 @@ class ForwardPass:
         model, flags, split = cached.model, cached.flags, cached.split
         self.started = time.monotonic()
         self.parts = cached.parts if want_moments else [cached.whole]
-        check_parts(flags, split.name, len(split.texts))
         ids, self.cut = model.tokenize(split.texts)
         permutations = flags.label_permutations if want_moments else 0
         self.corpus = Corpus(ids, split.labels, cached.data.targets, flags.pooling, permutations, flags.seed)
