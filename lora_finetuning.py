@@ -49,16 +49,16 @@ def main(flags: Flags) -> int:
     from ntps.system import processes
 
     def work(task: Task) -> None:
-        spec = task.source.spec
-        targets = chosen_targets(spec, flags.lora_targets, task.source.config)
+        spec = task.model.spec
+        targets = chosen_targets(spec, flags.lora_targets, task.model.config)
         settings = flags.settings | processes.several() | {"lora_targets": targets}
 
         def build(seed: int) -> nn.Module:
-            base = load_model(spec, task.source.dtype, task.source.device)
+            base = load_model(spec, task.model.dtype, task.model.device)
             return add_lora(base, spec.source.get("id", spec.name), settings)
 
         def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
-            folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
+            folder = Path(flags.output) / "adapters" / task.model.name / f"{task.data.name}-seed{seed}"
             save_adapter(model.base, model.head[-1], folder, identity)
 
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))

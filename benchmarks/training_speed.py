@@ -25,21 +25,20 @@ from ntps.flags import LinearHead, Training
 from ntps.models.loading import load_model
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
-from ntps.moments.source import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Source
-from ntps.moments.sums import permuted_rows
+from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.system import console
 
 CLASSES, EPOCHS, BATCH = 6, 50, 16
 
 
-def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: int) -> None:
+def linear(source: LazyModel, ids: list[np.ndarray], labels: np.ndarray, sample: int) -> None:
     """(a) one forward pass and 50 epochs on its states, against 50 forward passes."""
     part = ids[:sample]
-    corpus = Corpus(part, labels[:sample], CLASSES, permuted_rows(len(part), 0, 0))
-    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE)
+    corpus = Corpus(part, labels[:sample], CLASSES)
+    budget = default_budget(source.device)
     encoder = source.encoder
     started = time.perf_counter()
-    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, budget), keep=lambda rows, means: None):
+    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, budget)):
         pass
     seconds, scale = time.perf_counter() - started, sum(map(len, ids)) / sum(map(len, part))
     once = seconds * scale
@@ -58,7 +57,7 @@ def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: in
     print(f"    share {(once + trained) / again:.4f} (at most 0.05)")
 
 
-def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) -> None:
+def lora(source: LazyModel, ids: list[np.ndarray], labels: np.ndarray, steps: int) -> None:
     """(b) real tokens a second in Trainer's loop."""
     texts = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
     flags = Training(models=[], datasets=[], max_steps=steps, batch_size=BATCH, eval_every=steps)
@@ -71,7 +70,7 @@ def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) 
     }
     base = adapters.add_lora(load_model(source.spec, source.dtype, source.device), source.name, settings)
     model = finetuning.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
-    task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
+    task = SimpleNamespace(model=source, data=SimpleNamespace(name="random"))
     with tempfile.TemporaryDirectory() as folder:
         args = finetuning.arguments(Path(folder), task, flags, 0)  # type: ignore[arg-type]
         args.eval_strategy = type(args.eval_strategy)("no")
@@ -98,20 +97,20 @@ def grouping(ids: list[np.ndarray]) -> None:
     print(f"    padding {grouped:.1%} grouped, {shuffled:.1%} random: {grouped / shuffled:.2f} (at most 0.5)")
 
 
-def gradient_probe(source: Source, ids: list[np.ndarray], sample: int) -> None:
+def gradient_probe(source: LazyModel, ids: list[np.ndarray], sample: int) -> None:
     """(d) forward passes and gradients in turn, batch by batch, with two directions and a sketch of 8 by 8; and the pilot."""
     encoder, part = source.encoder, ids[:sample]
-    corpus = Corpus(part, np.zeros(len(part), int), CLASSES, permuted_rows(len(part), 0, 0))
+    corpus = Corpus(part, np.zeros(len(part), int), CLASSES)
     names = adapters.target_modules(
         encoder.model, source.spec.lora_targets or ["q_proj", "k_proj", "v_proj"], 0
     )
     gradients = Gradients(encoder, names, torch.randn(2, encoder.width), 8, 8, 0)
-    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE) // 4
+    budget = default_budget(source.device) // 4
     clock = time.process_time if source.device.type == "cpu" else time.perf_counter  # others may be at work
     forward = backward = 0.0
     for whole in plan_batches(corpus.lengths, budget):
         started = clock()
-        for _ in encode(encoder, corpus, [whole], keep=lambda rows, means: None):
+        for _ in encode(encoder, corpus, [whole]):
             pass
         between = clock()
         for some in encoder.passes(corpus.lengths[whole]):
@@ -140,7 +139,7 @@ def main() -> None:
     console.quiet()
     console.keep_heap()  # as every script does
     draw = np.random.default_rng(0)
-    source = Source(flags.model, None, flags.device, None, 128, "all")
+    source = LazyModel(flags.model, None, flags.device, None, 128, "all")
     source.layers = source.layers[-1:]
     lengths = np.clip(draw.lognormal(3.0, 0.8, flags.texts).astype(int), 2, source.max_length)
     ids = [draw.integers(3, source.config.vocab_size, length) for length in lengths]
