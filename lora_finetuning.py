@@ -37,14 +37,14 @@ def main(flags: Flags) -> int:
     from ntps.system import processes
 
     def work(task: Task) -> None:
-        targets = chosen_targets(task.source.spec, flags.lora_targets, task.source.config)
+        targets = chosen_targets(task.model.spec, flags.lora_targets, task.model.config)
         settings = flags.settings | processes.several() | {"lora_targets": targets}
 
         def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
-            folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
+            folder = Path(flags.output) / "adapters" / task.model.name / f"{task.data.name}-seed{seed}"
             save_adapter(model.base, model.head[-1], folder, identity)
 
-        fit = fitter(task, METHOD, flags, lambda seed: lora_model(task.source, settings), keep)
+        fit = fitter(task, METHOD, flags, lambda seed: lora_model(task.model, settings), keep)
         measure(task, METHOD, settings, flags, fit)
 
     return cli.for_each_task(flags, work)

@@ -154,7 +154,7 @@ def work(command: list[str], folder: Path, kill=None, log=None, often=False) -> 
     torch.save = telling(torch.save, 1)
     if often:
         passes.CHECKPOINT_SECONDS = finetuning.CHECKPOINT_SECONDS = 0.0
-        for kind in (passes.Pass, finetuning.Watcher):
+        for kind in (passes.ForwardPass, finetuning.Watcher):
             kind.pause = property(lambda _: 0.0, lambda *_: None)
     watch(folder / "results", kill, log)
     code = cli.run(script_of(command).main, [*command[1:], "--output", "results"])

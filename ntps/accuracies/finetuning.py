@@ -65,9 +65,6 @@ Build = Callable[[int], nn.Module]  # of a seed
 Keep = Callable[[Classifier, int, dict], None]  # of a trained model, its seed and its training's identity
 
 
-# --- the loop ------------------------------------------------------------------------------------------------------
-
-
 class Finetuner(Trainer):
     """Trainer with our order of rows, checkpoints of trained weights only, and a stop at a loss that is not finite."""
 
@@ -209,9 +206,9 @@ def read_json(path: Path) -> Any:
 def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingArguments:
     """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
     no clipping, 5 % warm-up then cosine, or constant as `flags.schedule` says."""
-    device, kind = task.source.device, task.source.dtype
+    device, kind = task.model.device, task.model.dtype
     args = TrainingArguments(
-        output_dir=str(folder), run_name=f"{task.source.name} {task.data.name} seed {seed}", seed=seed,
+        output_dir=str(folder), run_name=f"{task.model.name} {task.data.name} seed {seed}", seed=seed,
         # optimizer and schedule
         optim="adafactor", learning_rate=flags.learning_rate, weight_decay=flags.weight_decay, max_grad_norm=0.0,
         lr_scheduler_type=flags.schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
@@ -237,8 +234,8 @@ def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | 
     """
     if flags.log_to != "none" and importlib.util.find_spec(flags.log_to) is None:
         raise UserError(f"--log_to {flags.log_to}: not installed; pip install {flags.log_to}")
-    if processes.count() == 1 and task.source.device.index:
-        device = task.source.device
+    if processes.count() == 1 and task.model.device.index:
+        device = task.model.device
         raise UserError(f"--device {device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda")
 
     def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
@@ -261,11 +258,10 @@ def train(
     task: Task, method: str, flags: Training, seed: int, folder: Path, step: int, build: Build
 ) -> tuple[Classifier, list[Row]]:
     """One training, from the checkpoint of `step` unless that is 0: the model and its rows of the table."""
-    source = task.source
     set_seed(seed)
-    model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), flags.dropout)
+    model = Classifier(build(seed), task.model.config.hidden_size, len(task.data.classes), flags.dropout)
     if flags.log_to == "tensorboard":
-        logs = Path(flags.output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
+        logs = Path(flags.output) / "logs" / method / task.model.name / f"{task.data.name}-seed{seed}"
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     parts = task.parts(seed, flags.released_protocol)
     rows_of: dict[str, Any] = {name: examples(task, *part) for name, part in parts.items()}
@@ -301,7 +297,7 @@ def train(
     for name, key in logged.items():
         for line in log:
             if key in line:
-                row = {"layer": source.layers[0], "seed": seed, "step": line["step"], "split": name}
+                row = {"layer": task.model.layers[0], "seed": seed, "step": line["step"], "split": name}
                 row |= settled | {"final": line["step"] == last, "tokens": line["num_input_tokens_seen"]}
                 row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
                 rows.append(row | {"seconds": line["seconds"]})

@@ -12,7 +12,7 @@ from ntps.errors import UserError
 from ntps.models.description import ModelSpec
 from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.system import console, storage
 
 ALL = "all-linear"
@@ -67,7 +67,7 @@ def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -
     return [name for name, ending in last.items() if ending in targets]
 
 
-def lora_model(source: Source, settings: dict[str, Any]) -> nn.Module:
+def lora_model(source: LazyModel, settings: dict[str, Any]) -> nn.Module:
     """The weights of a source with LoRA, as `add_lora`."""
     spec = source.spec
     base = load_model(spec, source.dtype, source.device)

@@ -17,7 +17,7 @@ from ntps.accuracies.table import measure
 from ntps.accuracies.task import Row, Task
 from ntps.evaluation.paired import LEVEL, Difference, mcnemar, share_difference
 from ntps.flags import Forward, Lora, Prescreening
-from ntps.moments.source import Sources
+from ntps.moments.lazy_model import lazy_models
 from ntps.prescreening.measure import Measured
 from ntps.system import processes, storage
 from ntps.texts.dataset import Dataset
@@ -45,11 +45,11 @@ def finetune(model: str, data: Dataset, flags: Prescreening, measured: Measured)
         batch_size=16, learning_rate=1e-3, lora_dropout=0.0,
     )  # fmt: skip
     method = f"lora_{steps}_steps"  # of OUTPUT/accuracy: other steps are another table
-    task = Task(Sources(training)[model], data, flags.limit, flags.seed)
-    targets = chosen_targets(task.source.spec, (), task.source.config)
+    task = Task(lazy_models(training)(model), data, flags.limit, flags.seed)
+    targets = chosen_targets(task.model.spec, (), task.model.config)
     settings = training.settings | processes.several() | {"lora_targets": targets}
-    train = fitter(task, method, training, lambda seed: lora_model(task.source, settings))
-    folder = Path(flags.output) / "accuracy" / method / task.source.name
+    train = fitter(task, method, training, lambda seed: lora_model(task.model, settings))
+    folder = Path(flags.output) / "accuracy" / method / task.model.name
     hits = folder / f"{data.name}.safetensors"  # written before the table: it is there if that is
 
     def fit(seed: int, progress: Path, identity: dict[str, Any]) -> list[Row]:

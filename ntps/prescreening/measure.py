@@ -22,9 +22,9 @@ from ntps.flags import SMALL, Caching, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile, StatesFile
+from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.passes import cache_splits
-from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
 from ntps.results.tables import HALF
 from ntps.scores import probes
@@ -77,7 +77,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     pair = pair_of(model, where, data, flags)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
-    train, test, files = cached.train, cached.test, cached.states or {}
+    train, test, files = cached.train, cached.test, cached.states
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
@@ -143,11 +143,11 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     }
 
 
-def source_of(model: str, flags: Prescreening) -> Source:
+def source_of(model: str, flags: Prescreening) -> LazyModel:
     layers = flags.layers
     if layers == "spread":
         layers = spread(load_config(resolve_model(model)).num_hidden_layers)
-    return Source(model, None, flags.device, flags.dtype, flags.max_length, layers)
+    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers)
 
 
 def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:

@@ -16,7 +16,7 @@ from ntps.flags import Prescreening
 from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.merge import merge, part_name
 from ntps.moments.pair import SPLITS, Pair
-from ntps.moments.passes import Job, cache_splits
+from ntps.moments.passes import CachedSplit, cache_splits
 from ntps.prescreening.measure import Row, caching_of, ratio_error, source_of, squared_errors
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
@@ -36,7 +36,7 @@ class Candidate:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags, source = time.monotonic(), self.flags, source_of(self.model, self.flags)
         for split, own in caching_of(flags, self.data).items():
-            Job(source, self.data, self.data.select(split, flags.limit, flags.seed), own).missing()
+            CachedSplit(source, self.data, self.data.select(split, flags.limit, flags.seed), own).missing()
             for number in new:
                 shard = f"{number + 1}/{own.partitions}"
                 cache_splits(source, self.data, [split], replace(own, partitions=1, shard=shard))

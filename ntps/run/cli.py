@@ -166,12 +166,12 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
 def for_each_task(flags: Any, work: Callable[[Any], None], layer: int | None = None) -> int:
     """for_each_pair, with a Task (ntps.accuracies) of each; the models are set to one layer (None: the last)."""
     from ntps.accuracies.task import Task  # these imports take seconds
-    from ntps.moments.source import Sources
+    from ntps.moments.lazy_model import lazy_models
     from ntps.texts.dataset import load_dataset
 
-    sources = Sources(flags, layer)
+    lazy = lazy_models(flags, layer)
 
     def pair(model: str, dataset: str) -> None:
-        work(Task(sources[model], load_dataset(dataset), flags.limit))
+        work(Task(lazy(model), load_dataset(dataset), flags.limit))
 
     return for_each_pair(flags.models, flags.datasets, pair)
