@@ -70,6 +70,7 @@ class Finetuner(Trainer):
 
     seconds_before = 0.0  # of the interrupted runs that this one goes on from
     started = 0.0
+    right: list[int] = []  # of the rows that were scored last, 1 where the prediction is right
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -84,6 +85,12 @@ class Finetuner(Trainer):
                 f"the loss is not finite at step {step}: try a smaller --learning_rate, or --dtype float32"
             )
         return loss
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        found = super().evaluation_loop(dataloader, *args, **kwargs)
+        order = list(self._get_eval_sampler(dataloader.dataset))  # by length, the same each time
+        self.right = (found.predictions.argmax(1) == found.label_ids)[np.argsort(order)].astype(int).tolist()
+        return found
 
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -198,14 +205,13 @@ def read_json(path: Path) -> Any:
 
 def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingArguments:
     """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
-    no clipping, 5 % warm-up then cosine; with patience, which does not know the last step, then constant."""
+    no clipping, 5 % warm-up then cosine, or constant as `flags.schedule` says."""
     device, kind = task.model.device, task.model.dtype
-    schedule = "constant_with_warmup" if flags.patience else "cosine"
     args = TrainingArguments(
         output_dir=str(folder), run_name=f"{task.model.name} {task.data.name} seed {seed}", seed=seed,
         # optimizer and schedule
         optim="adafactor", learning_rate=flags.learning_rate, weight_decay=flags.weight_decay, max_grad_norm=0.0,
-        lr_scheduler_type=schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
+        lr_scheduler_type=flags.schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
         # batches
         per_device_train_batch_size=flags.batch_size, gradient_accumulation_steps=flags.gradient_accumulation,
         per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH), train_sampling_strategy="group_by_length",
@@ -295,6 +301,7 @@ def train(
                 row |= settled | {"final": line["step"] == last, "tokens": line["num_input_tokens_seen"]}
                 row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
                 rows.append(row | {"seconds": line["seconds"]})
+    rows[-1]["right"] = trainer.right  # of the test rows, which were scored last
     return model, rows
 
 

@@ -69,9 +69,10 @@ def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
 class Task:
     """One model's tokens of one data set: `ids` and `labels` of train and test, and what they are called."""
 
-    def __init__(self, model: LazyModel, data: Dataset, limit: int | None):
+    def __init__(self, model: LazyModel, data: Dataset, limit: int | None, seed: int = 42):
+        """seed: of the limit's permutation."""
         self.model, self.data, self.limit = model, data, limit
-        self.splits = {name: data.select(name, limit) for name in ("train", "test")}
+        self.splits = {name: data.select(name, limit, seed) for name in ("train", "test")}
         self.labels = {name: split.labels for name, split in self.splits.items()}
         if data.target != "classes":
             raise UserError(f"{data.name} has target: {data.target}: trainings are of classes, one a row")
