@@ -127,7 +127,7 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
     assert (tmp_path / "finetuning.png").stat().st_size > 10_000
     judged = pd.read_csv(tables / "finetuning.csv").set_index("predictor")
     assert judged.loc["short_gain", "rmse"] < 1e-3 and judged.loc["short_gain", "better"]
-    assert judged.loc["short_gain", "passes"] == pytest.approx(2.5 * 2000 / 1000)
+    assert judged.loc["short_gain", "passes"] == pytest.approx(finetuning.TRAINING * 2000 / 1000)
     assert judged.loc["kernel_gain", "passes"] == pytest.approx(1.5)
     assert "short_gain" in capsys.readouterr().out
 
