@@ -1,4 +1,4 @@
-# make demo | mini | evidence | report | readme | paper | figures | prefetch | docs | test | check | clean          see README.md
+# make demo | mini | evidence | finetuning | report | readme | paper | figures | prefetch | docs | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -45,7 +45,7 @@ PLANNED := cache linear_training lora_finetuning from_scratch
 SCRIPTS := cache K_sweep linear_sklearn linear_training lora_finetuning from_scratch alignment_vis
 OFFLINE := HF_HUB_OFFLINE=1 $(PY)
 
-.PHONY: demo mini evidence report readme paper figures prefetch docs test check clean
+.PHONY: demo mini evidence finetuning report readme paper figures prefetch docs test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000 --partitions 5 --layers 0,4,8,11,15,19,22,26,30
@@ -87,6 +87,15 @@ evidence: $(READY)
 			rm -rf $(EVIDENCE)/moments/$$model/$$data $(EVIDENCE)/states/$$model/$$data; \
 		done; \
 	done
+
+# docs/finetuning.md, after `make evidence`: LoRA until it has settled and the gradient kernel, one data set after the other, resumable
+finetuning: $(READY)
+	for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['$(HALF)'])"); do \
+		pair="$(EVIDENCE_FILE) --models smollm2-135m --datasets $$data"; \
+		$(PY) lora_finetuning.py $$pair $(FEWER) && $(PY) -m ntps.finetune_probe $$pair --dtype bfloat16 --limit 2000 $(FEWER) \
+			&& $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
+	done
+	$(PY) -m report.finetuning
 
 report: $(READY)
 	if [ -d $(MINI) ]; then \

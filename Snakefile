@@ -13,7 +13,7 @@ import sys
 sys.path.insert(0, workflow.basedir)
 offline = os.environ.get("HF_HUB_OFFLINE")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: a plan needs sizes only; jobs are free to ask the hub
-from ntps.commands.jobs import READS, Grid  # noqa: E402
+from ntps.run.jobs import READS, Grid  # noqa: E402
 
 del os.environ["HF_HUB_OFFLINE"]
 if offline is not None:

@@ -25,7 +25,7 @@ class Flags(Words):
 
 
 def main(flags: Flags) -> int:
-    from fig_plot.figures import save  # after the flags: these imports take seconds
+    from fig_plot.panels import save  # after the flags: these imports take seconds
     from fig_plot.words import word_figure
     from ntps.moments.pair import Pair
     from ntps.results.word_tables import ends_of, place_words, read_words

@@ -28,17 +28,17 @@ class Flags(Pairs, Caching):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan("cache", asdict(flags))
-    from ntps.moments.passes import cache_splits  # after the flags: these imports take seconds
-    from ntps.moments.source import Sources
+    from ntps.moments.lazy_model import lazy_models  # after the flags: these imports take seconds
+    from ntps.moments.passes import cache_splits
     from ntps.texts.dataset import load_dataset
 
-    sources, texts = Sources(flags), functools.cache(load_dataset)
+    lazy, texts = lazy_models(flags), functools.cache(load_dataset)
 
     def work(model: str, dataset: str) -> None:
-        cache_splits(sources[model], texts(dataset), flags.splits, flags)
+        cache_splits(lazy(model), texts(dataset), flags.splits, flags)
 
     return cli.for_each_pair(flags.models, flags.datasets, work)
 

@@ -25,7 +25,7 @@ class Flags(Training):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan(METHOD, asdict(flags))
     import torch  # after the flags: these imports take seconds
@@ -38,10 +38,10 @@ def main(flags: Flags) -> int:
     from ntps.system import processes
 
     def work(task: Task) -> None:
-        trusted = task.source.spec.trust_remote_code
+        trusted = task.model.spec.trust_remote_code
 
         def build(seed: int) -> nn.Module:  # the seed is set already
-            return AutoModel.from_config(task.source.config, dtype=torch.float32, trust_remote_code=trusted)
+            return AutoModel.from_config(task.model.config, dtype=torch.float32, trust_remote_code=trusted)
 
         settings = flags.settings | processes.several()
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build))

@@ -25,7 +25,7 @@ class Flags(LinearHead):
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan(METHOD, asdict(flags))
     from ntps.accuracies.linear_head import fitter  # after the flags: these imports take seconds

@@ -10,58 +10,42 @@ same command goes on from the last checkpoint, about a minute back. The last lin
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps.flags import Count, Positive, Share, Training, flag, setting
+from ntps.flags import Lora
 from ntps.run import cli
 
 METHOD = "lora_finetuning"
 
 
 @dataclass(kw_only=True)
-class Flags(Training):
+class Flags(Lora):
     """Fine-tune every model on every data set by LoRA; LoRA and head are float32 whatever --dtype is."""
-
-    rank: Count = setting(32, "of the LoRA matrices")
-    alpha: Positive = setting(32, "LoRA's scale times the rank")
-    lora_dropout: Share = setting(0.05, "before the LoRA matrices")
-    lora_targets: Sequence[str] = flag(
-        (), "modules to adapt, or all-linear (default: of the model's description, else attention's)"
-    )
-    start_layer: int = setting(0, "the first block to adapt, 0 = all")
 
 
 def main(flags: Flags) -> int:
     if flags.plan:
-        from ntps.commands.plan import print_plan
+        from ntps.run.plan import print_plan
 
         return print_plan(METHOD, asdict(flags))
-    from torch import nn  # after the flags: these imports take seconds
-
-    from ntps.accuracies.finetuning import Classifier, fitter
-    from ntps.accuracies.lora import add_lora, chosen_targets, save_adapter
+    from ntps.accuracies.finetuning import Classifier, fitter  # after the flags: these imports take seconds
+    from ntps.accuracies.lora import chosen_targets, lora_model, save_adapter
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
-    from ntps.models.loading import load_model
     from ntps.system import processes
 
     def work(task: Task) -> None:
-        spec = task.source.spec
-        targets = chosen_targets(spec, flags.lora_targets, task.source.config)
+        targets = chosen_targets(task.model.spec, flags.lora_targets, task.model.config)
         settings = flags.settings | processes.several() | {"lora_targets": targets}
 
-        def build(seed: int) -> nn.Module:
-            base = load_model(spec, task.source.dtype, task.source.device)
-            return add_lora(base, spec.source.get("id", spec.name), settings)
-
         def keep(model: Classifier, seed: int, identity: dict[str, Any]) -> None:
-            folder = Path(flags.output) / "adapters" / task.source.name / f"{task.data.name}-seed{seed}"
+            folder = Path(flags.output) / "adapters" / task.model.name / f"{task.data.name}-seed{seed}"
             save_adapter(model.base, model.head[-1], folder, identity)
 
-        measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build, keep))
+        fit = fitter(task, METHOD, flags, lambda seed: lora_model(task.model, settings), keep)
+        measure(task, METHOD, settings, flags, fit)
 
     return cli.for_each_task(flags, work)
 

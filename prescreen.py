@@ -4,6 +4,7 @@
     python prescreen.py --models smollm2-135m Qwen/Qwen2-0.5B --train my.csv --text review --label stars
     python prescreen.py --models smollm2-135m --train my.csv --test my_test.csv --text review --label stars --target numeric
     python prescreen.py --models checkpoints/* --train my.csv --text review --label stars --budget 5
+    python prescreen.py --train my.csv --text review --label stars --finetune_probe 50
 
 Files are CSV, TSV, JSON, Parquet or Excel, which `python -m ntps.validate my.csv` checks. Without --train it measures SmolLM2 and the same model with random weights on
 a text that comes with the project, in under 5 minutes on two cores. Writes OUTPUT/NAME.html, .json and .csv, and what

@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PERMUTATIONS = 20
 FORWARD = """
 import sys, numpy, torch
-from ntps.moments.source import TOKENS_PER_BATCH, Source
+from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.system.console import keep_heap
 from ntps.texts.dataset import load_dataset
 keep_heap()
 data = load_dataset(sys.argv[2])
-source = Source(sys.argv[1], None, "cpu", "float32", None, "all")
-tokens = TOKENS_PER_BATCH["cpu"]
+source = LazyModel(sys.argv[1], None, "cpu", "float32", None, "all")
+tokens = default_budget(source.device)
 source.encoder.run(torch.randint(3, 1000, (tokens,)), numpy.full(tokens // 32, 32), lambda place, states: None)
 """
 

@@ -24,8 +24,8 @@ from ntps.models.files import source_folder
 from ntps.models.loading import load_tokenizer
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.encoder import Encoder, encode
-from ntps.moments.source import TOKENS_PER_BATCH
-from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.moments.lazy_model import default_budget
+from ntps.moments.sums import Batch, Moments, targets_of
 from ntps.system.console import keep_heap
 from ntps.texts.dataset import load_dataset
 
@@ -91,7 +91,7 @@ def textbook(model, ids: list[np.ndarray], labels: np.ndarray, classes: int, sum
     for row, text in enumerate(ids):
         n = len(text)
         X = states[:, row, :n].transpose(1, 2)  # (L, d, n)
-        y = one_hot(labels[row : row + 1], classes).float()
+        y = targets_of(labels[row : row + 1], classes).float()
         L1 = torch.ones(n, n - 1).triu()
         L2 = torch.zeros(n, n - 1)
         L2[1:] = torch.eye(n - 1)
@@ -143,7 +143,7 @@ def compare(name: str, model, tokenizer, texts: list[str], labels: np.ndarray, b
     base = model.base_model
     classes = int(labels.max()) + 1
     ids, _ = tokenize(texts, tokenizer, 512, base.config.vocab_size)
-    corpus = Corpus(ids, labels, classes, permuted_rows(len(ids), PERMUTATIONS, 42))
+    corpus = Corpus(ids, labels, classes, permutations=PERMUTATIONS)
     lengths = corpus.lengths
     encoder = Encoder(base)
     moments = Timed(encoder.layers, encoder.width, classes, PERMUTATIONS)
@@ -206,7 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--texts", type=int, default=128, help="mixed texts; six times as many short ones")
-    parser.add_argument("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH["cpu"])
+    parser.add_argument("--tokens_per_batch", type=int, default=default_budget(torch.device("cpu")))
     flags = parser.parse_args()
     keep_heap()  # as the scripts do
     spec = resolve_model(flags.model)

@@ -33,7 +33,7 @@ from ntps.models.loading import (
     pick_dtype,
 )
 from ntps.moments.batches import tokenize
-from ntps.moments.source import default_budget
+from ntps.moments.lazy_model import default_budget
 from ntps.run import cli
 from ntps.system import console
 from ntps.texts.dataset import load_dataset

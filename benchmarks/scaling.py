@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ntps.commands.plan import Outline, moments_flops
 from ntps.moments.file import moments_layout
-from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
+from ntps.run.plan import Outline, moments_flops
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
 
@@ -64,7 +64,7 @@ def random_moments(d: int, seed: int) -> LayerMoments:
     )
     sums = torch.randn(n, d, generator=g, dtype=torch.float64) * scale
     following = 0.5 * sums + torch.randn(n, d, generator=g, dtype=torch.float64)
-    targets = one_hot(labels.numpy(), CLASSES)
+    targets = targets_of(labels.numpy(), CLASSES)
     orders = permuted_rows(n, PERMUTATIONS, seed)
     return LayerMoments(
         mean_second_moment=states.T @ states / n,
@@ -96,7 +96,7 @@ def solve(d: int) -> Callable[[], object]:
 
 def add(d: int, texts: int, tokens: int) -> Callable[[], object]:
     """What cache.py does for a layer of a batch, beside the forward pass."""
-    targets = one_hot(np.arange(texts) % CLASSES, CLASSES)
+    targets = targets_of(np.arange(texts) % CLASSES, CLASSES)
     lengths = torch.full((texts,), tokens)
     batch = Batch(lengths, targets, targets.repeat(1, PERMUTATIONS))
     states, moments = torch.randn(texts * tokens, d), Moments([0], d, CLASSES, PERMUTATIONS)

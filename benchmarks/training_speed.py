@@ -3,7 +3,7 @@
     python -m benchmarks.training_speed --model smollm2-135m --texts 1000
 
 Four claims: (a) the 50 epochs of linear_training.py, forward pass included, cost at most 1/20 of encoding the texts
-again in each epoch; (b) LoRA's tokens a second and its padding; (c) grouping by length at least halves the padding;
+again in each epoch; (b) what LoRA takes of a token, in forward passes, and its padding; (c) grouping by length at least halves the padding;
 (d) the gradients of python -m ntps.finetune_probe cost at most 3.5 forward passes.
 The forward pass is timed on --sample texts and scaled up to --texts.
 """
@@ -11,6 +11,7 @@ The forward pass is timed on --sample texts and scaled up to --texts.
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,41 +26,48 @@ from ntps.flags import LinearHead, Training
 from ntps.models.loading import load_model
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import encode
-from ntps.moments.source import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ELSEWHERE, Source
-from ntps.moments.sums import permuted_rows
+from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.system import console
 
 CLASSES, EPOCHS, BATCH = 6, 50, 16
 
 
-def linear(source: Source, ids: list[np.ndarray], labels: np.ndarray, sample: int) -> None:
-    """(a) one forward pass and 50 epochs on its states, against 50 forward passes."""
+def clock_of(source: LazyModel) -> Callable[[], float]:
+    """Of this process alone where it computes itself: others may be at work."""
+    return time.process_time if source.device.type == "cpu" else time.perf_counter
+
+
+def linear(source: LazyModel, ids: list[np.ndarray], labels: np.ndarray, sample: int) -> float:
+    """(a) one forward pass and 50 epochs on its states, against 50 forward passes; seconds of a token's forward pass."""
+    clock = clock_of(source)
     part = ids[:sample]
-    corpus = Corpus(part, labels[:sample], CLASSES, permuted_rows(len(part), 0, 0))
-    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE)
+    corpus = Corpus(part, labels[:sample], CLASSES)
+    budget = default_budget(source.device)
     encoder = source.encoder
-    started = time.perf_counter()
-    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, budget), keep=lambda rows, means: None):
+    started = clock()
+    for _ in encode(encoder, corpus, plan_batches(corpus.lengths, budget)):
         pass
-    seconds, scale = time.perf_counter() - started, sum(map(len, ids)) / sum(map(len, part))
+    seconds, scale = clock() - started, sum(map(len, ids)) / sum(map(len, part))
     once = seconds * scale
     states = torch.randn(len(ids), encoder.width, device=source.device)
     head = linear_head.new_head(encoder.width, CLASSES, 0.05).to(source.device)
     targets = torch.as_tensor(labels, device=source.device)
-    started = time.perf_counter()
+    started = clock()
     flags = LinearHead(models=[], datasets=[], epochs=EPOCHS)
     linear_head.train_head(states, targets, head, flags, 0, lambda step, final: None)
-    trained = time.perf_counter() - started
+    trained = clock() - started
     again = EPOCHS * once + trained
     print(
         f"(a) forward pass {once:.1f} s ({sum(map(len, part)) / seconds:.0f} tokens/s), head {trained:.1f} s"
     )
     print(f"    once + {EPOCHS} epochs on states {once + trained:.1f} s, encoding each epoch {again:.1f} s")
     print(f"    share {(once + trained) / again:.4f} (at most 0.05)")
+    return seconds / sum(map(len, part))
 
 
-def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) -> None:
-    """(b) real tokens a second in Trainer's loop."""
+def lora(source: LazyModel, ids: list[np.ndarray], labels: np.ndarray, steps: int, forward: float) -> None:
+    """(b) real tokens in Trainer's loop; forward: seconds of a token's forward pass."""
+    clock = clock_of(source)
     texts = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
     flags = Training(models=[], datasets=[], max_steps=steps, batch_size=BATCH, eval_every=steps)
     settings: dict = {
@@ -71,7 +79,7 @@ def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) 
     }
     base = adapters.add_lora(load_model(source.spec, source.dtype, source.device), source.name, settings)
     model = finetuning.Classifier(base, source.config.hidden_size, CLASSES, 0.05)
-    task = SimpleNamespace(source=source, data=SimpleNamespace(name="random"))
+    task = SimpleNamespace(model=source, data=SimpleNamespace(name="random"))
     with tempfile.TemporaryDirectory() as folder:
         args = finetuning.arguments(Path(folder), task, flags, 0)  # type: ignore[arg-type]
         args.eval_strategy = type(args.eval_strategy)("no")
@@ -80,13 +88,14 @@ def lora(source: Source, ids: list[np.ndarray], labels: np.ndarray, steps: int) 
         )
         trainer.remove_callback(finetuning.PrinterCallback)
         trainer.started = time.monotonic()
-        started = time.perf_counter()
+        started = clock()
         trainer.train()
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
     order = list(trainer._get_train_sampler())[: steps * BATCH]
     share = padding(np.array([len(ids[row]) for row in order]), np.arange(len(order)))
     real = trainer.state.num_input_tokens_seen
-    print(f"(b) LoRA, {steps} steps of {BATCH} texts: {real / seconds:.0f} tokens/s, padding {share:.1%}")
+    print(f"(b) LoRA, {steps} steps of {BATCH} texts: {real / seconds:.0f} tokens/s, padding {share:.1%};")
+    print(f"    a token takes {seconds / real / forward:.2f} of its forward passes")
 
 
 def grouping(ids: list[np.ndarray]) -> None:
@@ -98,20 +107,20 @@ def grouping(ids: list[np.ndarray]) -> None:
     print(f"    padding {grouped:.1%} grouped, {shuffled:.1%} random: {grouped / shuffled:.2f} (at most 0.5)")
 
 
-def gradient_probe(source: Source, ids: list[np.ndarray], sample: int) -> None:
+def gradient_probe(source: LazyModel, ids: list[np.ndarray], sample: int) -> None:
     """(d) forward passes and gradients in turn, batch by batch, with two directions and a sketch of 8 by 8; and the pilot."""
     encoder, part = source.encoder, ids[:sample]
-    corpus = Corpus(part, np.zeros(len(part), int), CLASSES, permuted_rows(len(part), 0, 0))
+    corpus = Corpus(part, np.zeros(len(part), int), CLASSES)
     names = adapters.target_modules(
         encoder.model, source.spec.lora_targets or ["q_proj", "k_proj", "v_proj"], 0
     )
     gradients = Gradients(encoder, names, torch.randn(2, encoder.width), 8, 8, 0)
-    budget = TOKENS_PER_BATCH.get(source.device.type, TOKENS_PER_BATCH_ELSEWHERE) // 4
-    clock = time.process_time if source.device.type == "cpu" else time.perf_counter  # others may be at work
+    budget = default_budget(source.device) // 4
+    clock = clock_of(source)
     forward = backward = 0.0
     for whole in plan_batches(corpus.lengths, budget):
         started = clock()
-        for _ in encode(encoder, corpus, [whole], keep=lambda rows, means: None):
+        for _ in encode(encoder, corpus, [whole]):
             pass
         between = clock()
         for some in encoder.passes(corpus.lengths[whole]):
@@ -136,18 +145,19 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=60, help="texts that are encoded")
     parser.add_argument("--steps", type=int, default=4, help="LoRA steps, of 16 texts")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", help="default: float32 on a CPU")
     flags = parser.parse_args()
     console.quiet()
     console.keep_heap()  # as every script does
     draw = np.random.default_rng(0)
-    source = Source(flags.model, None, flags.device, None, 128, "all")
+    source = LazyModel(flags.model, None, flags.device, flags.dtype, 128, "all")
     source.layers = source.layers[-1:]
     lengths = np.clip(draw.lognormal(3.0, 0.8, flags.texts).astype(int), 2, source.max_length)
     ids = [draw.integers(3, source.config.vocab_size, length) for length in lengths]
     labels = draw.integers(0, CLASSES, flags.texts)
-    linear(source, ids, labels, flags.sample)
+    forward = linear(source, ids, labels, flags.sample)
     gradient_probe(source, ids, flags.sample)
-    lora(source, ids, labels, flags.steps)
+    lora(source, ids, labels, flags.steps, forward)
     grouping(ids)
 
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fig_plot.figures import ACROSS, missing_panel, panel_figure, styled
 from fig_plot.labels import LABELS, NO_SHUFFLES, NOTHING, commands
+from fig_plot.panels import ACROSS, missing_panel, panel_figure, styled
 from fig_plot.relations import Read
 from fig_plot.tables import KEY, Pair, best_layers, curve_files, load_curves, load_scores, model_order
 from ntps.prescreening.curve_panel import DESCENDING, LINES

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from fig_plot.figures import headed, missing_panel, panel_figure, styled
 from fig_plot.labels import DIRECTIONS, LABELS, MEANINGS, NOTHING, commands
+from fig_plot.panels import headed, missing_panel, panel_figure, styled
 from fig_plot.relations import LEAST, SIGN, Read, rank_correlations, score_grid
 from fig_plot.tables import model_order
 

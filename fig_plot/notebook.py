@@ -1,4 +1,4 @@
-"""The notebooks, one for each entry of the gallery, and what they call.
+"""The notebooks, one for each entry of the registry, and what they call.
 
 python -m fig_plot.notebook          # writes fig_plot/NAME.ipynb
 """
@@ -10,8 +10,8 @@ import nbformat
 from IPython.display import Image, Markdown, display
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from fig_plot import gallery
-from fig_plot.figures import save
+from fig_plot import registry
+from fig_plot.panels import save
 from fig_plot.tables import sample_warning
 from ntps.errors import UserError
 from ntps.run import cli
@@ -29,13 +29,13 @@ PARAMETERS = 'RESULTS = os.environ.get("RESULTS", "../results")  # the folder th
 
 def main() -> int:
     """Write the notebook of every entry."""
-    for entry in gallery.ENTRIES:
+    for entry in registry.ENTRIES:
         storage.write_text(HERE / f"{entry.name}.ipynb", nbformat.writes(build(entry)) + "\n")
-    print(f"wrote {len(gallery.ENTRIES)} notebooks in {HERE}")
+    print(f"wrote {len(registry.ENTRIES)} notebooks in {HERE}")
     return 0
 
 
-def build(entry: gallery.Entry) -> nbformat.NotebookNode:
+def build(entry: registry.Entry) -> nbformat.NotebookNode:
     """The notebook of an entry, without outputs."""
     cells = [
         new_markdown_cell(f"# {entry.title}\n{entry.text}"),
@@ -51,7 +51,7 @@ def build(entry: gallery.Entry) -> nbformat.NotebookNode:
 
 def show(name: str, results: str) -> None:
     """Display a warning where NTPS describes the sample, the table and the figures of an entry, a quarter larger than on paper; keep them in RESULTS/figures."""
-    folder, entry = Path(results), gallery.FIGURES[name]
+    folder, entry = Path(results), registry.FIGURES[name]
     if not folder.is_dir():
         raise UserError(f"no folder {folder.resolve()}: set RESULTS to the folder that the scripts wrote to")
     if warning := sample_warning(folder):

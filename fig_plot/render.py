@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
-from fig_plot import gallery, notebook
+from fig_plot import notebook, registry
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import console, storage
@@ -26,18 +26,18 @@ def main(results: str, notebooks: Sequence[str] = ()) -> int:
 
     Args:
         results: the folder that the scripts, or import_released.py, wrote to
-        notebooks: names, see fig_plot/gallery.py (default: all)
+        notebooks: names, see fig_plot/registry.py (default: all)
     """
     folder = Path(results).resolve()
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
-    if unknown := [name for name in notebooks if name not in gallery.FIGURES]:
-        raise UserError(f"--notebooks {' '.join(unknown)}: there are {' '.join(gallery.FIGURES)}")
+    if unknown := [name for name in notebooks if name not in registry.FIGURES]:
+        raise UserError(f"--notebooks {' '.join(unknown)}: there are {' '.join(registry.FIGURES)}")
     failed = 0
-    for name in notebooks or gallery.FIGURES:
+    for name in notebooks or registry.FIGURES:
         page = folder / "figures" / f"{name}.html"
         try:
-            storage.write_text(page, to_html(gallery.FIGURES[name], folder))
+            storage.write_text(page, to_html(registry.FIGURES[name], folder))
             console.say(f"wrote {page}")
         except (UserError, OSError) as error:
             failed += 1
@@ -45,7 +45,7 @@ def main(results: str, notebooks: Sequence[str] = ()) -> int:
     return int(failed > 0)
 
 
-def to_html(entry: gallery.Entry, folder: Path) -> str:
+def to_html(entry: registry.Entry, folder: Path) -> str:
     """The page of one entry's notebook, run in a process of its own with RESULTS set."""
     page = notebook.build(entry)
     where = {"metadata": {"path": str(notebook.HERE)}}

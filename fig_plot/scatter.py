@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fig_plot.figures import headed, missing_panel, number_list, numbered_points, panel_figure
 from fig_plot.labels import LABELS, NOTHING, RECOMMENDED, commands, rank_label, scripts
+from fig_plot.panels import headed, missing_panel, number_list, numbered_points, panel_figure
 from fig_plot.relations import CHOSEN, INTERVAL, LEAST, PUBLISHED, Read, Relation, paired, relation
 
 BEST = "At kv = d/10 and each pair's best layer (lowest cross-validated error of the ridge probe on train)."

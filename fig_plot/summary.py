@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from fig_plot.summary_figure import demo_figure
 from fig_plot.tables import CONDITIONED, KEY, best_layers, headlines, remedy
 from ntps.results.tables import PAIR

@@ -12,8 +12,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from fig_plot import tables
-from fig_plot.figures import WIDTH, missing_panel, styled
 from fig_plot.labels import NO_SHUFFLES
+from fig_plot.panels import WIDTH, missing_panel, styled
 from fig_plot.tables import Curves, Pair
 from ntps.prescreening.curve_panel import LINES, corrected_curves, curve_panel, legend_of
 

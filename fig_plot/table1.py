@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fig_plot.figures import ACROSS, panel_figure, styled
 from fig_plot.labels import NOTHING
+from fig_plot.panels import ACROSS, panel_figure, styled
 from fig_plot.relations import Read
 from fig_plot.scatter import missing_line
 from fig_plot.tables import model_order

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from fig_plot.figures import WIDTH, caption, missing_panel, styled
+from fig_plot.panels import WIDTH, caption, missing_panel, styled
 from fig_plot.tables import Pair, model_order
 from ntps.results.tables import read_tables
 from ntps.scores import words

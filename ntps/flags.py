@@ -206,6 +206,24 @@ class Training(Pairs, Forward, Seeded):
         """With patience only where it is set: tables of trainings without it stay what they are."""
         return super().settings | ({"patience": self.patience} if self.patience else {})
 
+    @property
+    def schedule(self) -> str:
+        """Of the learning rate, in transformers' words: with patience the last step is not known."""
+        return "constant_with_warmup" if self.patience else "cosine"
+
+
+@dataclass(kw_only=True)
+class Lora(Training):
+    """LoRA and a linear head."""
+
+    rank: Count = setting(32, "of the LoRA matrices")
+    alpha: Positive = setting(32, "LoRA's scale times the rank")
+    lora_dropout: Share = setting(0.05, "before the LoRA matrices")
+    lora_targets: Sequence[str] = flag(
+        (), "modules to adapt, or all-linear (default: of the model's description, else attention's)"
+    )
+    start_layer: int = setting(0, "the first block to adapt, 0 = all")
+
 
 @dataclass(kw_only=True)
 class Words(Cached):
@@ -357,6 +375,11 @@ class Prescreening(Forward, Columns):
     )
     gain: str | None = flag(
         None, "calibration file of python -m ntps.gain (default: the one that is shipped)"
+    )
+    finetune_probe: OptionalCount = flag(
+        None,
+        "steps of a short LoRA training of the model that ranks first, such as 50: its accuracy along the way on a tenth of the "
+        "train rows, at the end on the unseen rows, beside the linear probe's (default: none)",
     )
     seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
 

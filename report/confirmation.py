@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import storage
 from report.confirmation_figure import confirmation_figure
-from report.evidence import FOLDER, to_csv, with_accuracy
+from report.evidence import FOLDER, HALVES, to_csv, with_accuracy
 from report.facts import markdown
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
@@ -31,7 +31,6 @@ CONTROLS = ("ntps", "null_lift", "gcv_skill")  # the last one was not fixed befo
 LAYERS = ("best", "last")
 TARGETS = ("accuracy", "accuracy above majority")
 LEAST = 8  # data sets of a reading
-HALVES = Path("configs/experiments/halves.json")
 PAGE = Path("docs/confirmation.md")
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot.figures import WIDTH, caption, number_list, numbered_points, styled
+from fig_plot.panels import WIDTH, caption, number_list, numbered_points, styled
 
 SHOWN = {
     "conditioned_lift": "conditioned NTPS above its null",

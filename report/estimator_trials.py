@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ import torch
 from scipy.stats import norm, spearmanr, t
 from torch import Tensor
 
-from ntps.evaluation import known_truth as known
 from ntps.scores.conditioning import Tolerances, chosen, fold_errors, path
 from ntps.scores.error_bars import jackknife_error
 from ntps.scores.label_signal import LabelSignal, residual_moment
@@ -20,6 +20,7 @@ from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL, Nested, head
 from ntps.scores.permutation_null import above, null_mean
+from report import known_truth as known
 
 PARTITIONS, PERMUTATIONS = 10, 20
 TOLERANCES = (1e-12, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -67,7 +68,7 @@ def trial(base: Layer, cell: Cell, rng: np.random.Generator) -> list[Estimate]:
     if given is None:
         tokens = base.moments.token_count / base.moments.text_count
         parts = [known.with_prefixes(part, world, tokens, rng) for part in parts]
-    whole = known.merged(parts) if len(parts) > 1 else parts[0]
+    whole = reduce(LayerMoments.joined, parts)
     sample = solved(known.with_permutations(whole, PERMUTATIONS, rng), given)
     estimates = [*subspace_estimates(world, truth, sample, cell)]
     rests = [(whole.without(part), part) for part in parts] if len(parts) > 1 else []

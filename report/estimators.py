@@ -3,7 +3,7 @@
     python -m report.estimators --moments results/mine/moments/smollm2-135m/trec6/train.safetensors   # goes on where it stopped
     python -m report.estimators                                              # the page and its picture, from the table
 
-The states are those of a cached layer (ntps/evaluation/known_truth.py has the model); finished cells are appended to the table,
+The states are those of a cached layer (report/known_truth.py has the model); finished cells are appended to the table,
 so that a longer run is one with --trials 4 and another --docs.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.moments.file import MomentsFile
 from ntps.run import cli

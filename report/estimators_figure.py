@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot.figures import WIDTH, caption, styled
+from fig_plot.panels import WIDTH, caption, styled
 from report.estimator_trials import TOLERANCES
 
 LINES = {

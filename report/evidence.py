@@ -5,8 +5,8 @@
 best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with those of whole layers and of conditioned NTPS at
 the tolerances of cross-validation; conditioned.parquet NTPS at every tolerance, to five decimals, without what follows from the other
 columns; sweep.parquet NTPS and retention at every order, rule and fraction; probes.csv what the logistic and the ridge probe reach
-on test, by layer; head.csv the accuracies of linear_training.py; rows.csv what fewer rows give (report/rows.py); facts.csv rows,
-classes, the hashes of weights and rows, date and versions.
+on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py; finetune_probe.csv the gradient
+kernel's; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
 """
 
 import sys
@@ -20,6 +20,7 @@ from ntps.run import cli
 from ntps.system import storage
 
 FOLDER = Path("results/evidence")
+HALVES = Path("configs/experiments/halves.json")
 KEY = [*PAIR, "layer"]
 SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
 FACTS = [*PAIR, *"group n_texts classes majority tokens_per_text n_over_d best_layer headroom".split()]
@@ -35,6 +36,8 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         output: the folder of the tables
     """
     for name, table in tables(Path(results)).items():
+        if table.empty:
+            continue
         path = Path(output) / name
         read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (pd.read_csv, to_csv)
         older = read(path) if path.exists() else table[:0]
@@ -85,6 +88,8 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "conditioned.parquet": conditioned.round(dict.fromkeys(values, 5)).drop(columns=DERIVED),
         "probes.csv": probes,
         "head.csv": head,
+        "lora.csv": of_done(read_tables(folder, "accuracy/lora_finetuning")),
+        "finetune_probe.csv": of_done(read_tables(folder, "finetune_probe")),
         "rows.csv": of_done(read_tables(folder, "rows")),
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,

@@ -13,9 +13,10 @@ from scipy.stats import norm
 
 from fig_plot.relations import correlation
 from fig_plot.tables import at_tenth
-from ntps.evaluation.correlation import LEVEL, Draws, verdicts
-from ntps.results.tables import PAIR
+from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
+from ntps.results.tables import PAIR, lowest_error
 from ntps.system import storage
+from report.evidence import FOLDER, HALVES, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
 
 Z = float(norm.ppf((1 + LEVEL) / 2))
@@ -203,6 +204,13 @@ def released(tables: Tables) -> Facts:
     pairs, table = of_model(tables.pairs), of_model(tables.scores)
     fixed = of_model(pd.read_csv(tables.folder / "selection_released" / "fixed.csv"))
     facts = {f"released.{t}": rho(one(fixed, target=t, score="ntps")) for t in fixed["target"].unique()}
+    choices = of_model(pd.read_csv(tables.folder / "selection_released" / "choices.csv"))
+    for target in choices["target"].unique():
+        chosen = one(choices, target=target, procedure="ntps")
+        facts[f"released.searched.{target}"] = (
+            f"{two(chosen['itself'])} (p {two(chosen['itself_p'])} once the search is counted)"
+        )
+        facts[f"released.heldout.{target}"] = two(chosen["heldout"])
 
     def from_label_free(order: str, rule: str) -> str:
         rows = table[(table["order"] == order) & (table["rule"] == rule)]
@@ -215,6 +223,20 @@ def released(tables: Tables) -> Facts:
         "released.train": three(pairs["probe_train_accuracy"].mean()),
         "released.test": three(pairs["probe_accuracy"].mean()),
     }
+
+
+def checked(_: Tables) -> Facts:
+    """A choice made on these data sets, on those of the confirmation half: null_lift at the embeddings with the best layer's probe."""
+    table = with_accuracy(FOLDER)
+    table = table[table["dataset"].isin(json.loads(HALVES.read_text(encoding="utf-8"))["confirmation"])]
+    found = lowest_error(table)[[*PAIR, "accuracy"]].merge(
+        table[table["layer"] == 0][[*PAIR, "null_lift"]], on=PAIR
+    )
+    said = {
+        model: two(float(spearman(*rows[["null_lift", "accuracy"]].to_numpy(float).T)))
+        for model, rows in found[~found["model"].str.endswith("-random")].groupby("model")
+    }
+    return {"checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items())}
 
 
 def gains(tables: Tables) -> Facts:

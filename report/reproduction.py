@@ -1,9 +1,9 @@
-"""docs/reproduction.md, its figure, and the same few sentences in README.md, from the tables of results/mini.
+"""docs/reproduction.md, its figure and its details, and the same few sentences in README.md, from the tables of results/mini.
 
     python -m report.reproduction
     python -m report.reproduction --published results/released     # first: statistics of an import of the published values
 
-Every number comes from a table: reproduction.template.md holds the words, and {{name}} in it is an entry of `all_facts`.
+Every number comes from a table: *.template.md hold the words, and {{name}} in it is an entry of `all_facts`.
 The first lines of the report, between <!-- short --> and <!-- /short -->, are put between the same marks in README.md.
 A verdict is ntps.selection's: two-sided permutation tests with Holm's correction for the scores compared.
 """
@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from fig_plot.figures import save
+from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import storage
@@ -22,10 +22,13 @@ from report.reproduction_figure import report_figure
 from report.tables import Facts, Tables
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = Path(__file__).with_name("reproduction.template.md")
+PAGES = {
+    "reproduction.md": "reproduction.template.md",
+    "reproduction-details.md": "reproduction_details.template.md",
+}
 SHORT = re.compile(r"(<!-- short -->\n).*?(<!-- /short -->)", re.DOTALL)
 PARTS = (
-    facts.correlations, facts.datasets, facts.compared, facts.released, facts.gains, facts.random_model, facts.sizes,
+    facts.correlations, facts.datasets, facts.compared, facts.checked, facts.released, facts.gains, facts.random_model, facts.sizes,
     facts.bounds, facts.label_length, facts.run_again, facts.lora_again, facts.after_lora, facts.from_scratch, facts.settings,
     words, published,
 )  # fmt: skip
@@ -38,20 +41,30 @@ def main(folder: str = "results/mini", published: str | None = None, docs: str =
         folder: the tables that `make mini` leaves, and those of its controls below it
         published: of fig_plot/import_released.py, with ntps.selection and ntps.gain run on its folders: only write
             their statistics beside FOLDER, into published/
-        docs: where reproduction.md and reproduction.png go
+        docs: where the pages and reproduction.png go
     """
     tables = Path(folder)
     if published is not None:
         write_published(Path(published), tables.with_name("published"))
         return 0
-    page = Path(docs) / "reproduction.md"
-    text = filled(TEMPLATE.read_text(encoding="utf-8"), all_facts(tables))
-    storage.write_text(page, text)
-    (picture,) = save(report_figure(tables), page.with_suffix(""), ["png"])
+    made = pages(tables)
+    for name, text in made.items():
+        storage.write_text(Path(docs) / name, text)
+    (picture,) = save(report_figure(tables), Path(docs) / "reproduction", ["png"])
     readme = ROOT / "README.md"
-    storage.write_text(readme, with_short(readme.read_text(encoding="utf-8"), text))
-    print(f"wrote {page}, {picture} and the short version in {readme.name}")
+    storage.write_text(readme, with_short(readme.read_text(encoding="utf-8"), made["reproduction.md"]))
+    print(f"wrote {' and '.join(made)} in {docs}, {picture} and the short version in {readme.name}")
     return 0
+
+
+def pages(folder: Path) -> dict[str, str]:
+    """The text of every page, by file name."""
+    known = all_facts(folder)
+    return {name: filled(template(name), known) for name in PAGES}
+
+
+def template(page: str) -> str:
+    return Path(__file__).with_name(PAGES[page]).read_text(encoding="utf-8")
 
 
 def all_facts(folder: Path) -> Facts:

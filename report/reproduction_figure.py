@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fig_plot.figures import WIDTH, caption, number_list, numbered_points, styled
 from fig_plot.labels import SCORES
+from fig_plot.panels import WIDTH, caption, number_list, numbered_points, styled
 from fig_plot.relations import Correlation, Read
 from ntps.results.tables import PAIR
 from report.tables import Tables, of_model, one
@@ -16,7 +16,8 @@ TARGETS = {"probe_accuracy": "probe accuracy", "lora_gain": "LoRA's gain (revers
 TEXT = (
     "Every ρ is Spearman's, over the data sets, and signed so that a positive one is what the paper "
     "claims: a higher NTPS goes with a higher probe accuracy and with a smaller gain, whose axis is reversed. Left, middle: NTPS "
-    "with layer and k fixed beforehand (by GCV on train; kv = d/10), and the 90 % interval. Right: held out, for each data set "
+    "with layer and k fixed beforehand (by GCV on train; kv = d/10), and the 90 % interval; bars: one standard error (NTPS: over partitions; "
+    "accuracies: binomial; of a gain at most). Right: held out, for each data set "
     "layer and k are those that are best on the others; filled: significant after Holm's correction (p ≤ .05)."
 )
 
@@ -24,14 +25,19 @@ TEXT = (
 @styled
 def report_figure(folder: Path) -> Figure:
     """Two scatter plots over the data sets and one panel of held-out rank correlations."""
-    read = Read(folder)
+    read, errors = Read(folder), standard_errors(Tables(folder))
     ntps, datasets = read.headline("ntps"), sorted(set(of_model(read.pairs)["group"]))
     tables = Tables(folder).selection
     figure = Figure(figsize=(WIDTH, 2.6))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
     for axes, target in ((left, "probe_accuracy"), (middle, "lora_gain")):
         points = of_model(ntps.merge(read.target(target), "inner", PAIR)).set_index("dataset")
-        numbered_points(axes, points.reindex(datasets))
+        shown = (
+            points.reindex(datasets)
+            .join(errors["ntps"].rename("x_error"))
+            .join(errors[target].rename("y_error"))
+        )
+        numbered_points(axes, shown)
         rho, low, high, n = one(tables["fixed"], score="ntps", target=target)[
             ["rho", "low", "high", "n_groups"]
         ]
@@ -44,6 +50,18 @@ def report_figure(folder: Path) -> Figure:
     forest(right, tables["choices"])
     caption(figure, number_list(datasets), TEXT)
     return figure
+
+
+def standard_errors(tables: Tables) -> pd.DataFrame:
+    """By group of data sets, the mean of its data sets': of NTPS, of the probe's accuracy and of LoRA's gain over it."""
+    best, pairs = (of_model(table).set_index("dataset") for table in (tables.best, tables.pairs))
+    rows = tables.final_tests("lora_finetuning").groupby("dataset")["n"].first()
+    variance = {name: pairs[name] * (1 - pairs[name]) / rows for name in ("probe_accuracy", "lora_accuracy")}
+    errors = pd.DataFrame({
+        "ntps": best["ntps_se"], "probe_accuracy": variance["probe_accuracy"] ** 0.5,
+        "lora_gain": sum(variance.values()) ** 0.5,
+    })  # fmt: skip
+    return errors.groupby(pairs["group"]).mean()
 
 
 def forest(axes: Axes, choices: pd.DataFrame) -> None:

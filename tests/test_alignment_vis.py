@@ -113,7 +113,7 @@ def test_moments_of_another_model_are_refused(world, capsys, tmp_path):
     tiny_model(tmp_path / "tiny", seed=5)
     flags = ["--models", str(tmp_path / "tiny"), *pair[2:]]
     assert cli.run(alignment_vis.main, flags) == 1
-    assert "no moments" in capsys.readouterr().err  # its folder's name tells it apart
+    assert "no train moments" in capsys.readouterr().err  # its folder's name tells it apart
     other = next(p for p in [tmp_path / "tiny"])
     from ntps.models.description import resolve_model
     from ntps.models.loading import output_name

@@ -16,7 +16,7 @@ import cache
 import linear_training
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
-from ntps.moments import passes, source
+from ntps.moments import lazy_model, passes
 from ntps.moments.file import MomentsFile, unpack
 from ntps.run import cli
 from ntps.system import storage
@@ -69,7 +69,7 @@ def test_same_identity_is_skipped_without_loading_the_model_and_another_is_refus
     assert call(world, tmp_path, "--limit", 30) == 0
     path = moments_folder(tmp_path) / "train.safetensors"
     stamp = path.stat().st_mtime_ns
-    monkeypatch.setattr(source, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(lazy_model, "load_model", lambda *_: pytest.fail("the model was loaded"))
     assert call(world, tmp_path, "--limit", 30, "--tokens_per_batch", 99) == 0
     assert "already there" in capsys.readouterr().out
     assert call(world, tmp_path, "--limit", 31) == 1
@@ -190,14 +190,14 @@ def killed(world, output, batches, *flags):
 
 
 def test_sums_too_large_for_the_memory_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    inner = passes.Job.empty
+    inner = passes.CachedSplit.empty
 
-    def too_large(job, device):
+    def too_large(cached, device):
         if device != "meta":
             raise MemoryError
-        return inner(job, device)
+        return inner(cached, device)
 
-    monkeypatch.setattr(passes.Job, "empty", too_large)
+    monkeypatch.setattr(passes.CachedSplit, "empty", too_large)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     assert "out of memory: take fewer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -257,7 +257,7 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
         broken.setattr(storage, "check_space", lambda *_: (_ for _ in ()).throw(UserError("no space")))
         assert call(world, tmp_path, *flags) == 1
     with monkeypatch.context() as broken:
-        broken.setattr(source, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
+        broken.setattr(lazy_model, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
         assert call(world, tmp_path, *flags) == 1
     assert all(path.exists() for path in left)
     assert call(world, tmp_path, *flags) == 0 and "going on" in capsys.readouterr().out
@@ -399,7 +399,7 @@ def test_a_bad_pair_does_not_stop_the_others(world, tmp_path, capsys):
 
 
 def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    real = source.load_model
+    real = lazy_model.load_model
 
     def spoiled(*arguments):
         model = real(*arguments)
@@ -407,7 +407,7 @@ def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, mo
             model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
         return model
 
-    monkeypatch.setattr(source, "load_model", spoiled)
+    monkeypatch.setattr(lazy_model, "load_model", spoiled)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     error = capsys.readouterr().err
     assert "text " in error and "layer 2" in error
@@ -416,7 +416,7 @@ def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, mo
 
 def test_no_space_is_said_before_the_pass(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    monkeypatch.setattr(source, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(lazy_model, "load_model", lambda *_: pytest.fail("the model was loaded"))
     assert call(world, tmp_path / "out") == 1
     assert "no space" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -566,7 +566,7 @@ def test_a_model_too_large_for_the_memory_is_told(world, tmp_path, capsys, monke
     def too_large(*_):
         raise raised
 
-    monkeypatch.setattr(source, "load_model", too_large)
+    monkeypatch.setattr(lazy_model, "load_model", too_large)
     assert call(world, tmp_path / "out") == 1
     told = capsys.readouterr().err
     assert "error: " in told and "out of memory: take fewer" in told

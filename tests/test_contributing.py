@@ -88,7 +88,7 @@ def test_a_score_and_a_figure_are_added_by_their_diffs_alone(copy, tmp_path):
     assert f"| `{SCORE}` | retention over kv / d" in python("-m", "ntps.columns")
     assert python("-c", NAMES).split("\n")[0] == "retention per direction 1 1"
 
-    apply(block("fig_plot/gallery.py"), copy)
+    apply(block("fig_plot/registry.py"), copy)
     python("-m", "fig_plot.render", output, "--notebooks", "by_layer")
     assert {path.name for path in (output / "figures").iterdir()} == {
         "by_layer.html",

@@ -16,7 +16,7 @@ from ntps.models.loading import load_model, load_tokenizer
 from ntps.moments import encoder as encoder_module
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.encoder import Encoder, encode, find_blocks
-from ntps.moments.sums import Moments, from_arrays, permuted_rows
+from ntps.moments.sums import Moments, from_arrays
 from tests.tiny import tiny_model, tiny_texts
 
 CPU = torch.device("cpu")
@@ -294,20 +294,13 @@ def test_the_pass_equals_one_text_at_a_time(model, packs):
         2, 0, 1, 3
     )
     expected = from_arrays(states, [len(row) for row in ids], labels, 3, permutations=2)
-    corpus = Corpus(ids, labels, 3, permuted_rows(12, 2, 42))
+    corpus = Corpus(ids, labels, 3, permutations=2)
     kept = np.zeros((4, 12, 32), np.float32)
     moments = Moments(range(4), 32, 3, 2)
     encoder = Encoder(model)
     encoder.packs = packs
-    list(
-        encode(
-            encoder,
-            corpus,
-            plan_batches(corpus.lengths, 64),
-            moments,
-            lambda rows, means: kept.__setitem__((slice(None), rows), means),
-        )
-    )
+    for rows, means in encode(encoder, corpus, plan_batches(corpus.lengths, 64), moments):
+        kept[:, rows] = means
     for layer in range(4):
         for name in (*NAMES, "label_moment_permuted"):
             a, b = moments.average(name, layer), expected.average(name, layer)
@@ -325,7 +318,7 @@ def test_batch_size_and_text_order_change_nothing_that_counts(llama, budget):
     ids, labels = random_ids(30), np.arange(30) % 2
 
     def run(order, budget):
-        corpus = Corpus([ids[i] for i in order], labels[order], 2, permuted_rows(30, 0, 0))
+        corpus = Corpus([ids[i] for i in order], labels[order], 2)
         moments = Moments(range(4), 32, 2)
         list(encode(Encoder(model), corpus, plan_batches(corpus.lengths, budget), moments))
         return moments
@@ -371,7 +364,7 @@ def test_a_model_whose_states_are_no_vectors_of_its_width_is_refused(kind, own):
 def test_states_that_are_not_finite_name_text_and_layer(llama_folder):
     model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
     ids = [np.array([5, 6, 7]), np.array([5, 91, 7, 8]), np.array([9])]
-    corpus = Corpus(ids, np.array([0, 1, 0]), 2, permuted_rows(3, 0, 0))
+    corpus = Corpus(ids, np.array([0, 1, 0]), 2)
     encoder = Encoder(model)
     with torch.no_grad():
         model.get_input_embeddings().weight[91] = torch.nan

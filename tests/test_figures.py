@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fig_plot import figures, summary
+from fig_plot import panels, summary
 from fig_plot.summary_figure import demo_figure
 from ntps.run import cli
 from ntps.scores.registry import CONDITIONED_COLUMNS
@@ -194,7 +194,7 @@ def test_a_file_cut_short_is_one_clear_error(tmp_path, capsys, name):
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
     fake_pair(tmp_path, "m", "a$b$c_1^2")  # no formula
-    first, second = (figures.save(demo_figure(tmp_path), tmp_path / name) for name in ("one", "two"))
+    first, second = (panels.save(demo_figure(tmp_path), tmp_path / name) for name in ("one", "two"))
     for left, right in zip(first, second, strict=True):
         assert left.read_bytes() == right.read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["one.pdf", "one.png", "two.pdf", "two.png"]

@@ -12,7 +12,7 @@ import ntps
 import prescreen
 from ntps.errors import UserError
 from ntps.evaluation.halving import ERROR_RATE, race, schedule
-from ntps.prescreening.measure import reach
+from ntps.prescreening.ranking import reach
 from ntps.run import cli
 from tests.tiny import tiny_model, tiny_texts
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ntps.commands.jobs import Grid
 from ntps.errors import UserError
 from ntps.models import loading
+from ntps.run.jobs import Grid
 from tests.tiny import tiny_dataset, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -77,7 +77,12 @@ COMMANDS = {  # what comes before the kill, and the command that is killed
     "from_scratch": ([], ["from_scratch", *TRAINING]),
     "finetune_probe": ([], [finetune_probe.__name__, "--tokens_per_batch", "300"]),
     "prescreen": ([], ["prescreen", "--layers", "all", "--tokens_per_batch", "600"]),
+    "prescreen_lora": (
+        [],
+        ["prescreen", "--layers", "1", "--label_permutations", "0", "--finetune_probe", "4"],
+    ),
 }
+OF_LORA = ("lora_seconds", "lora_passes")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 PLACES = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 2}  # of dir_fd
 
@@ -149,7 +154,7 @@ def work(command: list[str], folder: Path, kill=None, log=None, often=False) -> 
     torch.save = telling(torch.save, 1)
     if often:
         passes.CHECKPOINT_SECONDS = finetuning.CHECKPOINT_SECONDS = 0.0
-        for kind in (passes.Pass, finetuning.Watcher):
+        for kind in (passes.ForwardPass, finetuning.Watcher):
             kind.pause = property(lambda _: 0.0, lambda *_: None)
     watch(folder / "results", kill, log)
     code = cli.run(script_of(command).main, [*command[1:], "--output", "results"])
@@ -190,15 +195,21 @@ def content(path: Path):
             return {"about": timeless(about), "arrays": arrays}
     if path.suffix == ".csv":
         table = pd.read_csv(path, float_precision="round_trip")
-        return table.drop(columns=["seconds", "forward_passes"], errors="ignore").to_dict("list")
+        return table.drop(columns=["seconds", "forward_passes", *OF_LORA], errors="ignore").to_dict("list")
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text()))
-    return re.sub(r"\d+ s\b|–", "", path.read_text()) if path.suffix == ".html" else path.read_bytes()
+    return (
+        re.sub(r"\d+ s\b|–|, [\d.]+ times its forward pass", "", path.read_text())
+        if path.suffix == ".html"
+        else path.read_bytes()
+    )
 
 
 def timeless(value):
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in ("date", "seconds")}
+        return {
+            key: timeless(item) for key, item in value.items() if key not in ("date", "seconds", *OF_LORA)
+        }
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 

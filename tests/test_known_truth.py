@@ -1,6 +1,7 @@
 """Populations of known scores against explicit matrices, their samples against explicit rows; intervals by simulation."""
 
 import math
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from scipy import stats
 
 import cache
 from ntps.errors import UserError
-from ntps.evaluation import known_truth as known
 from ntps.run import cli
 from ntps.scores.layer import Layer
+from ntps.scores.layer_moments import LayerMoments
 from report import estimators
+from report import known_truth as known
 from report.estimator_trials import Cell, Estimate, judged, solved, trial
 from tests.synthetic_moments import moments_of, random_texts
 from tests.tiny import tiny_world, world_flags
@@ -121,7 +123,7 @@ def test_parts_add_up(base):
     parts, rows = zip(
         *((one, more) for size in sizes for one, *more in [known.draw_states(world, size, draw, 9.0)])
     )
-    whole = known.merged(parts)
+    whole = reduce(LayerMoments.joined, parts)
     states, y = (torch.cat(both) for both in zip(*rows))
     torch.testing.assert_close(whole.mean_second_moment, states.mT @ states / 100)
     torch.testing.assert_close(whole.mean_label_moment, states.mT @ y / 100)

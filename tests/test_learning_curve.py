@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from ntps.evaluation.learning_curve import extrapolate, joined, skill_curve
+from ntps.evaluation.learning_curve import extrapolate, skill_curve
 from ntps.scores import probes
+from ntps.scores.layer_moments import LayerMoments
 from tests.synthetic_moments import moments_of, random_texts
 
 
@@ -86,7 +87,7 @@ def test_skill_over_partitions_is_that_of_the_rows_together():
         train = moments_of([texts[i] for i in own], labels[own])[0]
         skill = probes.skill(probes.ridge(train), train, test)
         assert found.skill[place] == pytest.approx(skill, abs=1e-9)
-    both = joined(parts[0], parts[1])
+    both = parts[0].joined(parts[1])
     assert both.text_count == 100 and both.class_counts.sum() == 100
 
 
@@ -116,7 +117,7 @@ def test_the_interval_of_twice_as_many_rows_covers(partitions, noise):
     gains, found, many = [], [], rows(20_000)
     for _ in range(40):
         parts = [rows(n // partitions) for _ in range(2 * partitions)]
-        halves = [reduce(joined, parts[:partitions]), reduce(joined, parts)]
+        halves = [reduce(LayerMoments.joined, parts[:partitions]), reduce(LayerMoments.joined, parts)]
         once, twice = (probes.skill(probes.ridge(train), train, many) for train in halves)
         gains.append(twice - once)
         found.append(skill_curve(parts[:partitions], rows(300)).gain)

@@ -36,7 +36,7 @@ from ntps.models.loading import (
     tokenizer_of_file,
 )
 from ntps.moments.encoder import Encoder, difference
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.sources import hub as hub_module
 from ntps.sources.yaml_files import config_names
 from tests.test_encoding import hidden_states, states_of
@@ -536,7 +536,7 @@ def test_a_tokenizer_that_is_not_its_files_gives_way_to_it(tmp_path, cls, pad, c
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     if cls:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": cls}))
-    source = Source(str(folder), None, "cpu", None, None, "all")
+    source = LazyModel(str(folder), None, "cpu", None, None, "all")
     was, text = type(source.tokenizer).__name__, "river boat zebra fish " * 20
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for _ in range(2):  # said once
@@ -555,7 +555,7 @@ def test_a_tokenizer_that_is_not_its_files_gives_way_to_it(tmp_path, cls, pad, c
 def test_a_tokenizer_that_is_its_files_stays(tmp_path, capsys):
     folder = tiny_model(tmp_path / "m", "qwen2")
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)  # now the file is Qwen2Tokenizer's
-    source = Source(str(folder), None, "cpu", None, None, "all")
+    source = LazyModel(str(folder), None, "cpu", None, None, "all")
     loaded = source.tokenizer
     source.tokenize(WORDS)
     assert (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
-from ntps.moments.sums import Batch, Moments, from_arrays, one_hot, permuted_rows
+from ntps.moments.sums import Batch, Moments, from_arrays, permuted_rows, targets_of
 from ntps.scores.subspaces import ntps
 
 NAMES = (
@@ -33,7 +33,7 @@ def explicit(states: torch.Tensor, lengths, labels, classes: int) -> dict[str, t
         L1 = torch.ones(count, count - 1, dtype=torch.float64).triu()
         L2 = torch.zeros(count, count - 1, dtype=torch.float64)
         L2[1:] = torch.eye(count - 1)
-        m, y = X.mean(1), one_hot([label], classes)[0]
+        m, y = X.mean(1), targets_of([label], classes)[0]
         for name, value in (
             ("mean_second_moment", torch.outer(m, m)),
             ("mean_label_moment", torch.outer(m, y)),
@@ -172,7 +172,7 @@ def test_prefix_sums_are_cumulative_sums_of_each_text(lengths):
     batch = Batch(torch.tensor(lengths), torch.ones(len(lengths), 1, dtype=torch.float64))
     mean, texts = Moments([0], 4, 1).add(0, states, batch), states.split(lengths)
     expected = [torch.cat([text[:-1].cumsum(0), torch.zeros(1, 4)]) for text in texts]
-    assert torch.allclose(batch.scratch.prefix[: sum(lengths), :4], torch.cat(expected), atol=1e-12)
+    assert torch.allclose(batch.room[0][: sum(lengths), :4], torch.cat(expected), atol=1e-12)
     for row, text in enumerate(texts):
         assert torch.allclose(mean[row], text.mean(0), atol=1e-12)
 

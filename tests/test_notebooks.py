@@ -1,4 +1,4 @@
-"""The notebooks: each is what its entry of the gallery says, without outputs, and runs on a small results folder, whole or with gaps."""
+"""The notebooks: each is what its entry of the registry says, without outputs, and runs on a small results folder, whole or with gaps."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from fig_plot import gallery, notebook, render
+from fig_plot import notebook, registry, render
 from ntps.run import cli
 from ntps.system import storage
 from tests.fake_results import fake_grid
@@ -18,14 +18,14 @@ NOTEBOOKS = sorted((ROOT / "fig_plot").glob("*.ipynb"))
 
 
 def test_every_entry_has_its_notebook():
-    assert sorted(path.stem for path in NOTEBOOKS) == sorted(gallery.FIGURES)
+    assert sorted(path.stem for path in NOTEBOOKS) == sorted(registry.FIGURES)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_what_its_entry_says_and_no_output_is_kept(path):
     committed = nbformat.read(path, as_version=4)
     nbformat.validate(committed)
-    assert committed == notebook.build(gallery.FIGURES[path.stem])
+    assert committed == notebook.build(registry.FIGURES[path.stem])
     for cell in committed.cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None
@@ -48,9 +48,9 @@ def test_a_new_figure_is_one_function_and_one_entry(tmp_path, monkeypatch):
         figure.subplots().plot([0, 1])
         yield "toy_line", figure
 
-    entry = gallery.Entry("toy", "A toy", "A line.", toy)
-    monkeypatch.setattr(gallery, "ENTRIES", (*gallery.ENTRIES, entry))
-    monkeypatch.setattr(gallery, "FIGURES", gallery.FIGURES | {"toy": entry})
+    entry = registry.Entry("toy", "A toy", "A line.", toy)
+    monkeypatch.setattr(registry, "ENTRIES", (*registry.ENTRIES, entry))
+    monkeypatch.setattr(registry, "FIGURES", registry.FIGURES | {"toy": entry})
     monkeypatch.setattr(notebook, "HERE", tmp_path / "notebooks")
     assert cli.run(notebook.main, []) == 0
     cells = nbformat.read(tmp_path / "notebooks/toy.ipynb", as_version=4).cells
@@ -82,7 +82,7 @@ FIGURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", gallery.FIGURES)
+@pytest.mark.parametrize("name", registry.FIGURES)
 def test_each_notebook_runs_and_its_page_holds_its_figures(results, name):
     assert cli.run(render.main, [str(results), "--notebooks", name]) == 0
     page = (results / "figures" / f"{name}.html").read_text(encoding="utf-8")

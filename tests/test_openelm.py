@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from ntps.models.openelm import OpenELMConfig, OpenELMForCausalLM, OpenELMModel, make_divisible, register
+from ntps.models.openelm import OpenELMConfig, OpenELMForCausalLM, OpenELMModel, make_divisible
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,7 +33,6 @@ def golden() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The golden model as the hub would hold it, remote-code entries of its config.json included."""
-    register()
     folder = tmp_path_factory.mktemp("openelm")
     config = json.loads((GOLDEN / "openelm_tiny_config.json").read_text())
     config["architectures"] = ["OpenELMForCausalLM"]

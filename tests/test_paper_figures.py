@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from fig_plot import gallery, scatter
+from fig_plot import registry, scatter
 from fig_plot.kv_curves import kv_curves
 from fig_plot.labels import RECOMMENDED
 from fig_plot.layer_map import layer_map, layer_maps
@@ -210,7 +210,7 @@ def test_a_warning_where_ntps_describes_the_sample(tmp_path):
 def test_captions_hold_no_commands(tmp_path):
     fake_grid(tmp_path, ["m"], ["a", "b"])
     (tmp_path / "accuracy/linear_sklearn/m/a.csv").unlink()
-    for entry in gallery.ENTRIES:
+    for entry in registry.ENTRIES:
         for _, figure in entry.draw(tmp_path):
             text = figure._supxlabel.get_text()
             assert "python" not in text and "--" not in text
@@ -241,7 +241,7 @@ def test_all_figures_at_all_sizes(tmp_path, models, texts):
     if models == 8:  # scores of some only
         for model, text in (("m0", "t0"), ("m0", "t1"), ("m0", "t2"), ("m1", "t0")):
             fake_pair(tmp_path, model, text)
-    drawn = [entry for entry in gallery.ENTRIES if entry.name != "fig1"]
+    drawn = [entry for entry in registry.ENTRIES if entry.name != "fig1"]
     figures = [(entry.name, figure) for entry in drawn for _, figure in entry.draw(tmp_path)]
     assert len(figures) == 6 + 3 + 1 + 2 + 3 + 1 + 1 + 1
     for name, figure in figures:

@@ -18,12 +18,11 @@ import from_scratch
 import linear_training
 import lora_finetuning
 from ntps.accuracies import lora as adapters
-from ntps.commands import plan
 from ntps.errors import UserError
 from ntps.models import loading
 from ntps.moments.encoder import Encoder, find_blocks
 from ntps.moments.sums import Batch, Moments
-from ntps.run import cli
+from ntps.run import cli, plan
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model, tiny_world, world_flags
 

@@ -25,7 +25,7 @@ from ntps.flags import POOLINGS
 from ntps.moments.batches import Corpus
 from ntps.moments.encoder import Encoder, encode
 from ntps.moments.file import MomentsFile, unpack
-from ntps.moments.sums import Batch, Moments, one_hot, permuted_rows
+from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
 from ntps.run import cli
 from ntps.scores.words import leading_pair
 from ntps.system import storage
@@ -69,7 +69,7 @@ def by_definition(states, lengths, labels, pooling):
         X = X[:count]
         if pooling == "mean_without_first" and count > 1:
             X = X[1:]
-        m, y = X[-1] if pooling == "last" else X.mean(0), one_hot([label], 3)[0]
+        m, y = X[-1] if pooling == "last" else X.mean(0), targets_of([label], 3)[0]
         tokens += len(X)
         add("mean_second_moment", torch.outer(m, m))
         add("mean_label_moment", torch.outer(m, y))
@@ -141,21 +141,14 @@ def test_states_are_those_of_each_text_alone(tmp_path, pooling, packs):
     model = AutoModel.from_pretrained(tiny_model(tmp_path), dtype=torch.float64).eval()
     draw = np.random.default_rng(0)
     ids = [draw.integers(3, 100, length) for length in (1, 2, 5, 33, 1, 17, 40)]
-    corpus = Corpus(ids, np.arange(7) % 2, 2, permuted_rows(7, 0, 0), pooling)
+    corpus = Corpus(ids, np.arange(7) % 2, 2, pooling)
     encoder, kept = Encoder(model), np.zeros((4, 7, 32))
     encoder.packs = encoder.packs if packs is None else packs
     moments = Moments(range(4), 32, 2)
     batches = [np.array([6, 3, 5]), np.array([2, 1, 0, 4])]
     for pass_moments in (None, moments):
-        list(
-            encode(
-                encoder,
-                corpus,
-                batches,
-                pass_moments,
-                lambda rows, found: kept.__setitem__((slice(None), rows), found),
-            )
-        )
+        for rows, found in encode(encoder, corpus, batches, pass_moments):
+            kept[:, rows] = found
         for row, tokens in enumerate(ids):
             with torch.no_grad():
                 own = torch.stack(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from dataclasses import asdict
 from html import unescape
 from html.parser import HTMLParser
 
@@ -18,7 +19,7 @@ from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
-from ntps.prescreening import measure, page, texts
+from ntps.prescreening import measure, page, ranking, texts
 from ntps.run import cli
 from ntps.scores.permutation_null import p_value
 from ntps.sources.yaml_files import config_names
@@ -139,6 +140,7 @@ def test_hostile_names_change_no_tag(world):
         facts = {
             "name": text, "target": "classes", "texts": {"train": 2, "test": 1}, "split_rule": text, "example": text,
             "classes": [text], "class_counts": {"train": [2], "test": [1]},
+            "flags": asdict(prescreen.Flags(train=text)),
         }  # fmt: skip
         pictures = {"labels": "AA==", "layers": "AA==", "curves": ["AA=="]}
         what = page.context([row], facts, [text], [{"model": text, "dropped": text}])
@@ -450,7 +452,7 @@ def test_skill_and_its_error_cover():
             measure.Measured({"heldout_skill": 1 - e.mean() / guesses.mean()}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
-        apart += not measure.rank(found)[1].row["tied"]
+        apart += not ranking.ordered(found)[1].row["tied"]
     assert 0.85 < covered / tries < 0.95
     assert 0.03 < apart / tries < 0.08
 
@@ -464,9 +466,9 @@ def test_equal_models_are_tied():
             measure.Measured({"heldout_skill": -e.mean()}, None, e, guesses)  # type: ignore[arg-type]
             for e in errors
         ]
-        apart += not all(one.row["tied"] for one in measure.rank(found))
+        apart += not all(one.row["tied"] for one in ranking.ordered(found))
     assert 0.03 < apart / tries < 0.07
-    assert measure.reach(1) == measure.reach(2) == pytest.approx(1.95996, abs=1e-4)
+    assert ranking.reach(1) == ranking.reach(2) == pytest.approx(1.95996, abs=1e-4)
 
 
 def test_error_of_an_accuracy():
@@ -561,5 +563,5 @@ def test_the_page_says_what_its_p_and_signal_are(world):
 def test_verdict_says_when_nothing_is_learnt():
     row = {"heldout_skill": 0.01, "heldout_skill_se": 0.02, "model": "a"}
     one = measure.Measured(row, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
-    (ranked,) = measure.rank([one])
+    (ranked,) = ranking.ordered([one])
     assert "none of these models can be recommended" in page.verdict([ranked.row])

@@ -14,18 +14,19 @@ from report.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results" / "mini"
-TEMPLATE = reproduction.TEMPLATE.read_text(encoding="utf-8")
-REPORT = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in reproduction.PAGES}
+REPORT = PAGES["reproduction.md"]
 
 
 def test_report_and_readme_are_what_the_tables_say():
-    assert reproduction.filled(TEMPLATE, reproduction.all_facts(TABLES)) == REPORT
+    assert reproduction.pages(TABLES) == PAGES
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert reproduction.with_short(readme, REPORT) == readme
 
 
-def test_the_template_holds_no_measured_number():
-    assert not re.findall(r"\d\.\d\d", TEMPLATE)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_templates_hold_no_measured_number(page):
+    assert not re.findall(r"\d\.\d\d", reproduction.template(page))
 
 
 def test_another_table_makes_another_report(tmp_path):
@@ -65,6 +66,6 @@ def test_the_command_writes_the_page_and_its_figure(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("<!-- short -->\n<!-- /short -->\n")
     monkeypatch.setattr(reproduction, "ROOT", tmp_path)
     assert cli.run(reproduction.main, ["--folder", str(TABLES), "--docs", str(tmp_path)]) == 0
-    assert (tmp_path / "reproduction.md").read_text() == REPORT
+    assert {name: (tmp_path / name).read_text() for name in PAGES} == PAGES
     assert (tmp_path / "reproduction.png").stat().st_size > 20_000
     assert "(docs/" in (tmp_path / "README.md").read_text()

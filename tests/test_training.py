@@ -29,7 +29,7 @@ from ntps.models.description import ModelSpec, resolve_model
 from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.system import storage
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model
@@ -140,7 +140,7 @@ def test_training_on_states_is_training_with_the_text_encoded_again_each_epoch(p
         )
         return head.linear.weight
 
-    source = Source(pair["models"][0], None, "cpu", None, None, "3")
+    source = LazyModel(pair["models"][0], None, "cpu", None, None, "3")
     task = Task(source, load_dataset(pair["datasets"][0]), None)
     again = Encoded()
     torch.testing.assert_close(
@@ -203,7 +203,7 @@ def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
         linear_training.main(linear_training.Flags(**pair, **settings, output=str(tmp_path / "encoded"))) == 0
     )
     assert cache.main(cache.Flags(**pair, output=str(tmp_path / "kept"), keep_states=True)) == 0
-    monkeypatch.setattr("ntps.accuracies.linear_head.encode", None)
+    monkeypatch.setattr("ntps.moments.lazy_model.encode", None)
     assert linear_training.main(linear_training.Flags(**pair, **settings, output=str(tmp_path / "kept"))) == 0
     one, two = (table(tmp_path / name, "linear_training") for name in ("encoded", "kept"))
     pd.testing.assert_frame_equal(without_seconds(one), without_seconds(two), rtol=1e-4)
@@ -214,7 +214,7 @@ def test_linear_training_reads_kept_states(pair, tmp_path, monkeypatch):
 
 
 def test_pooling_last_is_the_last_tokens_state(pair):
-    source = Source(pair["models"][0], None, "cpu", None, None, "2")
+    source = LazyModel(pair["models"][0], None, "cpu", None, None, "2")
     task = Task(source, load_dataset(pair["datasets"][0]), None)
     states = linear_head.pooled_states(task, "test", "last", "none")
     model = AutoModel.from_pretrained(source.spec.source["path"], dtype=torch.float32).eval()
@@ -743,7 +743,7 @@ def test_a_plain_folder_is_trained_and_texts_need_a_test_split(pair, tmp_path, c
     assert a.drop(columns=["model", "seconds"]).equals(b.drop(columns=["model", "seconds"]))
     data = load_dataset(pair["datasets"][0])
     data.splits.pop("test")
-    source = Source(pair["models"][0], None, "cpu", None, None, "all")
+    source = LazyModel(pair["models"][0], None, "cpu", None, None, "all")
     with pytest.raises(UserError, match="no split 'test'"):
         Task(source, data, None)
 

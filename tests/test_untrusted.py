@@ -22,7 +22,7 @@ from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, load_model, load_tokenizer
 from ntps.moments.encoder import Encoder
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
@@ -206,7 +206,7 @@ def test_a_tokenizer_that_fails_on_the_texts_is_one_error(tiny, tmp_path, vocab)
     tokenizer.add_special_tokens(["</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     one_error(
-        lambda: Source(str(folder), None, "cpu", None, None, "all").tokenize(["boat"]), "m-", "tokenizer"
+        lambda: LazyModel(str(folder), None, "cpu", None, None, "all").tokenize(["boat"]), "m-", "tokenizer"
     )
 
 

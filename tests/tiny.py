@@ -75,9 +75,8 @@ def tiny_config(
     if arch == "gpt2":
         shape = dict(n_embd=d, n_layer=blocks, n_head=4, n_positions=context)
     elif arch == "openelm":
-        from ntps.models.openelm import register
+        import ntps.models.openelm  # noqa: F401  for AutoConfig
 
-        register()
         shape = dict(
             model_dim=d, num_transformer_layers=blocks, head_dim=4, num_gqa_groups=4, ffn_dim_divisor=8
         )

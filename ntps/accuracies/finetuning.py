@@ -65,14 +65,12 @@ Build = Callable[[int], nn.Module]  # of a seed
 Keep = Callable[[Classifier, int, dict], None]  # of a trained model, its seed and its training's identity
 
 
-# --- the loop ------------------------------------------------------------------------------------------------------
-
-
 class Finetuner(Trainer):
     """Trainer with our order of rows, checkpoints of trained weights only, and a stop at a loss that is not finite."""
 
     seconds_before = 0.0  # of the interrupted runs that this one goes on from
     started = 0.0
+    right: list[int] = []  # of the rows that were scored last, 1 where the prediction is right
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -87,6 +85,12 @@ class Finetuner(Trainer):
                 f"the loss is not finite at step {step}: try a smaller --learning_rate, or --dtype float32"
             )
         return loss
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        found = super().evaluation_loop(dataloader, *args, **kwargs)
+        order = list(self._get_eval_sampler(dataloader.dataset))  # by length, the same each time
+        self.right = (found.predictions.argmax(1) == found.label_ids)[np.argsort(order)].astype(int).tolist()
+        return found
 
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -201,14 +205,13 @@ def read_json(path: Path) -> Any:
 
 def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingArguments:
     """The paper's optimizer and schedule: Adafactor without relative step and scaling (Trainer's `adafactor` is),
-    no clipping, 5 % warm-up then cosine; with patience, which does not know the last step, then constant."""
-    device, kind = task.source.device, task.source.dtype
-    schedule = "constant_with_warmup" if flags.patience else "cosine"
+    no clipping, 5 % warm-up then cosine, or constant as `flags.schedule` says."""
+    device, kind = task.model.device, task.model.dtype
     args = TrainingArguments(
-        output_dir=str(folder), run_name=f"{task.source.name} {task.data.name} seed {seed}", seed=seed,
+        output_dir=str(folder), run_name=f"{task.model.name} {task.data.name} seed {seed}", seed=seed,
         # optimizer and schedule
         optim="adafactor", learning_rate=flags.learning_rate, weight_decay=flags.weight_decay, max_grad_norm=0.0,
-        lr_scheduler_type=schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
+        lr_scheduler_type=flags.schedule, warmup_steps=-(-flags.max_steps // 20), max_steps=flags.max_steps,
         # batches
         per_device_train_batch_size=flags.batch_size, gradient_accumulation_steps=flags.gradient_accumulation,
         per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH), train_sampling_strategy="group_by_length",
@@ -231,8 +234,8 @@ def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | 
     """
     if flags.log_to != "none" and importlib.util.find_spec(flags.log_to) is None:
         raise UserError(f"--log_to {flags.log_to}: not installed; pip install {flags.log_to}")
-    if processes.count() == 1 and task.source.device.index:
-        device = task.source.device
+    if processes.count() == 1 and task.model.device.index:
+        device = task.model.device
         raise UserError(f"--device {device}: say which GPU by CUDA_VISIBLE_DEVICES, and --device cuda")
 
     def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
@@ -255,11 +258,10 @@ def train(
     task: Task, method: str, flags: Training, seed: int, folder: Path, step: int, build: Build
 ) -> tuple[Classifier, list[Row]]:
     """One training, from the checkpoint of `step` unless that is 0: the model and its rows of the table."""
-    source = task.source
     set_seed(seed)
-    model = Classifier(build(seed), source.config.hidden_size, len(task.data.classes), flags.dropout)
+    model = Classifier(build(seed), task.model.config.hidden_size, len(task.data.classes), flags.dropout)
     if flags.log_to == "tensorboard":
-        logs = Path(flags.output) / "logs" / method / source.name / f"{task.data.name}-seed{seed}"
+        logs = Path(flags.output) / "logs" / method / task.model.name / f"{task.data.name}-seed{seed}"
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     parts = task.parts(seed, flags.released_protocol)
     rows_of: dict[str, Any] = {name: examples(task, *part) for name, part in parts.items()}
@@ -295,10 +297,11 @@ def train(
     for name, key in logged.items():
         for line in log:
             if key in line:
-                row = {"layer": source.layers[0], "seed": seed, "step": line["step"], "split": name}
+                row = {"layer": task.model.layers[0], "seed": seed, "step": line["step"], "split": name}
                 row |= settled | {"final": line["step"] == last, "tokens": line["num_input_tokens_seen"]}
                 row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
                 rows.append(row | {"seconds": line["seconds"]})
+    rows[-1]["right"] = trainer.right  # of the test rows, which were scored last
     return model, rows
 
 

@@ -23,8 +23,8 @@ from ntps.errors import UserError, boundary, enough_memory
 from ntps.moments import passes
 from ntps.moments.batches import plan_batches
 from ntps.moments.encoder import Encoder, NotFinite
+from ntps.moments.lazy_model import default_budget
 from ntps.moments.packing import Packed, run_packed
-from ntps.moments.source import default_budget
 from ntps.system import console, processes, storage
 
 PILOT = 64  # train rows whose states give the directions
@@ -136,20 +136,20 @@ class FeaturePass:
         self.task, self.path, self.identity = task, path, identity
         self.partial = path.with_name(f".{path.name}.partial")
         self.settings: dict[str, Any] = identity["settings"]
-        self.budget = budget or default_budget(task.source.device) // 4  # activations are kept
+        self.budget = budget or default_budget(task.model.device) // 4  # activations are kept
         self.ids = [*task.ids("train"), *task.ids("test")]
         self.lengths = np.array([len(row) for row in self.ids])
-        self.names = target_modules(task.source.encoder.model, self.settings["lora_targets"], 0)
+        self.names = target_modules(task.model.encoder.model, self.settings["lora_targets"], 0)
 
     def run(self) -> None:
-        encoder, lengths, fresh = self.task.source.encoder, self.lengths, list[np.ndarray]()
+        encoder, lengths, fresh = self.task.model.encoder, self.lengths, list[np.ndarray]()
         directions, done = processes.from_first(self._begun)
         sketch = [self.settings[name] for name in ("rank", "sketch", "seed")]
         gradients = Gradients(encoder, self.names, directions, *sketch)
         batches = (rows for rows in plan_batches(lengths, self.budget) if not done[rows].all())
         left = [rows[some] for rows in batches for some in encoder.passes(lengths[rows])]
         self.saved, self.cost = time.monotonic(), np.zeros(3)  # since the last checkpoint
-        title = f"{self.task.source.name} x {self.task.data.name}"
+        title = f"{self.task.model.name} x {self.task.data.name}"
         with console.progress(int(lengths.sum()), "token", title, int(lengths[done].sum())) as bar:
             for start in range(0, len(left), processes.count()):
                 shares = left[start : start + processes.count()]
@@ -215,7 +215,7 @@ class FeaturePass:
     def _states(self, ids: Sequence[np.ndarray]) -> Tensor:
         """Mean states (n, d) of a plain forward pass."""
         try:
-            return torch.from_numpy(self.task.source.states(list(ids)))
+            return torch.from_numpy(self.task.model.states(list(ids)))
         except NotFinite:  # its row is one of these
             raise UserError("states that are not finite: try --dtype float32") from None
 

@@ -27,8 +27,8 @@ from ntps.errors import UserError
 from ntps.flags import LayerProbes
 from ntps.moments.file import StatesFile
 from ntps.moments.identity import of_layer_probes
+from ntps.moments.lazy_model import parse_layers
 from ntps.moments.pair import SPLITS, Cached
-from ntps.moments.source import parse_layers
 from ntps.moments.sums import targets_of
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place

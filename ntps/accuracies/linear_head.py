@@ -14,12 +14,8 @@ from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
 from ntps.errors import UserError
 from ntps.flags import LinearHead
-from ntps.moments.batches import Corpus, plan_batches
-from ntps.moments.encoder import encode
 from ntps.moments.file import StatesFile
 from ntps.moments.identity import of_states
-from ntps.moments.source import default_budget
-from ntps.moments.sums import permuted_rows
 from ntps.system import console, processes, storage
 
 Watch = Callable[[int, bool], None]  # of a step and whether it is the last
@@ -37,7 +33,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
     that the seeds share.
     """
     states: dict[str, Tensor] = {}
-    device, encoding = task.source.device, 0.0
+    device, encoding = task.model.device, 0.0
 
     def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
         nonlocal encoding
@@ -61,7 +57,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
             for name in parts if final else [watched]:
                 with torch.inference_mode():
                     logits = head(inputs[name])
-                row = {"layer": task.source.layers[0], "seed": seed, "step": step, "split": name}
+                row = {"layer": task.model.layers[0], "seed": seed, "step": step, "split": name}
                 row |= {"final": final, "seconds": seconds, "tokens": tokens}
                 measured.append(row | scores(logits.cpu().numpy(), labels[name]))
 
@@ -72,7 +68,7 @@ def fitter(task: Task, flags: LinearHead) -> Fit:
 
 
 def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
-    """(n, d) float32 on the model's device: the states of source.layers[0], as `cache.py --keep_states` wrote them
+    """(n, d) float32 on the model's device: the states of model.layers[0], as `cache.py --keep_states` wrote them
     into `output`, or else from one forward pass.
 
     pooling: as in ntps/moments/sums.py.
@@ -81,42 +77,32 @@ def pooled_states(task: Task, split: str, pooling: str, output: str) -> Tensor:
     if cached is not None:
         states = torch.from_numpy(cached).float()
     else:
-        states = torch.zeros(len(task.labels[split]), task.source.config.hidden_size)
-        encode_share(task, split, pooling, states)
-        processes.add_up(states)  # several processes share the batches
-    return states.to(task.source.device)
-
-
-def encode_share(task: Task, split: str, pooling: str, states: Tensor) -> None:
-    """Fill in the states of the rows whose batches are this process's: every N-th of N processes."""
-    source, ids = task.source, task.ids(split)
-    corpus = Corpus(ids, task.labels[split], len(task.data.classes), permuted_rows(len(ids), 0, 0), pooling)
-    batches = plan_batches(corpus.lengths, default_budget(source.device))
-    mine = batches[processes.rank() :: processes.count()]
-
-    def keep(rows: np.ndarray, mean: np.ndarray) -> None:
-        states[rows] = torch.from_numpy(mean[0]).float()
-
-    title = f"{source.name} x {task.data.name} {split}"
-    with console.progress(int(corpus.lengths.sum()), "token", title) as bar:
-        for tokens in encode(source.encoder, corpus, mine, keep=keep):
-            bar.update(tokens * processes.count())
+        model, ids = task.model, task.ids(split)
+        states = torch.zeros(len(ids), model.config.hidden_size)
+        total, count = sum(map(len, ids)), processes.count()
+        share = slice(processes.rank(), None, count)  # several processes share the batches
+        with console.progress(total, "token", f"{model.name} x {task.data.name} {split}") as bar:
+            for rows, some in model.pooled(ids, pooling, share):
+                states[rows] = some.float()
+                bar.update(count * sum(len(ids[row]) for row in rows))
+        processes.add_up(states)
+    return states.to(task.model.device)
 
 
 def cached_states(task: Task, split: str, pooling: str, output: str) -> np.ndarray | None:
-    """The states of source.layers[0] from OUTPUT/states, if the same rows and settings made them.
+    """The states of model.layers[0] from OUTPUT/states, if the same rows and settings made them.
 
     UserError where they are damaged.
     """
-    source, layer = task.source, task.source.layers[0]
-    path = Path(output) / "states" / source.name / task.data.name / f"{split}.safetensors"
-    wanted = of_states(source, task.data, task.splits[split], task.limit, 42, [layer], pooling)
+    model, layer = task.model, task.model.layers[0]
+    path = Path(output) / "states" / model.name / task.data.name / f"{split}.safetensors"
+    wanted = of_states(model, task.data, task.splits[split], task.limit, 42, [layer], pooling)
     if not path.exists():
         return None
     file = StatesFile(path)
     if layer not in file.layers or storage.differences(file.identity | {"layers": [layer]}, wanted):
         return None
-    if file.labels.tolist() != task.labels[split].tolist() or file.width != source.config.hidden_size:
+    if file.labels.tolist() != task.labels[split].tolist() or file.width != model.config.hidden_size:
         raise UserError(f"{path} is damaged: it has other rows than {split}. {storage.REMEDY}")
     console.say(f"states from {path}")
     return file.layer(file.layers.index(layer))

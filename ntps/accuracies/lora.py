@@ -10,8 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ntps.errors import UserError
 from ntps.models.description import ModelSpec
-from ntps.models.loading import without_weights
+from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
+from ntps.moments.lazy_model import LazyModel
 from ntps.system import console, storage
 
 ALL = "all-linear"
@@ -64,6 +65,13 @@ def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -
             f"--lora_targets {' '.join(sorted(lacking))}: the blocks have no such module, but {', '.join(known)}"
         )
     return [name for name, ending in last.items() if ending in targets]
+
+
+def lora_model(source: LazyModel, settings: dict[str, Any]) -> nn.Module:
+    """The weights of a source with LoRA, as `add_lora`."""
+    spec = source.spec
+    base = load_model(spec, source.dtype, source.device)
+    return add_lora(base, spec.source.get("id", spec.name), settings)
 
 
 def add_lora(model: nn.Module, name: str, settings: dict[str, Any]) -> nn.Module:

@@ -33,7 +33,7 @@ def measure(
     columns = (*COLUMNS, "settled") if "patience" in settings else COLUMNS
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: must be different numbers from 0 up")
-    folder = Path(flags.output) / "accuracy" / method / task.source.name
+    folder = Path(flags.output) / "accuracy" / method / task.model.name
     table = folder / f"{task.data.name}.csv"
 
     def output_of(seeds: Sequence[int]) -> Output:
@@ -42,7 +42,7 @@ def measure(
     with storage.alone(folder / f".{task.data.name}.lock", folder):
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
         missing = set(seeds) - known.keys()
-        head = {"model": task.source.name, "dataset": task.data.name, "method": method}
+        head = {"model": task.model.name, "dataset": task.data.name, "method": method}
         for seed in seeds:
             progress = folder / f".{task.data.name}-seed{seed}.checkpoints"
             if seed in missing:

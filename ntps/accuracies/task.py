@@ -10,9 +10,8 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from ntps.errors import UserError
-from ntps.models.loading import tokenizer_facts
 from ntps.moments.identity import of_training
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.texts.dataset import Dataset
 
 WATCH_EVERY = 10  # of the train rows, one in ten validates and is not trained on
@@ -70,9 +69,10 @@ def cut_validation(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
 class Task:
     """One model's tokens of one data set: `ids` and `labels` of train and test, and what they are called."""
 
-    def __init__(self, source: Source, data: Dataset, limit: int | None):
-        self.source, self.data, self.limit = source, data, limit
-        self.splits = {name: data.select(name, limit) for name in ("train", "test")}
+    def __init__(self, model: LazyModel, data: Dataset, limit: int | None, seed: int = 42):
+        """seed: of the limit's permutation."""
+        self.model, self.data, self.limit = model, data, limit
+        self.splits = {name: data.select(name, limit, seed) for name in ("train", "test")}
         self.labels = {name: split.labels for name, split in self.splits.items()}
         if data.target != "classes":
             raise UserError(f"{data.name} has target: {data.target}: trainings are of classes, one a row")
@@ -82,7 +82,7 @@ class Task:
     @cached_property
     def tokens(self) -> dict[str, tuple[list[np.ndarray], int]]:
         """Token ids of each split, and how many of its rows were cut at the maximum length."""
-        return {name: self.source.tokenize(split.texts) for name, split in self.splits.items()}
+        return {name: self.model.tokenize(split.texts) for name, split in self.splits.items()}
 
     def ids(self, split: str) -> list[np.ndarray]:
         return self.tokens[split][0]
@@ -97,15 +97,13 @@ class Task:
 
     def identity(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides a table but its seeds; `settings` are the method's own."""
-        return of_training(method, self.source, self.data, self.splits, self.limit, settings)
+        return of_training(method, self.model, self.data, self.splits, self.limit, settings)
 
     def record(self) -> dict[str, Any]:
         """What a reader of the table wants to know beside its identity."""
         return {
-            "model": self.source.spec.provenance,
-            "tokenizer": tokenizer_facts(self.source.tokenizer),
+            **self.model.record,
             "data": self.data.provenance,
-            "device": str(self.source.device),
             "texts": {name: len(ids) for name, (ids, _) in self.tokens.items()},
             "tokens": {name: int(sum(map(len, ids))) for name, (ids, _) in self.tokens.items()},
             "texts_cut": {name: cut for name, (_, cut) in self.tokens.items()},

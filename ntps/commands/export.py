@@ -59,14 +59,12 @@ def main(
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
     layers = best_rows(source).set_index(PAIR)["layer"].to_dict()
-    with console.progress(len(tables), "table", str(source)) as bar:
-        for path in tables:
-            copied = target / path.relative_to(source)
-            copy_table(path, copied, brief and path.parent.parent.name == "ntps")
-            curves = path.with_suffix(CURVES)
-            if curves.exists() and not brief:
-                copy_curves(curves, copied.with_suffix(CURVES), layers.get((path.parent.name, path.stem)))
-            bar.update()
+    for path in console.progress(len(tables), "table", str(source), over=tables):
+        copied = target / path.relative_to(source)
+        copy_table(path, copied, brief and path.parent.parent.name == "ntps")
+        curves = path.with_suffix(CURVES)
+        if curves.exists() and not brief:
+            copy_curves(curves, copied.with_suffix(CURVES), layers.get((path.parent.name, path.stem)))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"wrote {len(tables)} tables: {target} now has {size / 1e6:.1f} MB")
     return 0

@@ -59,7 +59,7 @@ def main(flags: Flags) -> int:
             states = states_kernel(file.get_tensor("states"), n)
             seconds, timed, tokens = file.get_tensor("cost").tolist()
             forward = timed / tokens * int(file.get_tensor("tokens").sum())  # seconds of a pass over all rows
-        fixed = {"model": task.source.name, "dataset": task.data.name, "n_train": n, "n_test": len(held_out)}
+        fixed = {"model": task.model.name, "dataset": task.data.name, "n_train": n, "n_test": len(held_out)}
         for unit_norm in (False, True):
             more = torch.zeros_like(states)
             for direction in range(flags.directions):
@@ -70,9 +70,9 @@ def main(flags: Flags) -> int:
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def work(task: Task) -> None:
-        targets = chosen_targets(task.source.spec, flags.lora_targets, task.source.config)
+        targets = chosen_targets(task.model.spec, flags.lora_targets, task.model.config)
         identity = task.identity("finetune_probe", flags.settings | {"lora_targets": targets})
-        folder = Path(flags.output) / "finetune_probe" / task.source.name
+        folder = Path(flags.output) / "finetune_probe" / task.model.name
         name, features = task.data.name, folder / f"{task.data.name}.safetensors"
         path = folder / f"{name}.csv"
         output = Output("finetune probe", folder / name, identity, {path: COLUMNS}, [features])

@@ -11,10 +11,10 @@ from pathlib import Path
 from ntps.errors import UserError
 from ntps.moments.merge import merge
 from ntps.run import cli
-from ntps.system import console, storage
+from ntps.system import console
 
-# KIND/MODEL/DATASET/SPLIT.i-of-n.safetensors
-PARTIAL = re.compile(r"(?:moments|states)/[^/]+/[^/]+/[^./][^/]*\.\d+-of-(\d+)\.safetensors")
+# KIND/MODEL/DATASET/SPLIT.i-of-n.safetensors; the groups are what the files of one set share
+PARTIAL = re.compile(r"(moments|states)/([^/]+)/([^/]+)/([^./][^/]*)\.\d+-of-(\d+)\.safetensors")
 
 
 def main(folder: str, overwrite: bool = False) -> int:
@@ -24,29 +24,20 @@ def main(folder: str, overwrite: bool = False) -> int:
         folder: results of cache.py --shard, of one machine or of several
         overwrite: replace sums of other settings
     """
-    sets: dict[tuple, list[Path]] = defaultdict(list)
-    failed = 0
+    sets: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for path in sorted(Path(folder).resolve().rglob("*.safetensors")):
-        if not (found := PARTIAL.fullmatch("/".join(path.parts[-4:]))):
-            continue
-        try:
-            about = storage.read_provenance(path)
-            identity = about["identity"]
-            names = identity["model"]["name"], identity["data"]["name"], identity["split"]
-        except (UserError, OSError, KeyError, TypeError) as error:
-            failed += 1
-            print(f"error: {path} is no partial file: {error}", file=sys.stderr)
-        else:
-            sets[about["format"], *names, found[1]].append(path)
-    if not sets and not failed:
+        if found := PARTIAL.fullmatch("/".join(path.parts[-4:])):
+            sets[found.groups()].append(path)
+    if not sets:
         raise UserError(f"{folder} holds no partial files: make them by cache.py --shard i/n")
+    failed = 0
     for paths in sets.values():
         try:
             console.say(f"{merge(paths, overwrite)}: {len(paths)} parts")
         except (UserError, OSError) as error:
-            failed += 1
+            failed = 1
             print(f"error: {error}", file=sys.stderr)
-    return int(failed > 0)
+    return failed
 
 
 if __name__ == "__main__":

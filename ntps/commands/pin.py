@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 
 from ntps.errors import UserError, one_line
 from ntps.run import cli
-from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, read_lock
+from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, locked, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
 from ntps.system import console
 from ntps.system.storage import to_json, write_text
@@ -43,15 +43,12 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
 
 def pin(where: Path, kind: str) -> None:
     """Record the commit of each branch or tag in the YAML that the lock file has not, and say so."""
-    lock = read_lock(where.parent)
     for repository, revision in repositories(where):
-        key = f"{kind} {repository} {revision}"
-        if is_commit(revision) or key in lock:
-            commit = revision if is_commit(revision) else lock[key]["commit"]
+        if is_commit(commit := locked(where, kind, repository, revision)):
             console.say(f"{where}: {repository}: already the commit {commit}")
             continue
-        commit = commit_of(repository, revision, kind)
-        lock[key] = {"commit": commit, "date": str(datetime.date.today())}
+        commit, lock = commit_of(repository, revision, kind), read_lock(where.parent)
+        lock[f"{kind} {repository} {revision}"] = {"commit": commit, "date": str(datetime.date.today())}
         write_text(where.parent / LOCK, to_json(dict(sorted(lock.items()))))
         console.say(f"{where.parent / LOCK}: {repository} {revision} is {commit}")
 

@@ -76,11 +76,8 @@ def main(flags: Flags) -> int:
     questions = [question_of(long, pairs, model, target) for target, model in each]
     asked = [q for q in questions if q.candidates and q.n]
     draws = Draws(flags.permutations, flags.resamples, flags.seed)
-    tables = {}
-    with console.progress(len(TABLES), "table", "selection") as bar:
-        for name, parts in TABLES.items():
-            tables[name] = pd.concat([pd.DataFrame(), *parts(asked, draws)])
-            bar.update()
+    every = console.progress(len(TABLES), "table", "selection", over=TABLES.items())
+    tables = {name: pd.concat([pd.DataFrame(), *parts(asked, draws)]) for name, parts in every}
     print(*report(questions, tables), sep="\n")
     folder = Path(flags.output or Path(flags.results) / "selection")
     for name, table in tables.items():
@@ -110,38 +107,26 @@ def targets_there(pairs: pd.DataFrame, requested: Sequence[str]) -> list[str]:
 
 def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str) -> Question:
     """What is known of one model: values of groups are means over their data sets."""
-    pairs, long = pairs[pairs["model"] == model], long[long["model"] == model]
+    pairs, long = (table[table["model"] == model] for table in (pairs, long))
     scored = pairs["dataset"].isin(long["dataset"][long["value"].notna()].unique())
     measured = pairs[target].notna()
-    known = pairs[measured & scored]
     left_out = [f"{name}: no {target}" for name in pairs["dataset"][~measured]]
     left_out += [f"{name}: no scores" for name in pairs["dataset"][measured & ~scored]]
-    long = long.merge(known[["dataset", "group"]], on="dataset")
-    by_group = known.groupby("group")
-    y = results.TARGETS[target][0] * by_group[target].mean()
-    fixed = results.headline(long, known).set_index("dataset").drop(columns="model")
-    by_dataset = known.set_index("dataset")
+    known = pairs[measured & scored].set_index("dataset")
+    group = known["group"]  # of each data set
+    y = results.TARGETS[target][0] * known[target].groupby(group).mean()
+    fixed = results.headline(long, known.reset_index()).set_index("dataset").drop(columns="model")
     if target.startswith(("lora", "scratch")):
-        fixed = fixed.join(by_dataset[list(PROBES)])
-    squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(by_dataset["group"])
-    # the squared error of a group's mean
-    errors = pd.DataFrame(squares.mean()).div(squares.count()).rename(columns=ERRORS).T
-    fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(by_dataset["group"]).mean().T
-    groups = y.index
-    errors, fixed = (part.reindex(columns=groups) for part in (errors, fixed))
-    candidates = long[~long["score"].isin(list(ERRORS))].groupby([*CANDIDATE, "group"], dropna=False)
-    table = candidates["value"].mean().unstack("group").sort_index().reindex(columns=groups)
-    procedures, without = choices_of(table, fixed)
-    return Question(
-        model=model,
-        target=target,
-        y=y,
-        procedures=procedures,
-        fixed=fixed,
-        errors=errors,
-        covariates=by_group[list(COVARIATES)].mean().T,
-        left_out=left_out + without,
-    )
+        fixed = fixed.join(known[list(PROBES)])
+    squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(group)
+    errors = (squares.mean() / squares.count()).rename(columns=ERRORS)  # of a group's mean, squared
+    fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(group).mean()
+    fixed, errors = (table.T.reindex(columns=y.index) for table in (fixed, errors))
+    candidates = long[~long["score"].isin(list(ERRORS))].join(group, on="dataset", how="inner")
+    values = candidates.groupby([*CANDIDATE, "group"], dropna=False)["value"].mean()
+    procedures, without = choices_of(values.unstack("group").sort_index().reindex(columns=y.index), fixed)
+    covariates = known[list(COVARIATES)].groupby(group).mean().T
+    return Question(model, target, y, procedures, fixed, errors, covariates, left_out + without)
 
 
 def choices_of(table: pd.DataFrame, fixed: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:

@@ -8,9 +8,8 @@ Files beside the YAML are read; what lies on the hub or in a wheel only with --f
 makes of it with these flags.
 """
 
-import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ntps.flags import Columns, Prescreening, flag
 from ntps.models import description as models
 from ntps.prescreening.texts import description
 from ntps.run import cli
-from ntps.run.experiments import ROOT, Experiment, read_experiment, script_path
+from ntps.run.experiments import ROOT, Experiment, read_experiment
 from ntps.sources import licences, yaml_files
 from ntps.sources.hub import is_commit
 from ntps.texts import description as texts
@@ -148,7 +147,7 @@ def experiment(plan: Experiment) -> dict[str, Any]:
     fits, faults = [], []
     for script in plan.sections or sorted(path.stem for path in ROOT.glob("*.py")):
         try:
-            plan.flags(script, flags_of(script))
+            plan.flags(script, cli.script_flags(script))
             fits.append(script)
         except UserError as error:
             faults.append(error)
@@ -161,14 +160,6 @@ def experiment(plan: Experiment) -> dict[str, Any]:
         "flags of": "" if plan.sections else ", ".join(fits),
         **plan.sections,
     }
-
-
-def flags_of(script: str) -> Collection[str]:
-    path = script_path(script)
-    if path is None:
-        raise UserError(f"{script}: not a script")
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return cli.flags_of(importlib.import_module(module).main)
 
 
 def moving(revision: str) -> str:

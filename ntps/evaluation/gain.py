@@ -103,8 +103,8 @@ def mean_square(errors: Array) -> Array:
     return np.square(errors).mean((1, 2))
 
 
-def nested_error(found: Points, gains: Array) -> Array:
-    """(b,): mean square held-out error of choosing the predictors too, for each of gains (b, M, G)."""
+def nested(found: Points, gains: Array) -> Array:
+    """(b, M, G): held-out errors of choosing the predictors too, without the group, for each of gains (b, M, G)."""
     ways = list(designs(found).values())
     errors = np.stack([held_out(way, gains, found.across) for way in ways])  # (ways, b, M, G)
     chosen = np.empty_like(gains)
@@ -112,7 +112,7 @@ def nested_error(found: Points, gains: Array) -> Array:
         others = np.delete(gains, g, axis=2)
         inner = [mean_square(held_out(np.delete(way, g, axis=1), others, found.across)) for way in ways]
         chosen[..., g] = errors[np.argmin(inner, axis=0), np.arange(len(gains)), :, g]
-    return mean_square(chosen)
+    return chosen
 
 
 # --- the calibration file ------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
         return {"usable": False, "why": few, "groups": G}
 
     def accuracy(at: Any) -> Array:
-        return -nested_error(found, found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2))
+        return -mean_square(nested(found, found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)))
 
     def error(design: Array) -> float:
         return math.sqrt(mean_square(held_out(design, gains, found.across))[0])
@@ -138,13 +138,16 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
     ways = designs(found)
     errors = {names: error(way) for names, way in ways.items()}
     best = min(errors, key=lambda names: errors[names])
-    nested, baseline = math.sqrt(nested_error(found, gains)[0]), error(np.ones_like(found.gain)[..., None])
+    chosen, baseline = (
+        math.sqrt(mean_square(nested(found, gains))[0]),
+        error(np.ones_like(found.gain)[..., None]),
+    )
     p = float(Draws(permutations, seed=seed).permuted(accuracy, G).p[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
-    usable = nested < baseline and p <= ALPHA
-    why = f"held-out error {nested:.3f} is not below that of the mean gain, {baseline:.3f}"
-    why += f", by more than chance (p = {p:.2f})" if nested < baseline else ""
+    usable = chosen < baseline and p <= ALPHA
+    why = f"held-out error {chosen:.3f} is not below that of the mean gain, {baseline:.3f}"
+    why += f", by more than chance (p = {p:.2f})" if chosen < baseline else ""
     return {
         "usable": usable,
         "why": "" if usable else why,
@@ -153,9 +156,9 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
         "coefficients": dict(zip(best, slopes)),
         "range": {name: [min(values), max(values)] for name, values in zip(best, flat[:, 1:].T.tolist())},
         "level": LEVEL,
-        "half_width": float(t.ppf((1 + LEVEL) / 2, G - 1 - len(best)) * nested),
+        "half_width": float(t.ppf((1 + LEVEL) / 2, G - 1 - len(best)) * chosen),
         "groups": G,
-        "held_out_error": nested,
+        "held_out_error": chosen,
         "p": p,
         "errors_of_baselines": {
             "mean gain": baseline,

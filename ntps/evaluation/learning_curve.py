@@ -98,21 +98,10 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
         add_point(part)
         while len(sums) > 1 and sums[-1][0] == sums[-2][0]:
             (_, other), (m, one) = sums.pop(), sums.pop()
-            sums.append((2 * m, joined(one, other)))
+            sums.append((2 * m, one.joined(other)))
             add_point(sums[-1][1])
     if len(sums) > 1:
-        add_point(reduce(joined, (group for _, group in sums)))
+        add_point(reduce(LayerMoments.joined, (group for _, group in sums)))
     rows, skill = [n for n, _ in points], [value for _, value in points]
     n = rows[-1] if rows else 0
     return SkillCurve(rows, skill, extrapolate(rows, skill, 2 * n, level, since=n))
-
-
-def joined(one: LayerMoments, other: LayerMoments) -> LayerMoments:
-    """The moments of the rows of both, as far as probes need them."""
-    n = one.text_count + other.text_count
-    share = other.text_count / n
-    means = {
-        name: (1 - share) * getattr(one, name) + share * getattr(other, name)
-        for name in ("mean_second_moment", "mean_label_moment", "mean_state", "label_second_moment")
-    }
-    return LayerMoments(**means, class_counts=one.class_counts + other.class_counts, text_count=n)

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import sem
+from scipy.stats import binomtest, sem
 
 LEVEL = 0.95  # of the intervals
 Z = 1.96  # standard errors from a difference to their ends
@@ -38,3 +38,9 @@ def share_difference(right: np.ndarray, other: np.ndarray) -> Difference:
     p, q = ((1 + np.sum(one & ~two)) / n for one, two in ((right, other), (other, right)))
     reach = Z * math.sqrt((p + q - (p - q) ** 2) / n)
     return Difference(float(right.mean() - other.mean()), float(p - q - reach), float(p - q + reach))
+
+
+def mcnemar(right: np.ndarray, other: np.ndarray) -> float:
+    """Two-sided p of McNemar's exact test, bool (n,) each: of the rows that one alone has right, half are each one's."""
+    alone, differ = int(np.sum(right & ~other)), int(np.sum(right != other))
+    return float(binomtest(alone, differ).pvalue) if differ else 1.0

@@ -165,17 +165,14 @@ def _faults(spec: dict[str, Any], where: Path) -> Faults:
         yield from _faults_inside("license", spec["license"], "name", "terms")
     if bool(spec.get("parts")) != ("gguf_sha256" in spec):
         yield "parts", "go together with gguf_sha256"
-    for key, fault in form_faults(spec, "gguf_sha256"):
-        yield key, f"{spec[key]!r} {fault}"
     if spec.get("dtype", "float32") not in DTYPES:
         yield "dtype", suggest(spec["dtype"], DTYPES)
     for key, least in (("context", 1), ("seed", 0)):
         if spec.get(key, least) < least:
             yield key, f"must be at least {least}"
-    at_hub = ["id", "revision"]
-    if not os.path.exists(where.parent / spec.get("tokenizer", "")):
-        at_hub += ["tokenizer", "tokenizer_revision"]
-    for key, fault in form_faults(spec, *at_hub):
+    beside = os.path.exists(where.parent / spec.get("tokenizer", ""))
+    at_hub = () if beside else ("tokenizer", "tokenizer_revision")
+    for key, fault in form_faults(spec, "gguf_sha256", "id", "revision", *at_hub):
         yield key, f"{spec[key]!r} {fault}"
     if "/" not in spec.get("id", "/"):
         yield "id", f"{spec['id']!r} is no organisation/name of the hub; a folder is `path:`"

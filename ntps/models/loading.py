@@ -7,6 +7,7 @@ never pickled weights, and code from the hub only where a description says `trus
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +232,11 @@ def load_tokenizer(spec: ModelSpec, kind: Any = AutoTokenizer, **options: Any) -
     with boundary(f"{spec.name}: no usable tokenizer in {folder}", "name one with `tokenizer:` in a YAML"):
         tokenizer = kind.from_pretrained(folder, trust_remote_code=_trusted(source, folder), **options)
         changed = _put_right(tokenizer, config.get_text_config().vocab_size)
-        longest = min(_limits(tokenizer, config, spec.context), default=tokenizer.model_max_length)
+    longest = tokenizer.model_max_length
+    with suppress(UserError):  # of one that nobody limits the user says how long
+        tokenizer.model_max_length = context_length(tokenizer, config, spec.context)
     if tokenizer.model_max_length != longest:
-        changed.append(f"model_max_length was {tokenizer.model_max_length:g}")
-        tokenizer.model_max_length = longest
+        changed.append(f"model_max_length was {longest:g}")
     tokenizer.init_kwargs["put_right"] = changed
     return tokenizer
 
@@ -293,12 +295,8 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def context_length(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> int:
     """The smallest of what tokenizer, config.max_position_embeddings and `requested` say below 1e9; UserError if none."""
-    if known := _limits(tokenizer, config, *requested):
-        return min(known)
-    raise UserError("neither tokenizer nor model says how long texts may be: give --max_length or `context:`")
-
-
-def _limits(tokenizer: Any, config: PreTrainedConfig, *requested: int | None) -> list[int]:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = (getattr(tokenizer, "model_max_length", None), positions, *requested)
-    return [int(limit) for limit in limits if limit and 0 < limit < 1e9]
+    if known := [int(limit) for limit in limits if limit and 0 < limit < 1e9]:
+        return min(known)
+    raise UserError("neither tokenizer nor model says how long texts may be: give --max_length or `context:`")

@@ -225,11 +225,6 @@ class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
         return F.linear(states, self.transformer.token_embeddings.weight)
 
 
-def register() -> None:
-    """Let the Auto classes build OpenELM; calling it again changes nothing."""
-    AutoConfig.register("openelm", OpenELMConfig, exist_ok=True)
-    AutoModel.register(OpenELMConfig, OpenELMModel, exist_ok=True)
-    AutoModelForCausalLM.register(OpenELMConfig, OpenELMForCausalLM, exist_ok=True)
-
-
-register()
+AutoConfig.register("openelm", OpenELMConfig, exist_ok=True)
+AutoModel.register(OpenELMConfig, OpenELMModel, exist_ok=True)
+AutoModelForCausalLM.register(OpenELMConfig, OpenELMForCausalLM, exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntps.errors import UserError
-from ntps.moments.sums import Batch, targets_of
+from ntps.moments.sums import Batch, permuted_rows, targets_of
 
 TEXTS_AT_ONCE = 1000  # to be tokenized: a tokenizer takes many times the memory of the ids it returns
 
@@ -67,17 +67,23 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int) -> 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of one pass: token ids, labels as in a Split, row orders of the shuffled labels (R, n), pooling."""
+    """The rows of one pass: token ids, labels as in a Split, pooling, and how often labels are permuted, from what seed."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
     classes: int
-    orders: np.ndarray
     pooling: str = "mean"
+    permutations: int = 0
+    seed: int = 42
 
     @cached_property
     def lengths(self) -> np.ndarray:
         return np.array([len(tokens) for tokens in self.ids])
+
+    @cached_property
+    def orders(self) -> np.ndarray:
+        """(R, n): the rows whose labels each row gets."""
+        return permuted_rows(len(self.ids), self.permutations, self.seed)
 
     def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Batch]:
         """The ids (N,) of some rows, one text after the other, and the batch description."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ntps.errors import UserError, boundary, enough_memory, lacks_memory, one_line
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.packing import NotPlain, Packed, equal_runs, run_packed
-from ntps.moments.sums import Batch, Moments, permuted_rows, pooled
+from ntps.moments.sums import Batch, Moments, pooled
 from ntps.system import console
 
 Sink = Callable[[int, Tensor], None]  # place in the list of layers, states (N, d)
@@ -102,21 +102,8 @@ class Encoder:
         if any(alone[layer].shape != (len(texts), seen, self.width) for layer in self.layers):
             raise UserError(f"{name}: not every layer has {self.width} numbers a token")
         tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
-
-        def furthest(some: slice, texts: list[Tensor] = texts) -> tuple[float, int, Packed | None]:
-            """The largest relative difference of a layer, over these texts in one pass."""
-            caught: dict[int, Tensor] = {}
-            lengths = [len(text) for text in texts[some]]
-            packed = self.run(torch.cat(texts[some]), np.array(lengths), caught.__setitem__)
-            gap, layer = max(
-                (difference(one[:seen], own), layer)
-                for place, layer in enumerate(self.layers)
-                for one, own in zip(caught[place].split(lengths), alone[layer][some])
-            )
-            return gap, layer, packed
-
         try:
-            gap, _, packed = furthest(slice(None))
+            gap, _, packed = self._gap(texts, alone)
             if packed and gap <= tolerance and packed.attentions == self.layers[-1]:
                 self.packs = packed.window
                 if packed.window < math.inf:
@@ -132,13 +119,26 @@ class Encoder:
             why = one_line(error)
         self.packs = 0
         for run in equal_runs([len(text) for text in texts]):
-            gap, layer, _ = furthest(run)
+            gap, layer, _ = self._gap(texts[run], [states[run] for states in alone])
             if gap > tolerance:
                 found = f"{name}: layer {layer} does not match the model's own hidden_states (relative difference {gap:.1e})"
-                if furthest(slice(None), starts)[0] > tolerance:
+                if self._gap(starts, alone)[0] > tolerance:
                     raise UserError(f"{found}: they are not what enters its blocks, one after the other")
                 raise UserError(f"{found} once a text goes on: it looks ahead, only causal models will do")
         console.say(f"{name}: texts go one length at a time, which is slower: {why}")
+
+    def _gap(self, texts: list[Tensor], own: list[Tensor]) -> tuple[float, int, Packed | None]:
+        """Of texts in one pass: the largest relative difference of a layer from the model's own states of their beginning,
+        K+1 times (B, seen, d), which layer that is, and how they shared a row."""
+        caught: dict[int, Tensor] = {}
+        lengths = [len(text) for text in texts]
+        packed = self.run(torch.cat(texts), np.array(lengths), caught.__setitem__)
+        gap, layer = max(
+            (difference(one[: len(theirs)], theirs), layer)
+            for place, layer in enumerate(self.layers)
+            for one, theirs in zip(caught[place].split(lengths), own[layer])
+        )
+        return gap, layer, packed
 
     def _own_states(self, ids: Tensor) -> list[Tensor]:
         """The model's own hidden_states, after what enters its first block: those of Mamba and RWKV lack it."""
@@ -188,45 +188,35 @@ class NotFinite(UserError):
 
 
 def encode(
-    encoder: Encoder,
-    corpus: Corpus,
-    batches: Sequence[np.ndarray],
-    moments: Moments | None = None,
-    keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
-) -> Iterator[int]:
-    """One forward pass over the batches, adding to `moments` and passing rows (B,) with their pooled states (L, B, d)
-    to `keep`.
+    encoder: Encoder, corpus: Corpus, batches: Sequence[np.ndarray], moments: Moments | None = None
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Rows (B,) and pooled states (L, B, d) of one forward pass after the other, of which a batch takes one or more.
 
-    Yields the real tokens of each batch, so that the caller shows progress and saves checkpoints.
-    UserError for a state that is not finite (names text and layer) and for a batch too large for the memory.
+    They are added to `moments`. UserError for a state that is not finite (names text and layer) and for a batch too
+    large for the memory.
     """
     kept = torch.promote_types(next(encoder.model.parameters()).dtype, torch.float32)
-    for whole in batches:
-        for some in encoder.passes(corpus.lengths[whole]):
-            rows = whole[some]
-            ids, batch = corpus.batch(rows, encoder.device)
-            lengths = corpus.lengths[rows]
-            # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
-            shape = len(encoder.layers), len(rows), encoder.width
-            mean = torch.empty(shape, dtype=kept, device=ids.device)
+    for rows in (whole[some] for whole in batches for some in encoder.passes(corpus.lengths[whole])):
+        ids, batch = corpus.batch(rows, encoder.device)
+        lengths = corpus.lengths[rows]
+        # taken before the pass: what outlives a layer, scattered among its buffers, would fragment the memory
+        states = torch.empty(len(encoder.layers), len(rows), encoder.width, dtype=kept, device=ids.device)
 
-            def reduce(place: int, hidden: Tensor, mean: Tensor = mean, batch: Batch = batch) -> None:
-                mean[place] = (
-                    moments.add(place, hidden, batch) if moments else pooled(batch.tokens(hidden), batch)
-                )
+        def reduce(place: int, hidden: Tensor, states: Tensor = states, batch: Batch = batch) -> None:
+            states[place] = (
+                moments.add(place, hidden, batch) if moments else pooled(batch.tokens(hidden), batch)
+            )
 
-            remedy = "use a smaller --tokens_per_batch or --max_length"
-            with enough_memory(f"out of memory with {len(ids)} tokens in a batch: {remedy}"):
-                encoder.run(ids, lengths, reduce)
-            finite = mean.isfinite().all(2)
-            if not finite.all():
-                place, row = not_finite(encoder, ids, lengths) or (~finite).nonzero()[0].tolist()
-                raise NotFinite(int(rows[row]), encoder.layers[place])
-            if moments:
-                moments.count(batch.lengths, batch.targets)
-            if keep:
-                keep(rows, mean.cpu().numpy())
-        yield int(corpus.lengths[whole].sum())
+        remedy = "use a smaller --tokens_per_batch or --max_length"
+        with enough_memory(f"out of memory with {len(ids)} tokens in a batch: {remedy}"):
+            encoder.run(ids, lengths, reduce)
+        finite = states.isfinite().all(2)
+        if not finite.all():
+            place, row = not_finite(encoder, ids, lengths) or (~finite).nonzero()[0].tolist()
+            raise NotFinite(int(rows[row]), encoder.layers[place])
+        if moments:
+            moments.count(batch.lengths, batch.targets)
+        yield rows, states
 
 
 def not_finite(encoder: Encoder, ids: Tensor, lengths: np.ndarray) -> tuple[int, int] | None:
@@ -260,7 +250,7 @@ def moments_of_texts(
     base = getattr(model, "base_model", model)
     limit = getattr(base.config, "max_position_embeddings", None) or max_length
     ids, _ = tokenize(texts, tokenizer, min(max_length, limit), len(base.get_input_embeddings().weight))
-    corpus = Corpus(ids, indices, len(classes), permuted_rows(len(ids), permutations, seed), pooling)
+    corpus = Corpus(ids, indices, len(classes), pooling, permutations, seed)
     modes = {module: module.training for module in base.modules()}
     try:
         encoder = Encoder(base.eval(), layers)

@@ -4,7 +4,7 @@ What such a file holds is checked when it is opened (provenance, arrays, their t
 all of it and that its numbers are finite when the first layer is read."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,31 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.moments.identity import OF_MOMENTS
 from ntps.moments.sums import PREFIX, SYMMETRIC, Moments
 from ntps.scores.layer_moments import LayerMoments
+from ntps.sources.yaml_files import fits
 from ntps.system import storage
 
 LARGEST = 1e100  # of a second moment
 KEYS: dict[str, Any] = {  # of the identity
     "model": dict, "data": dict, "split": str, "limit": int | None, "seed": int, "max_length": int, "dtype": str,
-    "layers": list,
+    "layers": list[int],
 }  # fmt: skip
 KEYS_OF_MOMENTS = KEYS | dict(zip(OF_MOMENTS, (int, int, bool), strict=True))
 
 
 def moments_layout(moments: Moments, permuted: str = "F32") -> storage.Layout:
-    layers, width, targets = moments.sums["mean_label_moment"].shape
-    kinds = (moments.permutations, moments.prefix, permuted, "label_products" in moments.sums)
-    return layout_of(layers, width, targets, *kinds)
-
-
-def layout_of(
-    layers: int, width: int, targets: int, permutations: int, prefix: bool, permuted: str = "F32",
-    label_sets: bool = False,
-) -> storage.Layout:  # fmt: skip
     """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row.
 
     Permuted labels are noise by design and many: they are kept in float32, in checkpoints and older files in float64.
     """
-    packed, square = ("F64", (layers, width * (width + 1) // 2)), ("F64", (layers, width, width))
-    return {
-        "mean_second_moment": packed,
-        "mean_label_moment": ("F64", (layers, width, targets)),
-        "mean_state": ("F64", (layers, width)),
-        **({"prefix_second_moment": packed, "prefix_next_moment": square} if prefix else {}),
-        **({"label_products": ("F64", (layers, targets, targets))} if label_sets else {}),
-        "label_moment_permuted": (permuted, (permutations, layers, width, targets)),
+    layers, width, targets = moments.sums["mean_label_moment"].shape
+    layout = {name: ("F64", tuple(value.shape)) for name, value in moments.sums.items()}
+    layout |= {name: ("F64", (layers, width * (width + 1) // 2)) for name in SYMMETRIC if name in layout}
+    return layout | {
+        "label_moment_permuted": (permuted, (moments.permutations, layers, width, targets)),
         "layers": ("I64", (layers,)),
         "class_counts": ("F64", (targets,)),
         "label_second_moment": ("F64", (1,)),
@@ -95,7 +84,6 @@ class SplitFile:
     """
 
     width: int
-    layers: list[int]
 
     def __init__(self, path: Path, kind: str, keys: Mapping[str, Any], verify: bool):
         self.path, self.verify = Path(path), verify
@@ -107,42 +95,33 @@ class SplitFile:
             parts = {name: file.get_slice(name) for name in file.keys()}
             self.layout = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
         self._verified, self._lock = not verify, threading.Lock()
-        if problem := next(self._identity_problems(keys), None) or next(self._problems(), None):
-            raise UserError(f"{self.path} is damaged: {problem}. {storage.REMEDY}")
-
-    def _identity_problems(self, keys: Mapping[str, Any]) -> Iterator[str]:
-        identity, data = self.identity, self.identity.get("data", {})
-        yield from (
-            f"its identity has no fitting {key}"
-            for key, kind in keys.items()
-            if not isinstance(identity.get(key, ...), kind)
-        )
-        classes = data.get("classes")
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            yield "its identity has no fitting data.classes"
-        self.numeric, self.targets, self.layers = not classes, len(classes) or 1, identity["layers"]
-        self.multilabel = bool(data.get("multilabel"))
+        for key, kind in keys.items():
+            if not fits(self.identity.get(key, ...), kind):
+                raise self.damaged(f"its identity has no fitting {key}")
+        classes = self.identity["data"].get("classes")
+        if not fits(classes, list[str]):
+            raise self.damaged("its identity has no fitting data.classes")
+        self.numeric, self.targets, self.layers = not classes, len(classes) or 1, self.identity["layers"]
+        self.multilabel = bool(self.identity["data"].get("multilabel"))
         self.label_shape = [self.targets] if self.multilabel else []  # of a row
-        whole = all(type(layer) is int and layer >= 0 for layer in self.layers)
-        if not whole or len(set(self.layers)) < len(self.layers) or not self.layers:
-            yield f"layers {self.layers} are no list of different layers"
+        if len(set(self.layers)) < len(self.layers) or min(self.layers, default=-1) < 0:
+            raise self.damaged(f"layers {self.layers} are no list of different layers")
 
-    def _problems(self) -> Iterator[str]:
-        raise NotImplementedError
+    def damaged(self, problem: str) -> UserError:
+        return UserError(f"{self.path} is damaged: {problem}. {storage.REMEDY}")
 
-    def _unlike(self, wanted: storage.Layout) -> Iterator[str]:
+    def check_layout(self, wanted: storage.Layout) -> None:
+        """UserError for other arrays than these."""
         names = wanted.keys() | self.layout.keys()
         for name in sorted(names, key=lambda name: (name in wanted and name in self.layout, name)):
             there, here = self.layout.get(name, "not there"), wanted.get(name, "none")
             if there != here:
-                yield f"its array {name} is {there}, by its header {here}"
+                raise self.damaged(f"its array {name} is {there}, by its header {here}")
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes when another file takes this one's name."""
-        if not self.path.exists():
-            return ()
-        status = self.path.stat()
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        status = self.path.stat() if self.path.exists() else None
+        return (status.st_ino, status.st_mtime_ns, status.st_size) if status else ()
 
     def check(self) -> None:
         """Before a layer is read. UserError for numbers that are not those that were written, and where the file was
@@ -160,7 +139,7 @@ def check_together(*files: SplitFile) -> None:
     for file in files:
         if file.width != files[0].width:
             widths = f"{file.width} wide, {files[0].path} {files[0].width}"
-            raise UserError(f"{file.path} is damaged: its states are {widths}. {storage.REMEDY}")
+            raise file.damaged(f"its states are {widths}")
 
 
 class StatesFile(SplitFile):
@@ -168,17 +147,15 @@ class StatesFile(SplitFile):
 
     def __init__(self, path: Path, verify: bool = True):
         super().__init__(path, "states", KEYS, verify)
-
-    def _problems(self) -> Iterator[str]:
         rows, self.width = (self.layout.get("states", ("", ()))[1][1:] + (0, 0))[:2]
         double = self.identity["dtype"] == "float64"
         shape = (len(self.layers), rows, self.width)
-        yield from self._unlike(states_layout(*shape, double, self.numeric, self.label_shape))
+        self.check_layout(states_layout(*shape, double, self.numeric, self.label_shape))
         with safe_open(self.path, "numpy") as file:
             self.labels = file.get_tensor("labels")
         known = 2 if self.multilabel else self.targets
         if not self.numeric and not ((self.labels >= 0) & (self.labels < known)).all():
-            yield f"it has labels that are not those of {self.targets} classes"
+            raise self.damaged(f"it has labels that are not those of {self.targets} classes")
         if self.multilabel:
             self.labels = self.labels.astype(bool)
 
@@ -201,16 +178,12 @@ class MomentsFile(SplitFile):
 
     def __init__(self, path: Path, kind: str = "moments", verify: bool = True):
         super().__init__(path, kind, KEYS_OF_MOMENTS, verify)
-
-    def _problems(self) -> Iterator[str]:
-        self.permutations, self.prefix = (
-            self.identity["label_permutations"],
-            self.identity["prefix_moments"],
-        )
+        self.prefix, self.permutations = self.identity["prefix_moments"], self.identity["label_permutations"]
         self.width = (0, *self.layout.get("mean_state", ("", ()))[1])[-1]
-        shape = (len(self.layers), self.width, self.targets, self.permutations, self.prefix)
         older = self.layout.get("label_moment_permuted", ("F32",))[0] == "F64"
-        yield from self._unlike(layout_of(*shape, "F64" if older else "F32", self.multilabel))
+        with boundary(f"{self.path} is damaged: its header", storage.REMEDY):
+            wanted = moments_layout(self._empty("meta"), "F64" if older else "F32")
+        self.check_layout(wanted)
         with safe_open(self.path, "numpy") as file:
             layers = file.get_tensor("layers").tolist()
             self.class_counts = torch.from_numpy(file.get_tensor("class_counts"))
@@ -218,19 +191,16 @@ class MomentsFile(SplitFile):
             self.text_count = int(file.get_tensor("text_count")[0])
             self.token_count = int(file.get_tensor("token_count")[0])
         if layers != self.layers:
-            yield f"layers are {layers}, by its header {self.layers}"
+            raise self.damaged(f"layers are {layers}, by its header {self.layers}")
         if self.text_count < 1 or self.token_count < 0 or self.identity["partitions"] < 1:
-            yield "its counts are not those of rows"
+            raise self.damaged("its counts are not those of rows")
         counts, power = self.class_counts, self.label_second_moment
         if self.numeric and not (counts.isfinite().all() and 0 <= power < np.inf):
-            yield "its labels are no numbers"
+            raise self.damaged("its labels are no numbers")
         labels = self.text_count * (power if self.multilabel else 1)  # one a row
-        if not self.numeric and not (
-            (counts >= 0).all()
-            and abs(counts.sum() - labels) < 1e-6
-            and (self.multilabel or abs(power - 1) < 1e-9)
-        ):
-            yield f"its class_counts {counts.tolist()} do not add up to {self.text_count} rows"
+        add_up = (counts >= 0).all() and abs(counts.sum() - labels) < 1e-6
+        if not self.numeric and not (add_up and (self.multilabel or abs(power - 1) < 1e-9)):
+            raise self.damaged(f"its class_counts {counts.tolist()} do not add up to {self.text_count} rows")
 
     def averages(self, index: int, prefix: bool = True, permuted: bool = True) -> LayerMoments:
         """The moments of the layer at place `index`, without prefix moments or permuted labels on request."""
@@ -247,9 +217,7 @@ class MomentsFile(SplitFile):
             arrays[name] = unpack(arrays[name], self.width)
         diagonal = arrays["mean_second_moment"].diagonal()  # E[x^2]
         if not (arrays["mean_state"] ** 2 <= diagonal * (1 + 1e-6)).all() or not diagonal.max() < LARGEST:
-            raise UserError(
-                f"{self.path} is damaged: its moments are those of no states (place {index}). {storage.REMEDY}"
-            )
+            raise self.damaged(f"its moments are those of no states (place {index})")
         return LayerMoments(
             **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()},
             class_counts=self.class_counts,
@@ -258,10 +226,13 @@ class MomentsFile(SplitFile):
             token_count=self.token_count,
         )
 
+    def _empty(self, device: torch.device | str) -> Moments:
+        shape = (self.layers, self.width, self.targets, self.permutations, self.prefix)
+        return Moments(*shape, device, self.multilabel)
+
     def load(self, device: torch.device | str = "cpu") -> Moments:
         """The sums, to go on adding to."""
-        shape = (self.layers, self.width, self.targets, self.permutations, self.prefix)
-        moments = Moments(*shape, device, self.multilabel)
+        moments = self._empty(device)
         self.add_to(moments)
         return moments
 

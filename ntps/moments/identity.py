@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ntps.moments.source import Source
+from ntps.moments.lazy_model import LazyModel
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS
 from ntps.system.storage import UNSAID
 from ntps.texts.dataset import Dataset, Split, texts_hash
@@ -21,22 +21,21 @@ OF_MOMENTS = ("label_permutations", "partitions", "prefix_moments")  # states do
 
 
 def of_states(
-    source: Source, data: Dataset, split: Split, limit: int | None, seed: int, layers: Sequence[int],
-    pooling: str, part: str | None = None,
+    model: LazyModel, data: Dataset, split: Split, limit: int | None, seed: int, layers: Sequence[int],
+    pooling: str,
 ) -> Identity:  # fmt: skip
-    """Pooled states of one split; `part` is that of a partial file."""
+    """Pooled states of one split; a partial file's has its `part` too."""
     return {
-        "model": source.identity,
+        "model": model.identity,
         "data": {"name": data.name, "texts_sha256": texts_hash(split), "classes": data.classes}
         | ({"multilabel": True} if data.multilabel else {}),
         "split": split.name,
         "limit": limit,
         "seed": seed,
-        "max_length": source.max_length,
-        "dtype": dtype_name(source.dtype),
+        "max_length": model.max_length,
+        "dtype": dtype_name(model.dtype),
         "layers": list(layers),
         **({} if pooling == UNSAID["pooling"] else {"pooling": pooling}),
-        **({} if part is None else {"part": part}),
     }
 
 
@@ -56,24 +55,28 @@ def of_scores(
     error_bars: str, tight_bounds: bool,
 ) -> Identity:  # fmt: skip
     """Tables of scores from moments of train and test."""
-    path = {"rtols": list(rtols), "prefix_rtols": list(prefix_rtols), "cross_validated": cross_validated}
-    columns = {"columns": list(COLUMNS), "conditioned_columns": list(CONDITIONED_COLUMNS)}
-    shared = {
+    return {
         "train": train,
         "test": test,
         "rtol": rtols[0],
-        "path": path,
+        "path": {
+            "rtols": list(rtols),
+            "prefix_rtols": list(prefix_rtols),
+            "cross_validated": cross_validated,
+        },
         "error_bars": error_bars,
-    } | columns
-    return shared | ({"tight_bounds": True} if tight_bounds else {})
+        "columns": list(COLUMNS),
+        "conditioned_columns": list(CONDITIONED_COLUMNS),
+        **({"tight_bounds": True} if tight_bounds else {}),
+    }
 
 
 def of_words(
     moments: Identity, layer: int, words: Mapping[str, Any], between: Sequence[str], dtype: torch.dtype
 ) -> Identity:
     """Words in the planes of two subspaces."""
-    shared = {"moments": moments, "layer": layer, "words": dict(words)}
-    return shared | {"between": list(between), "dtype": dtype_name(dtype)}
+    own = {"layer": layer, "words": dict(words), "between": list(between), "dtype": dtype_name(dtype)}
+    return {"moments": moments, **own}
 
 
 def of_layer_probes(
@@ -84,18 +87,18 @@ def of_layer_probes(
 
 
 def of_training(
-    method: str, source: Source, data: Dataset, splits: Mapping[str, Split], limit: int | None,
+    method: str, model: LazyModel, data: Dataset, splits: Mapping[str, Split], limit: int | None,
     settings: Mapping[str, Any],
 ) -> Identity:  # fmt: skip
     """Accuracies of a training, but for its seeds."""
     hashes = {name: texts_hash(split) for name, split in splits.items()}
     return {
         "method": method,
-        "model": source.identity,
+        "model": model.identity,
         "data": {"name": data.name, "classes": data.classes, "texts_sha256": hashes},
         "limit": limit,
-        "max_length": source.max_length,
-        "dtype": dtype_name(source.dtype),
+        "max_length": model.max_length,
+        "dtype": dtype_name(model.dtype),
         "settings": dict(settings),
     }
 

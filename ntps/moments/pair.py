@@ -62,15 +62,18 @@ class Pair:
         """The command that runs a script on this pair."""
         return shlex.join(["python", script, *self.flags, *map(str, more)])
 
-    def train_moments(self) -> MomentsFile:
-        """The train moments, prefix moments among them; UserError without, with the command that makes them."""
+    def train_moments(self, *flags: str) -> MomentsFile:
+        """The train moments, prefix moments among them; UserError without, with the command that makes them.
+
+        flags: of that command.
+        """
         path = self.split("moments", "train")
         if not path.exists():
-            remedy = f"run {self.command('cache.py')}"
+            remedy = f"run {self.command('cache.py', *flags)}"
             if any(path.parent.glob("train.*-of-*.safetensors")):
                 merge = shlex.join(["python", "-m", "ntps.merge", str(self.output)])
                 remedy = f"only its parts: {merge} adds up those of several machines; after a kill, {remedy}"
-            raise UserError(f"no moments at {path}: {remedy}")
+            raise UserError(f"no train moments at {path}: {remedy}")
         train = MomentsFile(path, verify=self.verify)
         if not train.prefix:
             raise UserError(f"{path} has no prefix moments: run cache.py again with --overwrite")
@@ -100,47 +103,41 @@ def partition_files(train: MomentsFile) -> list[MomentsFile]:
 
 
 class Cached:
-    """What cache.py left of a pair: moments `train` and `test`, and the states (None unless both are there).
+    """What cache.py left of a pair: moments `train` and `test`, and the states of both, or none.
 
     UserError if moments are missing, if files do not belong together, or if train has one class only.
     """
 
     def __init__(self, pair: Pair):
-        self.pair = pair
-        paths = {name: pair.split("moments", name) for name in SPLITS}
-        self.files = {
-            name: MomentsFile(path, verify=pair.verify) for name, path in paths.items() if path.exists()
-        }
-        if missing := [name for name in SPLITS if name not in self.files]:
-            raise UserError(f"no {missing[0]} moments at {paths[missing[0]]}: run {self.cache_command()}")
-        self.train, self.test = (self.files[name] for name in SPLITS)
+        self.pair, self.train, test = pair, pair.train_moments("--keep_states"), pair.test_moments()
+        self.files = {"train": self.train}
+        if test is None:
+            raise UserError(f"no test moments at {pair.split('moments', 'test')}: run {self.cache_command()}")
+        self.test = self.files["test"] = test
         if not self.train.numeric and (self.train.class_counts > 0).sum() < 2:
             rows = self.train.text_count
             raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
         storage.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
-        found = {name: pair.split("states", name) for name in SPLITS}
-        self.states: dict[str, StatesFile] | None = None
-        if all(path.exists() for path in found.values()):
-            self.states = {name: StatesFile(path, pair.verify) for name, path in found.items()}
-        for name, file in (self.states or {}).items():
+        paths = {name: pair.split("states", name) for name in SPLITS}
+        there = all(path.exists() for path in paths.values())
+        self.states = {name: StatesFile(path, pair.verify) for name, path in paths.items() if there}
+        for name, file in self.states.items():
             remedy, other = f"Delete it, or run {self.cache_command()} --overwrite", self.files[name]
             what = f"{file.path} is of another run than the moments"
             storage.check_same(what, file.identity, self.rows[name], remedy)
             if file.counts != (other.text_count if file.numeric else other.class_counts.tolist()):
                 raise UserError(f"{file.path} has other rows than {other.path}. {remedy}")
-        check_together(*self.files.values(), *(self.states or {}).values())
+        check_together(*self.files.values(), *self.states.values())
 
     def cache_command(self) -> str:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""
         flags: list = ["--keep_states"]
-        if "train" in self.files:
-            known = storage.UNSAID | self.files["train"].identity
-            usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **storage.UNSAID}
-            for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
-                flags += [f"--{name}", known[name]]
-            if known["layers"] != list(range(len(known["layers"]))):
-                flags += ["--layers", ",".join(map(str, known["layers"]))]
-        if "test" in self.files and self.files["test"].prefix:
-            flags += ["--prefix_moments", "all"]
+        known = storage.UNSAID | self.train.identity
+        usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **storage.UNSAID}
+        for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
+            flags += [f"--{name}", known[name]]
+        if known["layers"] != list(range(len(known["layers"]))):
+            flags += ["--layers", ",".join(map(str, known["layers"]))]
+        flags += ["--prefix_moments", "all"] if "test" in self.files and self.files["test"].prefix else []
         return self.pair.command("cache.py", *flags)

@@ -19,28 +19,27 @@ import torch
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.flags import Caching
-from ntps.models.loading import tokenizer_facts
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
 from ntps.moments.file import MomentsFile, moments_layout, states_layout, write_moments
-from ntps.moments.identity import Identity, of_moments, of_states
+from ntps.moments.identity import Identity, of_moments, of_rows, of_states
+from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.moments.merge import merge, part_name
-from ntps.moments.source import Source, default_budget
-from ntps.moments.sums import Moments, permuted_rows
+from ntps.moments.sums import Moments
 from ntps.system import console, processes, storage
 from ntps.texts.dataset import Dataset, Split
 
 CHECKPOINT_SECONDS = 60.0
 
 
-def cache_splits(source: Source, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
+def cache_splits(model: LazyModel, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
     """Moments (and states) of these splits of a pair, as far as they are missing."""
     chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
     for split in chosen:
         if split.name == "train" and len(np.unique(split.labels, axis=0)) < 2:
             raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
     for split in chosen:
-        Job(source, data, split, flags).run()
+        CachedSplit(model, data, split, flags).run()
 
 
 def check_parts(flags: Caching, split: str, rows: int) -> None:
@@ -59,47 +58,44 @@ class Part:
     rows: slice
 
 
-class Job:
-    """One split of one pair: its files and identities, known before any work."""
+class CachedSplit:
+    """One split of one pair: its files and identities, known before any work.
 
-    def __init__(self, source: Source, data: Dataset, split: Split, flags: Caching):
-        self.source, self.data, self.split, self.flags = source, data, split, flags
-        shard, count = flags.parts
-        part = None if shard is None else part_name(shard, count)
-        self.rows = slice(None) if shard is None else slice(shard - 1, None, count)  # of the split
-        name = split.name if part is None else f"{split.name}.{part}"
+    whole: the result; parts: what its moments are made in, one after the other.
+    """
+
+    def __init__(self, model: LazyModel, data: Dataset, split: Split, flags: Caching):
+        check_parts(flags, split.name, len(split.texts))
+        self.model, self.data, self.split, self.flags = model, data, split, flags
         self.prefix = split.name == "train" or flags.prefix_moments == "all"
-        self.budget = flags.tokens_per_batch or default_budget(source.device)
-        self.states_identity = of_states(
-            source, data, split, flags.limit, flags.seed, source.layers, flags.pooling, part
-        )
-        self.identity = of_moments(self.states_identity, flags.label_permutations, count, self.prefix)
-        moments, states = (Path(flags.output, kind, source.name, data.name) for kind in ("moments", "states"))
-        self.target, self.resume = moments / f"{name}.safetensors", moments / f".{name}.resume.safetensors"
+        self.budget = flags.tokens_per_batch or default_budget(model.device)
+        moments, states = (Path(flags.output, kind, model.name, data.name) for kind in ("moments", "states"))
+        shard, count = flags.parts
+        rows = of_states(model, data, split, flags.limit, flags.seed, model.layers, flags.pooling)
+        identity = of_moments(rows, flags.label_permutations, count, self.prefix)
+
+        def part(number: int) -> Part:
+            own, every = part_name(number, count), slice(number - 1, None, count)
+            return Part(moments / f"{split.name}.{own}.safetensors", identity | {"part": own}, every)
+
+        result = Part(moments / f"{split.name}.safetensors", identity, slice(None))
+        self.whole = result if shard is None else part(shard)
+        several = shard is None and count > 1
+        self.parts = [part(number + 1) for number in range(count)] if several else [self.whole]
+        self.states_identity, name = of_rows(self.whole.identity), self.whole.target.stem
+        self.resume = moments / f".{name}.resume.safetensors"
         self.states_target, self.states_partial = states / f"{name}.safetensors", states / f".{name}.partial"
         self.places = moments / f".{name}.lock", moments, states  # of `storage.alone`
-
-    def parts(self) -> list[Part]:
-        """What the moments are made in; the only part of a job is its result."""
-        shard, count = self.flags.parts
-        if shard is not None or count == 1:
-            return [Part(self.target, self.identity, self.rows)]
-        parts = []
-        for number in range(count):
-            name = part_name(number + 1, count)
-            target = self.target.with_name(f"{self.split.name}.{name}.safetensors")
-            parts.append(Part(target, self.identity | {"part": name}, slice(number, None, count)))
-        return parts
 
     def run(self) -> None:
         """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
         moments, states = processes.from_first(self.missing)
         if not (moments or states):
             processes.from_first(self.tidy)
-            console.say(f"already there: {self.target}")
+            console.say(f"already there: {self.whole.target}")
             return
         with storage.alone(*self.places):
-            Pass(self, moments, states).run()
+            ForwardPass(self, moments, states).run()
 
     def tidy(self) -> None:
         """Remove what a kill left after the last file had its name, unless another process works on it or nobody may."""
@@ -113,57 +109,58 @@ class Job:
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
         there, overwrite, states = storage.same_output, self.flags.overwrite, self.flags.keep_states
-        moments = not there(self.target, "moments", self.identity, overwrite)
+        moments = not there(self.whole.target, "moments", self.whole.identity, overwrite)
         states = states and not there(self.states_target, "states", self.states_identity, overwrite)
         if states and not moments:
             with contextlib.suppress(
                 UserError
             ):  # a pass over both, killed before the states had their name, goes on
-                found = storage.read_provenance(self.resume, "resume")["identity"]
-                moments = not storage.differences(found, self.pass_identity(True, True))
+                begun = storage.read_provenance(self.resume, "resume")["identity"]
+                moments = not storage.differences(begun, self.pass_identity(True, True))
         return moments, states
 
     def pass_identity(self, moments: bool, states: bool) -> Identity:
         """Of a checkpoint."""
         wants = {"tokens_per_batch": self.budget, "moments": moments, "states": states}
-        return self.identity | {"pass": wants}
+        return self.whole.identity | {"pass": wants}
 
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
-        shape = (self.source.layers, self.source.config.hidden_size, self.data.targets)
+        shape = (self.model.layers, self.model.config.hidden_size, self.data.targets)
         return Moments(*shape, self.flags.label_permutations, self.prefix, device, self.data.multilabel)
 
 
-class Pass:
-    """The forward pass over all parts of a job, in stages: plan, begin or go on, loop, finish."""
+class ForwardPass:
+    """The forward pass over all parts of a split, in stages: plan, begin or go on, loop, finish."""
 
-    def __init__(self, job: Job, want_moments: bool, want_states: bool):
-        self.job, self.want_moments, self.want_states = job, want_moments, want_states
-        source, flags, split = job.source, job.flags, job.split
+    def __init__(self, cached: CachedSplit, want_moments: bool, want_states: bool):
+        self.cached, self.want_moments, self.want_states = cached, want_moments, want_states
+        model, flags, split = cached.model, cached.flags, cached.split
         self.started = time.monotonic()
-        self.parts = job.parts() if want_moments else [Part(job.target, job.identity, job.rows)]
-        check_parts(flags, split.name, len(split.texts))
-        ids, self.cut = source.tokenize(split.texts)
-        orders = permuted_rows(len(ids), flags.label_permutations if want_moments else 0, flags.seed)
-        self.corpus = Corpus(ids, split.labels, job.data.targets, orders, flags.pooling)
+        self.parts = cached.parts if want_moments else [cached.whole]
+        ids, self.cut = model.tokenize(split.texts)
+        permutations = flags.label_permutations if want_moments else 0
+        self.corpus = Corpus(ids, split.labels, cached.data.targets, flags.pooling, permutations, flags.seed)
         lengths, every = self.corpus.lengths, np.arange(len(ids))
-        self.rows = every[job.rows]
+        self.rows = every[cached.whole.rows]
         if flags.pooling == "mean_without_first" and (single := int((lengths[self.rows] == 1).sum())):
             console.say(f"--pooling {flags.pooling}: {single} {split.name} rows of one token keep it")
         self.plan = [
             (number, every[part.rows][batch])
             for number, part in enumerate(self.parts)
-            for batch in plan_batches(lengths[part.rows], job.budget)
+            for batch in plan_batches(lengths[part.rows], cached.budget)
         ]
+        self.part_of = [number for number, _ in self.plan] + [-1]  # each batch; -1 beyond both ends
         self.tokens = np.array([lengths[rows].sum() for _, rows in self.plan])
-        self.identity = job.pass_identity(want_moments, want_states)
+        self.identity = cached.pass_identity(want_moments, want_states)
         self.moments: Moments | None = None  # of the part that is begun
         self.saved, self.pause = self.started, CHECKPOINT_SECONDS
+        shape = (len(model.layers), len(self.rows), model.config.hidden_size)
+        double, row = model.dtype == torch.float64, split.labels.shape[1:]
+        self.states_layout = states_layout(*shape, double, cached.data.numeric, row)
         self.about = {
-            "model": source.spec.provenance,
-            "tokenizer": tokenizer_facts(source.tokenizer),
-            "data": job.data.provenance,
-            "device": str(source.device),
+            **model.record,
+            "data": cached.data.provenance,
             "processes": processes.count(),
             "texts": len(ids),
             "tokens": int(lengths.sum()),
@@ -173,7 +170,7 @@ class Pass:
 
     def run(self) -> None:
         done = processes.from_first(self._resumed)
-        encoder = self.job.source.encoder
+        encoder = self.cached.model.encoder
         fresh = processes.first() and not done
         try:
             if fresh:
@@ -181,95 +178,81 @@ class Pass:
             rate = self._loop(encoder, done)
         except NotFinite as error:
             if processes.first():
-                self.job.forget_progress()
-            raise UserError(f"{error}. The text begins {self.job.split.texts[error.row][:60]!r}") from None
+                self.cached.forget_progress()
+            raise UserError(f"{error}. The text begins {self.cached.split.texts[error.row][:60]!r}") from None
         except BaseException:
-            if fresh and not self.job.resume.exists():  # nothing that a new run could go on from
-                self.job.forget_progress()
+            if fresh and not self.cached.resume.exists():  # nothing that a new run could go on from
+                self.cached.forget_progress()
             raise
         if processes.first():
             self._finish(rate)
 
     def _resumed(self) -> int:
         """Batches done by an interrupted pass of the same identity, whose moments are loaded; UserError for too
-        little space for the rest."""
-        job, done = self.job, 0
-        if job.resume.exists():
+        little space for the rest: the parts, their sum, a checkpoint and the states."""
+        cached, done = self.cached, 0
+        left = [path for path in (cached.resume, cached.states_partial) if path.exists()]
+        if cached.resume in left:
             try:
                 done = self._load()
-                console.say(f"going on with {job.target}: {done} of {len(self.plan)} batches are done")
+                console.say(
+                    f"going on with {cached.whole.target}: {done} of {len(self.plan)} batches are done"
+                )
             except (UserError, KeyError) as error:
-                console.say(f"the checkpoint {job.resume} cannot be used, starting over: {error}")
-        self._check_space()
+                console.say(f"the checkpoint {cached.resume} cannot be used, starting over: {error}")
+        size = storage.layout_bytes(self.states_layout) if self.want_states else 0
+        if self.want_moments:
+            files = len(self.parts) + 1 + (len(self.parts) > 1)
+            size += files * storage.layout_bytes(moments_layout(cached.empty("meta")))
+        storage.check_space(Path(cached.flags.output), size - sum(path.stat().st_size for path in left))
         return done
 
     def _load(self) -> int:
-        job = self.job
-        about = storage.read_provenance(job.resume, "resume")
+        cached = self.cached
+        about = storage.read_provenance(cached.resume, "resume")
         storage.check_same("it is of another run", about["identity"], self.identity)
         if self.want_states:
-            partial = storage.read_provenance(job.states_partial, "states")["identity"]
-            storage.check_same("its states are of another run", partial, job.states_identity)
-        done = about["record"].get("plan_batches_done")
-        if done is None:
-            raise UserError("an older version wrote it")
-        begun = self._part(done) if self._part(done - 1) == self._part(done) else None
-        for number in {part for part, _ in self.plan[:done]} - {begun}:
+            partial = storage.read_provenance(cached.states_partial, "states")["identity"]
+            storage.check_same("its states are of another run", partial, cached.states_identity)
+        done: int = about["record"]["plan_batches_done"]
+        begun = self.part_of[done] if self.part_of[done - 1] == self.part_of[done] else None
+        for number in set(self.part_of[:done]) - {begun}:
             part = self.parts[number]
             if self.want_moments and not storage.same_output(part.target, "moments", part.identity):
                 raise UserError(f"{part.target} does not exist")
         if self.want_moments and begun is not None:
-            self.moments = MomentsFile(job.resume, "resume").load(job.source.device)
+            self.moments = MomentsFile(cached.resume, "resume").load(cached.model.device)
         return done
-
-    def _part(self, place: int) -> int:
-        """The part of the batch at this place of the plan; -1 beyond its ends."""
-        return self.plan[place][0] if 0 <= place < len(self.plan) else -1
-
-    def _check_space(self) -> None:
-        """Room for the parts, their sum, a checkpoint and the states, less what a killed run took already."""
-        job = self.job
-        size = storage.layout_bytes(self._states_layout()) if self.want_states else 0
-        if self.want_moments:
-            files = len(self.parts) + 1 + (len(self.parts) > 1)
-            size += files * storage.layout_bytes(moments_layout(job.empty("meta")))
-        size -= sum(path.stat().st_size for path in (job.resume, job.states_partial) if path.exists())
-        storage.check_space(Path(job.flags.output), size)
-
-    def _states_layout(self) -> storage.Layout:
-        source, width = self.job.source, self.job.source.config.hidden_size
-        double, shape = source.dtype == torch.float64, (len(source.layers), len(self.rows), width)
-        return states_layout(*shape, double, self.job.data.numeric, self.job.split.labels.shape[1:])
 
     def _begin(self) -> None:
         """A clean start: no checkpoint or part of another run is left to be mixed with this one's."""
-        job = self.job
-        job.forget_progress()
+        cached = self.cached
+        cached.forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
-            storage.same_output(part.target, "moments", part.identity, job.flags.overwrite)
+            storage.same_output(part.target, "moments", part.identity, cached.flags.overwrite)
         if self.want_states:
-            about = storage.provenance("states", job.states_identity, **self.about)
-            storage.create(job.states_partial, self._states_layout(), about)
-            storage.maps(job.states_partial)["labels"][...] = job.split.labels[job.rows]
+            about = storage.provenance("states", cached.states_identity, **self.about)
+            storage.create(cached.states_partial, self.states_layout, about)
+            storage.maps(cached.states_partial)["labels"][...] = cached.split.labels[self.rows]
 
     def _loop(self, encoder: Encoder, done: int) -> float:
         """All batches of the plan from number `done` on; tokens a second."""
-        job, source = self.job, self.job.source
+        cached, model = self.cached, self.cached.model
         total, before = int(self.tokens.sum()), int(self.tokens[:done].sum())
         started = self.saved = time.monotonic()
-        title = f"{source.name} x {job.data.name} {job.split.name}"
+        title = f"{model.name} x {cached.data.name} {cached.split.name}"
         with console.progress(total, "token", title, initial=before) as bar:
             while done < len(self.plan):
-                part = self._part(done)
+                part = self.part_of[done]
                 if self.want_moments and self.moments is None:
                     with enough_memory(NO_MEMORY):
-                        self.moments = job.empty(source.device)
+                        self.moments = cached.empty(model.device)
                 # a batch for each process
                 shares = [rows for own, rows in self.plan[done : done + processes.count()] if own == part]
                 self._encode(encoder, shares[processes.rank() :][:1])
                 bar.update(int(self.tokens[done : done + len(shares)].sum()))
                 done += len(shares)
-                ended = self._part(done) != part
+                ended = self.part_of[done] != part
                 if ended and self.moments is not None:
                     target, identity = self.parts[part].target, self.parts[part].identity
                     self._save(target, "moments", identity, **self.about)
@@ -280,22 +263,21 @@ class Pass:
 
     def _encode(self, encoder: Encoder, share: list[np.ndarray]) -> None:
         """Add this process's share of a round to its moments; the first writes the states of all, if they are kept."""
-        means: list[tuple[np.ndarray, np.ndarray]] = []  # rows (B,) and their pooled states (L, B, d)
-        keep = (lambda *found: means.append(found)) if self.want_states else None
-        for _ in encode(encoder, self.corpus, share, self.moments, keep):
-            pass
-        if self.want_states and (found := sum(processes.gather(means), [])):
+        own: list[tuple[np.ndarray, np.ndarray]] = []  # rows (B,) and their pooled states (L, B, d)
+        for rows, states in encode(encoder, self.corpus, share, self.moments):
+            own += [(rows, states.cpu().numpy())] if self.want_states else []
+        if self.want_states and (found := sum(processes.gather(own), [])):
             for layer in range(len(encoder.layers)):  # a map of its own each: touched pages count as memory
-                states = storage.maps(self.job.states_partial)["states"][layer]
-                for rows, mean in found:
-                    states[np.searchsorted(self.rows, rows)] = mean[layer]
+                stored = storage.maps(self.cached.states_partial)["states"][layer]
+                for rows, some in found:
+                    stored[np.searchsorted(self.rows, rows)] = some[layer]
 
     def _checkpoint(self, done: int) -> None:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
         began = time.monotonic()
         if self.want_states and processes.first():
-            storage.sync(self.job.states_partial)
-        self._save(self.job.resume, "resume", self.identity, plan_batches_done=done)
+            storage.sync(self.cached.states_partial)
+        self._save(self.cached.resume, "resume", self.identity, plan_batches_done=done)
         self.saved = time.monotonic()
         self.pause = max(CHECKPOINT_SECONDS, 20 * (self.saved - began))  # writing takes 1/20 at most
 
@@ -311,18 +293,18 @@ class Pass:
 
     def _finish(self, rate: float) -> None:
         """Add up the parts, give the states their name, and say what was done."""
-        job, written = self.job, []
+        cached, written = self.cached, []
         if self.want_moments:
             if len(self.parts) > 1:
                 merge([part.target for part in self.parts], overwrite=True)
-            written.append(str(job.target))
+            written.append(str(cached.whole.target))
         if self.want_states:
-            storage.replace(job.states_partial, job.states_target)
-            written.append(str(job.states_target))
-        job.resume.unlink(missing_ok=True)
-        shortened = f", {self.cut} texts cut at {job.source.max_length} tokens" if self.cut else ""
+            storage.replace(cached.states_partial, cached.states_target)
+            written.append(str(cached.states_target))
+        cached.resume.unlink(missing_ok=True)
+        shortened = f", {self.cut} texts cut at {cached.model.max_length} tokens" if self.cut else ""
         console.say(
-            f"wrote {' and '.join(written)}: {len(job.source.layers)} layers, {len(self.rows)} texts, "
+            f"wrote {' and '.join(written)}: {len(cached.model.layers)} layers, {len(self.rows)} texts, "
             f"{self.tokens.sum()} tokens{shortened}; {rate:.0f} tokens/s, "
             f"{time.monotonic() - self.started:.0f} s in all"
         )

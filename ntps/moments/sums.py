@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import one_hot, pad
 
 from ntps.errors import UserError
 from ntps.flags import POOLINGS
@@ -67,26 +67,22 @@ class Batch:
         self.within = (text[:, :, None] == text[:, None]).tril()  # sums in a block
         self.open = (text == head)[:, :, None]  # rows of a block that go on with the text before
         self.before = (head == tail).tril(-1)  # earlier blocks that end in that text
-        self.scratch: Scratch | None = None  # of the first layer, for all
+        self.room: tuple[Tensor, Tensor] | None = None  # of the first layer, for all
+
+    def workspace(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for what comes of the states of a layer (N, d): c_t (rows, d + GAP), 0 for the last token of a text, and a
+        product (d, d). The first layer also brings the masks into the type of its states."""
+        if self.room is None:
+            width = states.shape[1]
+            masks = (self.within, self.open, self.before)
+            self.within, self.open, self.before = (mask.to(states.dtype) for mask in masks)
+            self.room = states.new_zeros(self.open.numel(), width + GAP), states.new_empty(width, width)
+        return self.room
 
     def tokens(self, states: Tensor) -> Tensor:
         """Of states (N, d) those of the tokens that are kept, in float32 or better."""
         states = states if self.kept is None else states[self.kept]
         return states.to(torch.promote_types(states.dtype, torch.float32))
-
-
-class Scratch:
-    """Masks and matrices of a batch in the type and width of its states.
-
-    prefix (rows, d + GAP) holds c_t, 0 for the last token of a text; product (d, d) what joins the sums.
-    """
-
-    def __init__(self, batch: Batch, states: Tensor):
-        width = states.shape[1]
-        masks = (batch.within, batch.open, batch.before)
-        self.within, self.open, self.before = (mask.to(states.dtype) for mask in masks)
-        self.prefix = states.new_zeros(batch.open.numel(), width + GAP)
-        self.product = states.new_empty(width, width)
 
 
 class Moments:
@@ -148,10 +144,11 @@ class Moments:
             sums["label_products"][index].addmm_(batch.targets.T, batch.targets)
         sums["mean_state"][index] += wide.sum(0)
         add_gram(sums["mean_second_moment"][index], wide)
-        if self.prefix and (scratch := batch.scratch):
-            prefix = scratch.prefix[: len(states) - 1, : wide.shape[1]]
-            add_gram(sums["prefix_second_moment"][index], prefix, scratch.product)
-            add_product(sums["prefix_next_moment"][index], prefix, states[1:], scratch.product)
+        if self.prefix:
+            room, product = batch.workspace(states)
+            prefix = room[: len(states) - 1, : wide.shape[1]]
+            add_gram(sums["prefix_second_moment"][index], prefix, product)
+            add_product(sums["prefix_next_moment"][index], prefix, states[1:], product)
         return mean
 
     def merge(self, other: Moments) -> Moments:
@@ -215,21 +212,20 @@ def add_gram(total: Tensor, rows: Tensor, product: Tensor | None = None) -> None
 
 
 def pooled(states: Tensor, batch: Batch) -> Tensor:
-    """The m_i (B, d) of the tokens (N, d) that a batch keeps; the c_t into the batch's scratch.
+    """The m_i (B, d) of the tokens (N, d) that a batch keeps; the c_t into the batch's workspace.
 
     Tokens are summed by small triangular products, several times faster than a scan: each block of rows by itself,
     then what earlier blocks hold of the text that goes on.
     """
-    scratch = batch.scratch = batch.scratch or Scratch(batch, states)
     count, width = states.shape
-    sums = scratch.prefix[:, :width]
+    sums = batch.workspace(states)[0][:, :width]
     blocks, whole = sums.unflatten(0, (-1, SCAN)), count // SCAN
     cut = whole * SCAN
-    torch.bmm(scratch.within[:whole], states[:cut].view(whole, SCAN, width), out=blocks[:whole])
+    torch.bmm(batch.within[:whole], states[:cut].view(whole, SCAN, width), out=blocks[:whole])
     if cut < count:
-        sums[cut:count] = scratch.within[-1, : count - cut, : count - cut] @ states[cut:]
+        sums[cut:count] = batch.within[-1, : count - cut, : count - cut] @ states[cut:]
     if len(blocks) > 1:
-        blocks.addcmul_(scratch.open, (scratch.before @ blocks[:, -1])[:, None])
+        blocks.addcmul_(batch.open, (batch.before @ blocks[:, -1])[:, None])
     mean = sums[batch.last] / batch.lengths[:, None]
     sums[batch.last] = 0  # they are no prefix: nothing follows
     if batch.pooling == "last":  # not finite where any token is not
@@ -237,17 +233,12 @@ def pooled(states: Tensor, batch: Batch) -> Tensor:
     return mean
 
 
-def one_hot(labels: np.ndarray, classes: int) -> Tensor:
-    """(n, C) float64 from class indices (n,)."""
-    return torch.nn.functional.one_hot(torch.as_tensor(np.asarray(labels)), classes).double()
-
-
 def targets_of(labels: np.ndarray, classes: int) -> Tensor:
     """y as (..., C) float64: one-hot of class indices; numbers (floats) are themselves, one column, as are label sets (bool)."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind == "b":
-        return torch.as_tensor(labels).double()
-    return torch.as_tensor(labels)[..., None] if labels.dtype.kind == "f" else one_hot(labels, classes)
+    values = torch.as_tensor(np.asarray(labels))
+    if values.is_floating_point():
+        return values[..., None]
+    return (values if values.dtype == torch.bool else one_hot(values, classes)).double()
 
 
 def from_arrays(
@@ -275,7 +266,7 @@ def from_arrays(
             raise UserError(f"{name}: give {count} whole numbers, one a text, from {least} to {most}")
     classes = int(labels.max()) + 1 if classes is None else classes
     order = permuted_rows(count, permutations, seed)
-    targets, permuted = one_hot(labels, classes), one_hot(labels[order].T, classes).flatten(1)
+    targets, permuted = targets_of(labels, classes), targets_of(labels[order].T, classes).flatten(1)
     counts = torch.as_tensor(lengths)
     moments = Moments(range(layers), width, classes, permutations)
     real = torch.arange(longest) < counts[:, None]

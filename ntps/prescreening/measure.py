@@ -1,18 +1,17 @@
-"""Candidate models measured on one data set, and ranked by the skill of a ridge probe on held-out texts.
+"""One candidate model measured on one data set: the skill of a ridge probe on held-out texts, and all else that its row shows.
 
 Everything is read from what cache.py's pass leaves: moments of train (in partitions) and test, and mean states.
 """
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, sem, studentized_range, t
+from scipy.stats import norm, sem, t
 
 from ntps.accuracies.layer_probes import States, fitting, read_states, state_rows
 from ntps.errors import UserError
@@ -23,9 +22,9 @@ from ntps.flags import SMALL, Caching, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile, StatesFile
+from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.passes import cache_splits
-from ntps.moments.source import Source
 from ntps.moments.sums import targets_of
 from ntps.results.tables import HALF
 from ntps.scores import probes
@@ -70,6 +69,7 @@ class Measured:
     scores: LayerScores  # of the best layer
     errors: np.ndarray  # squared error of the ridge probe on each test text
     guesses: np.ndarray  # the same of train's class frequencies, or of its mean
+    right: Any = None  # bool (n,): the test texts that the logistic probe has right; None of numbers
 
 
 def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measured:
@@ -77,7 +77,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     pair = pair_of(model, where, data, flags)
     row = forward(model, pair, data, flags)
     cached = Cached(pair)
-    train, test, files = cached.train, cached.test, cached.states or {}
+    train, test, files = cached.train, cached.test, cached.states
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
@@ -106,12 +106,13 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     }
     if not data.numeric:
         row |= accuracies(states[0], states[1], data.targets, flags.seed)
+    right = row.pop("right", None)
     row |= estimates(point, len(parts)) | {name: conditioned.get(name, math.nan) for name in OF_CONDITIONED}
     row |= {name: point[name] for name in OF_SCORES} | {name: whole[name] for name in OF_LAYERS}
     row |= {"n_train": train.text_count, "n_test": test.text_count, "shuffles": flags.label_permutations}
     row |= expected_gain(row, flags.gain)
     row |= {"warnings": warnings_of(row, train), "layer_skills": skills}
-    return Measured(row, scores, errors, guesses)
+    return Measured(row, scores, errors, guesses, right)
 
 
 def pair_of(model: str, where: str, data: Dataset, flags: Prescreening) -> Pair:
@@ -142,11 +143,11 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     }
 
 
-def source_of(model: str, flags: Prescreening) -> Source:
+def source_of(model: str, flags: Prescreening) -> LazyModel:
     layers = flags.layers
     if layers == "spread":
         layers = spread(load_config(resolve_model(model)).num_hidden_layers)
-    return Source(model, None, flags.device, flags.dtype, flags.max_length, layers)
+    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers)
 
 
 def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:
@@ -215,20 +216,24 @@ def share_error(share: float, n: int) -> float:
 
 
 def accuracies(train: States, test: States, classes: int, seed: int) -> Row:
-    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class (or set of labels)."""
+    """linear_sklearn.py's logistic probe on test, and the accuracy of predicting train's majority class (or set of labels).
+
+    right: bool (n,), the rows that the probe has right.
+    """
     settings = LayerProbes(models=[], datasets=[], seed=seed).settings
     with fitting():
         *_, logistic = state_rows(train, test, classes=classes, **settings)
     kinds, counts = np.unique(train[1], axis=0, return_counts=True)
-    right = (test[1] == kinds[counts.argmax()]).reshape(len(test[1]), -1).all(1)
+    guessed = (test[1] == kinds[counts.argmax()]).reshape(len(test[1]), -1).all(1)
     return {
         "accuracy": logistic["accuracy"],
         "accuracy_se": share_error(logistic["accuracy"], logistic["n"]),
         **{
             name: logistic[name] for name in ("balanced_accuracy", "macro_f1", "micro_f1") if name in logistic
         },
-        "majority_accuracy": float(right.mean()),
-        **share_difference(np.array(logistic["right"]), right).columns("over_guessing"),
+        "majority_accuracy": float(guessed.mean()),
+        **share_difference(right := np.array(logistic["right"]), guessed).columns("over_guessing"),
+        "right": right,
         "probe_converged": logistic["converged"],
     }
 
@@ -316,31 +321,3 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
         str(note): note,
     }  # fmt: skip
     return [text for text, holds in found.items() if holds]
-
-
-# --- all models ----------------------------------------------------------------------------------------------------
-
-
-@cache
-def reach(models: int) -> float:
-    """Standard errors behind the first from which one of K models is not tied: 1.96 for two, 2.73 for five.
-
-    Of K equal models the first is the luckiest, so that it is not enough to correct for K - 1 comparisons. The 95 %
-    point of the range of K standard normals over sqrt(2) (Tukey 1949): in at most 5 % of cases any is not tied.
-    """
-    return float(studentized_range.ppf(0.95, max(models, 2), math.inf)) / math.sqrt(2)
-
-
-def rank(measured: Sequence[Measured]) -> list[Measured]:
-    """Sorted by held-out skill; each row is given its rank, how far it is behind the first, and whether they are tied.
-
-    The same test texts are paired: difference of skill = mean(e - e_first) / mean(guesses), its standard
-    error from the differences. `tied`: within `reach` of them, so that test texts decide the order.
-    """
-    ranked = sorted(measured, key=lambda one: -one.row["heldout_skill"])
-    first, far = ranked[0], reach(len(ranked))
-    for place, one in enumerate(ranked, 1):
-        gaps = (one.errors - first.errors) / first.guesses.mean()
-        behind, error = float(gaps.mean()), float(sem(gaps))
-        one.row.update(rank=place, behind=behind, behind_se=error, tied=not behind > far * error)
-    return ranked

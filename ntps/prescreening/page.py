@@ -2,15 +2,19 @@
 
 import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ntps.flags import Prescreening
 from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
-from ntps.prescreening.verdicts import RULES, points, standing, verdict_of
+from ntps.prescreening.verdicts import RULES, finetuned, points, standing, verdict_of
 from ntps.system import storage
 
 TEMPLATES = Environment(
@@ -142,7 +146,8 @@ def table(rows: Sequence[Row], dropped: Sequence[Row] = ()) -> pd.DataFrame:
     frame = pd.DataFrame([*rows, *dropped])
     frame["warnings"] = ["; ".join(row.get("warnings", ())) for row in (*rows, *dropped)]
     frame = frame.convert_dtypes() if dropped else frame  # whole numbers stay so where some are missing
-    others = frame.columns.drop(["rank", "model", "warnings", "layer_skills", "learning_curve"])
+    apart = ["rank", "model", "warnings", "layer_skills", "learning_curve", "lora_curve"]
+    others = frame.columns.drop(apart, errors="ignore")
     return frame[["rank", "model", *others, "warnings"]]
 
 
@@ -152,10 +157,29 @@ def answer(rows: Sequence[Row], dropped: Sequence[Row] = ()) -> str:
         f"{pd.DataFrame(map(cells, rows)).to_string(index=False)}\n",
         f"{verdict(rows)} Ranked by held-out skill, not by NTPS.",
         *(f"{row['model']} is {verdict_of(row)}." for row in rows),
+        *(f"{row['model']}: {finetuned(row)}." for row in rows if "lora_steps" in row),
         *(f"{row['model']}: not measured on all rows: {row['dropped']}" for row in dropped),
         *(f"{row['model']}: {warning}" for row in rows for warning in row["warnings"]),
     ]
     return "\n".join(lines)
+
+
+def outlook(row: Row, facts: Row) -> str:
+    """What is known of fine-tuning without a training: the gain that is expected, or why there is none and what would show one."""
+    known = f"Expected gain in accuracy of {row['model']} by LoRA: {row['lora_gain_note'] or gain(row)}."
+    if not math.isnan(row["lora_gain"]) or facts["target"] != "classes":
+        return known
+    return f"{known} A short LoRA training measures it: {command(facts['flags'])} --finetune_probe 50"
+
+
+def command(flags: Mapping[str, Any]) -> str:
+    """What was run, but for --finetune_probe."""
+    words = ["python", "prescreen.py"]
+    for one in fields(Prescreening):
+        if one.name not in ("overwrite", "finetune_probe") and (value := flags[one.name]) != one.default:
+            values = [] if value is True else value if isinstance(value, list | tuple) else [value]
+            words += [f"--{one.name}", *map(str, values)]
+    return shlex.join(words)
 
 
 def report(
@@ -179,6 +203,8 @@ def report(
         f"\n{answer(rows, dropped)}",
         f"\nThe scores as in the paper:\n\n{pd.DataFrame(map(paper_cells, rows)).to_string(index=False)}\n",
     ]
+    if not facts["flags"]["finetune_probe"]:
+        lines += [f"{outlook(rows[0], facts)}\n"]
     print("\n".join(lines))
     for path, content in files.items():
         storage.write_text(Path(path), content)
@@ -201,7 +227,7 @@ def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str], dropped: S
 
 TEMPLATES.globals |= {
     "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan, "points": points,
-    "verdict": verdict, "verdict_of": verdict_of, "standing": standing, "RULES": RULES, "ranked_name": ranked_name,
+    "verdict": verdict, "verdict_of": verdict_of, "finetuned": finetuned, "outlook": outlook, "standing": standing, "RULES": RULES, "ranked_name": ranked_name,
 }  # fmt: skip
 TEMPLATES.filters |= {
     "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells, "dropped_cells": dropped_cells,

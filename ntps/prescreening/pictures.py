@@ -1,4 +1,4 @@
-"""The page's pictures: skill over rows, over layers, and scores over the share of directions kept at one layer."""
+"""The page's pictures: skill over rows and LoRA over its steps, skill over layers, scores over the share of directions kept."""
 
 import base64
 import io
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.evaluation.paired import LEVEL
 from ntps.prescreening.curve_panel import STYLE, corrected_curves, curve_panel, legend_of
-from ntps.prescreening.measure import Measured, tenth
+from ntps.prescreening.measure import Measured, Row, tenth
+from ntps.prescreening.verdicts import ENDS
 
 
 def layers_picture(ranked: Sequence[Measured]) -> Figure:
@@ -36,9 +37,15 @@ def layers_picture(ranked: Sequence[Measured]) -> Figure:
 
 
 def labels_picture(ranked: Sequence[Measured]) -> Figure:
-    """Skill on test over train rows, a dot a part of them, with the fitted law up to twice as many rows and its 95 % interval."""
-    figure = Figure(figsize=(4.2, 2.6))
-    axes = figure.add_subplot()
+    """Skill on test over train rows, a dot a part of them, with the fitted law up to twice as many rows and its 95 % interval.
+
+    Below it, where LoRA was trained, its accuracy over the steps.
+    """
+    trained = [one.row for one in ranked if "lora_curve" in one.row]
+    figure = Figure(figsize=(4.2, 2.6 * (1 + len(trained))))
+    axes, *below = figure.subplots(1 + len(trained), squeeze=False)[:, 0]
+    for panel, row in zip(below, trained):
+        steps_panel(panel, row)
     sizes: set[int] = set()
     for place, row in enumerate(one.row for one in ranked):
         rows, skill = row["learning_curve"]["rows"], row["learning_curve"]["skill"]
@@ -58,6 +65,18 @@ def labels_picture(ranked: Sequence[Measured]) -> Figure:
     axes.set_xticks([], minor=True)
     without_math(axes)
     return figure
+
+
+def steps_panel(axes: Axes, row: Row) -> None:
+    """LoRA's accuracy over its steps on validation rows, and after the last one on test with its interval beside the probe's."""
+    right, low, high = (row[f"lora_accuracy{end}"] for end in ENDS)
+    curve = row["lora_curve"]
+    axes.plot(curve["steps"], curve["accuracy"], "C0-o", linewidth=0.7, label="LoRA, validation rows")
+    reach = [[right - low], [high - right]]
+    axes.errorbar(curve["steps"][-1], right, reach, fmt="C1s", capsize=3, label="LoRA, unseen rows")
+    axes.axhline(row["accuracy"], color="0", linestyle="--", linewidth=0.9, label="linear probe, unseen rows")
+    axes.set(xlabel="steps", ylabel="share of rows right")
+    axes.legend(loc="best")
 
 
 def without_math(axes: Axes) -> None:

@@ -1,15 +1,18 @@
-"""Which model for my texts, from Python: `ntps.rank`. prescreen.py is the same from the command line."""
+"""Which model for my texts: candidates ranked by held-out skill. `ntps.rank`, and prescreen.py from the command line."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import sem, studentized_range
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.evaluation import halving
@@ -18,7 +21,7 @@ from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
 from ntps.moments.pair import Cached
 from ntps.prescreening import measure, page, texts
-from ntps.prescreening.measure import Row
+from ntps.prescreening.measure import Measured, Row
 from ntps.prescreening.rounds import Candidate, dropped_row
 from ntps.prescreening.rows import Rows
 from ntps.prescreening.text_probe import TextProbe
@@ -38,30 +41,32 @@ class Ranking:
             Calibration(flags.gain)  # refused before any pass if it is none
         self.flags, self.rows = flags, rows
         self.where, self.data = texts.load(flags)
+        if flags.finetune_probe and self.data.target != "classes":
+            raise UserError(
+                f"--finetune_probe: LoRA is trained on classes, one a row; {self.data.name} is {self.data.target}"
+            )
         self.warnings = texts.check(self.data, flags.limit, flags.seed)
         self.facts = texts.facts(self.data, flags)
-        self.measured: list[measure.Measured] = []
+        self.measured: list[Measured] = []
         self.named: dict[str, str] = {}  # models as the user named them, by their names in the table
         self.failed: dict[str, str] = {}  # models that could not be measured, and why
         self.dropped: dict[str, Dropped] = {}  # models that a race left behind on few rows
         self.candidates: dict[str, Candidate] = {}
 
     def run(self) -> None:
-        """All models, one after the other, or with a budget in a race; one that fails is printed and in `failed`.
+        """All models, one after the other, or with a budget in a race; the first is fine-tuned if the flags say so. One that
+        fails is printed and in `failed`.
 
         In a launch of several processes a failure ends all: UserError.
         """
         models = list(dict.fromkeys(self.flags.models))
-        if not self.flags.budget:
+        if self.flags.budget:
+            self.dropped = halving.race(models, self.parts, self.flags.budget, self.race)
+        else:
             for model in models:
                 self.attempt(model, self.measure)
-            return
-        parts = measure.caching_of(self.flags, self.data)["train"].partitions
-
-        def race(model: str, new: range) -> np.ndarray | None:
-            return self.attempt(model, lambda model: self.go_on(model, new, new.stop == parts))
-
-        self.dropped = halving.race(models, parts, self.flags.budget, race)
+        if self.flags.finetune_probe and self.measured:
+            self.attempt(self.named[self.measured[0].row["model"]], self.finetune)
 
     def attempt(self, model: str, work: Callable[[str], Found]) -> Found | None:
         try:
@@ -74,13 +79,27 @@ class Ranking:
             print(f"error: {model}: {error}", file=sys.stderr)
             return None
 
-    def measure(self, model: str, flags: Prescreening | None = None) -> measure.Measured:
+    def measure(self, model: str, flags: Prescreening | None = None) -> Measured:
         """One more model: its forward pass, unless it is there, and its place among the others. UserError if it cannot be."""
         found = measure.measure(model, self.where, self.data, flags or self.flags)
         texts.keep(self.flags)
-        self.measured = measure.rank([*self.measured, found])
+        self.measured = ordered([*self.measured, found])
         self.named[found.row["model"]] = model
         return found
+
+    def finetune(self, model: str) -> None:
+        """A short LoRA training of the first model, into its row."""
+        from ntps.prescreening.lora_probe import finetune  # imports transformers' Trainer
+
+        first = self.measured[0]
+        first.row.update(finetune(model, self.data, self.flags, first))
+
+    @property
+    def parts(self) -> int:
+        return measure.caching_of(self.flags, self.data)["train"].partitions
+
+    def race(self, model: str, new: range) -> np.ndarray | None:
+        return self.attempt(model, lambda model: self.go_on(model, new, new.stop == self.parts))
 
     def go_on(self, model: str, new: range, last: bool) -> np.ndarray:
         """A model's losses after one more round of a race; after the last it is measured as any other."""
@@ -103,7 +122,8 @@ class Ranking:
         last_first = sorted(self.dropped.items(), key=lambda item: (-item[1].round, item[1].behind))
         seen = {model: candidate.row for model, candidate in self.candidates.items()}
         rows = [dropped_row(seen[model], one, seen[one.leader]["model"]) for model, one in last_first]
-        return rows + [{"model": model, "dropped": f"failed: {why}"} for model, why in self.failed.items()]
+        failed = {model: why for model, why in self.failed.items() if model not in self.named.values()}
+        return rows + [{"model": model, "dropped": f"failed: {why}"} for model, why in failed.items()]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -144,6 +164,31 @@ class Ranking:
     def originals(self) -> dict[str, Any]:
         """Classes as the user wrote them in Python, such as 1 for "1"."""
         return self.rows.originals if self.rows else {}
+
+
+@cache
+def reach(models: int) -> float:
+    """Standard errors behind the first from which one of K models is not tied: 1.96 for two, 2.73 for five.
+
+    Of K equal models the first is the luckiest, so that it is not enough to correct for K - 1 comparisons. The 95 %
+    point of the range of K standard normals over sqrt(2) (Tukey 1949): in at most 5 % of cases any is not tied.
+    """
+    return float(studentized_range.ppf(0.95, max(models, 2), math.inf)) / math.sqrt(2)
+
+
+def ordered(measured: Sequence[Measured]) -> list[Measured]:
+    """Sorted by held-out skill; each row is given its rank, how far it is behind the first, and whether they are tied.
+
+    The same test texts are paired: difference of skill = mean(e - e_first) / mean(guesses), its standard
+    error from the differences. `tied`: within `reach` of them, so that test texts decide the order.
+    """
+    ranked = sorted(measured, key=lambda one: -one.row["heldout_skill"])
+    first, far = ranked[0], reach(len(ranked))
+    for place, one in enumerate(ranked, 1):
+        gaps = (one.errors - first.errors) / first.guesses.mean()
+        behind, error = float(gaps.mean()), float(sem(gaps))
+        one.row.update(rank=place, behind=behind, behind_se=error, tied=not behind > far * error)
+    return ranked
 
 
 def rank(

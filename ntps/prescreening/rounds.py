@@ -12,15 +12,15 @@ import numpy as np
 
 from ntps.accuracies.layer_probes import read_states
 from ntps.evaluation.halving import Dropped
-from ntps.evaluation.learning_curve import joined
 from ntps.flags import Prescreening
 from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.merge import merge, part_name
 from ntps.moments.pair import SPLITS, Pair
-from ntps.moments.passes import Job, cache_splits
+from ntps.moments.passes import CachedSplit, cache_splits
 from ntps.prescreening.measure import Row, caching_of, ratio_error, source_of, squared_errors
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
+from ntps.scores.layer_moments import LayerMoments
 from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
 
@@ -36,7 +36,7 @@ class Candidate:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags, source = time.monotonic(), self.flags, source_of(self.model, self.flags)
         for split, own in caching_of(flags, self.data).items():
-            Job(source, self.data, self.data.select(split, flags.limit, flags.seed), own).missing()
+            CachedSplit(source, self.data, self.data.select(split, flags.limit, flags.seed), own).missing()
             for number in new:
                 shard = f"{number + 1}/{own.partitions}"
                 cache_splits(source, self.data, [split], replace(own, partitions=1, shard=shard))
@@ -49,7 +49,9 @@ class Candidate:
         test = [StatesFile(path) for path in self.files("states", "test")[:parts]]
 
         def fit(place: int) -> tuple[probes.Probe, probes.Probe]:
-            moments = reduce(joined, (file.averages(place, prefix=False, permuted=False) for file in train))
+            moments = reduce(
+                LayerMoments.joined, (file.averages(place, prefix=False, permuted=False) for file in train)
+            )
             return probes.ridge(moments), probes.constant_probe(moments)
 
         fitted = list(map_layers(fit, range(len(train[0].layers))))

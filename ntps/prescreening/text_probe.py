@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
 from ntps.errors import UserError
 from ntps.flags import LayerProbes
+from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Cached
-from ntps.moments.source import Source
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import storage
@@ -49,7 +49,7 @@ class TextProbe(BaseEstimator):
         cls, model: str, cached: Cached, layer: int, data: Dataset, originals: Mapping[str, Any]
     ) -> TextProbe:
         """Fitted on the kept states of train. originals: what to call a class, if not as in `data`."""
-        if cached.states is None:
+        if not cached.states:
             raise UserError(f"no states of {cached.pair}: run {cached.cache_command()}")
         known = cached.train.identity
         same = {"max_length": known["max_length"], "dtype": known["dtype"]}
@@ -104,9 +104,9 @@ class TextProbe(BaseEstimator):
         self.coefficients_, self.intercept_ = fitted.coefficients.numpy(), fitted.intercept.numpy() + mean
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> LazyModel:
         """The model up to its layer."""
-        found = Source(self.model, None, self.device, self.dtype, self.max_length, str(self.layer))
+        found = LazyModel(self.model, None, self.device, self.dtype, self.max_length, str(self.layer))
         if known := getattr(self, "identity_", {}):
             what = f"the probe was fitted on another model than {self.model}"
             storage.check_same(what, known, found.identity, "Fit it again")

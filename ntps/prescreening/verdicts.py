@@ -1,4 +1,4 @@
-"""A model's verdict in words: is it usable, does the last layer lose, would more labels help; RULES has every threshold."""
+"""A model's verdict in words: is it usable, does the last layer lose, would more labels or fine-tuning help; RULES has every threshold."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from ntps.prescreening.measure import Row, learns_nothing
 from ntps.sources.yaml_files import config_folders
 
 POINT = 0.01  # of skill
+ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
     "of them are right than by predicting the most frequent one. Hardly usable: one of the two; not usable: neither.",
@@ -17,7 +18,10 @@ RULES = {
     "as many. They would hardly help where the upper end of that interval is under one point; else it is open.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
     "Price 2012 for shares right), by profile likelihood for the power law. It is a statement on one model, not on the best of many.",
-    "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right.",
+    "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
+    "still rises": "LoRA's accuracy on the validation rows, by a straight line through the second half of its scores: the rise from the "
+    "first of them to the last is significantly above 0. It no longer rises where the upper end of that interval is under one point; "
+    "else it is open.",
 }  # fmt: skip
 
 
@@ -53,15 +57,34 @@ def last_layer(row: Row) -> str:
 
 
 def more_labels(row: Row) -> str:
-    gain, low, high = (row[f"doubling_gain{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(gain):
-        return "whether more labels would help was not estimated"
+    words = ("more labels would help", "more labels would hardly help", "whether more labels would help")
+    return trend(row, "doubling_gain", *words, "at twice as many")
+
+
+def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -> str:
+    """A change with its interval in words: significantly up, flat (under one point), or open."""
+    change, low, high = (row[f"{column}{end}"] for end in ENDS)
+    if math.isnan(change):
+        return f"{whether} was not estimated"
     if low > 0:
-        return f"more labels would help: {points(gain, '+')} at twice as many"
+        return f"{up}: {points(change, '+')} {where}"
     if high < POINT:
-        return "more labels would hardly help: under 1 point at twice as many"
-    ends = f"{points(low, '+').split()[0]} to {points(high, '+')}"
-    return f"whether more labels would help is open: {ends} at twice as many"
+        return f"{flat}: under 1 point {where}"
+    return f"{whether} is open: {points(low, '+').split()[0]} to {points(high, '+')} {where}"
+
+
+def finetuned(row: Row) -> str:
+    """Such as "LoRA after 50 steps has 81.2 % [78.0, 84.1] of the unseen rows right, the linear probe 79.0 %: +2.2 points [-0.5, +4.9]"."""
+    right, low, high = (100 * row[f"lora_accuracy{end}"] for end in ENDS)
+    gain, least, most = (100 * row[f"lora_over_probe{end}"] for end in ENDS)
+    where = f"in the second half, on {row['lora_curve']['n']} validation rows"
+    rises = trend(row, "lora_rise", "it still rises", "it no longer rises", "whether it still rises", where)
+    passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
+    return (
+        f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the unseen rows right, the linear probe "
+        f"{100 * row['accuracy']:.1f} %: {gain:+.1f} points [{least:+.1f}, {most:+.1f}], p = {row['lora_p_value']:.2g}; "
+        f"{rises}; it took {row['lora_seconds']:.0f} s{passes}"
+    )
 
 
 def points(skill: float, sign: str = "") -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from ntps.accuracies import registry
-from ntps.results.tables import HALF, METHODS, PAIR, at_points, headline, load_pairs, load_scores
+from ntps.results.tables import HALF, PAIR, at_points, headline, load_pairs, load_scores, provenances
 from ntps.scores.registry import EVERY, SUBSPACE_SCORES
 from ntps.system import storage
 
@@ -105,9 +105,7 @@ def load(folder: Path) -> dict[str, dict[str, Measured]]:
 
 def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
     """One pair: `row` has its scores, accuracies and best layer."""
-    kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
-    files = (folder / kind / row["model"] / f"{row['dataset']}.json" for kind in kinds)
-    about = [storage.read_provenance(file) for file in files if file.exists()]
+    about = list(provenances(folder, row["model"], row["dataset"]).values())
     about = about or [storage.provenance("none", {})]
     run = about[0]["identity"].get("train", about[0]["identity"])
     record = about[0]["record"].get("moments", about[0]["record"])

@@ -145,12 +145,8 @@ def each_layer(
         except UserError as error:
             raise UserError(f"layer {layers[place]}: {error}") from None
 
-    results = []
-    with console.progress(len(places), "layer", title) as bar:
-        for result in map_layers(one, places, 1 if device.type == "cuda" else None):
-            results.append(result)
-            bar.update()
-    return results
+    results = map_layers(one, places, 1 if device.type == "cuda" else None)
+    return list(console.progress(len(places), "layer", title, over=results))
 
 
 def curves(layers: Sequence[int], scores: Sequence[LayerScores]) -> dict[str, np.ndarray]:

@@ -155,14 +155,19 @@ def only(table: pd.DataFrame, **requested: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def provenances(folder: Path, model: str, dataset: str) -> dict[str, dict[str, Any]]:
+    """What stands beside the tables of a pair, by their kind: K_sweep.py's first, then the trainers'."""
+    kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
+    files = {kind: folder / kind / model / f"{dataset}.json" for kind in kinds}
+    return {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
+
+
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores.
 
     A warning where tables of the pair are of other limits or classes than the first: its row is of several runs.
     """
-    kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
-    files = {kind: folder / kind / model / f"{dataset}.json" for kind in kinds}
-    about = {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
+    about = provenances(folder, model, dataset)
     runs = {kind: run for kind, found in about.items() if (run := run_of(found["identity"]))}
     for kind, run in runs.items():
         first, known = next(iter(runs.items()))

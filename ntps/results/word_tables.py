@@ -12,8 +12,8 @@ from ntps.errors import UserError
 from ntps.flags import Words
 from ntps.moments.file import MomentsFile
 from ntps.moments.identity import of_words
+from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Pair
-from ntps.moments.source import Source
 from ntps.results.tables import best_layer
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
@@ -57,9 +57,9 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     file = pair.train_moments()
     layer = requested_layer(pair, file, flags.layer)
     dtype, max_length = flags.dtype or file.identity["dtype"], file.identity["max_length"]
-    source = Source(model, flags.adapter, flags.device, dtype, max_length, str(layer))
-    if lines := storage.differences(file.identity["model"], source.identity):
-        raise UserError(f"{file.path} is of another model: {'; '.join(lines[:4])}. Use another --output.")
+    source = LazyModel(model, flags.adapter, flags.device, dtype, max_length, str(layer))
+    what, remedy = f"{file.path} is of another model", "Use another --output"
+    storage.check_same(what, file.identity["model"], source.identity, remedy)
     table, stem = pair.table("words"), pair.stem("words")
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
     pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
@@ -92,7 +92,9 @@ def on_their_side(frame: pd.DataFrame, space: str, ends: Ends) -> str:
     return f"{words.right_side(*groups)} of {sum(map(len, groups))}"
 
 
-def points(source: Source, file: MomentsFile, layer: int, groups: Groups, ends: Ends) -> list[dict[str, Any]]:
+def points(
+    source: LazyModel, file: MomentsFile, layer: int, groups: Groups, ends: Ends
+) -> list[dict[str, Any]]:
     """A row for each space and word."""
     listed = [(group, word) for group, members in groups.items() for word in members]
     ids, _ = source.tokenize([word for _, word in listed])

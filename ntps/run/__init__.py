@@ -1,1 +1,1 @@
-"""What the scripts share: parsing of flags (ntps/flags.py has them), experiment files, the loop over pairs."""
+"""What the scripts share: flags parsed (ntps/flags.py has them), experiment files, the loop over pairs, plans, job grids."""

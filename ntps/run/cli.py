@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import sys
 import typing
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jsonargparse
 
 from ntps.errors import NO_MEMORY, UserError, enough_memory
-from ntps.run.experiments import read_experiment
+from ntps.run.experiments import ROOT, read_experiment, script_path
 from ntps.system import processes
 from ntps.system.console import keep_heap, quiet
 
@@ -53,6 +54,13 @@ def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
     hints, parameters = typing.get_type_hints(kind or main), inspect.signature(kind or main).parameters
     order = sorted(parameters, key=lambda name: name not in ("models", "datasets"))
     return {name: Flag(hints[name], parameters[name].default, docs.get(name)) for name in order}
+
+
+def script_flags(name: str) -> dict[str, Flag]:
+    """Every flag of the script of this name; UserError where there is none."""
+    if (path := script_path(name)) is None:
+        raise UserError(f"{name}: not a script")
+    return flags_of(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).main)
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
@@ -158,12 +166,12 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
 def for_each_task(flags: Any, work: Callable[[Any], None], layer: int | None = None) -> int:
     """for_each_pair, with a Task (ntps.accuracies) of each; the models are set to one layer (None: the last)."""
     from ntps.accuracies.task import Task  # these imports take seconds
-    from ntps.moments.source import Sources
+    from ntps.moments.lazy_model import lazy_models
     from ntps.texts.dataset import load_dataset
 
-    sources = Sources(flags, layer)
+    lazy = lazy_models(flags, layer)
 
     def pair(model: str, dataset: str) -> None:
-        work(Task(sources[model], load_dataset(dataset), flags.limit))
+        work(Task(lazy(model), load_dataset(dataset), flags.limit))
 
     return for_each_pair(flags.models, flags.datasets, pair)

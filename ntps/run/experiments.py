@@ -36,11 +36,8 @@ class Experiment:
         """Flags of a script, its section over the top; UserError for one that is not in `known`."""
         own = self.sections.get(script, {})
         check(f"{self.where}: {script}", script, own, known)
-        if self.sections:
-            note = "; above the sections may stand all of these"
-            check(str(self.where), script, self.top, dict.fromkeys((*known, *SHARED)), note)
-        else:
-            check(str(self.where), script, self.top, known)
+        shared, note = (SHARED, "; above the sections may stand all of these") if self.sections else ((), "")
+        check(str(self.where), script, self.top, dict.fromkeys((*known, *shared)), note)
         flags = {key: value for key, value in self.top.items() if key in known} | own
         whole = {key: self.named(key) for key in ("models", "datasets") if script in WHOLE and key in known}
         return flags | {key: names for key, names in whole.items() if names}

@@ -63,12 +63,12 @@ class LayerMoments:
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
         return replace(self, **moved)
 
-    def without(self, part: LayerMoments) -> LayerMoments:
-        """The moments of all rows but those of `part`, without permuted labels: sums subtract."""
-        n, left = self.text_count, self.text_count - part.text_count
+    def joined(self, part: LayerMoments, sign: int = 1) -> LayerMoments:
+        """The moments of the rows of both, without permuted labels: sums add."""
+        n, others = self.text_count, sign * part.text_count
 
-        def rest(name: str) -> Any:
-            return (n * getattr(self, name) - part.text_count * getattr(part, name)) / left
+        def mean(name: str) -> Any:
+            return (n * getattr(self, name) + others * getattr(part, name)) / (n + others)
 
         names = ["mean_second_moment", "mean_label_moment", "mean_state", "label_second_moment"]
         if self.prefix_next_moment is not None and part.prefix_next_moment is not None:
@@ -76,13 +76,17 @@ class LayerMoments:
         names += ["label_products"] if self.label_products is not None else []
         return replace(
             self,
-            **{name: rest(name) for name in names},
-            class_counts=self.class_counts - part.class_counts,
-            text_count=left,
-            token_count=self.token_count - part.token_count,
+            **{name: mean(name) for name in names},
+            class_counts=self.class_counts + sign * part.class_counts,
+            text_count=n + others,
+            token_count=self.token_count + sign * part.token_count,
             label_moment_permuted=None,
             residual_second_moment=None,
         )
+
+    def without(self, part: LayerMoments) -> LayerMoments:
+        """The moments of all rows but those of `part`, likewise: sums subtract."""
+        return self.joined(part, -1)
 
     @cached_property
     def plain(self) -> Regression:

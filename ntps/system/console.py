@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,10 +21,10 @@ def say(text: str) -> None:
         tqdm.write(text)
 
 
-def progress(total: int, unit: str, text: str, initial: int = 0) -> tqdm:
-    """A bar in meaningful units with time left; one bar, however many processes there are."""
+def progress(total: int, unit: str, text: str, initial: int = 0, over: Iterable[Any] | None = None) -> tqdm:
+    """A bar in meaningful units with time left, over items or to be updated; one, however many processes there are."""
     return tqdm(
-        total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+        over, total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1,
         disable=not processes.first(),
     )  # fmt: skip
 

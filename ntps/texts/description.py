@@ -15,30 +15,17 @@ from ntps.texts.sources import SOURCES, TextSource
 COMMON: Keys = {
     "about": (str, "what the texts are and where they come from"),
     "size": (dict[str, int], "for --plan where no rows are: train, test, tokens (of a text, about), classes"),
-    "text": (
-        str | dict[str, dict[Label, str]],
-        "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'",
-    ),
+    "text": (str | dict[str, dict[Label, str]],
+             "column, template '{a} {b}', or {column: {value: template}}: the one for its value, else that for '*'"),
     "label": (str, "column or template"),
-    "target": (
-        str,
-        "classes, numeric: the label is a number to predict, or multilabel: it is a set of labels",
-    ),
-    "label_separator": (
-        str,
-        "multilabel: what lies between labels of one row, such as ';', where they are no list",
-    ),
+    "target": (str, "classes, numeric: the label is a number to predict, or multilabel: it is a set of labels"),
+    "label_separator": (str, "multilabel: what lies between labels of one row, such as ';', where they are no list"),
     "label_pattern": (str, "regular expression: its first group, or else the whole match, is the label"),
-    "label_ranges": (
-        list[tuple[float, float, Label]],
-        "[low, high, name] of labels, ends included; the first",
-    ),
+    "label_ranges": (list[tuple[float, float, Label]], "[low, high, name] of labels, ends included; the first"),
     "label_names": (dict[Label, Label], "label as written: name"),
-    "normalise_labels": (
-        bool,
-        "write labels that are no key of label_names in one way: Yes as yes, 1.0 as 1; by default only those of one "
-        "value but several types, such as 1 and 1.0 or true and TRUE; false: none",
-    ),
+    "normalise_labels": (bool, "write labels that are no key of label_names in one way: Yes as yes, 1.0 as 1; by "
+                         "default only those of one value but several types, such as 1 and 1.0 or true and TRUE; "
+                         "false: none"),
     "drop_labels": (list[Label], "labels whose rows are dropped"),
     "where": (dict[str, list[Label]], "column: list of values; other rows are dropped"),
     "replace": (dict[Label, Label], "regular expression: replacement, applied to the texts in this order"),
@@ -46,7 +33,7 @@ COMMON: Keys = {
     "group": (str, "column or template: rows that share it stay on one side of the split"),
     "stratify": (str, "column or template to stratify the split on, if not the label"),
     "min_class_count": (int, "classes with fewer rows are dropped, after the split is made"),
-}
+}  # fmt: skip
 TARGETS = ("classes", "numeric", "multilabel")
 
 

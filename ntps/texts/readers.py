@@ -31,36 +31,12 @@ MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with th
 }  # fmt: skip
 
 
-def _json_rows(text: str, **options: Any) -> Iterator[Row]:
-    """Of JSON Lines, or of one array of objects, as `to_json(orient="records")` of pandas writes it."""
-
-    def loads(part: str, what: str) -> Any:
-        try:
-            return json.loads(part, **options)
-        except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
-            raise ValueError(f"{what} is not JSON: {error}") from error
-
-    numbered = enumerate(text.split("\n"), 1)
-    named = ((f"line {number}", line) for number, line in numbered if line.strip())
-    rows: Iterable[tuple[str, Any]] = ((name, loads(line, name)) for name, line in named)
-    if ARRAY.match(text):
-        rows = ((f"item {number}", row) for number, row in enumerate(loads(text, "its array"), 1))
-    for name, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f'{name} is not an object such as {{"text": "...", "label": "..."}}')
-        yield row
-
-
 def _lines(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
     pattern = Pattern(spec["pattern"], where, "pattern")
     # Split at newlines only: str.splitlines would also cut at characters that occur inside these texts.
     for line in content.decode(spec.get("encoding", "utf-8")).split(spec.get("separator", "\n")):
         if match := pattern("fullmatch", line.rstrip("\r")):
             yield match.groupdict()
-
-
-def _jsonl(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
-    return _json_rows(content.decode(spec.get("encoding", "utf-8")))
 
 
 def _first_line(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
@@ -99,7 +75,8 @@ def _quoted(name: str) -> str:
 
 
 WHEEL_READERS: dict[str, Callable[[bytes, Spec, Path], Iterable[Row]]] = {
-    "lines": _lines, "jsonl": _jsonl, "first_line": _first_line, "xml": _xml, "sqlite": _sqlite,
+    "lines": _lines, "first_line": _first_line, "xml": _xml, "sqlite": _sqlite,
+    "jsonl": lambda content, spec, where: _json(content, spec, []),
     "csv": lambda content, spec, where: _csv(content, spec, []),
     "tsv": lambda content, spec, where: _tsv(content, spec, []),
 }  # fmt: skip
@@ -211,9 +188,24 @@ def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
 
 
 def _json(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
+    """JSON Lines, or one array of objects, as `to_json(orient="records")` of pandas writes it."""
+
+    def loads(part: str, what: str) -> Any:
+        try:
+            return json.loads(part, parse_int=str, parse_float=str)  # numbers stay as they are written
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
+            raise ValueError(f"{what} is not JSON: {error}") from error
+
     text = _text(content, spec, notes)
-    notes += ["a JSON array"] if ARRAY.match(text) else []
-    return list(_json_rows(text, parse_int=str, parse_float=str))  # numbers stay as they are written
+    if ARRAY.match(text):
+        notes.append("a JSON array")
+        rows = {f"item {number}": row for number, row in enumerate(loads(text, "its array"), 1)}
+    else:
+        lines = {f"line {number}": line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+        rows = {name: loads(line, name) for name, line in lines.items()}
+    if other := [name for name, row in rows.items() if not isinstance(row, dict)]:
+        raise ValueError(f'{other[0]} is not an object such as {{"text": "...", "label": "..."}}')
+    return list(rows.values())
 
 
 def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:

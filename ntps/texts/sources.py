@@ -84,7 +84,7 @@ class Wheel(TextSource):
         "sha256": (str, "SHA-256 of its wheel"),
         "file": (
             str | list[str],
-            "file inside the wheel, or several; * and ? allowed; column `path` holds each row's",
+            "file in the wheel, or several; * and ? allowed; column `path` holds each row's",
         ),
         "reader": (str, "lines, jsonl, csv, tsv, sqlite, first_line or xml"),
         "pattern": (str, "lines: regular expression of a whole line; its named groups are the columns"),
@@ -254,11 +254,9 @@ class Files(TextSource):
                 raise UserError(f"{what} {file} is none of {known}, or one of them with .gz")
             other = ", or give its delimiter: (flag --delimiter)" if kind in (".csv", ".tsv") else ""
             with boundary(f"{what} cannot read {path}", f"mend or convert the file{other}"):
-                try:
-                    content = regular_file(path).read_bytes()
-                except FileNotFoundError:
-                    remedy = "paths are relative to the YAML"
-                    raise UserError(f"{what} there is no file {path}; {remedy}") from None
+                if not path.exists():
+                    raise UserError(f"{what} there is no file {path}; paths are relative to the YAML")
+                content = regular_file(path).read_bytes()
                 hashes[file] = hashlib.sha256(content).hexdigest()
                 splits[name], notes = readers.rows_of(path, content, spec)
             if notes:

@@ -26,8 +26,8 @@ from ntps.models.description import resolve_model
 from ntps.moments.batches import plan_batches, tokenize
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import moments_layout
+from ntps.moments.lazy_model import default_budget, parse_layers
 from ntps.moments.passes import check_parts
-from ntps.moments.source import default_budget, parse_layers
 from ntps.moments.sums import GAP, SCAN, STRIPS, Moments
 from ntps.run.cli import for_each_pair
 from ntps.system import storage

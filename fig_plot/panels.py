@@ -81,10 +81,12 @@ def numbered(axes: Axes, x: float, y: float, number: int, color: str = "C0") -> 
 
 
 def numbered_points(axes: Axes, points: pd.DataFrame) -> None:
-    """The columns x and y, a row's number where both are known."""
+    """The columns x and y, a row's number where both are known; bars of x_error and y_error where there are such columns."""
+    errors = points.reindex(columns=["x_error", "y_error"]).fillna(0).to_numpy(float)
     for number, (x, y) in enumerate(points[["x", "y"]].to_numpy(float), 1):
         if math.isfinite(x + y):
-            axes.plot(x, y, linestyle="", marker="")  # for the limits
+            across, up = errors[number - 1]
+            axes.errorbar(x, y, up, across, linestyle="", color="0.6", linewidth=0.6)
             numbered(axes, x, y, number)
     axes.margins(0.12)
 

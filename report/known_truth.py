@@ -7,10 +7,8 @@ sets retention and NTPS. Normal states cost O(d^3) a sample, not O(n d^2), for t
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -188,18 +186,6 @@ def with_prefixes(
     P0 = prefixes.mT @ prefixes / count
     P1 = P0 @ white.push(white.pull(m.prefix_next_moment)) + prefixes.mT @ noise / count
     return replace(moments, prefix_second_moment=P0, prefix_next_moment=P1)
-
-
-def merged(parts: Sequence[LayerMoments]) -> LayerMoments:
-    """The moments of all rows of the parts."""
-    n = sum(part.text_count for part in parts)
-    names = ("mean_second_moment", "mean_label_moment", "mean_state", "label_second_moment", "prefix_second_moment",
-             "prefix_next_moment")  # fmt: skip
-    means: dict[str, Any] = {
-        name: sum(part.text_count / n * getattr(part, name) for part in parts) for name in names
-    }
-    counts = torch.stack([part.class_counts for part in parts]).sum(0)
-    return replace(parts[0], **means, class_counts=counts, text_count=n)
 
 
 def with_permutations(moments: LayerMoments, draws: int, rng: np.random.Generator) -> LayerMoments:

@@ -1,4 +1,4 @@
-"""Every figure of a results folder. A new one is a function and an entry of ENTRIES; its notebook is built from the entry."""
+"""The registry of figures: a new one is a function and an entry of ENTRIES; its notebook and page are built from the entry."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,10 +1,12 @@
-"""One model as requested: description, device, dtype, tokenizer, layers; weights only when a pass is due."""
+"""One model as requested: description, device, dtype, tokenizer, layers; its weights are read when a pass is due."""
 
-from collections.abc import Sequence
-from functools import cached_property
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ntps.errors import UserError, boundary
 from ntps.flags import Caching, Forward
@@ -13,18 +15,14 @@ from ntps.models.description import resolve_model
 from ntps.models.loading import load_model
 from ntps.moments.batches import Corpus, plan_batches, tokenize
 from ntps.moments.encoder import Encoder, encode
-from ntps.moments.sums import permuted_rows
-
-TOKENS_PER_BATCH = {"cpu": 2048}  # what a CPU's cache likes
-TOKENS_PER_BATCH_ELSEWHERE = 16384
 
 
 def default_budget(device: torch.device) -> int:
-    """Tokens in a batch, unless the user says otherwise."""
-    return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
+    """Tokens in a batch, unless the user says otherwise: 2048 is what a CPU's cache likes."""
+    return 2048 if device.type == "cpu" else 16384
 
 
-class Source:
+class LazyModel:
     """One model as requested; its weights are read only when a forward pass is due."""
 
     def __init__(
@@ -53,46 +51,48 @@ class Source:
                 self.tokenized = texts, tokenize(texts, self.tokenizer, self.max_length, vocabulary)
         return self.tokenized[1]
 
-    @cached_property
+    @property
+    def record(self) -> dict[str, Any]:
+        """What provenance keeps of it beside its identity."""
+        tokenizer = loading.tokenizer_facts(self.tokenizer)
+        return {"model": self.spec.provenance, "tokenizer": tokenizer, "device": str(self.device)}
+
+    @functools.cached_property
     def encoder(self) -> Encoder:
         return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
 
+    def pooled(
+        self, ids: list[np.ndarray], pooling: str = "mean", share: slice = slice(None)
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Rows (B,) and their pooled states (B, d) of the highest layer, of this share of the batches, one by one."""
+        corpus = Corpus(ids, np.zeros(len(ids), int), 1, pooling)  # no labels
+        batches = plan_batches(corpus.lengths, default_budget(self.device))
+        yield from ((rows, states[-1].cpu()) for rows, states in encode(self.encoder, corpus, batches[share]))
+
     def states(self, ids: list[np.ndarray], pooling: str = "mean") -> np.ndarray:
         """Pooled states (n, d) of the highest layer, a row for each token sequence."""
-        corpus = Corpus(ids, np.zeros(len(ids), int), 1, permuted_rows(len(ids), 0, 0), pooling)  # no labels
         states = np.empty((len(ids), self.encoder.width))
-
-        def keep(rows: np.ndarray, mean: np.ndarray) -> None:
-            states[rows] = mean[-1]
-
-        for _ in encode(
-            self.encoder, corpus, plan_batches(corpus.lengths, default_budget(self.device)), keep=keep
-        ):
-            pass
+        for rows, some in self.pooled(ids, pooling):
+            states[rows] = some
         return states
 
 
-class Sources:
-    """The models of a command by name; one is in memory at a time."""
+def lazy_models(flags: Forward, layer: int | None = None) -> Callable[[str], LazyModel]:
+    """The models of a command by name; the last one is kept, so one is in memory at a time.
 
-    def __init__(self, flags: Forward, layer: int | None = None):
-        """layer: the one layer of all models, for flags without `layers`; None: the last."""
-        self.flags, self.layer = flags, layer
-        self.last: tuple[str, Source] | None = None
+    layer: the one layer of all models, for flags without `layers`; None: the last.
+    """
 
-    def __getitem__(self, name: str) -> Source:
-        if self.last is None or self.last[0] != name:
-            self.last = None
-            self.last = name, self._source(name)
-        return self.last[1]
-
-    def _source(self, name: str) -> Source:
-        flags, given = self.flags, (self.flags.device, self.flags.dtype, self.flags.max_length)
+    @functools.lru_cache(maxsize=1)
+    def model(name: str) -> LazyModel:
+        given = flags.device, flags.dtype, flags.max_length
         if isinstance(flags, Caching):
-            return Source(name, flags.adapter, *given, flags.layers)
-        source = Source(name, None, *given, "all" if self.layer is None else str(self.layer))
-        source.layers = source.layers[-1:]
-        return source
+            return LazyModel(name, flags.adapter, *given, flags.layers)
+        one = LazyModel(name, None, *given, "all" if layer is None else str(layer))
+        one.layers = one.layers[-1:]
+        return one
+
+    return model
 
 
 def parse_layers(layers: str, blocks: int) -> list[int]:

@@ -1,18 +1,17 @@
 """The jobs of an experiment file, one for each script, model and data set, and what to ask a cluster for; see Snakefile."""
 
 import functools
-import importlib
 import math
 from typing import Any
 
 import torch
 
 from ntps.accuracies.registry import METHODS
-from ntps.commands.plan import Outline, Plan, plan_pair
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
-from ntps.run.cli import flags_of
+from ntps.run.cli import script_flags
 from ntps.run.experiments import read_experiment
+from ntps.run.plan import Outline, Plan, plan_pair
 from ntps.texts.dataset import dataset_name
 
 # the scripts in their order, and what of cache.py's output each waits for
@@ -69,7 +68,7 @@ class Grid:
 
     @functools.cache  # noqa: B019 -- one grid in a process
     def flags(self, script: str) -> dict[str, Any]:
-        known = flags_of(importlib.import_module(script).main)
+        known = script_flags(script)
         defaults = {name: flag.default for name, flag in known.items()}
         return defaults | self.experiment.flags(script, known)
 

@@ -1,0 +1,289 @@
+"""docs/finetuning.md: how well the gain by LoRA is predicted on data sets that are left out, and at which cost.
+
+    python -m report.finetuning        # from the tables of report/evidence.py
+
+Predictors, targets and the verdict's rule were committed before the LoRA runs that judge them were read.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, t
+
+from fig_plot.panels import save
+from ntps.errors import UserError
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, holm
+from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
+from ntps.results.tables import PAIR
+from ntps.run import cli
+from ntps.system import storage
+from report.confirmation import rows_of
+from report.evidence import FOLDER, to_csv
+from report.facts import markdown, three
+from report.finetuning_figure import finetuning_figure
+from report.reproduction import filled
+
+TEMPLATE = Path(__file__).with_name("finetuning.template.md")
+GAIN, PROBE = "lora_gain", "probe_accuracy"
+KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
+WORTH = 0.01  # a gain of one point: LoRA is worth it
+TRAINING = 5.6  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16, on a CPU
+SHORT = 100  # steps of the short run
+STATIC = {  # column: what it is; all of them from the one pass that caches moments
+    "probe_errors": "errors of the probe on test (1 − accuracy)",
+    "headroom": "squared error that the best layer's ridge leaves on train",
+    "ntps": "NTPS",
+    "conditioned_lift": "conditioned NTPS above its null",
+    "retention_corrected": "corrected retention",
+    "gcv_skill": "cross-validated skill of the ridge probe",
+    "skill_slope": "its rise from half of the rows to all",
+}
+MEASURED = {  # these take passes of their own
+    "kernel_gain": "gradient kernel: gain of the joint ridge",
+    "short_gain": f"{SHORT} steps of LoRA: validation accuracy − probe's accuracy",
+}
+MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
+Errors = Callable[[Points], Array]  # (M, G): prediction - gain of each group, from the others
+
+
+def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_000) -> int:
+    """Judge the predictors and write the page.
+
+    Args:
+        folder: where the tables are
+        docs: the folder of the page
+        permutations: of the gains, for p
+    """
+    table = measured(Path(folder))
+    found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
+    if len(found.groups) < LEAST:
+        raise UserError(
+            f"{folder}: {len(found.groups)} groups of data sets have LoRA runs; at least {LEAST} are needed"
+        )
+    floor, judged = floors(table, found), judgement(found, costs(table), Draws(permutations))
+    to_csv(judged, Path(folder) / "finetuning.csv")
+    save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
+    text = filled(TEMPLATE.read_text(encoding="utf-8"), facts(table, found, floor, judged, left_out))
+    storage.write_text(Path(docs) / "finetuning.md", text)
+    print(judged.to_string(index=False))
+    return 0
+
+
+# --- what was measured ---------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path) -> pd.DataFrame:
+    """A row a pair with LoRA runs: the gain on test, what is known of its error, and every predictor."""
+    runs = pd.read_csv(folder / "lora.csv")
+    tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
+    lora = tests.agg(
+        lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
+        settled=("settled", "mean"), steps=("step", "mean"),
+    )  # fmt: skip
+    best = rows_of(folder)
+    best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
+    facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text"]]
+    table = lora.reset_index().merge(best.drop(columns="n_texts"), "left", PAIR).merge(facts, "left", PAIR)
+    table["seeds_error"] = np.sqrt(
+        table["seed_variance"].mean() / table["seeds"]
+    )  # one variance for all: they have few seeds
+    for part in (slopes(folder), kernel(folder), short(runs)):
+        table = table.merge(part, "left", PAIR)
+    table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
+    table["short_gain"] = table.pop("short_accuracy") - table[PROBE]
+    table["test_error"] = np.sqrt(
+        sum(table[a] * (1 - table[a]) for a in ("lora_accuracy", PROBE)) / table["n_test"]
+    )
+    return table
+
+
+def slopes(folder: Path) -> pd.DataFrame:
+    """skill_slope: cross-validated skill of all ten partitions less that of five, at the best layer."""
+    rows = pd.read_csv(folder / "rows.csv")
+    wide = rows[rows["which"] == "best"].pivot_table("gcv_skill", PAIR, "partitions")
+    return (wide[10] - wide[5]).rename("skill_slope").reset_index()
+
+
+def kernel(folder: Path) -> pd.DataFrame:
+    """The gradient kernel's gain with gradients of unit length, its rows and its cost in passes over them."""
+    path = folder / "finetune_probe.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KERNEL)
+    table = table[table["unit_norm"] == True]  # noqa: E712  (an empty column is of no type)
+    return (
+        table[KERNEL]
+        .rename(columns={"accuracy_gain": "kernel_gain", "n_train": "n_kernel"})
+        .drop(columns="unit_norm")
+    )
+
+
+def short(runs: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy of the lowest seed's run at SHORT steps, and the tokens that it had seen."""
+    at = runs[(runs["split"] == "validation") & (runs["step"] == SHORT)].sort_values("seed")
+    at = at.drop_duplicates(PAIR)[[*PAIR, "accuracy", "tokens"]]
+    return at.rename(columns={"accuracy": "short_accuracy", "tokens": "short_tokens"})
+
+
+def costs(table: pd.DataFrame) -> dict[str, float]:
+    """Mean over the pairs, in forward passes over the train rows; the stack's is what all of its predictors take."""
+    pass_tokens = table["n_texts"] * table["tokens_per_text"]
+    found = dict.fromkeys(STATIC, 1.0) | {MEAN: 0.0}
+    found["kernel_gain"] = float((table["forward_passes"] * table["n_kernel"] / table["n_texts"]).mean())
+    found["short_gain"] = float((TRAINING * table["short_tokens"] / pass_tokens).mean())
+    return found | {STACK: 1 + found["kernel_gain"] + found["short_gain"]}
+
+
+def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
+    """Roots of mean squared standard errors of the gain (seeds, test rows, both) and the reliability that they leave.
+
+    Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more. Test rows: at most the variances of two independent accuracies, a (1 - a) / n each; both
+    methods are scored on the same rows, so that it is less. reliability: 1 - both^2 / Var(gain) over the groups.
+    """
+    here = table[table["group"].isin(found.groups)]
+    seeds, tests = (float(np.square(here[name]).mean()) for name in ("seeds_error", "test_error"))
+    both = tests + (0 if math.isnan(seeds) else seeds)
+    variance = float(found.gain.var(ddof=1))
+    return {
+        "seeds": math.sqrt(seeds), "test": math.sqrt(tests), "both": math.sqrt(both), "deviation": math.sqrt(variance),
+        "reliability": 1 - both / variance,
+    }  # fmt: skip
+
+
+# --- judgement -----------------------------------------------------------------------------------------------------
+
+
+def ways(found: Points) -> dict[str, Errors]:
+    """Every predictor's held-out errors, as functions of the points."""
+
+    def single(name: str) -> Errors:
+        return lambda points: held_out(designs(points)[(name,)], points.gain[None], points.across)[0]
+
+    ones = np.ones((*found.gain.shape, 1))
+    mean: Errors = lambda points: held_out(ones[:, : len(points.groups)], points.gain[None], points.across)[0]  # noqa: E731
+    return (
+        {MEAN: mean}
+        | {name: single(name) for name in found.predictors}
+        | {STACK: lambda points: nested(points, points.gain[None])[0]}
+    )
+
+
+def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.DataFrame:
+    """A row a predictor. p: two-sided, of its held-out error when the gains change places among the groups; Holm's over all."""
+    rows = [row(name, errors, found, cost[name]) for name, errors in ways(found).items()]
+    fits = designs(found)
+
+    def accuracy(at: Positions) -> Array:
+        gains = found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)
+        singles = [-mean_square(held_out(fits[(name,)], gains, found.across)) for name in found.predictors]
+        return np.stack([*singles, -mean_square(nested(found, gains))], -1)
+
+    p = draws.permuted(lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), len(found.groups)).p
+    table = pd.DataFrame(rows)
+    table["p"], table["p_holm"] = [math.nan, *p], [math.nan, *holm(p)]
+    better = (table["rmse"] < table["rmse"][0]) & (table["p_holm"] <= ALPHA)
+    return table.assign(better=better)
+
+
+def row(name: str, errors: Errors, found: Points, cost: float) -> dict[str, object]:
+    """RMSE and MAE in accuracy, the share of 90 % intervals that hold the gain, and of right answers on whether it is above WORTH."""
+    off = errors(found)
+    halves = np.array([half_width(name, errors, without(found, g)) for g in range(len(found.groups))])
+    right = (found.gain + off > WORTH) == (found.gain > WORTH)
+    return {
+        "predictor": name, "passes": cost, "rmse": math.sqrt(np.square(off).mean()), "mae": float(np.abs(off).mean()),
+        "covered": float((np.abs(off) <= halves).mean()), "sign": float(right.mean()), "groups": len(found.groups),
+    }  # fmt: skip
+
+
+def half_width(name: str, errors: Errors, found: Points) -> float:
+    """t_{0.95, G - 1 - p} times the held-out error among these groups, p predictors (two of the stack's)."""
+    parameters = {MEAN: 0, STACK: 2}.get(name, 1)
+    quantile = t.ppf((1 + LEVEL) / 2, len(found.groups) - 1 - parameters)
+    return float(quantile * math.sqrt(np.square(errors(found)).mean()))
+
+
+def without(found: Points, g: int) -> Points:
+    x, gain, probe = (np.delete(part, g, axis=1) for part in (found.x, found.gain, found.probe))
+    return replace(found, groups=[*found.groups[:g], *found.groups[g + 1 :]], x=x, gain=gain, probe=probe)
+
+
+def groups_needed(r: float, tests: int) -> int:
+    """Groups for a power of .8 to see a correlation r, two-sided at ALPHA / tests: Fisher's z."""
+    reach = norm.ppf(1 - ALPHA / 2 / tests) + norm.ppf(0.8)
+    return math.ceil(3 + (reach / math.atanh(r)) ** 2)
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def facts(
+    table: pd.DataFrame, found: Points, floor: Mapping[str, float], judged: pd.DataFrame, left_out: list[str]
+) -> dict[str, str]:
+    half = math.sqrt(max(floor["reliability"], 0) / 2)
+    needed = groups_needed(half, len(judged) - 1) if 0 < half < 1 else None
+    return {
+        "verdict": verdict(judged, floor),
+        "pairs": f"{', '.join(found.models)}; {len(table)} data sets in {len(found.groups)} groups",
+        "gains": gains_table(table),
+        "judgement": judgement_table(judged),
+        "floor": ", ".join(f"{words} {points_of(floor[name])}" for name, words in FLOORS.items()),
+        "reliability": f"{floor['reliability']:.2f}",
+        "needed": f"about {needed} groups"
+        if needed
+        else "no number of groups, as the gains' own errors explain all that they differ by",
+        "left_out": "; ".join(left_out) or "none",
+        "short": str(SHORT),
+        "training": str(TRAINING),
+    }
+
+
+FLOORS = {"seeds": "seeds", "test": "test rows, at most", "both": "both"}
+
+
+def verdict(judged: pd.DataFrame, floor: Mapping[str, float]) -> str:
+    mean, better = judged["rmse"][0], judged[judged["better"]]
+    spread = f"The mean gain is off by {points_of(mean)} points (root mean square), and no predictor can be expected below {points_of(floor['both'])}"
+    if better.empty:
+        return f"**Nothing beats the mean gain significantly.** {spread}."
+    named = "; ".join(
+        f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
+    )
+    return f"**Better than the mean gain, significantly: {named}.** {spread}."
+
+
+NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
+
+
+def points_of(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
+def gains_table(table: pd.DataFrame) -> str:
+    return markdown(pd.DataFrame([
+        {
+            "data set": row["dataset"], "probe": three(row[PROBE]), "LoRA": three(row["lora_accuracy"]), "gain": f"{three(row[GAIN])}",
+            "error: seeds": three(row["seeds_error"]), "test rows, at most": three(row["test_error"]), "seeds": row["seeds"],
+            "best step": f"{row['steps']:.0f}", "settled": f"{row['settled']:.0%}", "kernel": three(row["kernel_gain"]),
+            f"{SHORT} steps": three(row["short_gain"]),
+        }
+        for row in table.sort_values(GAIN).to_dict("records")
+    ]))  # fmt: skip
+
+
+def judgement_table(judged: pd.DataFrame) -> str:
+    return markdown(pd.DataFrame([
+        {
+            "predictor": NAMES[row["predictor"]], "passes": f"{row['passes']:.1f}", "RMSE": points_of(row["rmse"]), "MAE": points_of(row["mae"]),
+            "p": three(row["p"]), "after Holm": three(row["p_holm"]), "90 % intervals hold": f"{row['covered']:.0%}",
+            "right on “worth it”": f"{row['sign']:.0%}",
+        }
+        for row in judged.to_dict("records")
+    ]))  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

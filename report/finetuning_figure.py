@@ -1,0 +1,44 @@
+"""The figure of docs/finetuning.md: gains by data set, and held-out error against cost."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fig_plot.panels import WIDTH, caption, styled
+
+TEXT = (
+    "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows (at most) and seeds together. Right: root mean square "
+    "error on groups of data sets that are left out. Dashed: the mean gain; dotted: what the gains' own errors leave to any predictor."
+)
+
+
+@styled
+def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[str, float]) -> Figure:
+    """table, judged, floor: of report.finetuning."""
+    figure = Figure(figsize=(WIDTH, 2.8))
+    left, right = figure.subplots(1, 2)
+    shown = table.sort_values("lora_gain")
+    error = (shown["test_error"] ** 2 + shown["seeds_error"].fillna(0) ** 2) ** 0.5
+    left.errorbar(100 * shown["lora_gain"], shown["dataset"], xerr=200 * error, fmt="o", markersize=3)
+    left.axvline(0, color="0.6", linewidth=0.6)
+    left.set_xlabel("gain by LoRA over the probe, points")
+    right.plot(judged["passes"], 100 * judged["rmse"], "o", markersize=3)
+    crowded = judged.groupby(judged["passes"].round(2))["rmse"].rank(method="first")
+    for (_, row), place in zip(judged.iterrows(), crowded):
+        name = str(row["predictor"]).split(",")[0].replace("_", " ")
+        right.annotate(
+            name,
+            (row["passes"], 100 * row["rmse"]),
+            (4, 3 * (place % 2) - 3),
+            fontsize=5,
+            textcoords="offset points",
+        )
+    right.axhline(100 * judged["rmse"].iloc[0], color="0.4", linestyle="--", linewidth=0.6)
+    right.axhline(100 * floor["both"], color="0.4", linestyle=":", linewidth=0.8)
+    right.set(
+        xlabel="cost, forward passes over the train rows", ylabel="held-out error, points", ylim=(0, None)
+    )
+    right.margins(x=0.25)
+    caption(figure, TEXT)
+    return figure

@@ -1,0 +1,142 @@
+"""docs/finetuning.md: the judgement against scikit-learn's folds, and a page from made tables whose answer is known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from ntps.evaluation.correlation import Draws
+from ntps.evaluation.gain import Points
+from report import evidence, finetuning
+
+FEW = Draws(permutations=200)
+GROUPS = [f"data{i:02d}" for i in range(12)]
+
+
+def made(noise, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=(1, 12, 3))
+    gain = 0.02 + 0.2 * x[..., 0] + noise * rng.normal(size=(1, 12))
+    return Points(["m"], GROUPS, ["ntps", "kernel_gain", "headroom"], x, gain, 1 - x[..., 2])
+
+
+def costs(found):
+    return dict.fromkeys([*found.predictors, finetuning.MEAN, finetuning.STACK], 1.0)
+
+
+def take(x, columns):
+    return x[:, columns]
+
+
+def test_errors_are_those_of_scikit_learn_on_left_out_groups():
+    found = made(0.05)
+    X, y, groups = found.x[0], found.gain[0], np.arange(12)
+    fold = LeaveOneGroupOut()
+    table = finetuning.judgement(found, costs(found), FEW).set_index("predictor")
+    for place, name in enumerate(found.predictors):
+        predicted = cross_val_predict(LinearRegression(), X[:, [place]], y, groups=groups, cv=fold)
+        assert table.loc[name, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
+        assert table.loc[name, "mae"] == pytest.approx(np.mean(np.abs(predicted - y)))
+        assert table.loc[name, "sign"] == pytest.approx(np.mean((predicted > 0.01) == (y > 0.01)))
+    predicted = []
+    for train, test in fold.split(X, y, groups):
+        subsets = [[0], [1], [2], [0, 1], [0, 2], [1, 2]]
+        model = make_pipeline(FunctionTransformer(take, kw_args={"columns": [0]}), LinearRegression())
+        ways = {"functiontransformer__kw_args": [{"columns": part} for part in subsets]}
+        search = GridSearchCV(model, ways, cv=fold, scoring="neg_mean_squared_error")
+        predicted.append(search.fit(X[train], y[train], groups=groups[train]).predict(X[test])[0])
+    assert table.loc[finetuning.STACK, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
+
+
+def test_an_interval_comes_from_the_other_groups_alone():
+    found = made(0.05)
+    y = found.gain[0]
+    inside = []
+    for g in range(12):
+        others = np.delete(y, g)
+        errors = [np.mean(np.delete(others, i)) - others[i] for i in range(11)]
+        half = t.ppf(0.95, 10) * math.sqrt(np.mean(np.square(errors)))
+        inside.append(abs(others.mean() - y[g]) <= half)
+    table = finetuning.judgement(found, costs(found), FEW).set_index("predictor")
+    assert table.loc[finetuning.MEAN, "covered"] == pytest.approx(np.mean(inside))
+
+
+def test_a_relation_is_found_and_noise_is_not():
+    clear = finetuning.judgement(made(0.01), costs(made(0.01)), FEW).set_index("predictor")
+    assert clear.loc["ntps", "better"] and clear.loc[finetuning.STACK, "better"]
+    assert not clear.loc["headroom", "better"]
+    noise = made(0.05)
+    noise.gain[...] = np.random.default_rng(3).normal(size=noise.gain.shape)
+    assert not finetuning.judgement(noise, costs(noise), FEW)["better"].any()
+
+
+def test_groups_needed_is_the_power_of_fishers_z():
+    assert finetuning.groups_needed(0.5, 1) == 30  # 29 in tables of the exact distribution
+    assert finetuning.groups_needed(0.5, 10) > 45
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Twelve pairs of one model; LoRA's gain is half of what is seen at step 100."""
+    rng, model = np.random.default_rng(1), "tiny"
+    frames: dict[str, list] = {
+        name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe")
+    }
+    for name in GROUPS:
+        pair, probe, gain = {"model": model, "dataset": name}, rng.uniform(0.5, 0.8), rng.uniform(-0.05, 0.15)
+        scores = dict.fromkeys(("ntps", "conditioned_lift", "retention_corrected", "gcv_skill", "headroom"))
+        scores = {score: rng.uniform() for score in scores}
+        frames["best"].append(pair | scores | {"layer": 1, "kv": 5, "gcv_error": 0.1, "n_texts": 100})
+        frames["probes"].append(
+            pair | {"layer": 1, "probe": "logistic_regression", "split": "test", "accuracy": probe}
+        )
+        frames["facts"].append(
+            pair | {"group": name, "n_texts": 100, "tokens_per_text": 10.0, "majority": 0.5}
+        )
+        for partitions in (5, 10):
+            frames["rows"].append(
+                pair | {"which": "best", "partitions": partitions, "gcv_skill": rng.uniform()}
+            )
+        for seed in (0, 1):
+            at = {"seed": seed, "settled": True, "n": 400, "tokens": 2000}
+            early = {"step": 100, "split": "validation", "final": False, "accuracy": probe + 2 * gain}
+            last = {
+                "step": 500,
+                "split": "test",
+                "final": True,
+                "accuracy": probe + gain + 0.002 * seed - 0.001,
+            }
+            frames["lora"] += [pair | at | early, pair | at | last]
+        kernel = {"unit_norm": True, "accuracy_gain": rng.normal(), "forward_passes": 3.0, "n_train": 50}
+        frames["finetune_probe"].append(pair | kernel)
+    for name, rows in frames.items():
+        evidence.to_csv(pd.DataFrame(rows), tmp_path / f"{name}.csv")
+    return tmp_path
+
+
+def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
+    finetuning.main(str(tables), str(tmp_path), permutations=1000)
+    page = (tmp_path / "finetuning.md").read_text()
+    assert "**Better than the mean gain, significantly:" in page and "100 steps of LoRA" in page
+    assert (tmp_path / "finetuning.png").stat().st_size > 10_000
+    judged = pd.read_csv(tables / "finetuning.csv").set_index("predictor")
+    assert judged.loc["short_gain", "rmse"] < 1e-3 and judged.loc["short_gain", "better"]
+    assert judged.loc["short_gain", "passes"] == pytest.approx(finetuning.TRAINING * 2000 / 1000)
+    assert judged.loc["kernel_gain", "passes"] == pytest.approx(1.5)
+    assert "short_gain" in capsys.readouterr().out
+
+
+def test_seeds_and_test_rows_leave_the_floor(tables):
+    table = finetuning.measured(tables)
+    found, _ = finetuning.points(table, ["ntps"], "lora_gain")
+    floor = finetuning.floors(table, found)
+    assert floor["seeds"] == pytest.approx(0.001, rel=0.02)  # two seeds .002 apart: s / sqrt(2) = .001
+    a, b = table["lora_accuracy"], table["probe_accuracy"]
+    assert floor["test"] == pytest.approx(np.sqrt(np.mean((a * (1 - a) + b * (1 - b)) / 400)))
+    assert floor["reliability"] == pytest.approx(1 - floor["both"] ** 2 / found.gain.var(ddof=1))
