@@ -30,7 +30,7 @@ from ntps.flags import Scoring
 from ntps.scores.conditioning import Tolerances
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import head, nested_energies, whiten
+from ntps.scores.linear_algebra import Nested, head, whiten
 from ntps.scores.subspaces import Perception, autoregression
 from ntps.scores.table import conditioned_rows, layer_row, layer_scores, subspace_scores
 from ntps.system.threads import map_layers
@@ -91,7 +91,7 @@ def plain_scores(U: Tensor, V: Tensor) -> list[float]:
 
 
 def our_scores(U: Tensor, V: Tensor) -> Tensor:
-    rows = nested_energies(V, U).sum(1)
+    rows = Nested(V).energies(U).sum(1)
     return head(rows, len(rows)) / rows.sum()
 
 
@@ -104,7 +104,7 @@ def plain_way(m: LayerMoments) -> list[float]:
 
 def directions(m: LayerMoments) -> tuple[Tensor, Tensor]:
     U = Perception(whiten(m.mean_second_moment), m.mean_label_moment).U
-    return U, autoregression(m)[1].vectors
+    return U, autoregression(m).vectors
 
 
 def our_way(m: LayerMoments) -> Tensor:

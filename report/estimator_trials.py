@@ -84,7 +84,7 @@ def solved(moments: LayerMoments, given: Layer | None) -> Layer:
     """A Layer; with the directions V of another one, whose prefix moments are the same."""
     layer = Layer(moments)
     if given is not None:
-        layer._autoregression = given._autoregression
+        layer.auto = given.auto
     return layer
 
 

@@ -22,7 +22,7 @@ from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR, best_rows, only
 from ntps.run import cli
 from ntps.scores.layer import Layer
-from ntps.scores.subspaces import nested_energies
+from ntps.scores.linear_algebra import Nested
 from ntps.system import storage
 
 
@@ -62,7 +62,7 @@ def added_signal(layer: Layer, kv: int) -> tuple[float, float]:
     """What the labels explain beyond the mean of their shuffles, and the share of that inside V_kv; NaN without shuffles."""
     C, R = layer.moments.targets, len(layer.moments.permuted)
     V = layer.auto.vectors[:, :kv]
-    energies = nested_energies(layer.task.mean.F @ V, layer.signal)
+    energies = Nested(layer.task.mean.F @ V).energies(layer.signal)
     if not R:
         return float("nan"), float("nan")
     kept, full = (float(rows[:, :C].sum() - rows[:, C + 1 :].sum() / R) for rows in (energies[:kv], energies))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ntps.errors import UserError
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import Spectrum, head, left_singular, nested_energies, tail, tied, whiten
+from ntps.scores.linear_algebra import Nested, Spectrum, head, left_singular, tail, tied, whiten
 from ntps.scores.subspaces import Perception, ntps, solve
 from tests.synthetic_moments import moments_of, random_texts
 
@@ -143,7 +143,7 @@ def test_left_singular_of_a_rank_deficient_matrix():
 def test_nested_energies_are_those_of_explicit_projectors(columns):
     rng = np.random.default_rng(0)
     V, X = rng.normal(size=(8, columns)) * np.logspace(0, 5, columns), rng.normal(size=(8, 4))
-    energies = nested_energies(torch.from_numpy(V), torch.from_numpy(X)).sum(1)
+    energies = Nested(torch.from_numpy(V)).energies(torch.from_numpy(X)).sum(1)
     inside, outside = head(energies, columns), tail(energies, columns)
     for k in range(1, columns + 1):
         basis = V[:, :k] / np.linalg.norm(V[:, :k], axis=0)

@@ -13,9 +13,10 @@ from sklearn.covariance import OAS
 
 from ntps import from_arrays
 from ntps.scores import probes
+from ntps.scores.layer import Layer
 from ntps.scores.peers import h_score, logme, rankme
 from ntps.scores.registry import headroom
-from ntps.scores.table import other_scores
+from ntps.scores.table import layer_row
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -125,10 +126,10 @@ def test_the_best_features_score_highest():
     rng = np.random.default_rng(0)
     noisy = np.where(rng.random(300) < 0.5, rng.permutation(labels), labels)
     tables = [moments(X, y).averages(0) for y in (labels, noisy, rng.permutation(labels))]
-    for score in (h_score, logme, lambda m: other_scores(m)["gcv_skill"]):
+    for score in (h_score, logme, lambda m: layer_row(Layer(m))["gcv_skill"]):
         good, middle, none = map(score, tables)
         assert good > middle > none
-    assert abs(other_scores(tables[2])["gcv_skill"]) < 0.02
+    assert abs(layer_row(Layer(tables[2]))["gcv_skill"]) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_the_best_features_score_highest():
 )
 def test_odd_features(X):
     labels = np.arange(len(X)) % 2
-    row = other_scores(moments(X, labels, 3).averages(0))
+    row = layer_row(Layer(moments(X, labels, 3).averages(0)))
     for name in ("h_score", "logme", "rankme", "gcv_skill"):
         assert math.isfinite(row[name]), name
     assert row["h_score"] >= 0 and 1 <= row["rankme"] <= X.shape[1] + 1e-9
@@ -155,7 +156,7 @@ def test_odd_features(X):
 
 def test_row_of_a_layer_and_headroom():
     train, test = (moments(*sample(seed=seed)).averages(0) for seed in (0, 1))
-    row, alone = other_scores(train, test), other_scores(train)
+    row, alone = layer_row(Layer(train, test)), layer_row(Layer(train))
     assert {k: v for k, v in row.items() if "test" not in k} == {
         k: v for k, v in alone.items() if "test" not in k
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ntps.scores.held_out_probe import HeldOut, held_out
-from ntps.scores.linear_algebra import Nested, head, share
+from ntps.scores.linear_algebra import Nested, first, head, share
 
 if TYPE_CHECKING:
     from ntps.scores.layer import Layer
@@ -45,10 +45,8 @@ class PrincipalComponents:
         ratio = a / self.values
         along = (ratio[:, None] * z).cumsum(0).square().sum(1) / (1 + (ratio * a).cumsum(0))
         explained = (z.square().sum(1) / self.values).cumsum(0) - along
-        explained = torch.where(
-            self.values.isfinite(), explained, math.nan
-        )  # past the rank of Cov(m) the mean alone
-        return (head_of(explained, self.layer.K) / self.layer.explained).clamp(max=1)
+        explained = torch.where(self.values.isfinite(), explained, math.nan)  # then the mean alone is left
+        return (first(explained, self.layer.K) / self.layer.explained).clamp(max=1)
 
     @cached_property
     def corrected(self) -> Tensor:
@@ -58,8 +56,10 @@ class PrincipalComponents:
         z = self.V.mT @ self.layer.moments.centred.S
         return signal.retained(head(z.square().sum(1) / self.values, self.layer.K))
 
-    def held_out(self, kv: int) -> HeldOut:
-        there = int(self.values[:kv].isfinite().sum())
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """At the headline's k, of those with a variance."""
+        there = int(self.values[: self.layer.tenth].isfinite().sum())
         V = self.V[:, :there]
         return held_out_within(self.layer, V, Nested(self.layer.task.mean.F @ V)) if there else HeldOut()
 
@@ -78,20 +78,16 @@ class RandomDirections:
         drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(layer.task.U)
         together = drawn.transpose(0, 1).flatten(1)  # one product for all draws
         signal, own = layer.label_signal, layer.signal[:, : layer.moments.targets]
-        retention, corrected, unseen = [], [], []
-        for V, columns in zip(drawn, (layer.task.mean.F @ together).split(k, 1)):
-            spans = Nested(columns)
-            retention.append(spans.energies(own)[:k].sum() / layer.explained)
-            unseen.append(torch.tensor(held_out_within(layer, V, spans).retention))
+        spans = [Nested(columns) for columns in (layer.task.mean.F @ together).split(k, 1)]
+        retention = [float(within.energies(own)[:k].sum() / layer.explained) for within in spans]
+        unseen = [held_out_within(layer, V, within).retention for V, within in zip(drawn, spans)]
+        corrected = [math.nan]
         if signal is not None:
-            for columns in (signal.white.F @ together).split(k, 1):
-                corrected.append(signal.retained(head(Nested(columns).energies(signal.T).sum(1), k))[-1])
-        return cls(
-            *(
-                float(torch.stack(values).mean()) if values else math.nan
-                for values in (retention, corrected, unseen)
-            )
-        )
+            centred = [Nested(columns) for columns in (signal.white.F @ together).split(k, 1)]
+            corrected = [
+                float(signal.retained(head(within.energies(signal.T).sum(1), k))[-1]) for within in centred
+            ]
+        return cls(*(sum(values) / len(values) for values in (retention, corrected, unseen)))
 
 
 def held_out_within(layer: Layer, V: Tensor, spans: Nested) -> HeldOut:
@@ -100,8 +96,3 @@ def held_out_within(layer: Layer, V: Tensor, spans: Nested) -> HeldOut:
         return HeldOut()
     k = V.shape[1]
     return held_out(layer.moments, layer.test, layer.ridge_plain, V, spans.R, [k])[k]
-
-
-def head_of(curve: Tensor, count: int) -> Tensor:
-    """The first values of a curve, its last one where it is shorter."""
-    return torch.cat([curve[:count], curve[-1:].expand(max(0, count - len(curve)))])

@@ -18,13 +18,11 @@ from torch import Tensor
 from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import Spectrum, left_singular
+from ntps.scores.linear_algebra import Spectrum, corners, left_singular
 from ntps.scores.permutation_null import above, null_mean, p_value
 from ntps.scores.subspaces import grams, inverse_roots
 
-GRID = tuple(
-    float(10.0 ** (-12 + step / 4)) for step in range(48)
-)  # tolerances that cross-validation chooses from
+GRID = tuple(10.0 ** (-12 + step / 4) for step in range(48))  # tolerances that cross-validation chooses from
 AT_ONCE = 4096  # columns of shuffled cross moments
 
 
@@ -75,7 +73,7 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
         return
     moments, spectrum = layer.moments, layer.moments.plain.spectrum
     prefix_rtols, rtols = (sorted({getattr(one, name) for one in wanted}) for name in ("prefix_rtol", "rtol"))
-    bases = [leading(layer, tau, kv) for tau in prefix_rtols]
+    bases = leading(layer, prefix_rtols, kv)
     ranks = {tau: spectrum.rank(tau) for tau in rtols}
     sides = label_sides(moments, leading_first(spectrum), sorted(set(ranks.values())), [Q for Q, _ in bases])
     signals = {tau: LabelSignal.of(moments, tau, unequal=False) for tau in rtols}
@@ -88,16 +86,21 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
                           float(side.pca[place]), null, signal.signal_share if signal else math.nan)  # fmt: skip
 
 
-def leading(layer: Layer, rtol: float, kv: int) -> tuple[Tensor, int]:
-    """An orthonormal basis of the kv leading autoregressive directions in what is left of P0, and its rank."""
-    P1 = layer.moments.prefix_next_moment
+def leading(layer: Layer, rtols: Sequence[float], kv: int) -> list[tuple[Tensor, int]]:
+    """By tolerance: an orthonormal basis of the kv leading autoregressive directions in what is left of P0, and its rank."""
+    P1, spectrum = layer.moments.prefix_next_moment, layer.moments.prefix_spectrum
     assert P1 is not None
-    if rtol == layer.prefix_rtol:
-        return torch.linalg.qr(layer.auto.vectors[:, :kv])[0], layer.K
-    rank = layer.moments.prefix_spectrum.rank(rtol)
-    W = leading_first(layer.moments.prefix_spectrum)[:, :rank]
-    left, _ = left_singular(W.mT @ P1, kv)
-    return torch.linalg.qr(W @ left[:, :kv])[0], rank
+    ranks = {tau: spectrum.rank(tau) for tau in rtols if tau != layer.prefix_rtol}
+    W = leading_first(spectrum)[:, : max(ranks.values(), default=0)]
+    T = W.mT @ P1  # of which each tolerance leaves the first rows
+
+    def directions(tau: float) -> tuple[Tensor, int]:
+        if tau == layer.prefix_rtol:
+            return layer.auto.vectors[:, :kv], layer.K
+        rank = ranks[tau]
+        return W[:, :rank] @ left_singular(T[:rank], kv)[0][:, :kv], rank
+
+    return [(torch.linalg.qr(V)[0], rank) for V, rank in map(directions, rtols)]
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,10 @@ def fold_errors(rest: LayerMoments, part: LayerMoments) -> tuple[Tensor, Tensor]
     """
     assert rest.prefix_next_moment is not None and part.prefix_next_moment is not None
     units = rest.prefix_spectrum.inverse
-    own = regression_errors(
-        rest.plain.spectrum, rest.mean_label_moment, part.mean_second_moment, part.mean_label_moment
-    )
-    following = regression_errors(
-        rest.prefix_spectrum,
-        rest.prefix_next_moment * units,
-        part.prefix_second_moment,
-        part.prefix_next_moment * units,
-    )
+    own = regression_errors(rest.plain.spectrum, rest.mean_label_moment, part.mean_second_moment,
+                            part.mean_label_moment)  # fmt: skip
+    following = regression_errors(rest.prefix_spectrum, rest.prefix_next_moment * units, part.prefix_second_moment,
+                                  part.prefix_next_moment * units)  # fmt: skip
     return own + part.label_second_moment, following
 
 
@@ -162,10 +160,8 @@ def regression_errors(spectrum: Spectrum, S: Tensor, M: Tensor | None, cross: Te
     """(GRID,): -2 tr(B_r^T S') + tr(B_r^T M' B_r) with r what each tolerance keeps."""
     assert M is not None
     W = leading_first(spectrum)
-    T, H = W.mT @ S, W.mT @ M @ W
-    products = H * (T @ T.mT)
-    square = (2 * products.tril(-1).sum(1) + products.diagonal()).cumsum(0)
-    errors = square - 2 * (T * (W.mT @ cross)).sum(1).cumsum(0)
+    T = W.mT @ S
+    errors = corners(W.mT @ M @ W * (T @ T.mT)) - 2 * (T * (W.mT @ cross)).sum(1).cumsum(0)
     ranks = torch.tensor([spectrum.rank(tau) for tau in GRID], device=errors.device)
     return errors[ranks - 1]
 

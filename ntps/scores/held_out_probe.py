@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import Nested, diagonal_scale, inverse_factor, quotient_gram
+from ntps.scores.linear_algebra import Nested, diagonal_scale, gram, inverse_factor, quotient
 
 WEAKER = 5  # ridge strengths tried in a subspace: the full probe's, and weaker ones a decade apart
 
@@ -42,7 +42,7 @@ def held_out(
     fit, n, K = train.plain, float(train.text_count), counts[-1]
     V = V[:, :K]
     R = Nested(V * diagonal_scale(fit.M)[0][:, None]).R
-    inner = quotient_gram(root[:K, :K], R)
+    inner = gram(quotient(root[:K, :K], R), triangular=True)
     target = torch.linalg.solve_triangular(R.mT, V.mT @ fit.S, upper=False)
     places, blocks = torch.tensor(counts, device=V.device), list(zip([0, *counts], counts))
     least = torch.full_like(places, math.inf, dtype=V.dtype)
@@ -59,7 +59,7 @@ def held_out(
         least, best = torch.where(better, score, least), torch.where(better[:, None], B, best)
     B = (V @ torch.linalg.solve_triangular(R, best.flatten(1), upper=True)).view(-1, *best.shape[1:])
     errors = plain_errors(torch.cat([B, full.coefficients[:, None]], 1), test)
-    *skills, whole = (1 - errors / probes.squared_error(probes.constant_probe(train), test)).tolist()
+    *skills, whole = (1 - errors / probes.guessing_error(train, test)).tolist()
     return {
         k: HeldOut(skill / whole if whole > 0 else math.nan, skill, whole)
         for k, skill in zip(counts, skills, strict=True)

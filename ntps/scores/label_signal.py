@@ -111,9 +111,7 @@ class LabelSignal:
         """
         if self.refusal:
             return torch.full_like(energies, math.nan)
-        k = torch.arange(1, len(energies) + 1, dtype=energies.dtype, device=energies.device).clamp(
-            max=self.rank
-        )
+        k = torch.arange(1, len(energies) + 1).to(energies).clamp(max=self.rank)
         if noise is None:
             taken, whole = self.noise * k, self.noise * self.rank
         else:

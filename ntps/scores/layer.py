@@ -22,16 +22,7 @@ from ntps.scores.bounds import tight_constants
 from ntps.scores.held_out_probe import HeldOut, held_out
 from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import (
-    RANK_RTOL,
-    Nested,
-    Whitened,
-    head,
-    relative_gaps,
-    share,
-    tail,
-    tied,
-)
+from ntps.scores.linear_algebra import RANK_RTOL, Nested, head, quotient, relative_gaps, share, tail, tied
 from ntps.scores.permutation_null import rotated
 from ntps.scores.subspaces import ORDERS, Perception, Solution, autoregression
 
@@ -64,17 +55,9 @@ class Layer:
         return Perception(m.plain.spectrum.whitened(self.rtol), m.mean_label_moment, RANK_RTOL)
 
     @cached_property
-    def _autoregression(self) -> tuple[Whitened, Solution]:
-        return autoregression(self.moments, self.prefix_rtol)
-
-    @property
-    def prefix(self) -> Whitened:
-        return self._autoregression[0]
-
-    @property
     def auto(self) -> Solution:
         """V, largest eigenvalue first."""
-        return self._autoregression[1]
+        return autoregression(self.moments, self.prefix_rtol)
 
     @property
     def d(self) -> int:
@@ -83,11 +66,11 @@ class Layer:
     @property
     def K(self) -> int:
         """rank P0: the largest kv."""
-        return self.prefix.rank
+        return self.auto.whitened.rank
 
     @property
     def rank_unstable(self) -> bool:
-        return self.task.mean.rank_unstable or self.prefix.rank_unstable
+        return self.task.mean.rank_unstable or self.auto.whitened.rank_unstable
 
     @cached_property
     def orders(self) -> dict[str, Order]:
@@ -186,24 +169,19 @@ class Order:
         if name not in ORDERS:
             raise UserError(f"order must be one of {', '.join(ORDERS)}, not {name!r}")
         self.layer, self.name = layer, name
-        V, ties, gaps = (
-            layer.auto.vectors,
-            tied(layer.auto.eigenvalues),
-            relative_gaps(layer.auto.eigenvalues),
-        )
+        self.V = self.turned(layer.auto.vectors)
+        # by kv: does it cut equal eigenvalues, and the gap of the two beside it, relative to the larger
+        self.ties, self.gaps = tied(layer.auto.eigenvalues), relative_gaps(layer.auto.eigenvalues)
         if name == "released":
-            V = V.flip(1)
-            ties, gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (ties, gaps))
-        self.V = V
-        self.ties = ties  # does keeping the first kv cut equal eigenvalues?
-        self.gaps = (
-            gaps  # of the two eigenvalues beside that cut, relative to the larger; NaN where V is complete
-        )
-        self.spans = Nested(self.V)
+            self.ties, self.gaps = (torch.cat([cut[:-1].flip(0), cut[-1:]]) for cut in (self.ties, self.gaps))
 
     def turned(self, columns: Tensor) -> Tensor:
         """Columns that belong to V's, largest eigenvalue first, in this order."""
         return columns.flip(1) if self.name == "released" else columns
+
+    @cached_property
+    def spans(self) -> Nested:
+        return Nested(self.V)
 
     @cached_property
     def directions(self) -> tuple[Tensor, Tensor]:
@@ -217,9 +195,17 @@ class Order:
         return self.directions[0]
 
     @cached_property
+    def every(self) -> Tensor:
+        """Energies of W, all directions of M, by direction (d,): q^T M^+ q for V's orthonormal basis."""
+        own, white = self.spans.R, self.whitened_spans.R
+        if own.shape == white.shape == (self.layer.d,) * 2:  # Q^T M Q = C^T C, C = white own^-1
+            return torch.linalg.vector_norm(quotient(own, white), dim=1).square()
+        return self.spans.energies(self.layer.task.mean.W).sum(1)
+
+    @cached_property
     def null_space(self) -> Tensor:
-        """Energies of N, all directions that the labels leave free, by direction (d,)."""
-        return self.spans.energies(self.layer.task.N).sum(1)
+        """Energies of N, what the labels leave free of these directions, N N^T = W W^T - U U^T."""
+        return (self.every - self.columns.sum(1)).clamp(min=0)
 
     @cached_property
     def ntps(self) -> Tensor:
@@ -235,7 +221,7 @@ class Order:
     @cached_property
     def label_free(self) -> Tensor:
         """tr(P W W^T) / tr(W W^T), which the paper's sweep in released order nearly is."""
-        return share(self.columns.sum(1) + self.null_space, self.layer.K)
+        return share(self.every, self.layer.K)
 
     @cached_property
     def null(self) -> Tensor:
@@ -281,9 +267,8 @@ class Order:
         if signal is None or signal.noise_moment is None:
             return self.V.new_full((K,), math.nan)
         values, vectors = torch.linalg.eigh(signal.noise_moment)
-        targets = torch.cat([signal.T, vectors * values.clamp(min=0).sqrt()], 1)
-        energies, C = self.centred_spans.energies(targets), signal.T.shape[1]
-        return signal.retained(*(head(part.sum(1), K) for part in (energies[:, :C], energies[:, C:])))
+        noise = self.centred_spans.energies(vectors * values.clamp(min=0).sqrt()).sum(1)
+        return signal.retained(head(self.label_coordinates.square().sum(1), K), head(noise, K))
 
     @cached_property
     def whitened_spans(self) -> Nested:

@@ -91,15 +91,9 @@ class LayerMoments:
     @cached_property
     def plain(self) -> Regression:
         """Regression of y on m without an intercept."""
-        zero, nothing = torch.zeros_like(self.mean_state), torch.zeros_like(self.label_mean)
-        return Regression(
-            self.mean_second_moment,
-            self.mean_label_moment,
-            self.label_second_moment,
-            zero,
-            nothing,
-            self.text_count,
-        )
+        means = torch.zeros_like(self.mean_state), torch.zeros_like(self.label_mean)
+        M, S = self.mean_second_moment, self.mean_label_moment
+        return Regression(M, S, self.label_second_moment, *means, self.text_count)
 
     @cached_property
     def centred(self) -> Regression:

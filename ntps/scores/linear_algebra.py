@@ -148,17 +148,25 @@ def inverse_factor(A: Tensor, shift: float) -> Tensor:
     return X
 
 
-def quotient_gram(A: Tensor, R: Tensor) -> Tensor:
-    """The lower triangle of C^T C with C = A R^-1, A (r, K) and R (K, K) upper triangular."""
-    K = len(R)
-    C, gram = torch.zeros_like(A), torch.zeros_like(R)
-    for s in range(0, K, BLOCK):
+def quotient(A: Tensor, R: Tensor) -> Tensor:
+    """A R^-1 (r, K), A (r, K) and R (K, K) upper triangular."""
+    C = torch.zeros_like(A)
+    for s in range(0, len(R), BLOCK):
         e = s + BLOCK
         rest = A[:e, s:e] - C[:e, :s] @ R[:s, s:e]
         C[:e, s:e] = torch.linalg.solve_triangular(R[s:e, s:e], rest, upper=True, left=False)
-    for s in range(0, K, BLOCK):
-        gram[s:, s : s + BLOCK] = C[: s + BLOCK, s:].mT @ C[: s + BLOCK, s : s + BLOCK]
-    return gram
+    return C
+
+
+def gram(X: Tensor, triangular: bool = False) -> Tensor:
+    """The lower triangle of X^T X, by blocks of columns; triangular: X is upper triangular."""
+    G = X.new_zeros(X.shape[1], X.shape[1])
+    for s in range(0, len(G), BLOCK):
+        e = s + BLOCK
+        rows = X[:e] if triangular else X
+        G[s:, s:e] = rows[:, s:].mT @ rows[:, s:e]
+        G[s:e, s:e].tril_()
+    return G
 
 
 def left_singular(T: Tensor, needed: int | None = None) -> tuple[Tensor, Tensor]:
@@ -171,7 +179,7 @@ def left_singular(T: Tensor, needed: int | None = None) -> tuple[Tensor, Tensor]
     if T.shape[1] < T.shape[0]:
         left, sigma, _ = torch.linalg.svd(T, full_matrices=False)
         return left, sigma**2
-    values, left = torch.linalg.eigh(T @ T.mT)
+    values, left = torch.linalg.eigh(gram(T.mT))  # which reads the lower triangle
     values, left = values.flip(0).clamp(min=0), left.flip(1)
     settled = int((values > SETTLED * values[0]).sum())
     if 0 < settled < min(len(values), needed or len(values)):
@@ -206,15 +214,19 @@ class Nested:
         return self.coordinates(targets) ** 2
 
 
-def nested_energies(columns: Tensor, targets: Tensor) -> Tensor:
-    """`Nested(columns).energies(targets)`: (d, k), (d, m) -> (d, m)."""
-    return Nested(columns).energies(targets)
+def first(curve: Tensor, count: int) -> Tensor:
+    """The first values of a curve, its last one again where it is shorter."""
+    return torch.cat([curve[:count], curve[-1:].expand(max(0, count - len(curve)), *curve.shape[1:])])
 
 
 def head(rows: Tensor, count: int) -> Tensor:
     """Sums of the first k rows, k = 1..count; rows past the last are zero."""
-    sums = rows.cumsum(0)[:count]
-    return torch.cat([sums, sums[-1:].expand(count - len(sums), *sums.shape[1:])])
+    return first(rows.cumsum(0), count)
+
+
+def corners(A: Tensor) -> Tensor:
+    """Sums of all entries of the leading k x k blocks of a symmetric A, for every k."""
+    return (2 * A.tril(-1).sum(1) + A.diagonal()).cumsum(0)
 
 
 def tail(rows: Tensor, count: int) -> Tensor:

@@ -70,6 +70,12 @@ def constant_probe(moments: LayerMoments) -> Probe:
     return Probe(torch.zeros_like(moments.mean_label_moment), moments.label_mean)
 
 
+def guessing_error(train: LayerMoments, test: LayerMoments) -> float:
+    """Its squared error: SE_test(train's class frequencies)."""
+    guess = train.label_mean
+    return test.label_second_moment - 2 * float(guess @ test.label_mean) + float(guess.square().sum())
+
+
 def squared_error(probe: Probe, moments: LayerMoments) -> float:
     """E||y - B^T m - b||^2 over the rows of these moments, train or test.
 
@@ -88,10 +94,10 @@ def mse(probe: Probe, moments: LayerMoments) -> float:
 
 def skill(probe: Probe, train: LayerMoments, test: LayerMoments) -> float:
     """1 - SE_test(probe) / SE_test(train's class frequencies): 1 is perfect, 0 is no better than guessing."""
-    return 1 - squared_error(probe, test) / squared_error(constant_probe(train), test)
+    return 1 - squared_error(probe, test) / guessing_error(train, test)
 
 
 def gcv_skill(probe: Probe, train: LayerMoments) -> float:
     """1 - gcv_error / that of the class frequencies, whose degrees of freedom are 1."""
     spare = max(1 - 1 / float(train.text_count), 1e-12)
-    return 1 - probe.gcv_error / (mse(constant_probe(train), train) / spare**2)
+    return 1 - probe.gcv_error / (guessing_error(train, train) / train.targets / spare**2)

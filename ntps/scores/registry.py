@@ -102,7 +102,7 @@ COMPARED = (
     Compared("ntps", lambda p: p.ntps, lambda p: p.at(p.layer.pca.ntps), lambda p: p.chance),
     Compared("retention", retention, lambda p: p.at(p.layer.pca.retention), lambda p: p.layer.random.retention),
     Compared("retention_corrected", corrected, lambda p: p.at(p.layer.pca.corrected), lambda p: p.layer.random.corrected),
-    Compared("heldout_retention", heldout, lambda p: p.layer.pca.held_out(p.kv).retention,
+    Compared("heldout_retention", heldout, lambda p: p.layer.pca.held_out.retention,
              lambda p: p.layer.random.held_out, on_test=True),
 )  # fmt: skip
 

@@ -16,11 +16,12 @@ from ntps.errors import UserError
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import (
     RANK_RTOL,
+    Nested,
     Whitened,
     finite,
+    gram,
     head,
     left_singular,
-    nested_energies,
     tied,
     whiten,
 )
@@ -35,6 +36,7 @@ class Solution:
     vectors: Tensor
     eigenvalues: Tensor
     left: Tensor  # (r, k), orthonormal: the same directions in whitened coordinates; empty for V
+    whitened: Whitened  # of B
 
 
 def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
@@ -49,7 +51,7 @@ def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
     if rtol > 0:
         kept = int((eigenvalues > rtol * eigenvalues[0]).sum())
         left, eigenvalues = left[:, :kept], eigenvalues[:kept]
-    return Solution(whitened.push(left), eigenvalues, left)
+    return Solution(whitened.push(left), eigenvalues, left, whitened)
 
 
 class Perception:
@@ -63,15 +65,20 @@ class Perception:
         self.null_rank = self.mean.rank - self.task_rank
 
     @cached_property
-    def N(self) -> Tensor:
-        """(d, rank M), N N^T = W W^T - U_r U_r^T: a basis of the null space, up to rotation."""
-        return self.mean.W - self.U @ self.solution.left.mT
+    def null_energies(self) -> tuple[Tensor, Tensor, Tensor]:
+        """||N||_F^2, column sums of (N^T U)^2 (r,) and ||N^T N||_F^2: N's part of tr A and tr A^2.
+
+        N (d, rank M), N N^T = W W^T - U_r U_r^T, is a basis of the null space, up to rotation.
+        """
+        N = self.mean.W - self.U @ self.solution.left.mT
+        inner = gram(N)
+        square = 2 * inner.square().sum() - inner.diagonal().square().sum()
+        return N.square().sum(), (N.mT @ self.U).square().sum(0), square
 
     @cached_property
-    def null_energies(self) -> tuple[Tensor, Tensor, Tensor]:
-        """||N||_F^2, column sums of (N^T U)^2 (r,) and ||N^T N||_F^2: N's part of tr A and tr A^2."""
-        N = self.N
-        return N.square().sum(), (N.mT @ self.U).square().sum(0), (N.mT @ N).square().sum()
+    def overlaps(self) -> Tensor:
+        """U^T U (r, r)."""
+        return self.U.mT @ self.U
 
     def weights(self, ku: int | None, order: str) -> tuple[Tensor, float]:
         """How much of each column of U_r (r,), and of N, is among rule fraction's first ku; None: all of U_r.
@@ -98,8 +105,8 @@ class Perception:
         Var ||PU||^2 = 2k(d-k) / (d(d-1)(d+2)) (tr A^2 - (tr A)^2 / d), A = U diag(weights) U^T + share N N^T.
         """
         d = len(self.U)
-        trace = weights @ self.U.square().sum(0)
-        square = weights @ (self.U.mT @ self.U).square() @ weights
+        trace = weights @ self.overlaps.diagonal()
+        square = weights @ self.overlaps.square() @ weights
         if share:
             norm, cross, null = self.null_energies
             trace = trace + share * norm
@@ -118,9 +125,8 @@ class Perception:
 
     def directions(self, T: Tensor, C: int, rtol: float = RANK_RTOL) -> Tensor:
         """The same from W^T S of all of them, side by side (rank M, R C)."""
-        return torch.einsum(
-            "drc,rce->dre", self.mean.push(T).unflatten(1, (-1, C)), inverse_roots(grams(T, C), rtol)
-        )
+        pushed = self.mean.push(T).unflatten(1, (-1, C))
+        return torch.einsum("drc,rce->dre", pushed, inverse_roots(grams(T, C), rtol))
 
 
 def grams(T: Tensor, C: int) -> Tensor:
@@ -136,18 +142,15 @@ def inverse_roots(G: Tensor, rtol: float = RANK_RTOL) -> Tensor:
     return vectors * torch.where(stays, values, torch.inf).rsqrt()[:, None]
 
 
-def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> tuple[Whitened, Solution]:
-    """Whitening of P0 and the eigenvectors V of (P1 P1^T, P0), largest eigenvalue first.
-
-    UserError where there is no next token to predict.
-    """
+def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> Solution:
+    """The eigenvectors V of (P1 P1^T, P0), largest eigenvalue first; UserError where there is no next token to predict."""
     P0, P1 = moments.prefix_second_moment, moments.prefix_next_moment
     if P0 is None or P1 is None:
         raise UserError("these moments hold no prefix moments: run cache.py again with --prefix_moments all")
     if not P0.any():
         raise UserError("no row has two tokens, or all states are zero: there is no next token to predict")
-    prefix = moments.prefix_spectrum.whitened(rtol)
-    return prefix, replace(solve(P1, prefix), left=P1.new_empty(0))  # as large as V, and not used
+    solution = solve(P1, moments.prefix_spectrum.whitened(rtol))
+    return replace(solution, left=P1.new_empty(0))  # as large as V, and not used
 
 
 def ntps(
@@ -162,13 +165,12 @@ def ntps(
     if order not in ORDERS:
         raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
     task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
-    V = autoregression(moments)[1].vectors
+    V = autoregression(moments).vectors
     if (ku is not None and not 1 <= ku <= task.mean.rank) or (kv is not None and not 1 <= kv <= V.shape[1]):
         raise UserError(
             f"ku goes from 1 to {task.mean.rank} and kv from 1 to {V.shape[1]}, not {ku} and {kv}"
         )
-    weights, share = task.weights(ku, order)
-    targets = [task.U * weights.sqrt()] + ([math.sqrt(share) * task.N] if share else [])
-    energies = nested_energies(V if order == "descending" else V.flip(1), torch.cat(targets, 1)).sum(1)
+    (weights, share), spans = task.weights(ku, order), Nested(V if order == "descending" else V.flip(1))
+    energies = spans.energies(task.U) @ (weights - share) + share * spans.energies(task.mean.W).sum(1)
     curve = (head(energies, V.shape[1]) / energies.sum()).clamp(max=1)
     return curve if kv is None else float(curve[kv - 1])

@@ -69,24 +69,15 @@ def subspace_scores(layer: Layer, orders: Sequence[str] = ORDERS) -> LayerScores
 
 
 def row_of(point: Point) -> Row:
-    place = {
-        "order": point.of.name,
-        "rule": point.rule,
-        "fraction": point.fraction,
-        "ku": point.ku,
-        "kv": point.kv,
+    place = {"order": point.of.name} | {
+        name: getattr(point, name) for name in ("rule", "fraction", "ku", "kv")
     }
     return place | {score.name: score.value(point) for score in SUBSPACE_SCORES}
 
 
 def layer_row(layer: Layer) -> dict[str, float]:
-    """A layer's row of the scores of whole layers."""
+    """A layer's row of the scores of whole layers: probes, H-score, LogME, RankMe. No prefix moments are needed."""
     return {score.name: score.value(layer) for score in LAYER_SCORES}
-
-
-def other_scores(train: LayerMoments, test: LayerMoments | None = None) -> dict[str, float]:
-    """The same from moments that need no prefix moments: probes, H-score, LogME, RankMe."""
-    return layer_row(Layer(train, test))
 
 
 def conditioned_rows(layer: Layer, wanted: Sequence[Tolerances]) -> list[Row]:

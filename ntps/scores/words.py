@@ -29,7 +29,7 @@ def leading_pair(moments: LayerMoments, space: str) -> tuple[Tensor, bool]:
     if space == "U":
         solution: Solution = solve(moments.mean_label_moment, whiten(M), RANK_RTOL)
     else:
-        solution = autoregression(moments)[1]
+        solution = autoregression(moments)
     pair = solution.vectors[:, :2]
     if pair.shape[1] < 2:
         raise UserError(f"{space} has one direction only: a plane needs labels that determine two")
