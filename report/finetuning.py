@@ -17,7 +17,7 @@ from scipy.stats import norm, t
 
 from fig_plot.panels import save
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, holm
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, holm, spearman
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
 from ntps.results.tables import PAIR
 from ntps.run import cli
@@ -68,8 +68,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     floor, judged = floors(table, found), judgement(found, costs(table), Draws(permutations))
     to_csv(judged, Path(folder) / "finetuning.csv")
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
-    text = filled(TEMPLATE.read_text(encoding="utf-8"), facts(table, found, floor, judged, left_out))
-    storage.write_text(Path(docs) / "finetuning.md", text)
+    storage.write_text(Path(docs) / "finetuning.md", page(table, found, judged, left_out))
     print(judged.to_string(index=False))
     return 0
 
@@ -83,12 +82,13 @@ def measured(folder: Path) -> pd.DataFrame:
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
-        settled=("settled", "mean"), steps=("step", "mean"),
+        settled=("settled", "mean"), steps=("step", "mean"), tokens=("tokens", "mean"),
     )  # fmt: skip
     best = rows_of(folder)
     best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
-    facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text"]]
-    table = lora.reset_index().merge(best.drop(columns="n_texts"), "left", PAIR).merge(facts, "left", PAIR)
+    best = best[[*PAIR, PROBE, *(name for name in STATIC if name in best)]]
+    facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text", "classes"]]
+    table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
     table["seeds_error"] = np.sqrt(
         table["seed_variance"].mean() / table["seeds"]
     )  # one variance for all: they have few seeds
@@ -96,6 +96,7 @@ def measured(folder: Path) -> pd.DataFrame:
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
     table["short_gain"] = table.pop("short_accuracy") - table[PROBE]
+    table["lora_passes"] = TRAINING * table["tokens"] / (table["n_texts"] * table["tokens_per_text"])
     table["test_error"] = np.sqrt(
         sum(table[a] * (1 - table[a]) for a in ("lora_accuracy", PROBE)) / table["n_test"]
     )
@@ -220,12 +221,18 @@ def groups_needed(r: float, tests: int) -> int:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
-def facts(
-    table: pd.DataFrame, found: Points, floor: Mapping[str, float], judged: pd.DataFrame, left_out: list[str]
-) -> dict[str, str]:
+def page(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> str:
+    return filled(TEMPLATE.read_text(encoding="utf-8"), facts(table, found, judged, left_out))
+
+
+def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
+    floor = floors(table, found)
     half = math.sqrt(max(floor["reliability"], 0) / 2)
     needed = groups_needed(half, len(judged) - 1) if 0 < half < 1 else None
     return {
+        "gained": gained(table),
+        "afterwards": ", ".join(f"{words} at {rho(table, name)}" for name, words in AFTERWARDS.items()),
+        "short_above": f"{int((table['short_gain'] > 0).sum())} of {int(table['short_gain'].notna().sum())}",
         "verdict": verdict(judged, floor),
         "pairs": f"{', '.join(found.models)}; {len(table)} data sets in {len(found.groups)} groups",
         "gains": gains_table(table),
@@ -241,7 +248,24 @@ def facts(
     }
 
 
+AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
+
+
+def rho(table: pd.DataFrame, name: str) -> str:
+    return f"{float(spearman(*table[[name, GAIN]].to_numpy(float).T)):.2f}".replace("-", "−")
+
+
 FLOORS = {"seeds": "seeds", "test": "test rows, at most", "both": "both"}
+
+
+def gained(table: pd.DataFrame) -> str:
+    """How often LoRA is above the probe, by how much, and for how many passes."""
+    gains, above = table[GAIN], int((table[GAIN] > 0).sum())
+    clear = int((gains > norm.ppf(0.95) * table["test_error"]).sum())
+    return (
+        f"{above} of {len(table)} data sets, by {points_of(gains.min())} to {points_of(gains.max())} points; on {clear} by more than its own error from test rows "
+        f"(one-sided, 5 %). It takes {table['lora_passes'].min():.0f} to {table['lora_passes'].max():.0f} forward passes over the train rows"
+    )
 
 
 def verdict(judged: pd.DataFrame, floor: Mapping[str, float]) -> str:
@@ -266,7 +290,7 @@ def gains_table(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "data set": row["dataset"], "probe": three(row[PROBE]), "LoRA": three(row["lora_accuracy"]), "gain": f"{three(row[GAIN])}",
-            "error: seeds": three(row["seeds_error"]), "test rows, at most": three(row["test_error"]), "seeds": row["seeds"],
+            "error: seeds": three(row["seeds_error"]), "test rows, at most": three(row["test_error"]), "seeds": row["seeds"], "passes": f"{row['lora_passes']:.0f}",
             "best step": f"{row['steps']:.0f}", "settled": f"{row['settled']:.0%}", "kernel": three(row["kernel_gain"]),
             f"{SHORT} steps": three(row["short_gain"]),
         }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fig_plot.panels import WIDTH, caption, styled
@@ -24,16 +25,7 @@ def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[
     left.axvline(0, color="0.6", linewidth=0.6)
     left.set_xlabel("gain by LoRA over the probe, points")
     right.plot(judged["passes"], 100 * judged["rmse"], "o", markersize=3)
-    crowded = judged.groupby(judged["passes"].round(2))["rmse"].rank(method="first")
-    for (_, row), place in zip(judged.iterrows(), crowded):
-        name = str(row["predictor"]).split(",")[0].replace("_", " ")
-        right.annotate(
-            name,
-            (row["passes"], 100 * row["rmse"]),
-            (4, 3 * (place % 2) - 3),
-            fontsize=5,
-            textcoords="offset points",
-        )
+    labels(right, judged)
     right.axhline(100 * judged["rmse"].iloc[0], color="0.4", linestyle="--", linewidth=0.6)
     right.axhline(100 * floor["both"], color="0.4", linestyle=":", linewidth=0.8)
     right.set(
@@ -42,3 +34,14 @@ def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[
     right.margins(x=0.25)
     caption(figure, TEXT)
     return figure
+
+
+def labels(axes: Axes, judged: pd.DataFrame) -> None:
+    """Names beside the points, moved up where they would lie on one another."""
+    gap, placed = 3.5 * float(judged["rmse"].max()), list[tuple[float, float]]()  # in points of accuracy
+    for name, cost, error in judged.sort_values("rmse")[["predictor", "passes", "rmse"]].itertuples(
+        index=False
+    ):
+        height = max([100 * error, *(other + gap for x, other in placed if abs(x - cost) < 1.5)])
+        placed.append((cost, height))
+        axes.text(cost + 0.15, height, name.split(",")[0].replace("_", " "), fontsize=5, va="center")

@@ -1,6 +1,7 @@
 """docs/finetuning.md: the judgement against scikit-learn's folds, and a page from made tables whose answer is known."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points
 from report import evidence, finetuning
 
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "results/evidence"
 FEW = Draws(permutations=200)
 GROUPS = [f"data{i:02d}" for i in range(12)]
 
@@ -97,7 +100,7 @@ def tables(tmp_path):
             pair | {"layer": 1, "probe": "logistic_regression", "split": "test", "accuracy": probe}
         )
         frames["facts"].append(
-            pair | {"group": name, "n_texts": 100, "tokens_per_text": 10.0, "majority": 0.5}
+            pair | {"group": name, "n_texts": 100, "tokens_per_text": 10.0, "majority": 0.5, "classes": 4}
         )
         for partitions in (5, 10):
             frames["rows"].append(
@@ -130,6 +133,33 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
     assert judged.loc["short_gain", "passes"] == pytest.approx(finetuning.TRAINING * 2000 / 1000)
     assert judged.loc["kernel_gain", "passes"] == pytest.approx(1.5)
     assert "short_gain" in capsys.readouterr().out
+
+
+def test_the_committed_page_is_what_the_committed_tables_say():
+    table, judged = finetuning.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
+    found, left_out = finetuning.points(table, [*finetuning.STATIC, *finetuning.MEASURED], "lora_gain")
+    assert finetuning.page(table, found, judged, left_out) == (ROOT / "docs/finetuning.md").read_text()
+
+
+def test_the_committed_errors_are_those_of_scikit_learn():
+    """Gains and one predictor from the tables by pandas; trec6 and trec50 are one group."""
+    best, probes, lora = (pd.read_csv(TABLES / f"{name}.csv") for name in ("best", "probes", "lora"))
+    best = best.loc[best.groupby(["model", "dataset"])["gcv_error"].idxmin()]
+    probes = probes[(probes["probe"] == "logistic_regression") & (probes["split"] == "test")]
+    runs = lora[lora["final"] & (lora["split"] == "test")].groupby(["model", "dataset"])["accuracy"].mean()
+    table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
+        runs.rename("lora").reset_index()
+    )
+    table["gain"] = table["lora"] - table["accuracy"]
+    table = table.groupby(table["dataset"].replace({"trec50": "trec6"}))[
+        ["gain", "retention_corrected"]
+    ].mean()
+    judged = pd.read_csv(TABLES / "finetuning.csv").set_index("predictor")["rmse"]
+    y = table["gain"].to_numpy()
+    left_out = [np.delete(y, i).mean() - y[i] for i in range(len(y))]
+    assert judged[finetuning.MEAN] == pytest.approx(np.sqrt(np.mean(np.square(left_out))), rel=1e-6)
+    predicted = cross_val_predict(LinearRegression(), table[["retention_corrected"]].to_numpy(), y, cv=len(y))
+    assert judged["retention_corrected"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-6)
 
 
 def test_seeds_and_test_rows_leave_the_floor(tables):
