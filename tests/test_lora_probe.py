@@ -120,7 +120,7 @@ def test_without_it_the_command_is_offered(world, capsys):
     assert cli.run(prescreen.main, flags) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--finetune_probe 50" in line]
     assert line.startswith("Expected gain in accuracy of ") and "not calibrated for this" in line
-    words = shlex.split(line.partition("measures it: ")[2])
+    words = shlex.split(line.partition("first steps: ")[2])
     assert words[:2] == ["python", "prescreen.py"]
     given, again = (
         vars(cli.parser_of(prescreen.main, cli.flags_of(prescreen.main)).parse_args(part))
@@ -189,6 +189,11 @@ def test_a_rise_is_that_of_the_second_half():
     early = [0.1, 0.9, 0.2, 0.8]
     flat, up = (lora_probe.rise(steps, [*early, *(0.8 + slope * k for k in range(6))]) for slope in (0, 0.02))
     assert [*flat] == pytest.approx([0, 0, 0]) and [*up] == pytest.approx([0.1, 0.1, 0.1])
+    assert [*lora_probe.rise(steps, [*early, *[0.9] * 6])] == [
+        0,
+        0,
+        0,
+    ]  # of which linregress has no standard error
     open_ = lora_probe.rise(steps, [*early, 0.8, 0.9, 0.8, 0.9, 0.8, 0.9])
     assert open_.low < 0 < open_.value < open_.high
     assert math.isnan(lora_probe.rise([1, 2], [0.5, 0.6]).value)
@@ -214,5 +219,9 @@ def test_the_sentence():
             "whether it still rises was not estimated; it took",
         ),
         ({"lora_passes": math.nan}, "it took 95 s"),
+        (
+            {"lora_rise_low": -0.01, "lora_rise_high": 0.0, "lora_curve": {"n": 28}},
+            "whether it still rises is open: 28 validation rows are too few; it took",
+        ),
     ):
         assert words in verdicts.finetuned(ROW | others)

@@ -95,6 +95,8 @@ def rise(steps: Sequence[int], accuracy: Sequence[float]) -> Difference:
     x, y = np.array([pair for pair in zip(steps, accuracy) if 2 * pair[0] >= steps[-1]]).T
     if len(x) < 3:
         return Difference(math.nan, math.nan, math.nan)
+    if not np.ptp(y):  # linregress has no standard error of it
+        return Difference(0.0, 0.0, 0.0)
     line, span = linregress(x, y), x[-1] - x[0]
     reach = t.isf((1 - LEVEL) / 2, len(x) - 2) * line.stderr
     value, low, high = (float(span * slope) for slope in (line.slope, line.slope - reach, line.slope + reach))

@@ -169,7 +169,7 @@ def outlook(row: Row, facts: Row) -> str:
     known = f"Expected gain in accuracy of {row['model']} by LoRA: {row['lora_gain_note'] or gain(row)}."
     if not math.isnan(row["lora_gain"]) or facts["target"] != "classes":
         return known
-    return f"{known} A short LoRA training measures it: {command(facts['flags'])} --finetune_probe 50"
+    return f"{known} A settled run shows it, lora_finetuning.py --patience 3; its first steps: {command(facts['flags'])} --finetune_probe 50"
 
 
 def command(flags: Mapping[str, Any]) -> str:
@@ -177,9 +177,9 @@ def command(flags: Mapping[str, Any]) -> str:
     words = ["python", "prescreen.py"]
     for one in fields(Prescreening):
         if one.name not in ("overwrite", "finetune_probe") and (value := flags[one.name]) != one.default:
-            values = [] if value is True else value if isinstance(value, list | tuple) else [value]
-            words += [f"--{one.name}", *map(str, values)]
-    return shlex.join(words)
+            several = [] if value is True else value if isinstance(value, list | tuple) else None
+            words += [f"--{one.name}={value}"] if several is None else [f"--{one.name}", *map(str, several)]
+    return shlex.join(words) if "".join(words).isprintable() else "the same command with"
 
 
 def report(

@@ -20,8 +20,8 @@ RULES = {
     "Price 2012 for shares right), by profile likelihood for the power law. It is a statement on one model, not on the best of many.",
     "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
     "still rises": "LoRA's accuracy on the validation rows, by a straight line through the second half of its scores: the rise from the "
-    "first of them to the last is significantly above 0. It no longer rises where the upper end of that interval is under one point; "
-    "else it is open.",
+    "first of them to the last is significantly above 0. It no longer rises where the upper end of that interval is under one point and "
+    "there are 100 validation rows; else it is open.",
 }  # fmt: skip
 
 
@@ -77,8 +77,14 @@ def finetuned(row: Row) -> str:
     """Such as "LoRA after 50 steps has 81.2 % [78.0, 84.1] of the unseen rows right, the linear probe 79.0 %: +2.2 points [-0.5, +4.9]"."""
     right, low, high = (100 * row[f"lora_accuracy{end}"] for end in ENDS)
     gain, least, most = (100 * row[f"lora_over_probe{end}"] for end in ENDS)
-    where = f"in the second half, on {row['lora_curve']['n']} validation rows"
-    rises = trend(row, "lora_rise", "it still rises", "it no longer rises", "whether it still rises", where)
+    n = row["lora_curve"]["n"]
+    where, words = (
+        f"in the second half, on {n} validation rows",
+        ("it still rises", "it no longer rises", "whether it still rises"),
+    )
+    rises = trend(row, "lora_rise", *words, where)
+    if n * POINT < 1 and not row["lora_rise_low"] > 0:
+        rises = f"whether it still rises is open: {n} validation rows are too few"
     passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
     return (
         f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the unseen rows right, the linear probe "
