@@ -160,6 +160,7 @@ def datasets(tables: Tables) -> Facts:
         "ntps.last": related(last, "ntps", "accuracy", pairs["group"]),
         "ntps.significant": str((best["p_value"] <= 0.05).sum()),
         "retention.significant": str((best["retention_p_value"] <= 0.05).sum()),
+        "ntps.by_chance": f"{len(best) / 20:.1f}",
         "ntps.below": str((best["ntps"] < best["null_mean"]).sum()),
         "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
         "chance": three(best["chance"].median()),
@@ -225,18 +226,31 @@ def released(tables: Tables) -> Facts:
     }
 
 
-def checked(_: Tables) -> Facts:
-    """A choice made on these data sets, on those of the confirmation half: null_lift at the embeddings with the best layer's probe."""
-    table = with_accuracy(FOLDER)
-    table = table[table["dataset"].isin(json.loads(HALVES.read_text(encoding="utf-8"))["confirmation"])]
-    found = lowest_error(table)[[*PAIR, "accuracy"]].merge(
-        table[table["layer"] == 0][[*PAIR, "null_lift"]], on=PAIR
+def checked(tables: Tables) -> Facts:
+    """On other data sets: a choice made on these, null_lift at the embeddings, with the best layer's probe; and what GCV's layer costs."""
+    every = with_accuracy(FOLDER)
+    every = every[~every["model"].str.endswith("-random")]
+    best = lowest_error(every)[[*PAIR, "accuracy"]]
+    half = json.loads(HALVES.read_text(encoding="utf-8"))["confirmation"]
+    first = every.loc[(every["layer"] == 0) & every["dataset"].isin(half), [*PAIR, "null_lift"]].merge(
+        best, on=PAIR
     )
     said = {
         model: two(float(spearman(*rows[["null_lift", "accuracy"]].to_numpy(float).T)))
-        for model, rows in found[~found["model"].str.endswith("-random")].groupby("model")
+        for model, rows in first.groupby("model")
     }
-    return {"checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items())}
+    layers = every.groupby(PAIR)["accuracy"]
+    found = best.set_index(PAIR)["accuracy"]
+    last = every.loc[every.groupby(PAIR)["layer"].idxmax()].set_index(PAIR)["accuracy"]
+    own, pairs = at_tenth(tables.scores), by_dataset(tables.pairs)
+    own = by_dataset(own[own["layer"] == 0]).assign(accuracy=pairs["probe_accuracy"])
+    return {
+        "checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items()),
+        "checked.here": related(own, "null_lift", "accuracy", pairs["group"]),
+        "layer.pairs": str(len(found)),
+        "layer.loss": f"{100 * (layers.max() - found).mean():.1f}",
+        "layer.over_last": f"{100 * (found - last).mean():.1f}",
+    }
 
 
 def gains(tables: Tables) -> Facts:

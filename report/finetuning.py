@@ -2,9 +2,10 @@
 
     python -m report.finetuning        # from the tables of report/evidence.py
 
-Predictors, targets and the verdict's rule were committed before the LoRA runs that judge them were read.
+Predictors, targets and the verdict's rule were committed before the LoRA runs that judge them were read; p was two-sided then.
 """
 
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import storage
 from report.confirmation import rows_of
-from report.evidence import FOLDER, to_csv
+from report.evidence import FOLDER, HALVES, to_csv
 from report.facts import markdown, three
 from report.finetuning_figure import finetuning_figure
 from report.reproduction import filled
@@ -65,7 +66,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
         raise UserError(
             f"{folder}: {len(found.groups)} groups of data sets have LoRA runs; at least {LEAST} are needed"
         )
-    floor, judged = floors(table, found), judgement(found, costs(table), Draws(permutations))
+    cost = costs(table[table["group"].isin(found.groups)])
+    floor, judged = floors(table, found), judgement(found, cost, Draws(permutations))
     to_csv(judged, Path(folder) / "finetuning.csv")
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
     storage.write_text(Path(docs) / "finetuning.md", page(table, found, judged, left_out))
@@ -130,19 +132,23 @@ def short(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(table: pd.DataFrame) -> dict[str, float]:
-    """Mean over the pairs, in forward passes over the train rows; the stack's is what all of its predictors take."""
+    """Mean over the pairs, in forward passes over the train rows; the probe's own pass is in each of them."""
     pass_tokens = table["n_texts"] * table["tokens_per_text"]
-    found = dict.fromkeys(STATIC, 1.0) | {MEAN: 0.0}
-    found["kernel_gain"] = float((table["forward_passes"] * table["n_kernel"] / table["n_texts"]).mean())
-    found["short_gain"] = float((TRAINING * table["short_tokens"] / pass_tokens).mean())
-    return found | {STACK: 1 + found["kernel_gain"] + found["short_gain"]}
+    own = {
+        "kernel_gain": float((table["forward_passes"] * table["n_kernel"] / table["n_texts"]).mean()),
+        "short_gain": float((TRAINING * table["short_tokens"] / pass_tokens).mean()),
+    }
+    all_of_them = 1 + sum(passes for passes in own.values() if math.isfinite(passes))
+    costs = dict.fromkeys(STATIC, 1.0) | {name: 1 + passes for name, passes in own.items()}
+    return {MEAN: 0.0, **costs, STACK: all_of_them}
 
 
 def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
     """Roots of mean squared standard errors of the gain (seeds, test rows, both) and the reliability that they leave.
 
-    Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more. Test rows: at most the variances of two independent accuracies, a (1 - a) / n each; both
-    methods are scored on the same rows, so that it is less. reliability: 1 - both^2 / Var(gain) over the groups.
+    Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more; NaN where there are none. Test
+    rows: the variances of two independent accuracies, a (1 - a) / n each, an upper limit since both are scored on the same rows.
+    reliability: 1 - both^2 / Var(gain) over the groups.
     """
     here = table[table["group"].isin(found.groups)]
     seeds, tests = (float(np.square(here[name]).mean()) for name in ("seeds_error", "test_error"))
@@ -173,7 +179,7 @@ def ways(found: Points) -> dict[str, Errors]:
 
 
 def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.DataFrame:
-    """A row a predictor. p: two-sided, of its held-out error when the gains change places among the groups; Holm's over all."""
+    """A row a predictor. p: one-sided, of a held-out error as small when the gains change places among the groups; Holm's over all."""
     rows = [row(name, errors, found, cost[name]) for name, errors in ways(found).items()]
     fits = designs(found)
 
@@ -182,7 +188,10 @@ def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.Data
         singles = [-mean_square(held_out(fits[(name,)], gains, found.across)) for name in found.predictors]
         return np.stack([*singles, -mean_square(nested(found, gains))], -1)
 
-    p = draws.permuted(lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), len(found.groups)).p
+    G = len(found.groups)
+    tests = draws.permuted(lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), G)
+    as_small = (tests.null >= accuracy(np.arange(G))[0] - 1e-12).sum(0)
+    p = np.where(tests.exact, as_small / len(tests.null), (as_small + 1) / (len(tests.null) + 1))
     table = pd.DataFrame(rows)
     table["p"], table["p_holm"] = [math.nan, *p], [math.nan, *holm(p)]
     better = (table["rmse"] < table["rmse"][0]) & (table["p_holm"] <= ALPHA)
@@ -213,8 +222,8 @@ def without(found: Points, g: int) -> Points:
 
 
 def groups_needed(r: float, tests: int) -> int:
-    """Groups for a power of .8 to see a correlation r, two-sided at ALPHA / tests: Fisher's z."""
-    reach = norm.ppf(1 - ALPHA / 2 / tests) + norm.ppf(0.8)
+    """Groups for a power of .8 to see a correlation r, one-sided at ALPHA / tests: Fisher's z."""
+    reach = norm.ppf(1 - ALPHA / tests) + norm.ppf(0.8)
     return math.ceil(3 + (reach / math.atanh(r)) ** 2)
 
 
@@ -226,26 +235,32 @@ def page(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: lis
 
 
 def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
-    floor = floors(table, found)
+    floor, short = floors(table, found), table["short_gain"].dropna()
     half = math.sqrt(max(floor["reliability"], 0) / 2)
-    needed = groups_needed(half, len(judged) - 1) if 0 < half < 1 else None
+    needed = (
+        f"roughly {groups_needed(half, len(judged) - 1)} groups"
+        if 0 < half < 1
+        else "more groups than can be said"
+    )
+    worth, two = int((found.gain > WORTH).sum()), int((table["seeds"] > 1).sum())
     return {
-        "gained": gained(table),
+        "state": state(table),
+        "gained": gained(table, floor),
         "afterwards": ", ".join(f"{words} at {rho(table, name)}" for name, words in AFTERWARDS.items()),
-        "short_above": f"{int((table['short_gain'] > 0).sum())} of {int(table['short_gain'].notna().sum())}",
-        "verdict": verdict(judged, floor),
-        "pairs": f"{', '.join(found.models)}; {len(table)} data sets in {len(found.groups)} groups",
+        "short_above": f"{int((short > 0).sum())} of {len(short)}",
+        "verdict": verdict(judged),
+        "pairs": f"{', '.join(found.models)}; {len(table)} data sets, {len(found.groups)} groups of them judged",
         "gains": gains_table(table),
         "judgement": judgement_table(judged),
-        "floor": ", ".join(f"{words} {points_of(floor[name])}" for name, words in FLOORS.items()),
+        "test": points_of(floor["test"]),
+        "seeds": f"{points_of(floor['seeds'])} points, from {two} data set{'s' * (two != 1)} of two seeds" if floor["seeds"] == floor["seeds"] else "not known, each has one seed",
         "reliability": f"{floor['reliability']:.2f}",
-        "needed": f"about {needed} groups"
-        if needed
-        else "no number of groups, as the gains' own errors explain all that they differ by",
-        "left_out": "; ".join(left_out) or "none",
+        "worth": f"{worth} of {found.gain.size}",
+        "needed": needed,
+        "left_out": "; ".join(left_out) or "none of those that were run",
         "short": str(SHORT),
         "training": str(TRAINING),
-    }
+    }  # fmt: skip
 
 
 AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
@@ -255,28 +270,39 @@ def rho(table: pd.DataFrame, name: str) -> str:
     return f"{float(spearman(*table[[name, GAIN]].to_numpy(float).T)):.2f}".replace("-", "−")
 
 
-FLOORS = {"seeds": "seeds", "test": "test rows, at most", "both": "both"}
-
-
-def gained(table: pd.DataFrame) -> str:
-    """How often LoRA is above the probe, by how much, and for how many passes."""
-    gains, above = table[GAIN], int((table[GAIN] > 0).sum())
-    clear = int((gains > norm.ppf(0.95) * table["test_error"]).sum())
+def state(table: pd.DataFrame) -> str:
+    """Which data sets of the discovery half have no LoRA runs yet."""
+    half = json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]
+    missing = [name for name in half if name not in set(table["dataset"])]
+    if not missing:
+        return ""
     return (
-        f"{above} of {len(table)} data sets, by {points_of(gains.min())} to {points_of(gains.max())} points; on {clear} by more than its own error from test rows "
-        f"(one-sided, 5 %). It takes {table['lora_passes'].min():.0f} to {table['lora_passes'].max():.0f} forward passes over the train rows"
+        f"**Not complete: {len(half) - len(missing)} of the {len(half)} data sets of the discovery half are run** (not yet: {', '.join(missing)}), "
+        f"{int((table['seeds'] > 1).sum())} of them with a second seed.\n\n"
     )
 
 
-def verdict(judged: pd.DataFrame, floor: Mapping[str, float]) -> str:
+def gained(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
+    """How often LoRA is above the probe, by how much, and for how many passes."""
+    gains, seeds = table[GAIN], table["seeds_error"].fillna(0)
+    clear = int((gains > norm.ppf(0.95) * np.hypot(table["test_error"], seeds)).sum())
+    return (
+        f"**Once it has settled, LoRA is above the linear probe of the best layer on {int((gains > 0).sum())} of {len(table)} data sets** (gains from "
+        f"{points_of(gains.min())} to {points_of(gains.max())} points), on {clear} by more than chance in test rows"
+        f"{'' if math.isnan(floor['seeds']) else ' and seeds'} explains (each by itself, one-sided, 5 %). It takes {table['lora_passes'].min():.0f} "
+        f"to {table['lora_passes'].max():.0f} forward passes over the train rows."
+    )
+
+
+def verdict(judged: pd.DataFrame) -> str:
     mean, better = judged["rmse"][0], judged[judged["better"]]
-    spread = f"The mean gain is off by {points_of(mean)} points (root mean square), and no predictor can be expected below {points_of(floor['both'])}"
+    spread = f"The mean gain of the other data sets is off by {points_of(mean)} points (root mean square)"
     if better.empty:
-        return f"**Nothing beats the mean gain significantly.** {spread}."
+        return f"**Nothing predicts the gain significantly better than the mean gain.** {spread}."
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
     )
-    return f"**Better than the mean gain, significantly: {named}.** {spread}."
+    return f"**Significantly better than the mean gain: {named}.** {spread}."
 
 
 NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
@@ -302,8 +328,8 @@ def judgement_table(judged: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "predictor": NAMES[row["predictor"]], "passes": f"{row['passes']:.1f}", "RMSE": points_of(row["rmse"]), "MAE": points_of(row["mae"]),
-            "p": three(row["p"]), "after Holm": three(row["p_holm"]), "90 % intervals hold": f"{row['covered']:.0%}",
-            "right on “worth it”": f"{row['sign']:.0%}",
+            "p": three(row["p"]), "after Holm": three(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
+            "right on “worth it”": f"{row['sign'] * row['groups']:.0f} of {row['groups']}",
         }
         for row in judged.to_dict("records")
     ]))  # fmt: skip
