@@ -33,7 +33,7 @@ TEMPLATE = Path(__file__).with_name("finetuning.template.md")
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
 WORTH = 0.01  # a gain of one point: LoRA is worth it
-TRAINING = 5.6  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16, on a CPU
+TRAINING = 5.0  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16 --steps 60, on a CPU
 SHORT = 100  # steps of the short run
 STATIC = {  # column: what it is; all of them from the one pass that caches moments
     "probe_errors": "errors of the probe on test (1 − accuracy)",
