@@ -18,7 +18,7 @@ from scipy.stats import norm, t
 
 from fig_plot.panels import save
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, holm, spearman
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, spearman
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
 from ntps.results.tables import PAIR
 from ntps.run import cli
@@ -49,6 +49,8 @@ MEASURED = {  # these take passes of their own
     "short_gain": f"{SHORT} steps of LoRA: validation accuracy − probe's accuracy",
 }
 MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
+NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
+AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
 Errors = Callable[[Points], Array]  # (M, G): prediction - gain of each group, from the others
 
 
@@ -188,12 +190,11 @@ def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.Data
         singles = [-mean_square(held_out(fits[(name,)], gains, found.across)) for name in found.predictors]
         return np.stack([*singles, -mean_square(nested(found, gains))], -1)
 
-    G = len(found.groups)
-    tests = draws.permuted(lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), G)
-    as_small = (tests.null >= accuracy(np.arange(G))[0] - 1e-12).sum(0)
-    p = np.where(tests.exact, as_small / len(tests.null), (as_small + 1) / (len(tests.null) + 1))
+    tests = draws.permuted(
+        lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), len(found.groups), "greater"
+    )
     table = pd.DataFrame(rows)
-    table["p"], table["p_holm"] = [math.nan, *p], [math.nan, *holm(p)]
+    table["p"], table["p_holm"] = [math.nan, *tests.p], [math.nan, *tests.holm]
     better = (table["rmse"] < table["rmse"][0]) & (table["p_holm"] <= ALPHA)
     return table.assign(better=better)
 
@@ -263,9 +264,6 @@ def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: li
     }  # fmt: skip
 
 
-AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
-
-
 def rho(table: pd.DataFrame, name: str) -> str:
     return f"{float(spearman(*table[[name, GAIN]].to_numpy(float).T)):.2f}".replace("-", "−")
 
@@ -303,9 +301,6 @@ def verdict(judged: pd.DataFrame) -> str:
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
     )
     return f"**Significantly better than the mean gain: {named}.** {spread}."
-
-
-NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
 
 
 def points_of(value: float) -> str:

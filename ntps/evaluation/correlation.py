@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from scipy.stats import bootstrap, permutation_test, rankdata
 Array = NDArray[np.floating]
 Positions = NDArray[np.integer]  # of groups: (n,), or (b, n) for b bootstrap samples or permutations
 Statistic = Callable[[Positions], Array]
+Alternative = Literal["two-sided", "greater"]  # of a permutation test, as scipy.stats has it
 LEAST = 6  # groups for an interval: fewer have too few distinct bootstrap samples
 FEWEST = 5  # groups for a test: no order of fewer has a two-sided p up to ALPHA (2 / 4! = .083)
 LEVEL = 0.9  # of every interval
@@ -82,7 +83,7 @@ def holm(p: Array) -> Array:
 
 @dataclass(frozen=True)
 class Family:
-    """Two-sided permutation tests of a family of m statistics."""
+    """Permutation tests of a family of m statistics."""
 
     p: Array  # (m,): NaN where the statistic is undefined
     null: Array  # (permutations, m): NaN below, where others of the family have more permutations
@@ -144,9 +145,10 @@ class Draws:
                 ).confidence_interval  # fmt: skip
         return np.where(np.isnan(observed), math.nan, low), np.where(np.isnan(observed), math.nan, high)
 
-    def permuted(self, statistic: Statistic, n: int) -> Family:
+    def permuted(self, statistic: Statistic, n: int, alternative: Alternative = "two-sided") -> Family:
         """Of statistics of n groups under all orders of the groups: positions (n,) -> (m,), (b, n) -> (b, m)."""
-        return self.tests([np.arange(n)], lambda at, axis: statistic(at), "pairings", math.factorial(n))
+        own = [np.arange(n)], lambda at, axis: statistic(at), "pairings", math.factorial(n)
+        return self.tests(*own, alternative)
 
     def swapped(self, pairs: Sequence[tuple[Array, Array]]) -> Family:
         """Of `mean_rho` of the first score minus that of each other, their ranks exchanged in any of the groups."""
@@ -160,8 +162,11 @@ class Draws:
 
         return self.tests([own, others], difference, "samples", 2 ** x.shape[-1])
 
-    def tests(self, data: Sequence[NDArray[Any]], statistic: Any, kind: Any, orders: int) -> Family:
-        """scipy.stats.permutation_test, two-sided; exact where there are no more orders than permutations to draw.
+    def tests(
+        self, data: Sequence[NDArray[Any]], statistic: Any, kind: Any, orders: int,
+        alternative: Alternative = "two-sided",
+    ) -> Family:  # fmt: skip
+        """scipy.stats.permutation_test; exact where there are no more orders than permutations to draw.
 
         An undefined permutation counts as reaching the observed value on either side.
         """
@@ -175,7 +180,7 @@ class Draws:
 
         found = permutation_test(
             data, defined, permutation_type=kind, vectorized=True, n_resamples=self.permutations, batch=BATCH, axis=-1,
-            alternative="two-sided", rng=self.seed,
+            alternative=alternative, rng=self.seed,
         )  # fmt: skip
         p = np.where(np.isnan(observed), math.nan, found.pvalue)
         return Family(p, found.null_distribution, np.full(p.shape, orders <= self.permutations))
