@@ -96,7 +96,7 @@ def cached_states(task: Task, split: str, pooling: str, output: str) -> np.ndarr
     """
     model, layer = task.model, task.model.layers[0]
     path = Path(output) / "states" / model.name / task.data.name / f"{split}.safetensors"
-    wanted = of_states(model, task.data, task.splits[split], task.limit, 42, [layer], pooling)
+    wanted = of_states(model, task.data, task.splits[split], task.limit, task.seed, [layer], pooling)
     if not path.exists():
         return None
     file = StatesFile(path)

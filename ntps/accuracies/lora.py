@@ -67,10 +67,10 @@ def target_modules(model: nn.Module, targets: Sequence[str], start_layer: int) -
     return [name for name, ending in last.items() if ending in targets]
 
 
-def lora_model(source: LazyModel, settings: dict[str, Any]) -> nn.Module:
-    """The weights of a source with LoRA, as `add_lora`."""
-    spec = source.spec
-    base = load_model(spec, source.dtype, source.device)
+def lora_model(model: LazyModel, settings: dict[str, Any]) -> nn.Module:
+    """A model with its weights and LoRA, as `add_lora`."""
+    spec = model.spec
+    base = load_model(spec, model.dtype, model.device)
     return add_lora(base, spec.source.get("id", spec.name), settings)
 
 

@@ -71,7 +71,7 @@ class Task:
 
     def __init__(self, model: LazyModel, data: Dataset, limit: int | None, seed: int = 42):
         """seed: of the limit's permutation."""
-        self.model, self.data, self.limit = model, data, limit
+        self.model, self.data, self.limit, self.seed = model, data, limit, seed
         self.splits = {name: data.select(name, limit, seed) for name in ("train", "test")}
         self.labels = {name: split.labels for name, split in self.splits.items()}
         if data.target != "classes":

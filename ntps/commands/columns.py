@@ -39,14 +39,12 @@ def markdown() -> str:
     """One table for the scores of subspaces, one for those of whole layers, one for the tolerances."""
     from ntps.scores.registry import CONDITIONED_SCORES, HEADROOM, LAYER_SCORES, SUBSPACE_SCORES
 
-    tables, sections = (
-        [],
-        {
-            "`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k": SUBSPACE_SCORES,
-            "`scores/MODEL/DATASET.csv`: a row a layer": (*LAYER_SCORES, HEADROOM),
-            "`conditioned/MODEL/DATASET.csv`: a row a layer and pair of tolerances": CONDITIONED_SCORES,
-        },
-    )
+    sections = {
+        "`ntps/MODEL/DATASET.csv`: a row a layer, order, rule and k": SUBSPACE_SCORES,
+        "`scores/MODEL/DATASET.csv`: a row a layer": (*LAYER_SCORES, HEADROOM),
+        "`conditioned/MODEL/DATASET.csv`: a row a layer and pair of tolerances": CONDITIONED_SCORES,
+    }
+    tables = []
     for title, scores in sections.items():
         lines = [f"### {title}", "", "| column | meaning | higher is |", "|---|---|---|"]
         for score in scores:

@@ -138,10 +138,8 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
     ways = designs(found)
     errors = {names: error(way) for names, way in ways.items()}
     best = min(errors, key=lambda names: errors[names])
-    chosen, baseline = (
-        math.sqrt(mean_square(nested(found, gains))[0]),
-        error(np.ones_like(found.gain)[..., None]),
-    )
+    chosen = math.sqrt(mean_square(nested(found, gains))[0])
+    baseline = error(np.ones_like(found.gain)[..., None])
     p = float(Draws(permutations, seed=seed).permuted(accuracy, G).p[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
