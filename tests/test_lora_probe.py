@@ -18,7 +18,7 @@ from ntps.evaluation.paired import mcnemar
 from ntps.moments.file import StatesFile
 from ntps.prescreening import lora_probe, verdicts
 from ntps.run import cli
-from tests.tiny import tiny_model, tiny_texts
+from tests.tiny import tiny_texts, two_models
 
 ROW = {
     "accuracy": 0.79, "lora_steps": 50, "lora_accuracy": 0.812, "lora_accuracy_low": 0.78, "lora_accuracy_high": 0.841,
@@ -31,14 +31,12 @@ ROW = {
 def world(tmp_path_factory):
     """Two tiny models, the first of them to rank fine-tuned for ten steps: (folder, flags, what the trained model predicts)."""
     folder = tmp_path_factory.mktemp("lora")
-    for seed, name in enumerate("ab"):
-        tiny_model(folder / name, seed=seed)
+    models = two_models(folder)
     texts, labels = tiny_texts(240, 3, 0)
     pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / "my.csv", index=False)
     flags = [
         "--models",
-        str(folder / "a"),
-        str(folder / "b"),
+        *models,
         "--train",
         str(folder / "my.csv"),
         "--limit",

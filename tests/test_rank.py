@@ -16,7 +16,7 @@ from ntps.errors import UserError
 from ntps.prescreening.rows import Rows
 from ntps.run import cli
 from ntps.system import storage
-from tests.tiny import tiny_model, tiny_texts
+from tests.tiny import tiny_model, tiny_texts, two_models
 
 FEW = {"label_permutations": 0, "partitions": 2}
 
@@ -25,10 +25,8 @@ FEW = {"label_permutations": 0, "partitions": 2}
 def world(tmp_path_factory):
     """A folder with two tiny models, 240 texts and their labels, ranked."""
     folder = tmp_path_factory.mktemp("rank")
-    for seed, name in enumerate("ab"):
-        tiny_model(folder / name, seed=seed)
+    models = two_models(folder)
     texts, labels = tiny_texts(240, 3, 0)
-    models = [str(folder / name) for name in "ab"]
     return models, texts, labels, ntps.rank(models, texts, labels, output=str(folder / "out"))
 
 

@@ -120,6 +120,13 @@ def tiny_model(
     return Path(folder)
 
 
+def two_models(folder: Path) -> list[str]:
+    """The folders a and b of two tiny models."""
+    for seed, name in enumerate("ab"):
+        tiny_model(folder / name, seed=seed)
+    return [str(folder / name) for name in "ab"]
+
+
 def tiny_texts(n: int, classes: int, seed: int) -> tuple[list[str], list[str]]:
     """n distinct texts of 1 to 40 words whose class shows in the words, and their class names in turn."""
     draw = random.Random(seed)
