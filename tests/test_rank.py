@@ -1,6 +1,7 @@
 """ntps.rank: rows as people hold them, the ranking that it gives, and the probe of the best layer."""
 
 import pickle
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -119,10 +120,46 @@ def test_a_template_and_test_rows(world, tmp_path):
         ntps.rank(models[0], frame, "label", text="a", output=str(tmp_path), name="mine")
 
 
+TABLE = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "test", "message"),
+    [
+        (["a", "b"], None, None, "labels: None is no list: give one entry a row"),
+        ("my.csv", "label", None, "texts: 'my.csv' is no list: .*a table .of pandas.read_csv."),
+        (["a", "b"], "label", None, "labels: 'label' is no list"),
+        (["a", "b"], ["x", "y"], ["c", "d", "e"], "test: give a pair of lists"),
+        (["a", "b"], ["x", "y"], TABLE, "test: give a pair of lists"),
+        (TABLE, "label", (["c"], ["x"]), "test: give a DataFrame, or a Dataset"),
+        (TABLE, None, None, "labels: there is no column None; there are: text, label"),
+        (TABLE, TABLE["label"], None, "labels: there is no column 'x'"),
+        (TABLE, np.eye(2), None, "labels: there is no column array"),
+        (datasets.Dataset.from_pandas(TABLE).to_iterable_dataset(), "label", None, "train: .*not streamed"),
+    ],
+)
+def test_what_are_no_rows(texts, labels, test, message):
+    with pytest.raises(UserError, match=message):
+        Rows.of(texts, labels, "text", test)
+
+
+def test_what_are_no_arguments(tmp_path):
+    rows = (["a", "b"], ["x", "y"])
+    with pytest.raises(UserError, match="models: give at least one"):
+        ntps.rank([], *rows)
+    with pytest.raises(UserError, match="limits=: no flag of prescreen.py; did you mean 'limit'"):
+        ntps.rank("nowhere", *rows, limits=3)
+    with pytest.raises(UserError, match="is named '../x': rename it"):
+        ntps.rank("nowhere", *rows, name="../x", output=str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("texts", "labels", "message"),
     [
         (["a", "b"], ["x"], "2 texts and 1 labels"),
+        (["a"], ["x"], "cannot make a test split of 1 rows"),
+        (["a"] * 2, [np.nan] * 2, "split 'train' has no rows with text and label; dropped: 2 unlabelled"),
         (["a", "b"] * 20, ["x"] * 40, "all of train has the one class 'x'"),
         (["a", "b"] * 20, ["x", "y"] * 20, "there is no model|unknown model 'nowhere'"),
     ],
@@ -130,7 +167,10 @@ def test_a_template_and_test_rows(world, tmp_path):
 def test_of_a_failed_call_nothing_is_left(tmp_path, texts, labels, message):
     with pytest.raises(UserError, match=message):
         ntps.rank(
-            "nowhere", [f"{text} {i}" for i, text in enumerate(texts)], labels, output=str(tmp_path / "out")
+            Path("nowhere"),
+            [f"{text} {i}" for i, text in enumerate(texts)],
+            labels,
+            output=str(tmp_path / "out"),
         )
     assert not (tmp_path / "out").exists()
 

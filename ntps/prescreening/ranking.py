@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from ntps.prescreening.measure import Measured, Row
 from ntps.prescreening.rounds import Candidate, dropped_row
 from ntps.prescreening.rows import Rows
 from ntps.prescreening.text_probe import TextProbe
+from ntps.sources.yaml_files import suggest
 from ntps.system import processes, storage
 
 Found = TypeVar("Found")
@@ -214,8 +215,13 @@ def rank(
     A model that cannot be measured is a row of the table with its reason. UserError where none can, and for rows that are no
     texts and labels.
     """
+    known = {one.name for one in fields(Prescreening)}
+    for unknown in flags.keys() - known:
+        raise UserError(f"{unknown}=: no flag of prescreen.py; {suggest(unknown, sorted(known))}")
     rows = Rows.of(texts, labels, text, test)
-    chosen = dict.fromkeys([models] if isinstance(models, str) else models)
+    chosen = dict.fromkeys(map(str, [models] if isinstance(models, str | Path) else models))
+    if not chosen:
+        raise UserError("models: give at least one")
     with rows.written(Path(output) / "data", name, flags.get("overwrite", False)) as files:
         asked = flags | {"text": rows.text, "label": rows.label, "target": target or rows.target}
         ranking = Ranking(Prescreening(models=list(chosen), output=output, **files, **asked), rows)

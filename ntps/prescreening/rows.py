@@ -17,6 +17,7 @@ from ntps.errors import UserError
 from ntps.moments.pair import SPLITS
 from ntps.sources.yaml_files import suggest
 from ntps.system import storage
+from ntps.system.paths import plain_name
 from ntps.texts.columns import columns_of
 from ntps.texts.rows import as_text
 
@@ -40,8 +41,13 @@ class Rows:
             texts, test = given["train"], given[test] if test else None
         if not is_table(texts):
             pairs = {"train": (texts, labels)} | ({"test": test} if test is not None else {})
+            if test is not None and (is_table(test) or len(test) != 2):
+                raise UserError("test: give a pair of lists, (texts, labels)")
             return cls({split: of_lists(*pair) for split, pair in pairs.items()}, "text", "label")
         parts = {name: part for name, part in zip(SPLITS, (texts, test)) if part is not None}
+        for name, part in parts.items():
+            if not is_table(part) or not hasattr(part, "__len__"):  # a streamed Dataset has no length
+                raise UserError(f"{name}: give a DataFrame, or a Dataset that is not streamed")
         label = labels if isinstance(labels, str) else "labels"
         return cls({name: of_table(part, text, labels, label) for name, part in parts.items()}, text, label)
 
@@ -69,7 +75,11 @@ class Rows:
     def written(self, folder: Path, name: str | None, overwrite: bool) -> Iterator[dict[str, Any]]:
         """FOLDER/NAME.jsonl and .test.jsonl as the flags train and test, removed on an error before a model is measured."""
         content = {split: json_lines(table) for split, table in self.tables.items()}
-        name = name or f"rows-{hashlib.sha256(''.join(content.values()).encode()).hexdigest()[:6]}"
+        name = (
+            plain_name(name, "name=: the data set")
+            if name
+            else f"rows-{hashlib.sha256(''.join(content.values()).encode()).hexdigest()[:6]}"
+        )
         ends = {"train": ".jsonl", "test": ".test.jsonl"}
         paths = {split: folder / f"{name}{ends[split]}" for split in content}
         for split, path in paths.items():
@@ -94,6 +104,10 @@ def is_table(rows: Any) -> bool:
 
 
 def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
+    for what, given in (("texts", texts), ("labels", labels)):
+        if isinstance(given, str) or not hasattr(given, "__iter__"):
+            remedy = "give one entry a row, or a table (of pandas.read_csv) and the name of its column"
+            raise UserError(f"{what}: {given!r:.60} is no list: {remedy}")
     texts, labels = list(texts), listed(labels)
     if len(texts) != len(labels):
         raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text")
@@ -127,12 +141,13 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
     label: a column, or several that hold 0 and 1.
     """
     known = list(getattr(table, "column_names", None) or table.columns)
-    ours, theirs = columns_of(text, known), [label] if isinstance(label, str) else label
+    one = isinstance(label, str) or not hasattr(label, "__iter__")
+    ours, theirs = columns_of(text, known), [label] if one else list(label)
     for what, columns in (("text", ours), ("labels", theirs)):
         for column in columns:
-            if column not in known:
+            if not isinstance(column, str | int) or column not in known:
                 raise UserError(
-                    f"{what}: there is no column {column!r}; {suggest(str(column), map(str, known))}"
+                    f"{what}: there is no column {column!r:.60}; {suggest(str(column), map(str, known))}"
                 )
     features = getattr(table, "features", {})
     if features:

@@ -103,6 +103,7 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
+    check_rows(rows, cleaner)
     merged = cleaner.merge_types(rows)
     for one, several in merged.items():
         kept = "normalise_labels: false in a YAML keeps them apart"
@@ -145,6 +146,16 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         provenance["label_mean"] = mean = math.fsum(labels) / len(labels)
         splits = {name: replace(part, labels=part.labels - mean) for name, part in splits.items()}
     return Dataset(where.stem, classes, splits, provenance)
+
+
+def check_rows(splits: dict[str, list[Clean]], cleaner: Cleaner) -> None:
+    """UserError for a split without rows."""
+    for split, rows in splits.items():
+        if not rows:
+            lost = describe_dropped(cleaner.dropped)
+            raise UserError(
+                f"{cleaner.where}: split {split!r} has no rows with text and label; dropped: {lost}"
+            )
 
 
 def find_description(name: str) -> Path:
@@ -206,9 +217,7 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
     index = {label: i for i, label in enumerate(classes)}
     sets = cleaner.spec.get("target") == "multilabel"
     rows = [row for row in rows if numeric or sets or row["label"] in index]
-    if not rows:
-        lost = describe_dropped(cleaner.dropped)
-        raise UserError(f"{cleaner.where}: split {split!r} has no rows with text and label; dropped: {lost}")
+    check_rows({split: rows}, cleaner)
     if numeric:
         labels = np.array([_number(row["label"], split, cleaner.where) for row in rows])
     elif sets:
