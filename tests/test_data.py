@@ -907,6 +907,7 @@ BAD_FILES = {
         ".*give its delimiter: .flag --del",
     ),
     "utf-16 without its mark": ("t.csv", "text,label\na,1\n".encode("utf-16-le"), ".*encoding: utf-16-le"),
+    "utf-16 that is no utf-8": ("t.csv", "té,label\na,1\n".encode("utf-16-le"), ".*encoding: utf-16-le"),
     "no gzip": ("t.csv.gz", b"\x1f\x8bnonsense", "files: train: cannot read .*t.csv.gz"),
     "no excel": ("t.xlsx", "hello", "files: train: cannot read .*t.xlsx.*mend or convert the file"),
     "not parquet": ("t.parquet", "hello", "files: train: cannot read .*t.parquet"),

@@ -125,6 +125,8 @@ def _encoding(content: bytes, spec: Spec) -> str:
 def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
     """Decoded, without its mark; ValueError where the bytes are of another encoding."""
     encoding = _encoding(content, spec)
+    if "\0" in content[:100].decode(encoding, "replace"):
+        raise ValueError(f"it is not {encoding}; is it encoding: utf-16-le (flag --encoding)?")
     try:
         text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeError as error:
@@ -133,8 +135,6 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
         raise ValueError(
             f"it is not {encoding}; encoding: cp1252 (flag --encoding) would read {near!r}"
         ) from error
-    if "\0" in text[:100]:
-        raise ValueError(f"it is not {encoding}; is it encoding: utf-16-le (flag --encoding)?")
     notes += [encoding] if encoding != spec.get("encoding", "utf-8") else []
     return text
 
