@@ -86,8 +86,11 @@ def test_the_citation_file_says_what_pyproject_says():
     (paper,) = CITATION["references"]
     assert {"type", "title", "authors"} <= set(paper)
     assert set(paper) <= {"authors", "identifiers", "month", "notes", "title", "type", "url", "year"}
-    for who in (*CITATION["authors"], *paper["authors"]):
-        assert set(who) == {"name"}
+    assert [set(who) for who in CITATION["authors"]] == [{"name"}]
+    names = {"family-names", "given-names"}
+    assert [set(who) for who in paper["authors"]] == [names] * 4 and paper["authors"][0][
+        "family-names"
+    ] == "Cheng"
     number = "2505.17169"  # submitted in May 2025, as arXiv numbers say
     assert (paper["year"], paper["month"]) == (2025, 5) and paper["url"] == f"https://arxiv.org/abs/{number}"
     assert [one["value"] for one in paper["identifiers"]] == [f"arXiv:{number}"]
