@@ -12,7 +12,9 @@ import ntps
 import prescreen
 from ntps.errors import UserError
 from ntps.evaluation.halving import ERROR_RATE, race, schedule
-from ntps.prescreening.ranking import reach
+from ntps.flags import Prescreening
+from ntps.models import loading
+from ntps.prescreening.ranking import Ranking, reach
 from ntps.run import cli
 from tests.tiny import tiny_model, tiny_texts
 
@@ -192,6 +194,35 @@ def test_results_of_other_settings_are_refused_before_any_pass(world, tmp_path, 
     assert "partitions" in race.failed[models[0]] and "Use another --output" in race.failed[models[0]]
     again = ntps.rank(models[:2], *rows, budget=1.5, overwrite=True, **few)
     assert not again.failed and again.measured
+
+
+def test_between_rounds_a_candidate_keeps_its_tokens_but_neither_weights_nor_tokenizer(
+    world, tmp_path, monkeypatch
+):
+    reads, calls = loading.load_tokenizer, []
+    monkeypatch.setattr(
+        loading,
+        "load_tokenizer",
+        lambda spec, *rest, **more: calls.append(spec) or reads(spec, *rest, **more),
+    )
+    ranking = Ranking(
+        Prescreening(
+            models=world[1][:2],
+            train=str(world[0] / "out/data/my.jsonl"),
+            output=str(tmp_path),
+            budget=1.5,
+            limit=80,
+            label_permutations=0,
+        )
+    )
+    ranking.race(world[1][0], range(1))
+    (read,) = calls
+    ranking.race(world[1][0], range(1, 2))
+    candidate = ranking.candidates[world[1][0]]
+    assert calls == [read] and candidate.row["n_train"] == 2 * (80 // ranking.parts)
+    assert not {"encoder", "tokenizer"} & vars(candidate.source).keys()
+    candidate.source.tokenize(["of other texts"])
+    assert len(calls) == 2
 
 
 def test_a_budget_that_no_race_can_keep(world, tmp_path):

@@ -33,33 +33,44 @@ class LazyModel:
         self.dtype = loading.pick_dtype(dtype, self.spec, self.device)
         self.identity = loading.model_identity(self.spec, adapter)
         self.name = loading.output_name(self.spec, adapter)
-        self.tokenizer = loading.load_tokenizer(self.spec)
         self.config = loading.load_config(self.spec)
+        self.facts = loading.tokenizer_facts(self.tokenizer)
         self.max_length = loading.context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
-        self.tokenized: tuple[Sequence[str], tuple[list[np.ndarray], int]] | None = None
+        self.tokenized: list[tuple[Sequence[str], tuple[list[np.ndarray], int]]] = []
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        return loading.load_tokenizer(self.spec)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
         """Token ids of every text, and how many texts were cut (see ntps.moments.batches).
 
-        Those of the last call are kept, for passes over one part of a split after the other.
+        Those of the last two calls are kept, for passes over part after part of train and test.
         """
-        if self.tokenized is None or self.tokenized[0] != texts:
-            with boundary(f"{self.spec.name}: its tokenizer fails"):
-                self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
-                vocabulary = self.config.get_text_config().vocab_size
-                self.tokenized = texts, tokenize(texts, self.tokenizer, self.max_length, vocabulary)
-        return self.tokenized[1]
+        if (known := next((ids for those, ids in self.tokenized if those == texts), None)) is not None:
+            return known
+        with boundary(f"{self.spec.name}: its tokenizer fails"):
+            self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
+            self.facts = loading.tokenizer_facts(self.tokenizer)
+            vocabulary = self.config.get_text_config().vocab_size
+            ids = tokenize(texts, self.tokenizer, self.max_length, vocabulary)
+        self.tokenized = [*self.tokenized[-1:], (texts, ids)]
+        return ids
 
     @property
     def record(self) -> dict[str, Any]:
         """What provenance keeps of it beside its identity."""
-        tokenizer = loading.tokenizer_facts(self.tokenizer)
-        return {"model": self.spec.provenance, "tokenizer": tokenizer, "device": str(self.device)}
+        return {"model": self.spec.provenance, "tokenizer": self.facts, "device": str(self.device)}
 
     @functools.cached_property
     def encoder(self) -> Encoder:
         return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
+
+    def unload(self) -> None:
+        """Forget weights and tokenizer, which are read again when they are due; token ids stay."""
+        for name in ("encoder", "tokenizer"):
+            self.__dict__.pop(name, None)
 
     def pooled(
         self, ids: list[np.ndarray], pooling: str = "mean", share: slice = slice(None)

@@ -14,6 +14,7 @@ from ntps.accuracies.layer_probes import read_states
 from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
 from ntps.moments.file import MomentsFile, StatesFile
+from ntps.moments.lazy_model import LazyModel
 from ntps.moments.merge import merge, part_name
 from ntps.moments.pair import SPLITS, Pair
 from ntps.moments.passes import CachedSplit, cache_splits
@@ -30,16 +31,22 @@ class Candidate:
 
     def __init__(self, model: str, pair: Pair, data: Dataset, flags: Prescreening):
         self.model, self.pair, self.data, self.flags = model, pair, data, flags
+        self.source: LazyModel | None = None  # between rounds without its weights
         self.seconds, self.row = 0.0, Row()
 
     def forward(self, new: range) -> None:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
-        started, flags, source = time.monotonic(), self.flags, source_of(self.model, self.flags)
-        for split, own in caching_of(flags, self.data).items():
-            CachedSplit(source, self.data, self.data.select(split, flags.limit, flags.seed), own).missing()
-            for number in new:
-                shard = f"{number + 1}/{own.partitions}"
-                cache_splits(source, self.data, [split], replace(own, partitions=1, shard=shard))
+        started, flags = time.monotonic(), self.flags
+        source = self.source = self.source or source_of(self.model, flags)
+        try:
+            for split, own in caching_of(flags, self.data).items():
+                rows = self.data.select(split, flags.limit, flags.seed)
+                CachedSplit(source, self.data, rows, own).missing()
+                for number in new:
+                    shard = f"{number + 1}/{own.partitions}"
+                    cache_splits(source, self.data, [split], replace(own, partitions=1, shard=shard))
+        finally:
+            source.unload()
         self.seconds += time.monotonic() - started
 
     def losses(self, parts: int) -> np.ndarray:
