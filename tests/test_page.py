@@ -15,7 +15,7 @@ TOP = "[...document.querySelectorAll('{}')].map(one => one.getBoundingClientRect
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The page of two tiny models, one of a long name, opened."""
+    """The page of two tiny models, one of a long name, and of one that is not there, opened."""
     folder = tmp_path_factory.mktemp("page")
     texts, labels = tiny_texts(240, 3, 0)
     names = {"class0": "a-class-of-a-long-name-that-has-no-space-anywhere" * 2}
@@ -23,10 +23,10 @@ def page(tmp_path_factory):
     (folder / "mine.csv").write_text("text,label\n" + rows)
     for seed, name in enumerate(("tiny", LONG)):
         tiny_model(folder / name, seed=seed)
-    models = ["--models", *(str(folder / name) for name in ("tiny", LONG))]
+    models = ["--models", *(str(folder / name) for name in ("tiny", LONG)), "nowhere"]
     few = ["--label_permutations", "0", "--layers", "0,1"]
     flags = [*models, *few, "--train", str(folder / "mine.csv"), "--output", str(folder / "out")]
-    assert cli.run(prescreen.main, flags) == 0
+    assert cli.run(prescreen.main, flags) == 1
     with browser.Page(folder / "out/mine.html", folder / "profile") as opened:
         yield opened
 
@@ -75,6 +75,14 @@ def test_no_width_needs_scrolling_sideways(page, width, opened):
     shown = page.value("getComputedStyle(document.querySelector('.first td')).display")
     assert shown == ("table-cell" if width > 900 else "flex")
     assert page.value("parseFloat(getComputedStyle(document.querySelector('.first td')).fontSize)") >= 12
+    if width == 400:  # a name of a value is not broken within its words
+        names = "[...document.querySelectorAll('td')].map(one => parseFloat(getComputedStyle(one, '::before').width))"
+        assert min(wide for wide in page.value(names) if wide) > 30
+
+
+def test_a_model_that_failed_is_no_loser_of_a_race(page):
+    said = page.value("document.body.innerText")
+    assert "Not measured on all rows" in said and "unknown model" in said and "such races" not in said
 
 
 LIGHTNESS = """
