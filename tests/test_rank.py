@@ -202,6 +202,8 @@ def test_the_probe_is_that_of_the_table(world):
     assert ranking.probe(models[0]).model == models[0]
     with pytest.raises(UserError, match="'c' was not measured: there are"):
         ranking.probe("c")
+    with pytest.raises(UserError, match="is one text: give a list of texts"):
+        ranking.probe().predict(texts[0])
 
 
 def test_the_probe_in_a_pickle_and_in_a_file(world, tmp_path):

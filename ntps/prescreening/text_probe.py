@@ -114,6 +114,8 @@ class TextProbe(BaseEstimator):
 
     def transform(self, X: Sequence[str]) -> np.ndarray:
         """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
+        if isinstance(X, str):
+            raise UserError(f"{X!r:.60} is one text: give a list of texts")
         ids, _ = self.source.tokenize(list(X))
         return self.source.states(ids, self.pooling)
 
