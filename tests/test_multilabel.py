@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
@@ -314,6 +315,9 @@ def test_rank_takes_lists_and_matrices(world, tmp_path):
     assert (
         Rows.of(datasets.Dataset.from_pandas(frame.assign(text=texts)), LABELS, "text", None).labels.tolist()
         == labels
+    )
+    assert Rows.of(texts, csr_matrix(matrix), "text", None).labels.equals(
+        Rows.of(texts, matrix, "text", None).labels
     )
     numbered = ntps.rank(str(folder / "model"), texts, matrix, **few)
     assert numbered.table["heldout_skill"][0] == pytest.approx(lists.table["heldout_skill"][0])

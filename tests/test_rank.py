@@ -83,6 +83,10 @@ def test_tables_and_mappings_are_the_same_rows(world):
     assert len(Rows.of(both, "kind", "review", "validation").tables["test"]) == 20
     assert len(Rows.of(frame, "kind", "review", frame[:7]).tables["test"]) == 7
     assert len(Rows.of(texts, labels, "text", (texts[:5], labels[:5])).tables["test"]) == 5
+    bare = Rows.of(
+        pd.DataFrame(zip(texts, labels)), 1, 0, None
+    )  # as pandas.read_csv(..., header=None) gives it
+    assert (bare.text, bare.label, bare.labels.tolist()) == ("0", "1", labels)
     with pytest.raises(UserError, match="texts: there is no split 'tst'; did you mean 'test'"):
         Rows.of(both, "kind", "review", "tst")
     with pytest.raises(UserError, match="labels: there is no column 'kin'; did you mean 'kind'"):
@@ -132,9 +136,9 @@ TABLE = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         (["a", "b"], ["x", "y"], ["c", "d", "e"], "test: give a pair of lists"),
         (["a", "b"], ["x", "y"], TABLE, "test: give a pair of lists"),
         (TABLE, "label", (["c"], ["x"]), "test: give a DataFrame, or a Dataset"),
-        (TABLE, None, None, "labels: there is no column None; there are: text, label"),
+        (TABLE, None, None, "labels: there is no column 'None'; there are: text, label"),
         (TABLE, TABLE["label"], None, "labels: there is no column 'x'"),
-        (TABLE, np.eye(2), None, "labels: there is no column array"),
+        (TABLE, np.eye(2), None, "labels: there is no column '.1. 0..'"),
         (datasets.Dataset.from_pandas(TABLE).to_iterable_dataset(), "label", None, "train: .*not streamed"),
     ],
 )

@@ -48,8 +48,10 @@ class Rows:
         for name, part in parts.items():
             if not is_table(part) or not hasattr(part, "__len__"):  # a streamed Dataset has no length
                 raise UserError(f"{name}: give a DataFrame, or a Dataset that is not streamed")
-        label = labels if isinstance(labels, str) else "labels"
-        return cls({name: of_table(part, text, labels, label) for name, part in parts.items()}, text, label)
+        one = isinstance(labels, str) or not hasattr(labels, "__iter__")
+        text, columns = str(text), str(labels) if one else [*map(str, labels)]
+        label = columns if isinstance(columns, str) else "labels"
+        return cls({name: of_table(part, text, columns, label) for name, part in parts.items()}, text, label)
 
     @property
     def labels(self) -> pd.Series:
@@ -117,7 +119,8 @@ def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
 def listed(labels: Any) -> list[Any]:
     """One label, or a list of labels, a row; of a matrix of 0 and 1 the names, or numbers, of the columns that hold 1."""
     if getattr(labels, "ndim", 1) == 2:
-        names, matrix = list(getattr(labels, "columns", range(labels.shape[1]))), np.asarray(labels)
+        names = list(getattr(labels, "columns", range(labels.shape[1])))
+        matrix = labels.toarray() if hasattr(labels, "toarray") else np.asarray(labels)  # sparse, or not
         if not np.isin(matrix, (0, 1)).all():
             raise UserError("labels: a matrix of labels, one row a text, holds 0 and 1 only")
         return [[names[place] for place in np.flatnonzero(row)] for row in matrix]
@@ -140,15 +143,14 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
 
     label: a column, or several that hold 0 and 1.
     """
+    if isinstance(table, pd.DataFrame):
+        table = table.rename(columns=str)  # 0 and 1 of a file without a header
     known = list(getattr(table, "column_names", None) or table.columns)
-    one = isinstance(label, str) or not hasattr(label, "__iter__")
-    ours, theirs = columns_of(text, known), [label] if one else list(label)
+    ours, theirs = columns_of(text, known), [label] if isinstance(label, str) else label
     for what, columns in (("text", ours), ("labels", theirs)):
         for column in columns:
-            if not isinstance(column, str | int) or column not in known:
-                raise UserError(
-                    f"{what}: there is no column {column!r:.60}; {suggest(str(column), map(str, known))}"
-                )
+            if column not in known:
+                raise UserError(f"{what}: there is no column {column!r:.60}; {suggest(column, known)}")
     features = getattr(table, "features", {})
     if features:
         table = table.select_columns([*dict.fromkeys([*ours, *theirs])]).to_pandas()
