@@ -69,12 +69,6 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
     scores, layers = of_done(read_tables(folder, "ntps")), of_done(read_tables(folder, "scores"))
     conditioned = of_done(read_tables(folder, "conditioned"))
-    cv = conditioned[conditioned["choice"] == "cv"].drop(columns=["choice", "kv"])
-    best = at_tenth(scores).drop(columns=["order", "rule", "fraction"]).astype({"layer": "int64"})
-    best = best.merge(
-        layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"}), "left", KEY
-    )
-    best = best.merge(cv.astype({"layer": "int64"}), "left", KEY)
     probes = of_done(read_tables(folder, "accuracy/linear_sklearn"))
     probes = probes[(probes["split"] == "test") & probes["probe"].isin(PROBES)].dropna(axis=1, how="all")
     values = [
@@ -84,7 +78,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     ]
     sweep = scores[SWEEP].astype({name: "float32" for name in ("fraction", "ntps", "retention")})
     return {
-        "best.csv": best,
+        "best.csv": whole_rows(scores, layers, conditioned),
         "conditioned.parquet": conditioned.round(dict.fromkeys(values, 5)).drop(columns=DERIVED),
         "probes.csv": probes,
         "head.csv": head,
@@ -94,6 +88,14 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,
     }
+
+
+def whole_rows(scores: pd.DataFrame, layers: pd.DataFrame, conditioned: pd.DataFrame) -> pd.DataFrame:
+    """A row a pair and layer: the scores at kv = d/10, of whole layers, and conditioned at the tolerances of cross-validation."""
+    cv = conditioned[conditioned["choice"] == "cv"].drop(columns=["choice", "kv"])
+    table = at_tenth(scores).drop(columns=["order", "rule", "fraction"]).astype({"layer": "int64"})
+    of_layers = layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"})
+    return table.merge(of_layers, "left", KEY).merge(cv.astype({"layer": "int64"}), "left", KEY)
 
 
 def with_accuracy(folder: Path) -> pd.DataFrame:
