@@ -92,19 +92,17 @@ def rankings(table: pd.DataFrame, which: str, seen: str) -> Rankings:
     here = table[table["which"] == which]
     count = here[~here["seen"]].groupby("dataset").size()
     datasets = sorted(count.index[count >= within.LEAST])
-    here = here[here["dataset"].isin(datasets)]
+    here = here[here["dataset"].isin(datasets) & ((seen == IN) | ~here["seen"])]
     groups = here.drop_duplicates("dataset").set_index("dataset")["group"]
     if groups.nunique() < 2:
         raise UserError(f"{within.LEAST} candidates and two groups of data sets are needed: run make which")
 
-    def wide(rows: pd.DataFrame, name: str) -> np.ndarray:
-        of_pairs = rows.pivot(index="dataset", columns="adapter", values=name)
+    def wide(name: str) -> np.ndarray:
+        of_pairs = here.pivot(index="dataset", columns="adapter", values=name)
         return of_pairs.reindex(index=datasets, columns=candidates(table)).to_numpy(float)
 
-    accuracy = wide(here if seen == IN else here[~here["seen"]], "accuracy")
-    rows = here.groupby("dataset")["n"].first()[datasets].to_numpy(float)
-    scores = np.stack([wide(here, name) for name in SCORES], axis=1)
-    return Rankings(datasets, list(groups[datasets]), accuracy, rows, list(SCORES), scores)
+    rows, scores = np.nanmax(wide("n"), axis=1), np.stack([wide(name) for name in SCORES], axis=1)
+    return Rankings(datasets, list(groups[datasets]), wide("accuracy"), rows, list(SCORES), scores)
 
 
 def candidates(table: pd.DataFrame) -> list[str]:
@@ -118,8 +116,9 @@ def judgement(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     """A row a score or reference, layer and whether adapters that have seen the labels are in; tests where they are not."""
     parts = []
     for which in LAYERS:
-        static = within.static_order(rankings(table, which, OUT))
-        always = np.broadcast_to(np.array(candidates(table)) == BASE, static.shape).astype(float)
+        fair, base = rankings(table, which, OUT), np.array(candidates(table)) == BASE
+        static, there = within.static_order(fair), np.isfinite(fair.accuracy[:, base]).any(axis=1)
+        always = np.where(there[:, None], base.astype(float), np.nan)  # not known where it is not scored yet
         for seen in (OUT, IN):
             scored = rankings(table, which, seen)
             everything = scored.with_score(STATIC, static).with_score(ALWAYS, always)
@@ -227,7 +226,6 @@ def named(scores: Collection[str]) -> str:
 
 def answer(verdicts: pd.DataFrame, least: float) -> str:
     rho, lost = verdicts["rho"].map(number), verdicts["regret"].map(points_of)
-    orders = significant(verdicts, "rho", 1)
     worse = [name for name in (STATIC, SKILL) if "ntps" in different(verdicts, name, -1)]
     ntps = (
         f"significantly worse than the {' and the '.join(CALLED[name] for name in worse)}"
@@ -235,7 +233,7 @@ def answer(verdicts: pd.DataFrame, least: float) -> str:
         else "not significantly worse than either"
     )
     return (
-        f"**{'No score orders' if not orders else f'{named(orders)} order'} the candidates within a data set significantly better than chance; better than the "
+        f"**Scores that order the candidates within a data set significantly better than chance: {named(significant(verdicts, 'rho', 1))}; better than the "
         f"{CALLED[STATIC]}: {named(different(verdicts, STATIC, 1))}; better than the {CALLED[SKILL]}: {named(different(verdicts, SKILL, 1))}.** The static order is a candidate's mean "
         f"accuracy on other data sets. Mean ρ with test accuracy: NTPS {rho['ntps']}, ridge probe's skill {rho[SKILL]}, static order {rho[STATIC]}. NTPS is {ntps}.\n\n"
         f"Choosing the first candidate loses, in points of accuracy below the best one: {lost[SKILL]} by the ridge probe's skill, {lost['ntps']} by NTPS, {lost[STATIC]} by the "
@@ -245,7 +243,7 @@ def answer(verdicts: pd.DataFrame, least: float) -> str:
 
 def practice(verdicts: pd.DataFrame) -> str:
     """What to do, by what is significant."""
-    if verdicts["rho_critical"].isna().any():
+    if verdicts["rho_critical"].isna()[SKILL]:
         return "not known yet; no order of so few candidates would be significant."
     if SKILL in different(verdicts, STATIC, -1):
         return "take the model that has done best on other data sets: a probe on so few rows of your own chooses worse."
@@ -261,10 +259,9 @@ def practice(verdicts: pd.DataFrame) -> str:
 
 def critical(verdicts: pd.DataFrame) -> str:
     """The mean rho that is significant for every score."""
-    least = verdicts["rho_critical"].dropna()
-    if len(least) < len(SCORES):
+    if verdicts["rho_critical"].isna()[SKILL]:
         return "With so few candidates no mean ρ would be significant."
-    return f"A mean ρ is significant from about {least.max():.2f} on."
+    return f"A mean ρ is significant from about {verdicts['rho_critical'].max():.2f} on."
 
 
 def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
@@ -277,7 +274,7 @@ def chance_table(verdicts: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "chosen by": name, "mean ρ": spread(row, "rho", number), "p": small(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
-            "p ": small(row["regret_p_holm"]), "hits": f"{row['hits']:.0%}", "groups": f"{row['groups']:.0f}",
+            "p ": small(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
         }
         for name, row in verdicts.iterrows()
     ]))  # fmt: skip

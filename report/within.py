@@ -1,7 +1,7 @@
 """How well scores order candidate models within data sets, and what is lost by choosing by them.
 
-Axes: D data sets, C candidates, M scores, G groups of data sets. NaN: a candidate that is not ranked on a data set (of accuracies), or a score
-that is refused. Data sets of a group are averaged before the groups are.
+Axes: D data sets, C candidates, M scores, G groups of data sets. NaN: a candidate that is not ranked on a data set, of accuracies and
+scores, or a score that is refused. Data sets of a group are averaged before the groups are.
 """
 
 import warnings
@@ -108,7 +108,8 @@ class Rankings:
         """Of mean rho and of minus the mean regret: the candidates' scores change places, in the same way on all data sets.
 
         A candidate that is good on one data set tends to be good on others: to permute on each data set by itself would take them
-        for independent evidence of the one order of the candidates.
+        for independent evidence of the one order of the candidates. What is not known of either is left out in each permutation: a
+        known score of a candidate that is not ranked would give the permutations other candidates to choose than there are.
         """
 
         def statistic(at: Positions) -> Array:
@@ -136,7 +137,8 @@ def interval(values: Array, draws: Draws) -> tuple[Array, Array]:
 def signs_changed(differences: Array, draws: Draws) -> Family:
     """Of the mean difference over groups, (G, M), where each group's may as well have the other sign."""
     known = np.nan_to_num(differences.round(DIGITS)).T  # one that is not known is 0 whatever its sign
-    return draws.tests([known], lambda values, axis: values.mean(axis), "samples", 2 ** len(differences))
+    tests = draws.tests([known], lambda values, axis: values.mean(axis), "samples", 2 ** len(differences))
+    return replace(tests, p=np.where(np.isnan(differences).all(0), np.nan, tests.p))
 
 
 # --- the limit -----------------------------------------------------------------------------------------------------
