@@ -116,7 +116,7 @@ def judgement(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     """A row a score or reference, layer and whether adapters that have seen the labels are in; tests where they are not."""
     parts = []
     for which in LAYERS:
-        fair, base = rankings(table, which, OUT), np.array(candidates(table)) == BASE
+        fair, base = rankings(table, which, OUT), np.isin(candidates(table), BASE)
         static, there = within.static_order(fair), np.isfinite(fair.accuracy[:, base]).any(axis=1)
         always = np.where(there[:, None], base.astype(float), np.nan)  # not known where it is not scored yet
         for seen in (OUT, IN):
