@@ -46,10 +46,15 @@ class LazyModel:
         """
         if self.tokenized is None or self.tokenized[0] != texts:
             with boundary(f"{self.spec.name}: its tokenizer fails"):
-                self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
+                self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.of_file, texts)
                 vocabulary = self.config.get_text_config().vocab_size
                 self.tokenized = texts, tokenize(texts, self.tokenizer, self.max_length, vocabulary)
         return self.tokenized[1]
+
+    @functools.cached_property
+    def of_file(self) -> Any:
+        """The tokenizer of the folder's tokenizer.json: a large one takes seconds to load."""
+        return loading.tokenizer_of_file(self.spec, self.tokenizer)
 
     @property
     def record(self) -> dict[str, Any]:
