@@ -1,4 +1,4 @@
-# make demo | mini | evidence | finetuning | report | readme | paper | figures | prefetch | docs | test | check | clean          see README.md
+# make demo | mini | evidence | finetuning | which | report | readme | paper | figures | prefetch | docs | test | check | clean          see README.md
 # Variables: VENV (.venv), PYTHON (python3), PIP_FLAGS (extra flags of pip install), NTPS_CACHE (downloads), RESULTS (of figures)
 
 VENV ?= .venv
@@ -35,6 +35,10 @@ EVIDENCE ?= results/evidence-run
 EVIDENCE_MODELS ?= smollm2-135m gemma3-270m
 EVIDENCE_FILE = --config configs/experiments/evidence_$(HALF).yaml --output $(EVIDENCE)
 
+# docs/which-model.md
+WHICH ?= results/which-run
+WHICH_FILE = --config configs/experiments/which_model.yaml --output $(WHICH)
+
 EXPERIMENT ?= paper
 RESULTS ?= results
 
@@ -45,7 +49,7 @@ PLANNED := cache linear_training lora_finetuning from_scratch
 SCRIPTS := cache K_sweep linear_sklearn linear_training lora_finetuning from_scratch alignment_vis
 OFFLINE := HF_HUB_OFFLINE=1 $(PY)
 
-.PHONY: demo mini evidence finetuning report readme paper figures prefetch docs test check clean
+.PHONY: demo mini evidence finetuning which report readme paper figures prefetch docs test check clean
 
 demo: $(READY)
 	$(PY) cache.py $(DEMO_PAIRS) --splits train --limit 1000 --partitions 5 --layers 0,4,8,11,15,19,22,26,30
@@ -93,9 +97,23 @@ finetuning: $(READY)
 	for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['$(HALF)'])"); do \
 		pair="$(EVIDENCE_FILE) --models smollm2-135m --datasets $$data"; \
 		$(PY) lora_finetuning.py $$pair $(FEWER) && $(PY) -m ntps.finetune_probe $$pair --dtype bfloat16 --limit 2000 $(FEWER) \
-			&& $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
+			&& $(PY) lora_finetuning.py $$pair --output $(EVIDENCE)/short --seeds 0 --max_steps 100 --eval_every 20 --patience 5 $(FEWER) \
+			&& $(PY) -m report.hits $(EVIDENCE) --models smollm2-135m --datasets $$data && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
 	done
 	$(PY) -m report.finetuning
+
+# docs/which-model.md, after `make finetuning`: its adapters, and none, on every data set, resumable; nothing but the tables is left
+which: $(READY)
+	for folder in "" $(wildcard $(EVIDENCE)/adapters/smollm2-135m/*-seed0); do \
+		for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])"); do \
+			model=smollm2-135m$${folder:++$$(basename $$folder)-??????}; \
+			pair="$(WHICH_FILE) --datasets $$data $${folder:+--adapter $$folder}"; \
+			if ls $(WHICH)/accuracy/linear_sklearn/$$model/$$data.json >/dev/null 2>&1; then continue; fi; \
+			$(PY) cache.py $$pair $(FEWER) && $(PY) K_sweep.py $$pair && $(PY) linear_sklearn.py $$pair || exit 1; \
+			rm -rf $(WHICH)/moments/$$model/$$data $(WHICH)/states/$$model/$$data; \
+		done; \
+	done
+	$(PY) -m report.which_model --run $(WHICH)
 
 report: $(READY)
 	if [ -d $(MINI) ]; then \

@@ -5,8 +5,9 @@
 
 The unit is what a person would do without us: load each model, cut the texts into tokens, and run the base model over
 batches of similar length, keeping nothing. Pre-screening is prescreen.py from its first line to the page, loading,
-scores, probes, figures and files included, into an empty folder. Both are run in one process, imports not counted; the
-passes alone come before and after, and the mean of the two counts, so that a machine's moods fall on both sides.
+scores, probes, figures and files included, into an empty folder. Both are run in one process, prescreen.py's first imports
+of matplotlib and the like included; the passes alone come before and after, and the mean of the two counts, so that a
+machine's moods fall on both sides. CPU seconds are printed beside, which other programs disturb less.
 """
 
 import argparse
@@ -60,21 +61,26 @@ def write_texts(folder: Path, count: int) -> Path:
     return folder / "questions.csv"
 
 
+def clocks() -> np.ndarray:
+    """Seconds by the clock, and of this process on all cores."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 @torch.inference_mode()
-def forward_alone(name: str, texts: list[str]) -> tuple[float, float]:
-    """Seconds of loading, tokens and passes together, and of the passes alone."""
-    started = time.perf_counter()
+def forward_alone(name: str, texts: list[str]) -> np.ndarray:
+    """Clocks (2, 2): loading, tokens and passes together, and the passes alone."""
+    started = clocks()
     spec, device = resolve_model(name), pick_device("auto")
     tokenizer, config = load_tokenizer(spec), load_config(spec)
     model = load_model(spec, pick_dtype(None, spec, device), device)
     ids, _ = tokenize(texts, tokenizer, context_length(tokenizer, config, None), config.vocab_size)
-    begun = time.perf_counter()
+    begun = clocks()
     for rows in padded_batches(np.array([len(tokens) for tokens in ids]), default_budget(device)):
         model(input_ids=pad([ids[row] for row in rows]).to(device), use_cache=False)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    ended = time.perf_counter()
-    return ended - started, ended - begun
+    ended = clocks()
+    return np.stack([ended - started, ended - begun])
 
 
 def main() -> None:
@@ -93,19 +99,23 @@ def main() -> None:
         forward_alone(models[0], texts[:32])  # first use is slower
         before = [forward_alone(model, texts) for model in models]
         asked = ["--models", *models, "--train", str(train), "--output", str(folder / "out")]
-        started = time.perf_counter()
+        started = clocks()
         with contextlib.redirect_stdout(io.StringIO()):
             code = cli.run(prescreen.main, asked)
-        ours = time.perf_counter() - started
+        ours = clocks() - started
         if code:
             raise SystemExit(code)
         after = [forward_alone(model, texts) for model in models]
-    whole, passes = (sum(times) / 2 for times in zip(*before, *after))
-    print(f"{len(texts)} texts, 3 models")
-    print(f"  forward passes alone    {whole:7.1f} s with loading and tokens, {passes:.1f} s without")
-    print(
-        f"  prescreen.py            {ours:7.1f} s   {ours / whole:.2f} x, or {ours / passes:.2f} x the passes without loading"
-    )
+    whole, passes = np.sum([*before, *after], axis=0) / 2
+    print(f"{len(texts)} texts, 3 models like {flags.model}")
+    for at, clock in enumerate(("clock", "CPU")):
+        print(
+            f"  {clock:5} forward passes alone {whole[at]:7.1f} s with loading and tokens, {passes[at]:.1f} s without"
+        )
+        print(
+            f"  {clock:5} prescreen.py         {ours[at]:7.1f} s   {ours[at] / whole[at]:.2f} x, "
+            f"or {ours[at] / passes[at]:.2f} x the passes without loading"
+        )
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ def rows_of(folder: Path) -> pd.DataFrame:
     majority = pd.read_csv(folder / "facts.csv")[[*PAIR, "majority"]]
     table = with_accuracy(folder).merge(majority, "left", PAIR)
     table["accuracy above majority"] = table["accuracy"] - table["majority"]
+    return best_and_last(table)
+
+
+def best_and_last(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each pair's best layer and of its last one, named so in `which`."""
     chosen = lowest_error(table).sort_index(), table.loc[table.groupby(PAIR)["layer"].idxmax()]
     return pd.concat([part.assign(which=which) for which, part in zip(LAYERS, chosen)], ignore_index=True)
 

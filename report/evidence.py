@@ -5,8 +5,8 @@
 best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with those of whole layers and of conditioned NTPS at
 the tolerances of cross-validation; conditioned.parquet NTPS at every tolerance, to five decimals, without what follows from the other
 columns; sweep.parquet NTPS and retention at every order, rule and fraction; probes.csv what the logistic and the ridge probe reach
-on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py; finetune_probe.csv the gradient
-kernel's; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
+on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py, short.csv of its runs of 100 steps, hits.csv
+which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
 """
 
 import sys
@@ -39,7 +39,7 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         if table.empty:
             continue
         path = Path(output) / name
-        read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (pd.read_csv, to_csv)
+        read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (read_csv, to_csv)
         older = read(path) if path.exists() else table[:0]
         here = set(map(tuple, table[PAIR].to_numpy()))
         older = older[[pair not in here for pair in map(tuple, older[PAIR].to_numpy())]]
@@ -47,6 +47,11 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
         print(f"wrote {path}: {len(here)} pairs new, {len(whole[PAIR].drop_duplicates())} in all")
     return 0
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """`right` of hits.csv is digits, and no number."""
+    return pd.read_csv(path, dtype={"right": str})
 
 
 def to_csv(table: pd.DataFrame, path: Path) -> None:
@@ -69,12 +74,6 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
     scores, layers = of_done(read_tables(folder, "ntps")), of_done(read_tables(folder, "scores"))
     conditioned = of_done(read_tables(folder, "conditioned"))
-    cv = conditioned[conditioned["choice"] == "cv"].drop(columns=["choice", "kv"])
-    best = at_tenth(scores).drop(columns=["order", "rule", "fraction"]).astype({"layer": "int64"})
-    best = best.merge(
-        layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"}), "left", KEY
-    )
-    best = best.merge(cv.astype({"layer": "int64"}), "left", KEY)
     probes = of_done(read_tables(folder, "accuracy/linear_sklearn"))
     probes = probes[(probes["split"] == "test") & probes["probe"].isin(PROBES)].dropna(axis=1, how="all")
     values = [
@@ -84,16 +83,32 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     ]
     sweep = scores[SWEEP].astype({name: "float32" for name in ("fraction", "ntps", "retention")})
     return {
-        "best.csv": best,
+        "best.csv": whole_rows(scores, layers, conditioned),
         "conditioned.parquet": conditioned.round(dict.fromkeys(values, 5)).drop(columns=DERIVED),
         "probes.csv": probes,
         "head.csv": head,
         "lora.csv": of_done(read_tables(folder, "accuracy/lora_finetuning")),
         "finetune_probe.csv": of_done(read_tables(folder, "finetune_probe")),
+        "short.csv": of_done(read_tables(folder / "short", "accuracy/lora_finetuning")),
+        "hits.csv": of_done(read_hits(folder)),
         "rows.csv": of_done(read_tables(folder, "rows")),
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,
     }
+
+
+def whole_rows(scores: pd.DataFrame, layers: pd.DataFrame, conditioned: pd.DataFrame) -> pd.DataFrame:
+    """A row a pair and layer: the scores at kv = d/10, of whole layers, and conditioned at the tolerances of cross-validation."""
+    cv = conditioned[conditioned["choice"] == "cv"].drop(columns=["choice", "kv"])
+    table = at_tenth(scores).drop(columns=["order", "rule", "fraction"]).astype({"layer": "int64"})
+    of_layers = layers.drop(columns="n_texts").dropna(subset="layer").astype({"layer": "int64"})
+    return table.merge(of_layers, "left", KEY).merge(cv.astype({"layer": "int64"}), "left", KEY)
+
+
+def read_hits(folder: Path) -> pd.DataFrame:
+    """FOLDER/hits of report/hits.py."""
+    paths = sorted((folder / "hits").glob("*/*.csv"))
+    return pd.concat([pd.DataFrame(columns=PAIR), *map(read_csv, paths)], ignore_index=True)
 
 
 def with_accuracy(folder: Path) -> pd.DataFrame:

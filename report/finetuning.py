@@ -17,14 +17,16 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from fig_plot.panels import save
+from ntps.accuracies.task import WATCH_EVERY
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, spearman
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
+from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import storage
 from report.confirmation import rows_of
-from report.evidence import FOLDER, HALVES, to_csv
+from report.evidence import FOLDER, HALVES, read_csv, to_csv
 from report.facts import markdown, three
 from report.finetuning_figure import finetuning_figure
 from report.reproduction import filled
@@ -35,6 +37,7 @@ KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
 WORTH = 0.01  # a gain of one point: LoRA is worth it
 TRAINING = 5.0  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16 --steps 60, on a CPU
 SHORT = 100  # steps of the short run
+LONG = 2000  # steps that its curve is extrapolated to: the most that the long runs may take
 STATIC = {  # column: what it is; all of them from the one pass that caches moments
     "probe_errors": "errors of the probe on test (1 − accuracy)",
     "headroom": "squared error that the best layer's ridge leaves on train",
@@ -46,7 +49,9 @@ STATIC = {  # column: what it is; all of them from the one pass that caches mome
 }
 MEASURED = {  # these take passes of their own
     "kernel_gain": "gradient kernel: gain of the joint ridge",
-    "short_gain": f"{SHORT} steps of LoRA: validation accuracy − probe's accuracy",
+    "short_gain": f"the long run's first {SHORT} steps, its warm-up: validation accuracy − probe's accuracy",
+    "own_gain": f"{SHORT} steps of LoRA with five of warm-up: validation accuracy − probe's accuracy",
+    "law_gain": f"the same, by a power law through its curve at {LONG} steps",
 }
 MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
 NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
@@ -96,14 +101,14 @@ def measured(folder: Path) -> pd.DataFrame:
     table["seeds_error"] = np.sqrt(
         table["seed_variance"].mean() / table["seeds"]
     )  # one variance for all: they have few seeds
-    for part in (slopes(folder), kernel(folder), short(runs)):
+    for part in (slopes(folder), kernel(folder), short(runs), own(folder), paired(folder)):
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
-    table["short_gain"] = table.pop("short_accuracy") - table[PROBE]
+    for name in ("short", "own", "law"):
+        table[f"{name}_gain"] = table.pop(f"{name}_accuracy") - table[PROBE]
     table["lora_passes"] = TRAINING * table["tokens"] / (table["n_texts"] * table["tokens_per_text"])
-    table["test_error"] = np.sqrt(
-        sum(table[a] * (1 - table[a]) for a in ("lora_accuracy", PROBE)) / table["n_test"]
-    )
+    apart = sum(table[a] * (1 - table[a]) for a in ("lora_accuracy", PROBE)) / table["n_test"]
+    table["test_error"] = table["paired_error"].fillna(apart**0.5)
     return table
 
 
@@ -133,14 +138,53 @@ def short(runs: pd.DataFrame) -> pd.DataFrame:
     return at.rename(columns={"accuracy": "short_accuracy", "tokens": "short_tokens"})
 
 
+def own(folder: Path) -> pd.DataFrame:
+    """Of the runs of SHORT steps: the last validation accuracy, that of the power law at LONG, tokens and scores of validation.
+
+    Where no law is fitted (ntps.evaluation.learning_curve) it is the last accuracy; above 1 it is 1.
+    """
+    path = folder / "short.csv"
+    names = [*PAIR, "own_accuracy", "law_accuracy", "own_tokens", "scored"]
+    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*PAIR, "split"])
+    rows = []
+    for pair, curve in runs[runs["split"] == "validation"].groupby(PAIR):
+        steps, accuracy = curve["step"].to_list(), curve["accuracy"].to_list()
+        law = extrapolate(steps, accuracy, LONG).value
+        further = min(1.0, accuracy[-1] if math.isnan(law) else law)
+        rows.append([*pair, accuracy[-1], further, curve["tokens"].iloc[-1], len(steps)])
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
+
+
+def paired(folder: Path) -> pd.DataFrame:
+    """Of pairs whose runs kept their rows (report/hits.py): the gain's standard error over them, and the gain on every other row.
+
+    A row's gain is the share of seeds that have it right less 1 if the probe has; the error is its standard deviation / sqrt(n).
+    """
+    path = folder / "hits.csv"
+    names = [*PAIR, "paired_error", "half_gain", "other_half_gain"]
+    hits = read_csv(path) if path.exists() else pd.DataFrame(columns=[*PAIR])
+    rows = []
+    for pair, found in hits.groupby(PAIR):
+        right = np.array([list(map(int, digits)) for digits in found["right"]])
+        lora = (found["method"] == "lora_finetuning").to_numpy()
+        gains = right[lora].mean(0) - right[~lora].mean(0)
+        error = gains.std(ddof=1) / math.sqrt(len(gains))
+        rows.append([*pair, error, gains[::2].mean(), gains[1::2].mean()])
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
+
+
 def costs(table: pd.DataFrame) -> dict[str, float]:
     """Mean over the pairs, in forward passes over the train rows; the probe's own pass is in each of them."""
     pass_tokens = table["n_texts"] * table["tokens_per_text"]
     own = {
         "kernel_gain": float((table["forward_passes"] * table["n_kernel"] / table["n_texts"]).mean()),
         "short_gain": float((TRAINING * table["short_tokens"] / pass_tokens).mean()),
+        "own_gain": float(
+            (TRAINING * table["own_tokens"] / pass_tokens + table["scored"] / WATCH_EVERY).mean()
+        ),
     }
     all_of_them = 1 + sum(passes for passes in own.values() if math.isfinite(passes))
+    own["law_gain"] = own["own_gain"]
     costs = dict.fromkeys(STATIC, 1.0) | {name: 1 + passes for name, passes in own.items()}
     return {MEAN: 0.0, **costs, STACK: all_of_them}
 
@@ -149,16 +193,19 @@ def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
     """Roots of mean squared standard errors of the gain (seeds, test rows, both) and the reliability that they leave.
 
     Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more; NaN where there are none. Test
-    rows: the variances of two independent accuracies, a (1 - a) / n each, an upper limit since both are scored on the same rows.
-    reliability: 1 - both^2 / Var(gain) over the groups.
+    rows: of the rows' gains (`paired`); where they were not kept the variances of two independent accuracies, a (1 - a) / n each,
+    an upper limit. reliability: 1 - both^2 / Var(gain) over the groups. retest: of the gains on every other test row, and
+    twice_as_many, Spearman-Brown's 2 r / (1 + r), of all test rows; seeds and train rows are the same in both halves.
     """
     here = table[table["group"].isin(found.groups)]
     seeds, tests = (float(np.square(here[name]).mean()) for name in ("seeds_error", "test_error"))
     both = tests + (0 if math.isnan(seeds) else seeds)
     variance = float(found.gain.var(ddof=1))
+    halves = here[["half_gain", "other_half_gain"]].dropna().to_numpy()
+    r = float(np.corrcoef(halves.T)[0, 1]) if len(halves) > 2 and np.ptp(halves, 0).all() else math.nan
     return {
         "seeds": math.sqrt(seeds), "test": math.sqrt(tests), "both": math.sqrt(both), "deviation": math.sqrt(variance),
-        "reliability": 1 - both / variance,
+        "reliability": 1 - both / variance, "retest": r, "twice_as_many": 2 * r / (1 + r),
     }  # fmt: skip
 
 
@@ -236,7 +283,7 @@ def page(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: lis
 
 
 def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
-    floor, short = floors(table, found), table["short_gain"].dropna()
+    floor, short = floors(table, found), table["own_gain"].dropna()
     half = math.sqrt(max(floor["reliability"], 0) / 2)
     needed = (
         f"roughly {groups_needed(half, len(judged) - 1)} groups"
@@ -254,6 +301,7 @@ def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: li
         "gains": gains_table(table),
         "judgement": judgement_table(judged),
         "test": points_of(floor["test"]),
+        "paired": paired_words(table, floor),
         "seeds": f"{points_of(floor['seeds'])} points, from {two} data set{'s' * (two != 1)} of two seeds" if floor["seeds"] == floor["seeds"] else "not known, each has one seed",
         "reliability": f"{floor['reliability']:.2f}",
         "worth": f"{worth} of {found.gain.size}",
@@ -292,6 +340,19 @@ def gained(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
     )
 
 
+def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
+    """How many errors are paired, and test-retest over halves of the test rows."""
+    known = int(table["paired_error"].notna().sum())
+    words = (
+        "paired, row by row"
+        if known == len(table)
+        else f"paired, row by row, on {known} of {len(table)}; an upper limit elsewhere"
+    )
+    if math.isnan(floor["retest"]):
+        return words
+    return f"{words}; gains on two halves of the test rows correlate at {floor['retest']:.2f}, so that those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
+
+
 def verdict(judged: pd.DataFrame) -> str:
     mean, better = judged["rmse"][0], judged[judged["better"]]
     spread = f"The mean gain of the other data sets is off by {points_of(mean)} points (root mean square)"
@@ -311,9 +372,9 @@ def gains_table(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "data set": row["dataset"], "probe": three(row[PROBE]), "LoRA": three(row["lora_accuracy"]), "gain": f"{three(row[GAIN])}",
-            "error: seeds": three(row["seeds_error"]), "test rows, at most": three(row["test_error"]), "seeds": row["seeds"], "passes": f"{row['lora_passes']:.0f}",
+            "error: seeds": three(row["seeds_error"]), "test rows": three(row["test_error"]), "seeds": row["seeds"], "passes": f"{row['lora_passes']:.0f}",
             "best step": f"{row['steps']:.0f}", "settled": f"{row['settled']:.0%}", "kernel": three(row["kernel_gain"]),
-            f"{SHORT} steps": three(row["short_gain"]),
+            f"{SHORT} steps": three(row["own_gain"]), "law": three(row["law_gain"]),
         }
         for row in table.sort_values(GAIN).to_dict("records")
     ]))  # fmt: skip

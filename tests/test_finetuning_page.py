@@ -107,7 +107,7 @@ def tables(tmp_path):
     """Twelve pairs of one model; LoRA's gain is half of what is seen at step 100."""
     rng, model = np.random.default_rng(1), "tiny"
     frames: dict[str, list] = {
-        name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe")
+        name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe", "short", "hits")
     }
     for name in GROUPS:
         pair, probe, gain = {"model": model, "dataset": name}, rng.uniform(0.5, 0.8), rng.uniform(-0.05, 0.15)
@@ -134,6 +134,19 @@ def tables(tmp_path):
                 "accuracy": probe + gain + 0.002 * seed - 0.001,
             }
             frames["lora"] += [pair | at | early, pair | at | last]
+        for step in range(20, 101, 20):
+            at = {
+                "seed": 0,
+                "step": step,
+                "split": "validation",
+                "final": False,
+                "n": 40,
+                "tokens": 10 * step,
+            }
+            frames["short"].append(pair | at | {"accuracy": probe + gain - 1 / step})
+        frames["hits"].append(pair | {"method": "logistic_regression", "seed": -1, "right": "0110" * 100})
+        for seed, right in enumerate(("0111" * 100, "0011" * 100)):
+            frames["hits"].append(pair | {"method": "lora_finetuning", "seed": seed, "right": right})
         kernel = {"unit_norm": True, "accuracy_gain": rng.normal(), "forward_passes": 3.0, "n_train": 50}
         frames["finetune_probe"].append(pair | kernel)
     for name, rows in frames.items():
@@ -180,11 +193,49 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     assert judged["retention_corrected"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-6)
 
 
+def test_the_short_run_is_read_at_its_end_and_by_its_law(tables):
+    table = finetuning.measured(tables)
+    assert table["own_gain"].to_numpy() == pytest.approx(table["lora_gain"] - 1 / 100)
+    assert table["law_gain"].to_numpy() == pytest.approx(table["lora_gain"] - 1 / finetuning.LONG, abs=1e-4)
+    cost = finetuning.costs(table)
+    assert cost["own_gain"] == pytest.approx(1 + finetuning.TRAINING * 1000 / 1000 + 5 / 10)
+    assert cost["law_gain"] == cost["own_gain"]
+
+
+def test_a_curve_that_no_law_fits_counts_with_its_end_and_no_accuracy_is_above_one(tables):
+    runs = pd.read_csv(tables / "short.csv")
+    first, second = ({"dataset": name} for name in GROUPS[:2])
+    runs.loc[runs["dataset"] == first["dataset"], "accuracy"] = [0.5, 0.6, 0.65, 0.68, 0.2]
+    runs.loc[runs["dataset"] == second["dataset"], "accuracy"] = [0.5, 0.7, 0.85, 0.96, 1.0]
+    evidence.to_csv(runs, tables / "short.csv")
+    found = finetuning.own(tables).set_index("dataset")["law_accuracy"]
+    assert found[GROUPS[0]] == 0.2 and found[GROUPS[1]] == 1
+
+
 def test_seeds_and_test_rows_leave_the_floor(tables):
     table = finetuning.measured(tables)
     found, _ = finetuning.points(table, ["ntps"], "lora_gain")
     floor = finetuning.floors(table, found)
     assert floor["seeds"] == pytest.approx(0.001, rel=0.02)  # two seeds .002 apart: s / sqrt(2) = .001
-    a, b = table["lora_accuracy"], table["probe_accuracy"]
-    assert floor["test"] == pytest.approx(np.sqrt(np.mean((a * (1 - a) + b * (1 - b)) / 400)))
+    rows = np.tile([0, 0.5 - 1, 1 - 1, 1], 100)  # each seed has it right less the probe, a mean of two seeds
+    assert floor["test"] == pytest.approx(rows.std(ddof=1) / 20)
     assert floor["reliability"] == pytest.approx(1 - floor["both"] ** 2 / found.gain.var(ddof=1))
+    (tables / "hits.csv").unlink()
+    table = finetuning.measured(tables)
+    a, b = table["lora_accuracy"], table["probe_accuracy"]
+    apart = finetuning.floors(table, found)
+    assert apart["test"] == pytest.approx(np.sqrt(np.mean((a * (1 - a) + b * (1 - b)) / 400)))
+
+
+def test_gains_on_halves_of_the_test_rows_are_set_against_each_other(tables):
+    rng = np.random.default_rng(5)
+    hits = evidence.read_csv(tables / "hits.csv")
+    hits["right"] = ["".join(map(str, rng.integers(0, 2, 400))) for _ in range(len(hits))]
+    evidence.to_csv(hits, tables / "hits.csv")
+    table = finetuning.measured(tables)
+    found, _ = finetuning.points(table, ["ntps"], "lora_gain")
+    right = np.array([list(map(int, digits)) for digits in hits["right"]]).reshape(12, 3, 400)
+    gains = right[:, 1:].mean(1) - right[:, 0]
+    r = np.corrcoef(gains[:, ::2].mean(1), gains[:, 1::2].mean(1))[0, 1]
+    floor = finetuning.floors(table, found)
+    assert floor["retest"] == pytest.approx(r) and floor["twice_as_many"] == pytest.approx(2 * r / (1 + r))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from ntps.accuracies.attention import attention_for_gradients
 from ntps.accuracies.linear_head import new_head
 from ntps.accuracies.table import Fit
 from ntps.accuracies.task import Row, Task, scores
@@ -77,8 +78,9 @@ class Finetuner(Trainer):
         lengths, size = [len(example["input_ids"]) for example in rows], self._train_batch_size
         return GroupedOrder(lengths, size, self.args.seed, lambda: int(self.state.epoch or 0))
 
-    def training_step(self, *args, **kwargs) -> Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
+        with attention_for_gradients(self.args.device, inputs["input_ids"].shape[1]):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         if not self.accelerator.gather(loss).isfinite().all():  # gather: all processes stop together
             step = self.state.global_step + 1
             raise UserError(

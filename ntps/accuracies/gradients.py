@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ntps.accuracies.attention import attention_for_gradients
 from ntps.accuracies.lora import target_modules
 from ntps.accuracies.task import Task
 from ntps.errors import UserError, boundary, enough_memory
@@ -59,10 +60,11 @@ class Gradients:
         modules = [model.get_submodule(name) for name in self.names]
         handles = [module.register_forward_hook(self._tap(place)) for place, module in enumerate(modules)]
         try:
-            if lengths.max() <= self.encoder.packs:
-                output = run_packed(model, tokens, Packed(lengths))
-            else:
-                output = model(input_ids=tokens.view(len(ids), -1), use_cache=False)
+            with attention_for_gradients(tokens.device, int(lengths.max())):
+                if lengths.max() <= self.encoder.packs:
+                    output = run_packed(model, tokens, Packed(lengths))
+                else:
+                    output = model(input_ids=tokens.view(len(ids), -1), use_cache=False)
             states, found = output.last_hidden_state, []
             share = (1 / self.lengths.to(self.like)).repeat_interleave(self.lengths)  # of a token in the mean
             for number, direction in enumerate(self.directions, 1):

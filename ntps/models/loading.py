@@ -241,8 +241,8 @@ def load_tokenizer(spec: ModelSpec, kind: Any = AutoTokenizer, **options: Any) -
     return tokenizer
 
 
-def tokenizer_of_file(spec: ModelSpec, loaded: Any, texts: Sequence[str]) -> Any:
-    """The loaded tokenizer, or that of the folder's tokenizer.json where it gives some of the texts other ids.
+def tokenizer_of_file(spec: ModelSpec, loaded: Any) -> Any:
+    """That of the folder's tokenizer.json; the loaded one where it is that, or where there is no such file.
 
     transformers builds some classes (Qwen2Tokenizer) by their own rules from the vocabulary alone.
     """
@@ -251,7 +251,13 @@ def tokenizer_of_file(spec: ModelSpec, loaded: Any, texts: Sequence[str]) -> Any
         return loaded  # that is the file's; code of the repository may have its reasons
     if not (Path(loaded.name_or_path) / "tokenizer.json").is_file():
         return loaded
-    theirs = load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)
+    return load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)
+
+
+def truer_tokenizer(spec: ModelSpec, loaded: Any, theirs: Any, texts: Sequence[str]) -> Any:
+    """The loaded tokenizer, or that of the file where it gives some of the texts other ids."""
+    if loaded is theirs:
+        return loaded
     some = list(texts[:: len(texts) // SAMPLE + 1])
     ids = (kind(some, verbose=False).input_ids for kind in (loaded, theirs))
     if not (other := sum(ours != own for ours, own in zip(*ids, strict=True))):

@@ -51,12 +51,17 @@ class LazyModel:
         if (known := next((ids for those, ids in self.tokenized if those == texts), None)) is not None:
             return known
         with boundary(f"{self.spec.name}: its tokenizer fails"):
-            self.tokenizer = loading.tokenizer_of_file(self.spec, self.tokenizer, texts)
+            self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.of_file, texts)
             self.facts = loading.tokenizer_facts(self.tokenizer)
             vocabulary = self.config.get_text_config().vocab_size
             ids = tokenize(texts, self.tokenizer, self.max_length, vocabulary)
         self.tokenized = [*self.tokenized[-1:], (texts, ids)]
         return ids
+
+    @functools.cached_property
+    def of_file(self) -> Any:
+        """The tokenizer of the folder's tokenizer.json: a large one takes seconds to load."""
+        return loading.tokenizer_of_file(self.spec, self.tokenizer)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -68,8 +73,8 @@ class LazyModel:
         return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
 
     def unload(self) -> None:
-        """Forget weights and tokenizer, which are read again when they are due; token ids stay."""
-        for name in ("encoder", "tokenizer"):
+        """Forget weights and tokenizers, which are read again when they are due; token ids stay."""
+        for name in ("encoder", "tokenizer", "of_file"):
             self.__dict__.pop(name, None)
 
     def pooled(

@@ -1,0 +1,334 @@
+"""docs/which-model.md: how well each score orders thirteen models within a data set, and what choosing by it loses.
+
+    python -m report.which_model --run results/which-run        # reads a run of make which into results/evidence/which.csv
+    python -m report.which_model                                # the page, from that table
+
+Candidates, scores, references and tests were committed before a candidate was scored: HYPOTHESIS. The statistics are in report/within.py.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ntps.errors import UserError
+from ntps.evaluation.correlation import ALPHA, Draws
+from ntps.results.tables import read_tables
+from ntps.run import cli
+from ntps.system import storage
+from report import within
+from report.confirmation import LAYERS, best_and_last, defined, number, small
+from report.evidence import FOLDER, HALVES, KEY, PROBES, whole_rows
+from report.facts import markdown
+from report.finetuning import points_of
+from report.reproduction import filled
+from report.within import Rankings
+
+HYPOTHESIS = "8b5658d"  # the commit that fixed the plan
+TEMPLATE, PAGE = Path(__file__).with_name("which_model.template.md"), "which-model.md"
+MODEL, BASE = "smollm2-135m", "no adapter"  # BASE: the candidate that is the model itself
+ADAPTED = rf"^{MODEL}\+(?P<adapter>.+)-seed0-[0-9a-f]{{6}}$"
+SKILL, STATIC, ALWAYS, CHANCE = "gcv_skill", "static order", "no adapter always", "chance"
+CALLED = {STATIC: "static order", SKILL: "ridge probe"}
+SCORES = (
+    "ntps", "null_lift", "conditioned_lift", "retention_corrected", "retention_corrected_pca", SKILL, "logme", "h_score", "rankme",
+)  # fmt: skip
+MEASURES = ("rho", "regret")
+OUT, IN = "left out", "in"  # adapters that have seen the labels
+
+
+def main(
+    run: str | None = None, folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_000
+) -> int:
+    """Judge the scores and write the page.
+
+    Args:
+        run: results folder of the candidates, to make the table from (default: it is there)
+        folder: where the tables are
+        docs: the folder of the page
+        permutations: of the candidates, for p
+    """
+    path = Path(folder) / "which.csv"
+    if run is not None:
+        storage.write_text(path, measured(Path(run)).to_csv(index=False, float_format="%.6g"))
+    if not path.exists():
+        raise UserError(f"{path} is missing: run make which")
+    table, judged_path = pd.read_csv(path), path.with_name("which_judged.csv")
+    judged = judgement(table, Draws(permutations))
+    storage.write_text(judged_path, judged.to_csv(index=False, float_format="%.6g"))
+    storage.write_text(Path(docs) / PAGE, page(table, pd.read_csv(judged_path)))
+    print(of(judged, "best", OUT)[["rho", "rho_p_holm", "regret", "regret_p_holm", "hits"]].to_string())
+    return 0
+
+
+# --- what was measured ---------------------------------------------------------------------------------------------
+
+
+def measured(run: Path) -> pd.DataFrame:
+    """A row a candidate, data set and layer (best, last): test accuracy of the logistic probe, and scores from train, empty where refused."""
+    table = whole_rows(*(read_tables(run, kind) for kind in ("ntps", "scores", "conditioned")))
+    probes = read_tables(run, "accuracy/linear_sklearn")
+    probes = probes[(probes["split"] == "test") & (probes["probe"] == PROBES[0])]
+    table = best_and_last(table.merge(probes[[*KEY, "accuracy", "n"]], on=KEY))
+    table["adapter"] = table["model"].str.extract(ADAPTED)["adapter"].mask(table["model"] == MODEL, BASE)
+    table = table.dropna(subset="adapter")
+    if twice := sorted(set(table.loc[table.duplicated(["adapter", "dataset", "which"]), "adapter"])):
+        raise UserError(f"{run} has two adapters of {', '.join(twice)}, seed 0: remove the folders of one")
+    facts = pd.read_csv(FOLDER / "facts.csv")
+    group = facts[facts["model"] == MODEL].set_index("dataset")["group"]
+    table["group"] = table["dataset"].map(group)
+    table["seen"] = table["adapter"].map(group) == table["group"]
+    for score in SCORES:
+        table[score] = table[score].where(defined(table, score))
+    columns = ["adapter", "dataset", "group", "seen", "which", "layer", "n", "accuracy", *SCORES, "model"]
+    return table[columns].sort_values(["which", "dataset", "adapter"], ignore_index=True)
+
+
+def rankings(table: pd.DataFrame, which: str, seen: str) -> Rankings:
+    """Of the candidates at one layer; adapters that have seen the labels IN or OUT, which decides the data sets, too."""
+    here = table[table["which"] == which]
+    count = here[~here["seen"]].groupby("dataset").size()
+    datasets = sorted(count.index[count >= within.LEAST])
+    here = here[here["dataset"].isin(datasets) & ((seen == IN) | ~here["seen"])]
+    groups = here.drop_duplicates("dataset").set_index("dataset")["group"]
+    if groups.nunique() < 2:
+        raise UserError(f"{within.LEAST} candidates and two groups of data sets are needed: run make which")
+
+    def wide(name: str) -> np.ndarray:
+        of_pairs = here.pivot(index="dataset", columns="adapter", values=name)
+        return of_pairs.reindex(index=datasets, columns=candidates(table)).to_numpy(float)
+
+    rows, scores = np.nanmax(wide("n"), axis=1), np.stack([wide(name) for name in SCORES], axis=1)
+    return Rankings(datasets, list(groups[datasets]), wide("accuracy"), rows, list(SCORES), scores)
+
+
+def candidates(table: pd.DataFrame) -> list[str]:
+    return sorted(set(table["adapter"]))
+
+
+# --- judgement -----------------------------------------------------------------------------------------------------
+
+
+def judgement(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
+    """A row a score or reference, layer and whether adapters that have seen the labels are in; tests where they are not."""
+    parts = []
+    for which in LAYERS:
+        fair, base = rankings(table, which, OUT), np.isin(candidates(table), BASE)
+        static, there = within.static_order(fair), np.isfinite(fair.accuracy[:, base])
+        always = np.where(
+            there.any(axis=1, keepdims=True), base, np.nan
+        )  # not known where it is not scored yet
+        for seen in (OUT, IN):
+            scored = rankings(table, which, seen)
+            everything = scored.with_score(STATIC, static).with_score(ALWAYS, always)
+            rows = values(everything, draws)
+            if seen == OUT:
+                rows = rows.join(tests(scored, everything, draws))
+            parts.append(rows.reset_index(names="score").assign(layer=which, adapters=seen))
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["layer", "adapters", *(name for name in whole if name not in ("layer", "adapters"))]]
+
+
+def values(ranked: Rankings, draws: Draws) -> pd.DataFrame:
+    """Means over the groups with their intervals, by name, and those of chance."""
+    table = pd.DataFrame(index=ranked.names)
+    for name, value in zip(MEASURES, ranked.own):
+        low, high = within.interval(value, draws)
+        columns = {name: within.mean(value, 0), f"{name}_low": low, f"{name}_high": high}
+        table = table.assign(**columns)
+    table["hits"] = within.mean(ranked.hits, 0)
+    table["groups"] = np.isfinite(ranked.own[0]).sum(0)
+    table.loc[ALWAYS, ["rho", "rho_low", "rho_high"]] = np.nan  # no order but of one candidate
+    lost, hits = (float(value.mean()) for value in ranked.by_chance)
+    table.loc[CHANCE] = {"rho": 0.0, "regret": lost, "hits": hits, "groups": ranked.group_count}
+    return table.astype({"groups": int})
+
+
+def tests(scored: Rankings, everything: Rankings, draws: Draws) -> pd.DataFrame:
+    """p of each score's rho and regret against chance, and differences to the references with theirs."""
+    table = pd.DataFrame(index=scored.names)
+    for name, family in zip(MEASURES, scored.permuted(draws)):
+        columns = {f"{name}_p": family.p, f"{name}_p_holm": family.holm, f"{name}_critical": family.critical}
+        table = table.assign(**columns)
+    for reference in (STATIC, SKILL):
+        others = [name for name in SCORES if name != reference]
+        places = [everything.names.index(name) for name in others]
+        for name, value in zip(MEASURES, everything.own):
+            less = value[:, places] - value[:, [everything.names.index(reference)]]
+            family = within.signs_changed(less, draws)
+            own = {"": within.mean(less, 0), "_p": family.p, "_p_holm": family.holm}
+            found = {f"{name} less {reference}{end}": part for end, part in own.items()}
+            table = table.join(pd.DataFrame(found, index=others))
+    return table
+
+
+def of(judged: pd.DataFrame, which: str, seen: str) -> pd.DataFrame:
+    here = judged[(judged["layer"] == which) & (judged["adapters"] == seen)]
+    return here.set_index("score").drop(columns=["layer", "adapters"])
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
+    verdicts, ranked = of(judged, "best", OUT), rankings(table, "best", OUT)
+    clear, pairs = within.clear_pairs(ranked)
+    share, least = ranked.of_groups(within.reliability(ranked)).mean(), within.least_regret(ranked)
+    facts = {
+        "state": state(table),
+        "answer": answer(verdicts, least),
+        "practice": practice(verdicts),
+        "size": f"{len(candidates(table))} candidates, {len(ranked.datasets)} data sets in {ranked.group_count} groups",
+        "hypothesis": HYPOTHESIS,
+        "against_chance": chance_table(verdicts),
+        "against_references": reference_table(verdicts),
+        "other_readings": readings_table(judged),
+        "datasets": datasets_table(table, ranked),
+        "clear": f"{clear.sum()} of {pairs.sum()} pairs ({clear.sum() / pairs.sum():.0%})",
+        "reliability": f"{share:.2f}",
+        "ceiling": f"{np.sqrt(share):.2f}",
+        "knowing": points_of(least),
+        "critical": critical(verdicts),
+    }
+    return filled(TEMPLATE.read_text(encoding="utf-8"), facts)
+
+
+def state(table: pd.DataFrame) -> str:
+    """Which candidates and pairs are missing."""
+    half = json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]
+    there, planned = candidates(table), [BASE, *half]
+    pairs = int((table["which"] == "best").sum())
+    if pairs == len(planned) * len(half):
+        return ""
+    missing = ", ".join(name for name in planned if name not in there)
+    return (
+        f"**Not complete: {len(there)} of {len(planned)} candidates**{f' (not yet: {missing})' if missing else ''}, "
+        f"{pairs} of their {len(there) * len(half)} pairs with a data set.\n\n"
+    )
+
+
+def significant(verdicts: pd.DataFrame, value: str, sign: int) -> list[str]:
+    """The scores whose value has this sign, and a p of at most ALPHA after Holm."""
+    return list(verdicts.index[(verdicts[f"{value}_p_holm"] <= ALPHA) & (np.sign(verdicts[value]) == sign)])
+
+
+def different(verdicts: pd.DataFrame, reference: str, good: int) -> set[str]:
+    """The scores that are significantly better (good 1) or worse (-1) than a reference, as an order or in points lost."""
+    as_order = significant(verdicts, f"rho less {reference}", good)
+    return {*as_order, *significant(verdicts, f"regret less {reference}", -good)}
+
+
+def named(scores: Collection[str]) -> str:
+    """In the order of SCORES."""
+    return ", ".join(f"`{name}`" for name in SCORES if name in scores) or "none"
+
+
+def answer(verdicts: pd.DataFrame, least: float) -> str:
+    rho, lost = verdicts["rho"].map(number), verdicts["regret"].map(points_of)
+    worse = [name for name in (STATIC, SKILL) if "ntps" in different(verdicts, name, -1)]
+    ntps = (
+        f"significantly worse than the {' and the '.join(CALLED[name] for name in worse)}"
+        if worse
+        else "not significantly worse than either"
+    )
+    return (
+        f"**Scores that order the candidates within a data set significantly better than chance: {named(significant(verdicts, 'rho', 1))}; better than the "
+        f"{CALLED[STATIC]}: {named(different(verdicts, STATIC, 1))}; better than the {CALLED[SKILL]}: {named(different(verdicts, SKILL, 1))}.** The static order is a candidate's mean "
+        f"accuracy on other data sets. Mean ρ with test accuracy: NTPS {rho['ntps']}, ridge probe's skill {rho[SKILL]}, static order {rho[STATIC]}. NTPS is {ntps}.\n\n"
+        f"Choosing the first candidate loses, in points of accuracy below the best one: {lost[SKILL]} by the ridge probe's skill, {lost['ntps']} by NTPS, {lost[STATIC]} by the "
+        f"static order, {lost[ALWAYS]} with no adapter always, {lost[CHANCE]} by chance, and up to {points_of(least)} even by knowing the true accuracies."
+    )  # fmt: skip
+
+
+def practice(verdicts: pd.DataFrame) -> str:
+    """What to do, by what is significant."""
+    if verdicts["rho_critical"].isna()[SKILL]:
+        return "not known yet; no order of so few candidates would be significant."
+    if SKILL in different(verdicts, STATIC, -1):
+        return "take the model that has done best on other data sets: a probe on so few rows of your own chooses worse."
+    if SKILL not in significant(verdicts, "rho", 1):
+        return "from so few rows choose by no score. Fit probes to all rows that you have, and compare their accuracies on rows set aside."
+    rank = (
+        "rank models by the cross-validated skill of a ridge probe on your own rows, as `prescreen.py` does"
+    )
+    if SKILL in different(verdicts, STATIC, 1):
+        return f"{rank}: that chooses better than how they have done on other data sets."
+    return f"{rank}; how they have done on other data sets, where that is known, is not significantly worse, and takes no pass."
+
+
+def critical(verdicts: pd.DataFrame) -> str:
+    """The mean rho that is significant for every score."""
+    if verdicts["rho_critical"].isna()[SKILL]:
+        return "With so few candidates no mean ρ would be significant."
+    return f"A mean ρ is significant from about {verdicts['rho_critical'].max():.2f} on."
+
+
+def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
+    """A value with its interval."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return write(row[name]) + ("" if low != low else f" [{write(low)}, {write(high)}]")
+
+
+def chance_table(verdicts: pd.DataFrame) -> str:
+    return markdown(pd.DataFrame([
+        {
+            "chosen by": name, "mean ρ": spread(row, "rho", number), "p": small(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
+            "p ": small(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
+        }
+        for name, row in verdicts.iterrows()
+    ]))  # fmt: skip
+
+
+def reference_table(verdicts: pd.DataFrame) -> str:
+    def cell(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
+        p = row[f"{name}_p_holm"]
+        return "-" if p != p else f"{write(row[name])} (p {small(p)})"
+
+    return markdown(pd.DataFrame([
+        {
+            "score": name,
+            **{f"ρ less {CALLED[other]}'s": cell(row, f"rho less {other}", number) for other in (STATIC, SKILL)},
+            **{f"points lost, less {CALLED[other]}'s": cell(row, f"regret less {other}", points_of) for other in (STATIC, SKILL)},
+        }
+        for name, row in verdicts.loc[list(SCORES)].iterrows()
+    ]))  # fmt: skip
+
+
+def readings_table(judged: pd.DataFrame) -> str:
+    """rho and points lost; a star where rho is significant."""
+    cells = {}
+    for which in LAYERS:
+        for seen in (OUT, IN):
+            rows = of(judged, which, seen)
+            stars = np.where(rows["rho_p_holm"] <= ALPHA, " *", "")
+            cells[f"{which} layer, adapters {seen}"] = (
+                rows["rho"].map(number) + stars + ", " + rows["regret"].map(points_of)
+            )
+    table = pd.DataFrame(cells)
+    return markdown(table.reset_index(names="chosen by"))
+
+
+def datasets_table(table: pd.DataFrame, ranked: Rankings) -> str:
+    names = np.array(candidates(table))
+    ranked = ranked.with_score(STATIC, within.static_order(ranked))
+    lost = within.regret(ranked.scores, ranked.accuracy[:, None])
+    (clear, pairs), share = within.clear_pairs(ranked), within.reliability(ranked)
+
+    def rows() -> Iterator[dict[str, str]]:
+        for at, accuracy in enumerate(ranked.accuracy):
+            own = accuracy[names == BASE]
+            yield {
+                "data set": ranked.datasets[at], "test rows": f"{ranked.rows[at]:.0f}", BASE: points_of(own[0]) if len(own) else "-",
+                "best": f"{points_of(np.nanmax(accuracy))} ({names[np.nanargmax(accuracy)]})", "worst": points_of(np.nanmin(accuracy)),
+                "pairs that differ": f"{clear[at]} of {pairs[at]}", "reliability": f"{share[at]:.2f}",
+                **{f"lost by {name}": points_of(lost[at, ranked.names.index(name)]) for name in (STATIC, SKILL, "ntps")},
+            }  # fmt: skip
+
+    return markdown(pd.DataFrame(rows()))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
