@@ -14,6 +14,7 @@ from ntps.errors import UserError
 from ntps.evaluation.halving import ERROR_RATE, race, schedule
 from ntps.flags import Prescreening
 from ntps.models import loading
+from ntps.moments.lazy_model import LazyModel
 from ntps.prescreening.ranking import Ranking, reach
 from ntps.run import cli
 from tests.tiny import tiny_model, tiny_texts
@@ -221,6 +222,11 @@ def test_between_rounds_a_candidate_keeps_its_tokens_but_neither_weights_nor_tok
     candidate = ranking.candidates[world[1][0]]
     assert calls == [read] and candidate.row["n_train"] == 2 * (80 // ranking.parts)
     assert not {"encoder", "tokenizer"} & vars(candidate.source).keys()
+    ranking.race(world[1][1], range(1))  # a model with the same tokenizer
+    assert calls == [read] and ranking.candidates[world[1][1]].row["n_train"] == 80 // ranking.parts
+    shorter = LazyModel(world[1][1], None, "cpu", None, 5, "0", candidate.source)
+    assert shorter.max_length == 5 and not shorter.tokenized
+    calls.pop()
     candidate.source.tokenize(["of other texts"])
     assert len(calls) == 2
 

@@ -23,10 +23,14 @@ def default_budget(device: torch.device) -> int:
 
 
 class LazyModel:
-    """One model as requested; its weights are read only when a forward pass is due."""
+    """One model as requested; its weights are read only when a forward pass is due.
+
+    like: another model, whose token ids are taken over where both have the same tokenizer.
+    """
 
     def __init__(
-        self, name: str, adapter: str | None, device: str, dtype: str | None, max_length: int | None, layers: str
+        self, name: str, adapter: str | None, device: str, dtype: str | None, max_length: int | None, layers: str,
+        like: "LazyModel | None" = None,
     ):  # fmt: skip
         self.spec, self.adapter = resolve_model(name), adapter
         self.device = loading.pick_device(device)
@@ -34,10 +38,20 @@ class LazyModel:
         self.identity = loading.model_identity(self.spec, adapter)
         self.name = loading.output_name(self.spec, adapter)
         self.config = loading.load_config(self.spec)
-        self.facts = loading.tokenizer_facts(self.tokenizer)
-        self.max_length = loading.context_length(self.tokenizer, self.config, max_length)
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
+        text, spec = self.config.get_text_config(), self.spec
+        sizes = [getattr(text, name, None) for name in ("vocab_size", "max_position_embeddings")]
+        # what decides the ids of a text
+        self.reads = [self.identity["tokenizer"], self.config.model_type, spec.trust_remote_code]
+        self.reads += [max_length, spec.context, *sizes]
         self.tokenized: list[tuple[Sequence[str], tuple[list[np.ndarray], int]]] = []
+        self.facts: dict[str, Any]
+        self.max_length: int
+        if like and like.reads == self.reads:
+            self.facts, self.max_length, self.tokenized = like.facts, like.max_length, like.tokenized
+        else:
+            self.facts = loading.tokenizer_facts(self.tokenizer)
+            self.max_length = loading.context_length(self.tokenizer, self.config, max_length)
 
     @functools.cached_property
     def tokenizer(self) -> Any:

@@ -143,11 +143,11 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     }
 
 
-def source_of(model: str, flags: Prescreening) -> LazyModel:
+def source_of(model: str, flags: Prescreening, like: LazyModel | None = None) -> LazyModel:
     layers = flags.layers
     if layers == "spread":
         layers = spread(load_config(resolve_model(model)).num_hidden_layers)
-    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers)
+    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers, like)
 
 
 def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:

@@ -27,17 +27,23 @@ from ntps.texts.dataset import Dataset
 
 
 class Candidate:
-    """A model on part after part of the rows. row: what the table says of it after its last round."""
+    """A model on part after part of the rows. row: what the table says of it after its last round.
 
-    def __init__(self, model: str, pair: Pair, data: Dataset, flags: Prescreening):
-        self.model, self.pair, self.data, self.flags = model, pair, data, flags
+    like: another candidate, whose token ids serve a model with the same tokenizer.
+    """
+
+    def __init__(
+        self, model: str, pair: Pair, data: Dataset, flags: Prescreening, like: "Candidate | None" = None
+    ):
+        self.model, self.pair, self.data, self.flags, self.like = model, pair, data, flags, like
         self.source: LazyModel | None = None  # between rounds without its weights
         self.seconds, self.row = 0.0, Row()
 
     def forward(self, new: range) -> None:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags = time.monotonic(), self.flags
-        source = self.source = self.source or source_of(self.model, flags)
+        like = self.like.source if self.like else None
+        source = self.source = self.source or source_of(self.model, flags, like)
         try:
             for split, own in caching_of(flags, self.data).items():
                 rows = self.data.select(split, flags.limit, flags.seed)
