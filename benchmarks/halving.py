@@ -6,7 +6,7 @@
 Candidates: ten checkpoints of one small Llama, of ever more steps of next-token training on the train texts of a data set, and ten
 models of random weights and one to ten blocks. Both rankings are made in one process, into folders of their own, the race
 first; seconds are all of prescreen.py's, those of its processor beside them for a machine that others use, too. The budget bounds
-the tokens; loading a model and cutting all texts into tokens are done in every round, so passes must take most of the time.
+the tokens; a model is loaded in every round, so passes must take most of the time.
 """
 
 import argparse
