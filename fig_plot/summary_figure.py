@@ -27,7 +27,7 @@ def demo_figure(folder: str | Path) -> Figure:
     The map shows the difference to shuffled labels, not the lift over chance: shuffled labels alone can score
     far above chance, and the difference is what the labels themselves add.
     """
-    every, files, best = tables.load_scores(folder), tables.curve_files(folder), tables.best_layers(folder)
+    every, files, best = tables.score_rows(folder), tables.curve_files(folder), tables.best_layers(folder)
     scores = tables.at_tenth(every)
     at_best = every[[best.get((m, d)) == x for m, d, x in every[["model", "dataset", "layer"]].to_numpy()]]
     corrected = {pair: corrected_curves(own) for pair, own in at_best.groupby(["model", "dataset"])}

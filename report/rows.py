@@ -22,7 +22,7 @@ from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.registry import EVERY, SUBSPACE_SCORES
-from ntps.system import storage
+from ntps.system import atomic_files
 
 SHARES = (1, 2, 3, 5, 7)  # partitions, besides all of them
 SHOWN = (
@@ -43,7 +43,7 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
     def work(model: str, dataset: str) -> None:
         pair = Pair.of(model, dataset, results)
         table, path = pd.DataFrame(rows_of(pair)), pair.table("rows")
-        storage.write_text(path, table.to_csv(index=False, float_format="%.7g"))
+        atomic_files.write_text(path, table.to_csv(index=False, float_format="%.7g"))
         print(f"wrote {path}: {len(table)} rows")
 
     return cli.for_each_pair(models, datasets, work)

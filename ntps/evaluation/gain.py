@@ -21,7 +21,7 @@ from scipy.stats import t
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws
 from ntps.results.tables import TARGETS
-from ntps.system import storage
+from ntps.system import provenance
 
 PROBE = {"lora_gain": "probe_accuracy", "lora_gain_linear": "linear_accuracy"}  # what the gain is over
 PREDICTORS = ("ntps", "retention", "headroom")  # and that probe's accuracy
@@ -180,7 +180,7 @@ class Calibration:
     """A calibration file. UserError if it cannot be read or is none."""
 
     def __init__(self, path: str | Path):
-        about = storage.read_provenance(Path(path), "gain calibration")
+        about = provenance.read(Path(path), "gain calibration")
         try:
             self.fit, self.models = about["fit"], about["identity"]["models"]
             self.point = POINT | about["identity"].get("flags", {})

@@ -22,7 +22,7 @@ from ntps.scores.registry import (
     SUBSPACE_SCORES,
     candidates,
 )
-from ntps.system import storage
+from ntps.system import provenance
 
 PAIR = ["model", "dataset"]
 POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
@@ -159,7 +159,7 @@ def provenances(folder: Path, model: str, dataset: str) -> dict[str, dict[str, A
     """What stands beside the tables of a pair, by their kind: K_sweep.py's first, then the trainers'."""
     kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
     files = {kind: folder / kind / model / f"{dataset}.json" for kind in kinds}
-    return {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
+    return {kind: provenance.read(file) for kind, file in files.items() if file.exists()}
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:

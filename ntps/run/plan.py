@@ -30,7 +30,7 @@ from ntps.moments.lazy_model import default_budget, parse_layers
 from ntps.moments.passes import check_parts
 from ntps.moments.sums import GAP, SCAN, STRIPS, Moments
 from ntps.run.cli import for_each_pair
-from ntps.system import storage
+from ntps.system import array_files, atomic_files
 from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.description import read_description
 
@@ -257,7 +257,7 @@ def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
         prefix = split == "train" or flags["prefix_moments"] == "all"
         empty = Moments(layers, d, texts.targets, R, prefix, "meta", texts.label_sets)
         sums = max(sums, empty.nbytes)
-        disk += (len(shares) + (len(shares) > 1)) * storage.layout_bytes(moments_layout(empty))
+        disk += (len(shares) + (len(shares) > 1)) * array_files.layout_bytes(moments_layout(empty))
         if flags["keep_states"]:
             disk += len(layers) * sum(map(len, shares)) * d * max(4, outline.dtype.itemsize)
         moments += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
@@ -363,7 +363,7 @@ size = functools.partial(tqdm.format_sizeof, suffix="B")
 
 def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
-    device, room = loading.pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
+    device, room = loading.pick_device(flags["device"]), atomic_files.free_space(Path(flags["output"]))
     free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
     held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
     speeds: dict[str, float] = {}
