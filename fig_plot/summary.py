@@ -15,8 +15,8 @@ import pandas as pd
 
 from fig_plot.panels import save
 from fig_plot.summary_figure import demo_figure
-from fig_plot.tables import CONDITIONED, KEY, best_layers, headlines, remedy
-from ntps.results.tables import PAIR
+from fig_plot.tables import CONDITIONED, KEY, headlines, remedy
+from ntps.results.tables import PAIR, best_layers
 from ntps.run import cli
 from ntps.system import atomic_files, provenance
 

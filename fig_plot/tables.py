@@ -40,12 +40,6 @@ def score_rows(folder: str | Path) -> pd.DataFrame:
     return table
 
 
-def best_layers(folder: str | Path) -> dict[Pair, int]:
-    """The layer whose ridge probe has the lowest generalized cross-validation error, of each pair that has one."""
-    best = best_rows(folder)
-    return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
-
-
 def curve_files(folder: str | Path) -> dict[Pair, Path]:
     """The file of curves of each pair that has one."""
     end = ".curves.safetensors"

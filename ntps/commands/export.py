@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from ntps.errors import UserError
 from ntps.results import export_formats
-from ntps.results.tables import METHODS, PAIR, best_rows, read_table
+from ntps.results.tables import METHODS, best_layers, read_table
 from ntps.run import cli
 from ntps.system import array_files, atomic_files, console, provenance
 
@@ -58,7 +58,7 @@ def main(
     tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
-    layers = best_rows(source).set_index(PAIR)["layer"].to_dict()
+    layers = best_layers(source)
     for path in console.progress(len(tables), "table", str(source), over=tables):
         copied = target / path.relative_to(source)
         copy_table(path, copied, brief and path.parent.parent.name == "ntps")

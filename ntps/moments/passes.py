@@ -111,10 +111,8 @@ class CachedSplit:
         there, overwrite, states = provenance.same_output, self.flags.overwrite, self.flags.keep_states
         moments = not there(self.whole.target, "moments", self.whole.identity, overwrite)
         states = states and not there(self.states_target, "states", self.states_identity, overwrite)
-        if states and not moments:
-            with contextlib.suppress(
-                UserError
-            ):  # a pass over both, killed before the states had their name, goes on
+        if states and not moments:  # a pass over both, killed before the states had their name, goes on
+            with contextlib.suppress(UserError):
                 begun = provenance.read(self.resume, "resume")["identity"]
                 moments = not provenance.differences(begun, self.pass_identity(True, True))
         return moments, states

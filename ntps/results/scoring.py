@@ -91,16 +91,14 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     path_rows = [head | row for head, layer in zip(heads, conditioned) for row in layer]
     more = {"n_texts": train.text_count, "headroom": headroom(others)}
     layer_rows = [head | row | more for head, row in zip(heads, others)]
+    found = {table: rows, of_layers: layer_rows, path_table: path_rows}
     record = train.record | {"class_counts": train.class_counts.tolist()}
     with output.written(flags=asdict(flags), moments=record) as about:
-        atomic_files.write_text(of_layers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
-        atomic_files.write_text(
-            path_table, pd.DataFrame(path_rows)[list(CONDITIONED_COLUMNS)].to_csv(index=False)
-        )
-        for table_beside in (of_layers, path_table):
-            atomic_files.write_text(table_beside.with_suffix(".json"), atomic_files.to_json(about))
+        for path, columns in tables.items():
+            atomic_files.write_text(path, pd.DataFrame(found[path])[list(columns)].to_csv(index=False))
+        for path in (of_layers, path_table):
+            atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
         array_files.write(curves_file, curves(train.layers, scores), about)
-        atomic_files.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
     seconds = time.monotonic() - started
     console.say(f"wrote {table}, {curves_file.name} and {of_layers}: {len(scores)} layers in {seconds:.0f} s")
 

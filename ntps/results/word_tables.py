@@ -14,7 +14,7 @@ from ntps.moments.file import MomentsFile
 from ntps.moments.identity import of_words
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Pair
-from ntps.results.tables import best_layer
+from ntps.results.tables import best_layers
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
 from ntps.system import atomic_files, console, provenance
@@ -78,7 +78,8 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
 
 def requested_layer(pair: Pair, file: MomentsFile, layer: int | None) -> int:
     """The layer requested, or the best one by K_sweep.py's table; UserError for one that was not cached."""
-    if layer is None and (layer := best_layer(pair.output, pair.model, pair.dataset)) is None:
+    layer = best_layers(pair.output).get((pair.model, pair.dataset)) if layer is None else layer
+    if layer is None:
         raise UserError(f"no best layer is known: run {pair.command('K_sweep.py')}, or give --layer")
     if layer not in file.layers:
         raise UserError(f"--layer {layer}: {file.path} has the layers {file.layers}")
