@@ -88,9 +88,9 @@ def maps(path: Path) -> dict[str, np.memmap]:
     """The arrays of a file that `create` made, as writable maps: hold them briefly, touched pages count as memory."""
     start, entries = entries_of(path)
     del entries["__metadata__"]
-    return {
+    return {  # str: numpy would look up where a Path leads
         name: np.memmap(
-            path, KINDS[entry["dtype"]], "r+", start + entry["data_offsets"][0], tuple(entry["shape"])
+            str(path), KINDS[entry["dtype"]], "r+", start + entry["data_offsets"][0], tuple(entry["shape"])
         )
         for name, entry in entries.items()
     }
