@@ -28,7 +28,7 @@ from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
 from ntps.run.plan import Outline, moments_flops
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import storage
+from ntps.system import array_files
 
 ROOT = Path(__file__).resolve().parent.parent
 CSV, PAGE = ROOT / "docs" / "scaling.csv", ROOT / "docs" / "scaling.md"
@@ -218,7 +218,7 @@ def tables(table: pd.DataFrame) -> str:
         d, L = model.width, len(model.layers)
         empty = Moments(model.layers, d, CLASSES, PERMUTATIONS, device="meta")
         held = empty.nbytes
-        disk = storage.layout_bytes(moments_layout(empty))
+        disk = array_files.layout_bytes(moments_layout(empty))
         moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(64, 32)]) / 2048
         lines.append(
             f"| {name} | {d} | {L} | {model.weight_bytes / 1e9:.2f} GB | {held / 1e9:.2f} GB | {disk / 1e9:.2f} GB | "

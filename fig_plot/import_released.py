@@ -34,7 +34,7 @@ from ntps.run import cli
 from ntps.scores.registry import COLUMNS as SCORE_COLUMNS
 from ntps.scores.words import COLUMNS as WORD_COLUMNS
 from ntps.scores.words import PAPER_WORDS
-from ntps.system import console, storage
+from ntps.system import atomic_files, console, provenance
 
 SHA256 = {
     "Fig1.pkl": "452ad3f6e62ddd9347c5c4927d03badee6afcc5184ab057d14f9783139e20229",
@@ -87,11 +87,11 @@ def main(folder: str, output: str = "results/released") -> int:
     tables = {"fig1/words/openelm-450m/emotion.csv": words(values["Fig1.pkl"])}
     for name, figure, key, method, metric, more in MEASURED:
         tables |= tables_of(values[name], figure, key, method, metric, more)
-    about = {kind: storage.to_json(storage.provenance(kind, SOURCE)) for kind in KINDS.values()}
+    about = {kind: atomic_files.to_json(provenance.of(kind, SOURCE)) for kind in KINDS.values()}
     for place, table in tables.items():  # all files were read before anything is written
         path = Path(output) / place
-        storage.write_text(path.with_suffix(".json"), about[KINDS[place.split("/")[1]]])
-        storage.write_text(path, table.to_csv(index=False))
+        atomic_files.write_text(path.with_suffix(".json"), about[KINDS[place.split("/")[1]]])
+        atomic_files.write_text(path, table.to_csv(index=False))
     console.say(
         f"wrote {output}: {len(tables)} tables in {', '.join(sorted({t.split('/')[0] for t in tables}))}"
     )

@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 from fig_plot.labels import LABELS, NO_SHUFFLES, NOTHING, commands
 from fig_plot.panels import ACROSS, missing_panel, panel_figure, styled
 from fig_plot.relations import Read
-from fig_plot.tables import KEY, Pair, best_layers, curve_files, load_curves, load_scores, model_order
+from fig_plot.tables import KEY, Pair, curve_files, load_curves, model_order, score_rows
 from ntps.prescreening.curve_panel import DESCENDING, LINES
+from ntps.results.tables import best_layers
 
 BEST = (
     "At each pair's best layer (lowest cross-validated error of the ridge probe on train, so chosen by the labels and not "
@@ -52,7 +53,7 @@ def at_best(folder: str | Path) -> Iterator[tuple[Pair, AtBest]]:
     files, best = curve_files(folder), best_layers(folder)
     if not files:
         return
-    rows = load_scores(folder)
+    rows = score_rows(folder)
     rows = (
         rows[(rows["order"] == "descending") & (rows["rule"] == "task_rank")].sort_values("kv").set_index(KEY)
     )

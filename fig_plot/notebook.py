@@ -15,7 +15,7 @@ from fig_plot.panels import save
 from fig_plot.tables import sample_warning
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 
 HERE = Path(__file__).resolve().parent
 SETUP = """\
@@ -30,7 +30,7 @@ PARAMETERS = 'RESULTS = os.environ.get("RESULTS", "../results")  # the folder th
 def main() -> int:
     """Write the notebook of every entry."""
     for entry in registry.ENTRIES:
-        storage.write_text(HERE / f"{entry.name}.ipynb", nbformat.writes(build(entry)) + "\n")
+        atomic_files.write_text(HERE / f"{entry.name}.ipynb", nbformat.writes(build(entry)) + "\n")
     print(f"wrote {len(registry.ENTRIES)} notebooks in {HERE}")
     return 0
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntps.prescreening.curve_panel import STYLE
-from ntps.system import storage
+from ntps.system import atomic_files
 
 WIDTH = 7.2  # inches: a page's text
 ACROSS = 4  # panels side by side where each belongs to a model
@@ -101,6 +101,6 @@ def save(figure: Figure, path: str | Path, kinds: Sequence[str] = ("png", "pdf")
     """Write PATH.png (200 dots an inch) and PATH.pdf, or those of `kinds`: whole or not at all, the same bytes for the same results."""
     made = [Path(f"{path}.{kind}") for kind in kinds]
     for target, kind in zip(made, kinds):
-        with storage.written(target) as temporary:
+        with atomic_files.written(target) as temporary:
             figure.savefig(temporary, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     return made

@@ -16,7 +16,7 @@ from nbconvert import HTMLExporter
 from fig_plot import notebook, registry
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import console, storage
+from ntps.system import atomic_files, console
 
 TIMEOUT = 1800  # seconds for a cell
 
@@ -37,7 +37,7 @@ def main(results: str, notebooks: Sequence[str] = ()) -> int:
     for name in notebooks or registry.FIGURES:
         page = folder / "figures" / f"{name}.html"
         try:
-            storage.write_text(page, to_html(registry.FIGURES[name], folder))
+            atomic_files.write_text(page, to_html(registry.FIGURES[name], folder))
             console.say(f"wrote {page}")
         except (UserError, OSError) as error:
             failed += 1

@@ -15,10 +15,10 @@ import pandas as pd
 
 from fig_plot.panels import save
 from fig_plot.summary_figure import demo_figure
-from fig_plot.tables import CONDITIONED, KEY, best_layers, headlines, remedy
-from ntps.results.tables import PAIR
+from fig_plot.tables import CONDITIONED, KEY, headlines, remedy
+from ntps.results.tables import PAIR, best_layers
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 PLACE = ("model", "data set", "best layer")
 RECOMMENDED = (
@@ -67,7 +67,7 @@ def main(results: str) -> int:
         print(note)
     pictures = save(demo_figure(folder), folder / "summary")
     page = folder / "summary.md"
-    storage.write_text(page, markdown(tables, notes, model_notes(folder), pictures[0].name))
+    atomic_files.write_text(page, markdown(tables, notes, model_notes(folder), pictures[0].name))
     print(f"wrote {page}, {', '.join(path.name for path in pictures)}")
     return 0
 
@@ -155,7 +155,7 @@ def model_notes(folder: Path) -> dict[str, str]:
     """What the models' descriptions say of them, from the provenance beside the tables."""
     notes: dict[str, str] = {}
     for path in sorted((folder / "ntps").glob("*/*.json")):
-        moments = storage.read_provenance(path, "scores").get("record", {}).get("moments") or {}
+        moments = provenance.read(path, "scores").get("record", {}).get("moments") or {}
         if note := (moments.get("model") or {}).get("note"):
             notes[path.parent.name] = note
     return notes

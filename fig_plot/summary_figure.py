@@ -16,6 +16,7 @@ from fig_plot.labels import NO_SHUFFLES
 from fig_plot.panels import WIDTH, missing_panel, styled
 from fig_plot.tables import Curves, Pair
 from ntps.prescreening.curve_panel import LINES, corrected_curves, curve_panel, legend_of
+from ntps.results.tables import best_layers
 
 COLUMNS = 5  # panels side by side at most: more, and the names of the data sets overlap
 
@@ -27,7 +28,7 @@ def demo_figure(folder: str | Path) -> Figure:
     The map shows the difference to shuffled labels, not the lift over chance: shuffled labels alone can score
     far above chance, and the difference is what the labels themselves add.
     """
-    every, files, best = tables.load_scores(folder), tables.curve_files(folder), tables.best_layers(folder)
+    every, files, best = tables.score_rows(folder), tables.curve_files(folder), best_layers(folder)
     scores = tables.at_tenth(every)
     at_best = every[[best.get((m, d)) == x for m, d, x in every[["model", "dataset", "layer"]].to_numpy()]]
     corrected = {pair: corrected_curves(own) for pair, own in at_best.groupby(["model", "dataset"])}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from ntps.errors import UserError
 from ntps.prescreening.curve_panel import DESCENDING
 from ntps.results.tables import HALF, PAIR, best_rows, read_tables
-from ntps.system import storage
+from ntps.system import array_files, provenance
 
 KEY = [*PAIR, "layer"]
 Pair = tuple[str, str]
@@ -32,18 +32,12 @@ RECOMMENDED = (
 CONDITIONED = ["conditioned_lift", "conditioned_p_value"]
 
 
-def load_scores(folder: str | Path) -> pd.DataFrame:
+def score_rows(folder: str | Path) -> pd.DataFrame:
     """Every row of FOLDER/ntps/MODEL/DATASET.csv; UserError with the commands that make them if there is none."""
     table = read_tables(folder, "ntps", USED)
     if table.empty:
         raise UserError(f"no scores in {folder}: {remedy(folder)}")
     return table
-
-
-def best_layers(folder: str | Path) -> dict[Pair, int]:
-    """The layer whose ridge probe has the lowest generalized cross-validation error, of each pair that has one."""
-    best = best_rows(folder)
-    return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
 
 
 def curve_files(folder: str | Path) -> dict[Pair, Path]:
@@ -55,8 +49,8 @@ def curve_files(folder: str | Path) -> dict[Pair, Path]:
 
 def load_curves(path: Path) -> Curves:
     """One pair over every kv: ntps, retention (layer, order, kv), null (layer, order, R, kv), layers (layer,)."""
-    storage.read_provenance(path, "scores")  # refuses a file that is cut short or not ours
-    storage.verify(path)
+    provenance.read(path, "scores")  # refuses a file that is cut short or not ours
+    array_files.verify(path)
     return load_file(path)
 
 
@@ -78,7 +72,7 @@ def headlines(folder: str | Path) -> pd.DataFrame:
     What older tables lack is NaN. of_sample: NTPS describes the sample, with fewer rows than dimensions or a signal share
     below one half.
     """
-    rows = at_tenth(load_scores(folder))
+    rows = at_tenth(score_rows(folder))
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *RECOMMENDED])))
     chosen = read_tables(folder, "conditioned", [*KEY, "choice", *CONDITIONED])
     chosen, layers = chosen[chosen["choice"] == "cv"], read_tables(folder, "scores")

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from fig_plot.kv_curves import BEST, Look, small_multiples
 from fig_plot.labels import commands
 from fig_plot.relations import Read
-from fig_plot.tables import KEY, best_layers
+from fig_plot.tables import KEY
 from ntps.flags import SMALL
-from ntps.results.tables import PAIR, read_tables
+from ntps.results.tables import PAIR, best_layers, read_tables
 from ntps.scores.registry import CONDITIONED_COLUMNS
 
 TEXT = (

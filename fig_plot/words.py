@@ -15,7 +15,7 @@ from fig_plot.panels import WIDTH, caption, missing_panel, styled
 from fig_plot.tables import Pair, model_order
 from ntps.results.tables import read_tables
 from ntps.scores import words
-from ntps.system import storage
+from ntps.system import provenance
 
 BLANK = {
     "facecolor": "white",
@@ -45,7 +45,7 @@ def load_words(folder: str | Path) -> dict[Pair, pd.DataFrame]:
     for (model, dataset), rows in pairs.items():
         about = folder / "words" / model / f"{dataset}.json"
         if about.exists():  # the groups that alignment_vis.py divided
-            rows.attrs["between"] = storage.read_provenance(about, "words")["identity"].get("between", ())
+            rows.attrs["between"] = provenance.read(about, "words")["identity"].get("between", ())
     return {pair: pairs[pair] for pair in sorted(pairs, key=lambda p: (model_order(p[0]), p[1]))}
 
 

@@ -34,8 +34,8 @@ OptionalCount = Annotated[int | None, at_least(1)]
 Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
-NO_P = f"with fewer no two-sided p-value can reach {SMALL}"  # the least of R permutations is 2 / (1 + R)
-ENOUGH = Rule(f"0 or at least 39; {NO_P}", lambda value: value == 0 or value >= 39)
+# the least two-sided p-value of R permutations is 2 / (1 + R)
+ENOUGH = Rule(f"0 or at least 39, to reach p = {SMALL}", lambda value: value == 0 or value >= 39)
 POOLINGS = ("mean", "last", "mean_without_first")  # what they are: ntps/moments/sums.py
 Pooling = Annotated[str, one_of(*POOLINGS)]
 
@@ -133,15 +133,10 @@ class Caching(Forward, Adapted):
 
     tokens_per_batch: OptionalCount = flag(None, "tokens in a batch (default: 2048 on CPUs, 16384 elsewhere)")
     layers: str = flag("all", "all, or a list such as 0,8,16 (0 = embeddings)")
-    pooling: Pooling = flag(
-        "mean", "of a row's states: mean (the paper's), last (token's), or mean_without_first (token)"
-    )
+    pooling: Pooling = flag("mean", "of a row's states: mean, last (token), mean_without_first (token)")
     label_permutations: Natural = flag(200, "permuted copies of the labels, for the permutation null")
     partitions: Count = flag(1, "parts of the rows whose moments are also kept apart, for error bars")
-    shard: str | None = flag(
-        None,
-        "i/n: part i of n partitions alone, into SPLIT.i-of-n.safetensors; python -m ntps.merge adds them up",
-    )
+    shard: str | None = flag(None, "i/n: part i of n partitions alone; python -m ntps.merge adds them up")
     prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
     keep_states: bool = flag(False, "also write the pooled states of every row")
     seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
@@ -270,8 +265,7 @@ class Scoring(Cached):
     """Scores from moments."""
 
     device: str = flag(
-        "cpu",
-        "of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does, with a line that says so",
+        "cpu", "of the eigen-solves, float64: cpu, or cuda for large d; what it cannot do, the CPU does"
     )
     rtol: Annotated[str | float, TOLERANCES] = flag(
         "1e-12,1e-4,3e-4,1e-3,3e-3,1e-2,cv",
@@ -329,19 +323,14 @@ class Columns:
 
 @dataclass(kw_only=True)
 class Judging(Checked):
-    """Which scores and accuracies of a results folder are set against each other, and how often permuted."""
+    """Which scores and accuracies of a results folder are set against each other."""
 
     results: str = flag("results", "the folder that K_sweep.py and the trainers wrote to")
     models: Sequence[str] = flag((), "folder names of models (default: all)")
     datasets: Sequence[str] = flag((), "names of data sets (default: all)")
-    groups: Sequence[str] = flag(
-        (), "data sets that count once, as a,b; those read from one file do so anyway"
-    )
+    groups: Sequence[str] = flag((), "data sets that count once, as a,b; those of one file do so anyway")
     order: str = flag("descending", "descending or released")
     rule: str = flag("task_rank", "task_rank or fraction")
-    permutations: int = flag(10_000)
-    seed: Natural = flag(42)
-    output: str | None = flag(None)
 
 
 @dataclass(kw_only=True)
@@ -353,8 +342,7 @@ class Prescreening(Forward, Columns):
     )
     train: str | None = flag(None, "file of labelled rows; NAME of the results is its name")
     test: str | None = flag(
-        None,
-        "file of further rows to score on (default: a quarter of train is held out, stratified on the label)",
+        None, "file of further rows to score on (default: a quarter of train, stratified on the label)"
     )
     dataset: str = flag("trec6", "config name or YAML file, where no --train is given")
     output: str = "prescreen"
@@ -362,20 +350,14 @@ class Prescreening(Forward, Columns):
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
     layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
     pooling: Pooling = flag("mean", "of a row's states, as for cache.py")
-    label_permutations: Annotated[int, ENOUGH] = flag(
-        200, "permuted copies of the labels, for p: 0, or 39 or more"
-    )
-    partitions: Count = flag(
-        5, "of the train rows, for the error bars of NTPS and retention; more for a small --budget"
-    )
+    label_permutations: Annotated[int, ENOUGH] = flag(200, "permuted labels, for p: 0, or 39 or more")
+    partitions: Count = flag(5, "of the train rows, for error bars; more for a small --budget")
     budget: Annotated[float | None, Rule("above 1", lambda value: 1 < value < math.inf)] = flag(
         None,
         "passes over all rows that the models may take together: those significantly behind on few rows are dropped "
         "(default: one each)",
     )
-    gain: str | None = flag(
-        None, "calibration file of python -m ntps.gain (default: the one that is shipped)"
-    )
+    gain: str | None = flag(None, "calibration file of python -m ntps.gain (default: the shipped one)")
     finetune_probe: OptionalCount = flag(
         None,
         "steps of a short LoRA training of the model that ranks first, such as 50: its accuracy along the way on a tenth of the "

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from ntps.texts.dataset import Dataset, load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def main(page: str = "docs/datasets.md") -> int:
             lines.append(f"| {' | '.join((name, half, *cells(load_dataset(name))))} |\n")
             print(lines[-1], end="", flush=True)
     table = HEADER + "".join(lines) + "\n"
-    storage.write_text(path, TABLE.sub(lambda m: m[1] + table + m[2], path.read_text(encoding="utf-8")))
+    atomic_files.write_text(path, TABLE.sub(lambda m: m[1] + table + m[2], path.read_text(encoding="utf-8")))
     print(f"wrote {path}")
     return 0
 

@@ -20,7 +20,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, HALVES, to_csv, with_accuracy
 from report.facts import markdown
@@ -77,7 +77,7 @@ def main(folder: str = str(FOLDER)) -> int:
     to_csv(table, Path(folder) / "confirmation.csv")
     save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
     text = PAGE.read_text().split("## Result\n")[0]
-    storage.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
+    atomic_files.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
     print(
         table[table["target"] == "accuracy"].drop(columns=["hypothesis", "left_out"]).to_string(index=False)
     )

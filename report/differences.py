@@ -12,7 +12,7 @@ import pandas as pd
 from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report.confirmation import number, rows_of
 from report.evidence import FOLDER, with_accuracy
 from report.facts import markdown
@@ -41,7 +41,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
     }  # fmt: skip
-    storage.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
+    atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
     print(f"wrote {path}")
     return 0
 

@@ -24,7 +24,7 @@ from ntps.errors import UserError
 from ntps.moments.file import MomentsFile
 from ntps.run import cli
 from ntps.scores.layer import Layer
-from ntps.system import console, storage
+from ntps.system import atomic_files, console
 from report.estimator_trials import PARTITIONS, TOLERANCES, Cell, judged, trial
 from report.estimators_figure import estimators_figure
 
@@ -79,7 +79,7 @@ def main(moments: str | None = None, layer: int = 16, trials: float = 1.0, docs:
     if not path.exists():
         raise UserError(f"{path} is not there: give --moments")
     table = pd.read_csv(path)
-    storage.write_text(path.with_suffix(".md"), page(table))
+    atomic_files.write_text(path.with_suffix(".md"), page(table))
     (picture,) = save(estimators_figure(table), path.with_suffix(""), ["png"])
     print(f"wrote {path.with_suffix('.md')} and {picture}")
     return 0
@@ -97,7 +97,7 @@ def simulate(base: Layer, path: Path, share: float) -> None:
             found.append(trial(base, cell, rng))
             gc.collect()  # layers and their orders hold each other, 100 MB at a time
         rows = judged(cell, found)
-        storage.write_text(path, pd.concat([old, rows]).to_csv(index=False, float_format="%.4g"))
+        atomic_files.write_text(path, pd.concat([old, rows]).to_csv(index=False, float_format="%.4g"))
         console.say(f"{cell}: done")
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from fig_plot.tables import at_tenth
 from ntps.results.tables import PAIR, load_pairs, read_tables
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 FOLDER = Path("results/evidence")
 HALVES = Path("configs/experiments/halves.json")
@@ -55,12 +55,12 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame, path: Path) -> None:
-    storage.write_text(path, table.to_csv(index=False, float_format="%.7g"))
+    atomic_files.write_text(path, table.to_csv(index=False, float_format="%.7g"))
 
 
 def to_parquet(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.written(path) as temporary:
+    with atomic_files.written(path) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd", compression_level=19)
 
 
@@ -121,7 +121,7 @@ def with_accuracy(folder: Path) -> pd.DataFrame:
 def with_provenance(folder: Path, pairs: pd.DataFrame) -> pd.DataFrame:
     found = []
     for model, dataset in pairs[PAIR].itertuples(index=False):
-        about = storage.read_provenance(folder / "ntps" / model / f"{dataset}.json", "scores")
+        about = provenance.read(folder / "ntps" / model / f"{dataset}.json", "scores")
         train, test = (about["identity"][split] for split in ("train", "test"))
         found.append({
             "weights": train["model"]["weights"], "train_sha256": train["data"]["texts_sha256"],

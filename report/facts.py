@@ -15,7 +15,7 @@ from fig_plot.relations import correlation
 from fig_plot.tables import at_tenth
 from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
 from ntps.results.tables import PAIR, lowest_error
-from ntps.system import storage
+from ntps.system import provenance
 from report.evidence import FOLDER, HALVES, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
 
@@ -451,7 +451,7 @@ def settings(tables: Tables) -> Facts:
     """What the runs used, from the provenance of their tables."""
 
     def used(kind: str, table: str) -> dict[str, Any]:
-        return storage.read_provenance(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
+        return provenance.read(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
 
     lora, scratch = (used("accuracy", f"accuracy/{method}") for method in ("lora_finetuning", "from_scratch"))
     scores = used("scores", "ntps")["train"]

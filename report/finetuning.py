@@ -24,7 +24,7 @@ from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested,
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report.confirmation import rows_of
 from report.evidence import FOLDER, HALVES, read_csv, to_csv
 from report.facts import markdown, three
@@ -77,7 +77,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     floor, judged = floors(table, found), judgement(found, cost, Draws(permutations))
     to_csv(judged, Path(folder) / "finetuning.csv")
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
-    storage.write_text(Path(docs) / "finetuning.md", page(table, found, judged, left_out))
+    atomic_files.write_text(Path(docs) / "finetuning.md", page(table, found, judged, left_out))
     print(judged.to_string(index=False))
     return 0
 

@@ -26,9 +26,9 @@ from ntps.errors import UserError
 from ntps.flags import LayerProbes, Lora
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Pair
-from ntps.results.tables import best_layer
+from ntps.results.tables import best_layers
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 from ntps.texts.dataset import load_dataset
 
 
@@ -50,7 +50,7 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
         rows = [lora_hits(folder, seed, model, dataset) for seed, folder in found.items()]
         rows.append(probe_hits(pair, model, dataset, found[min(found)]))
         fixed = {"model": pair.model, "dataset": pair.dataset}
-        storage.write_text(path, pd.DataFrame([fixed | row for row in rows]).to_csv(index=False))
+        atomic_files.write_text(path, pd.DataFrame([fixed | row for row in rows]).to_csv(index=False))
         print(f"wrote {path}: {', '.join('{method} {accuracy:.4f}'.format(**row) for row in rows)}")
 
     return cli.for_each_pair(models, datasets, work)
@@ -67,7 +67,7 @@ def adapters(pair: Pair) -> dict[int, Path]:
 
 
 def identity_of(folder: Path) -> dict[str, Any]:
-    return storage.read_provenance(folder / "head.safetensors", "head")["identity"]
+    return provenance.read(folder / "head.safetensors", "head")["identity"]
 
 
 def task_of(model: str, dataset: str, identity: dict[str, Any], layers: str) -> Task:
@@ -75,7 +75,7 @@ def task_of(model: str, dataset: str, identity: dict[str, Any], layers: str) -> 
     lazy = LazyModel(model, None, "auto", identity["dtype"], identity["max_length"], layers)
     task = Task(lazy, load_dataset(dataset), identity["limit"])
     now = task.identity(identity["method"], identity["settings"])
-    storage.check_same(f"the adapter of {model} x {dataset}", identity | {"seed": 0}, now | {"seed": 0})
+    provenance.check_same(f"the adapter of {model} x {dataset}", identity | {"seed": 0}, now | {"seed": 0})
     return task
 
 
@@ -109,7 +109,7 @@ def lora_hits(folder: Path, seed: int, model: str, dataset: str) -> dict[str, An
 
 def probe_hits(pair: Pair, model: str, dataset: str, adapter: Path) -> dict[str, Any]:
     """Of the logistic regression at the layer that generalized cross-validation chooses, fitted as linear_sklearn.py does."""
-    layer = best_layer(pair.output, pair.model, pair.dataset)
+    layer = best_layers(pair.output).get((pair.model, pair.dataset))
     if layer is None:
         raise UserError(f"{pair.table('ntps')} is not there: run K_sweep.py first")
     task = task_of(model, dataset, identity_of(adapter), str(layer))

@@ -17,13 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fig_plot.tables import at_tenth, load_scores
+from fig_plot.tables import at_tenth, score_rows
 from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR, best_rows, only
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.scores.linear_algebra import Nested
-from ntps.system import storage
+from ntps.system import atomic_files
 
 
 def main(results: str, models: Sequence[str] = (), output: str | None = None) -> int:
@@ -35,7 +35,7 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         output: the table (default: RESULTS/label_length.csv)
     """
     folder, rows = Path(results), []
-    tenth = at_tenth(load_scores(folder))[[*PAIR, "layer", "kv"]]
+    tenth = at_tenth(score_rows(folder))[[*PAIR, "layer", "kv"]]
     pairs = only(best_rows(folder), model=models).merge(tenth, on=[*PAIR, "layer"])
     for model, dataset, layer, kv in pairs[[*PAIR, "layer", "kv"]].itertuples(index=False):
         file = Pair.named(folder, model, dataset).train_moments()
@@ -48,7 +48,7 @@ def main(results: str, models: Sequence[str] = (), output: str | None = None) ->
         rows.append((model, dataset, int(layer), own, null, *added_signal(solved, int(kv))))
     table = pd.DataFrame(rows, columns=[*PAIR, "layer", "labels", "shuffled", "added", "added_kept"])
     path = Path(output or folder / "label_length.csv")
-    storage.write_text(path, table.to_csv(index=False, float_format="%.5f"))
+    atomic_files.write_text(path, table.to_csv(index=False, float_format="%.5f"))
     print(f"wrote {path}: {len(table)} pairs")
     return 0
 

@@ -19,7 +19,7 @@ import pandas as pd
 from ntps.errors import UserError
 from ntps.results.tables import PAIR
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 from report.tables import Tables
 
 SHOWN = "layer gcv_skill ridge_test_skill probe_accuracy ntps null_lift p_value retention retention_corrected".split()
@@ -41,12 +41,12 @@ def main(results: str, output: str | None = None) -> int:
     for pair, rows in table.groupby(PAIR):
         for other in rows["train"]:
             what = f"{' x '.join(map(str, pair))}: the folders below {results} differ in more than pooling"
-            storage.check_same(what, rows["train"].iloc[0], other)
+            provenance.check_same(what, rows["train"].iloc[0], other)
     table = table[["pooling", *PAIR, *SHOWN]]
     shared = table[table.groupby(PAIR)["pooling"].transform("nunique") == table["pooling"].nunique()]
     print(shared.groupby(["model", "pooling"])[SHOWN].mean().to_string(float_format="{:.3f}".format))
     path = Path(output or f"{results}/pooling.csv")
-    storage.write_text(path, table.to_csv(index=False, float_format="%.5f"))
+    atomic_files.write_text(path, table.to_csv(index=False, float_format="%.5f"))
     print(
         f"wrote {path}: {len(table)} rows, {len(shared[PAIR].drop_duplicates())} pairs in all of {len(folders)} folders"
     )
@@ -61,7 +61,7 @@ def of_folder(folder: Path) -> pd.DataFrame:
         folder / "ntps" / model / f"{dataset}.json"
         for model, dataset in zip(table["model"], table["dataset"])
     )
-    train = [storage.UNSAID | storage.read_provenance(file, "scores")["identity"]["train"] for file in files]
+    train = [provenance.UNSAID | provenance.read(file, "scores")["identity"]["train"] for file in files]
     return table.assign(pooling=[one.pop("pooling") for one in train], train=train)
 
 

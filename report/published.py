@@ -10,7 +10,7 @@ import pandas as pd
 from ntps import results
 from ntps.results.tables import PAIR, read_tables
 from ntps.scores.words import SPACES, right_side
-from ntps.system import storage
+from ntps.system import atomic_files
 from report.facts import rho, three
 from report.tables import Facts, Tables, one
 
@@ -59,7 +59,7 @@ def write_published(source: Path, target: Path) -> None:
     """Correlations, gain errors and sides of words of an import; the published values themselves are not written."""
     for name in TARGETS:
         table = (source / name / "selection" / "fixed.csv").read_text(encoding="utf-8")
-        storage.write_text(target / f"{name}.csv", table)
+        atomic_files.write_text(target / f"{name}.csv", table)
     fit = json.loads((source / "fig3" / "gain.json").read_text(encoding="utf-8"))["fit"]
     gains = results.load_pairs(source / "fig3")["lora_gain_linear"]
     facts = {
@@ -68,5 +68,5 @@ def write_published(source: Path, target: Path) -> None:
     }
     facts |= {f"words.{space}": text for space, text in sides(read_tables(source / "fig1", "words")).items()}
     facts["gain.negative"] = f"{(gains < 0).sum()} of {gains.notna().sum()}"
-    storage.write_text(target / "statistics.json", storage.to_json(facts))
+    atomic_files.write_text(target / "statistics.json", atomic_files.to_json(facts))
     print(f"wrote {target}: {', '.join(f'{name}.csv' for name in TARGETS)}, statistics.json")

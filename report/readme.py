@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- prints: (.*?) -->\n).*?(<!-- /prints -->)", re.DOTALL)
@@ -28,7 +28,7 @@ def main(page: str = "README.md") -> int:
         page: the Markdown file, relative to the project's folder
     """
     path = ROOT / page
-    storage.write_text(path, BLOCK.sub(filled, path.read_text(encoding="utf-8")))
+    atomic_files.write_text(path, BLOCK.sub(filled, path.read_text(encoding="utf-8")))
     print(f"wrote {path}")
     return 0
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ntps.results.tables import PAIR, best_rows
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 
 MODEL = "smollm2-135m"
 
@@ -41,7 +41,7 @@ def main(folders: Sequence[str] = ("results/mini",), output: str = "configs/refe
         folders: results folders
         output: the file
     """
-    storage.write_text(Path(output), storage.to_json(reference(folders)))
+    atomic_files.write_text(Path(output), atomic_files.to_json(reference(folders)))
     print(f"wrote {output}")
     return 0
 

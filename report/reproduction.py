@@ -15,7 +15,7 @@ from pathlib import Path
 from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report import facts
 from report.published import published, words, write_published
 from report.reproduction_figure import report_figure
@@ -49,10 +49,10 @@ def main(folder: str = "results/mini", published: str | None = None, docs: str =
         return 0
     made = pages(tables)
     for name, text in made.items():
-        storage.write_text(Path(docs) / name, text)
+        atomic_files.write_text(Path(docs) / name, text)
     (picture,) = save(report_figure(tables), Path(docs) / "reproduction", ["png"])
     readme = ROOT / "README.md"
-    storage.write_text(readme, with_short(readme.read_text(encoding="utf-8"), made["reproduction.md"]))
+    atomic_files.write_text(readme, with_short(readme.read_text(encoding="utf-8"), made["reproduction.md"]))
     print(f"wrote {' and '.join(made)} in {docs}, {picture} and the short version in {readme.name}")
     return 0
 

@@ -17,12 +17,12 @@ import pandas as pd
 from ntps.errors import UserError
 from ntps.moments.file import MomentsFile
 from ntps.moments.pair import Pair, partition_files
-from ntps.results.tables import best_layer
+from ntps.results.tables import best_layers
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.registry import EVERY, SUBSPACE_SCORES
-from ntps.system import storage
+from ntps.system import atomic_files
 
 SHARES = (1, 2, 3, 5, 7)  # partitions, besides all of them
 SHOWN = (
@@ -43,7 +43,7 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
     def work(model: str, dataset: str) -> None:
         pair = Pair.of(model, dataset, results)
         table, path = pd.DataFrame(rows_of(pair)), pair.table("rows")
-        storage.write_text(path, table.to_csv(index=False, float_format="%.7g"))
+        atomic_files.write_text(path, table.to_csv(index=False, float_format="%.7g"))
         print(f"wrote {path}: {len(table)} rows")
 
     return cli.for_each_pair(models, datasets, work)
@@ -51,7 +51,7 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
 
 def rows_of(pair: Pair) -> Iterator[dict[str, object]]:
     whole, test = pair.train_moments(), pair.test_moments()
-    parts, best = partition_files(whole), best_layer(pair.output, pair.model, pair.dataset)
+    parts, best = partition_files(whole), best_layers(pair.output).get((pair.model, pair.dataset))
     if not parts or best is None:
         lacking = (
             "scores: run K_sweep.py" if parts else "partitions: run cache.py --partitions 10 --overwrite"

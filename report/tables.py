@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fig_plot.tables import at_tenth, load_scores
+from fig_plot.tables import at_tenth, score_rows
 from ntps import results
 from ntps.errors import UserError
 from ntps.results.tables import PAIR, best_rows, read_tables
@@ -25,7 +25,7 @@ class Tables:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Every row of K_sweep.py."""
-        return load_scores(self.folder)
+        return score_rows(self.folder)
 
     @cached_property
     def best(self) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, Draws
 from ntps.results.tables import read_tables
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report import within
 from report.confirmation import LAYERS, best_and_last, defined, number, small
 from report.evidence import FOLDER, HALVES, KEY, PROBES, whole_rows
@@ -53,13 +53,13 @@ def main(
     """
     path = Path(folder) / "which.csv"
     if run is not None:
-        storage.write_text(path, measured(Path(run)).to_csv(index=False, float_format="%.6g"))
+        atomic_files.write_text(path, measured(Path(run)).to_csv(index=False, float_format="%.6g"))
     if not path.exists():
         raise UserError(f"{path} is missing: run make which")
     table, judged_path = pd.read_csv(path), path.with_name("which_judged.csv")
     judged = judgement(table, Draws(permutations))
-    storage.write_text(judged_path, judged.to_csv(index=False, float_format="%.6g"))
-    storage.write_text(Path(docs) / PAGE, page(table, pd.read_csv(judged_path)))
+    atomic_files.write_text(judged_path, judged.to_csv(index=False, float_format="%.6g"))
+    atomic_files.write_text(Path(docs) / PAGE, page(table, pd.read_csv(judged_path)))
     print(of(judged, "best", OUT)[["rho", "rho_p_holm", "regret", "regret_p_holm", "hits"]].to_string())
     return 0
 

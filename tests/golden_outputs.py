@@ -12,7 +12,7 @@ import linear_training
 import lora_finetuning
 import prescreen
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import provenance
 from tests.tiny import tiny_world, world_flags
 
 TRAINING = ["--max_steps", "2", "--batch_size", "4"]
@@ -48,9 +48,7 @@ def identities(folder: Path) -> dict[str, Any]:
             if path.suffix == ".safetensors" or (path.suffix == ".json" and "config" not in path.name):
                 if path.name != "adapter_model.safetensors":
                     place = path.relative_to(folder).as_posix()
-                    found[place.replace(str(_model(folder)), "MODEL")] = storage.read_provenance(path)[
-                        "identity"
-                    ]
+                    found[place.replace(str(_model(folder)), "MODEL")] = provenance.read(path)["identity"]
     return found
 
 

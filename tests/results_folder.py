@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 LAYERS, FRACTIONS, WIDTH, TEXTS = (0, 1, 2), (0.1, 0.2), 20, 100
 BEST = 1  # the layer whose ridge probe errs least
@@ -14,9 +14,9 @@ BEST = 1  # the layer whose ridge probe errs least
 def write_table(
     path: Path, kind: str, rows: list[dict[str, Any]], identity: dict | None = None, **record: Any
 ) -> None:
-    storage.write_text(path, pd.DataFrame(rows).to_csv(index=False))
-    about = storage.provenance(kind, identity or {}, **record)
-    storage.write_text(path.with_suffix(".json"), storage.to_json(about))
+    atomic_files.write_text(path, pd.DataFrame(rows).to_csv(index=False))
+    about = provenance.of(kind, identity or {}, **record)
+    atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
 
 
 def write_pair(

@@ -19,7 +19,7 @@ from ntps.models.description import resolve_model
 from ntps.moments import lazy_model, passes
 from ntps.moments.file import MomentsFile, unpack
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import array_files, atomic_files, locks, provenance
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_world, world_flags
 
@@ -48,7 +48,7 @@ def test_files_shapes_and_provenance(world, tmp_path, capsys):
     assert train["label_moment_permuted"].shape == (3, 4, 32, 3)
     assert "prefix_next_moment" in train and "prefix_next_moment" not in test
     assert train["class_counts"].sum() == train["text_count"][0] == 60
-    about = storage.read_provenance(folder / "train.safetensors", "moments")
+    about = provenance.read(folder / "train.safetensors", "moments")
     assert about["identity"]["max_length"] == 64 and about["identity"]["layers"] == [0, 1, 2, 3]
     assert about["record"]["tokens"] == train["token_count"][0]
     states = load_file(next((tmp_path / "states").glob("*/tiny/train.safetensors")))
@@ -212,8 +212,10 @@ def test_a_kill_between_moments_and_states_costs_no_pass(world, tmp_path, monkey
         raise KeyError("killed")
 
     with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
-        inner = storage.replace
-        patched.setattr(storage, "replace", lambda a, b: (killed if "states" in b.parts else inner)(a, b))
+        inner = atomic_files.replace
+        patched.setattr(
+            atomic_files, "replace", lambda a, b: (killed if "states" in b.parts else inner)(a, b)
+        )
         call(world, tmp_path / "killed", *flags)
     assert (moments_folder(tmp_path / "killed") / "train.safetensors").exists()
     assert not list((tmp_path / "killed").glob("states/*/tiny/train.safetensors"))
@@ -254,7 +256,7 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
     assert len(left) == 2
     flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "check_space", lambda *_: (_ for _ in ()).throw(UserError("no space")))
+        broken.setattr(atomic_files, "check_space", lambda *_: (_ for _ in ()).throw(UserError("no space")))
         assert call(world, tmp_path, *flags) == 1
     with monkeypatch.context() as broken:
         broken.setattr(lazy_model, "load_model", lambda *_: (_ for _ in ()).throw(UserError("no model")))
@@ -269,7 +271,7 @@ def test_a_disk_that_fails_late_costs_no_checkpoint(world, tmp_path, capsys, mon
     flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
     if resumed:
         killed(world, tmp_path, 4, "--keep_states")
-    inner = storage.header
+    inner = array_files.header
 
     def full(layout, about):
         if about["format"].startswith("ntps moments"):
@@ -277,7 +279,7 @@ def test_a_disk_that_fails_late_costs_no_checkpoint(world, tmp_path, capsys, mon
         return inner(layout, about)
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "header", full)
+        broken.setattr(array_files, "header", full)
         assert call(world, tmp_path, *flags) == 1
     assert "No space" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.tmp"))
@@ -311,7 +313,7 @@ def test_two_processes_do_not_work_on_the_same_output(world, tmp_path, capsys):
     assert call(world, tmp_path, "--splits", "train") == 0
     folder = moments_folder(tmp_path)
     (folder / "train.safetensors").unlink()
-    with storage.locked(folder / ".train.lock"):
+    with locks.locked(folder / ".train.lock"):
         assert call(world, tmp_path, "--splits", "train") == 1
         assert "another process" in capsys.readouterr().err
     assert call(world, tmp_path, "--splits", "train") == 0
@@ -415,7 +417,7 @@ def test_non_finite_weights_and_states_leave_nothing(world, tmp_path, capsys, mo
 
 
 def test_no_space_is_said_before_the_pass(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(atomic_files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     monkeypatch.setattr(lazy_model, "load_model", lambda *_: pytest.fail("the model was loaded"))
     assert call(world, tmp_path / "out") == 1
     assert "no space" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -443,7 +445,7 @@ def test_empty_texts_are_dropped_and_counted(world, tmp_path):
         == 0
     )
     path = next((tmp_path / "out" / "moments").glob("*/mine/train.safetensors"))
-    assert storage.read_provenance(path)["record"]["data"]["dropped"]["empty"] == 4  # two a split
+    assert provenance.read(path)["record"]["data"]["dropped"]["empty"] == 4  # two a split
     assert load_file(path)["text_count"][0] == 4
 
 
@@ -466,7 +468,7 @@ def test_tokenizers_of_all_kinds_give_the_same_moments(world, tmp_path, how):
         assert cli.run(cache.main, [*command, "--output", str(tmp_path / output), "--splits", "train"]) == 0
     a, b = (load_file(next((tmp_path / x).rglob("train.safetensors"))) for x in "ab")
     assert all(np.array_equal(a[name], b[name]) for name in a)
-    facts = storage.read_provenance(next((tmp_path / "b").rglob("train.safetensors")))["record"]["tokenizer"]
+    facts = provenance.read(next((tmp_path / "b").rglob("train.safetensors")))["record"]["tokenizer"]
     assert facts["put_right"]
 
 

@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from fig_plot import kv_curves, tables
 from ntps import results
 from ntps.commands import export
-from ntps.results import handover
+from ntps.results import export_formats
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 from tests.fake_results import fake_grid
 
 
@@ -45,8 +45,8 @@ def test_curves_of_the_best_layer_and_the_last_are_kept(folder, tmp_path):
 def test_brief_keeps_the_headline_alone(folder, tmp_path):
     assert cli.run(export.main, [str(folder), str(tmp_path / "copy"), "--brief"]) == 0
     assert not list((tmp_path / "copy").rglob("*.safetensors"))
-    found = tables.load_scores(tmp_path / "copy")
-    whole = tables.at_tenth(tables.load_scores(folder)).reset_index(drop=True)
+    found = tables.score_rows(tmp_path / "copy")
+    whole = tables.at_tenth(tables.score_rows(folder)).reset_index(drop=True)
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6, check_dtype=False)
 
 
@@ -118,14 +118,14 @@ def test_data_sets_of_the_hub_are_named_by_their_id(tmp_path):
     fake_grid(tmp_path, ["m"], ["a", "b", "c"])
     for name, config in (("a", "x"), ("b", "y"), ("c", "y")):
         data = {"source": {"id": "org/set", "config": config, "revision": "0" * 40}, "rows": {"test": 50}}
-        about = storage.provenance("scores", {}, data=data, model={"id": "org/model", "note": None})
-        storage.write_text(tmp_path / "ntps" / "m" / f"{name}.json", storage.to_json(about))
-    card = ModelCard(handover.model_card("m", handover.load(tmp_path)["m"]))
+        about = provenance.of("scores", {}, data=data, model={"id": "org/model", "note": None})
+        atomic_files.write_text(tmp_path / "ntps" / "m" / f"{name}.json", atomic_files.to_json(about))
+    card = ModelCard(export_formats.model_card("m", export_formats.load(tmp_path)["m"]))
     types = {(one.dataset_name, one.dataset_type, one.dataset_config) for one in card.data.eval_results}
     # b and c share id and configuration: under one id their results would be joined
     assert types == {("a", "org/set", "x"), ("b", "b", "y"), ("c", "c", "y")}
     assert card.data.model_name == "org/model"
-    found = handover.lm_eval("m", handover.load(tmp_path)["m"])
+    found = export_formats.lm_eval("m", export_formats.load(tmp_path)["m"])
     assert found["model_name_sanitized"] == "org__model" and found["model_name"] == "org/model"
     assert found["configs"]["ntps_b"]["dataset_path"] == "org/set"
 

@@ -11,7 +11,7 @@ from fig_plot import panels, summary
 from fig_plot.summary_figure import demo_figure
 from ntps.run import cli
 from ntps.scores.registry import CONDITIONED_COLUMNS
-from ntps.system import storage
+from ntps.system import array_files, atomic_files, provenance
 
 D = 40
 
@@ -25,9 +25,9 @@ def fake_pair(
     curve = np.sort(draw.uniform(0, 1, (layers, 2, D)), axis=-1)
     arrays = {"layers": np.arange(layers), "ntps": curve, "retention": curve**0.5, "excess": 1 - curve}
     arrays["null"] = np.sort(draw.uniform(0, 1, (layers, 2, permutations if null else 0, D)), axis=-1)
-    about = storage.provenance("scores", {}, moments={"model": {"note": "a made-up model"}})
+    about = provenance.of("scores", {}, moments={"model": {"note": "a made-up model"}})
     base = folder / "ntps" / model / f"{dataset}.csv"
-    storage.write_arrays(base.with_suffix(".curves.safetensors"), arrays, about)
+    array_files.write(base.with_suffix(".curves.safetensors"), arrays, about)
     rows = []
     for layer in range(layers):
         for fraction, kv in [(math.nan, D // 10), *[(j / 20, j * 2) for j in range(1, 20)]]:
@@ -64,12 +64,12 @@ def fake_pair(
             for choice, rtol, prefix_rtol in places
         ]  # fmt: skip
         path = folder / "conditioned" / model / f"{dataset}.csv"
-        storage.write_text(
+        atomic_files.write_text(
             path, pd.concat(conditioned).reindex(columns=CONDITIONED_COLUMNS).to_csv(index=False)
         )
-    storage.write_text(base, table.to_csv(index=False))
-    storage.write_text(base.with_suffix(".json"), storage.to_json(about))
-    storage.write_text(folder / "scores" / model / f"{dataset}.csv", errors.to_csv(index=False))
+    atomic_files.write_text(base, table.to_csv(index=False))
+    atomic_files.write_text(base.with_suffix(".json"), atomic_files.to_json(about))
+    atomic_files.write_text(folder / "scores" / model / f"{dataset}.csv", errors.to_csv(index=False))
     return arrays
 
 
@@ -142,7 +142,7 @@ def test_missing_cells_missing_pairs_and_no_shuffles_are_shown_as_missing(tmp_pa
     arrays = fake_pair(tmp_path, "m", "holes")
     arrays["ntps"][2, :, 10:] = math.nan
     path = tmp_path / "ntps" / "m" / "holes.curves.safetensors"
-    storage.write_arrays(path, arrays, storage.read_provenance(path))
+    array_files.write(path, arrays, provenance.read(path))
     (tmp_path / "scores" / "other" / "whole.csv").unlink()  # no best layer
     assert cli.run(summary.main, [str(tmp_path)]) == 0
     out = capsys.readouterr().out
@@ -175,8 +175,8 @@ def test_panels_draw_the_best_layer_and_the_difference_to_shuffled_labels(tmp_pa
 def test_curves_of_other_layers_than_the_table_are_not_drawn(tmp_path):
     arrays = fake_pair(tmp_path, "m", "text")
     path = tmp_path / "ntps" / "m" / "text.curves.safetensors"
-    about = storage.read_provenance(path)
-    storage.write_arrays(path, arrays | {"layers": np.array([0, 1, 7, 8])}, about)
+    about = provenance.read(path)
+    array_files.write(path, arrays | {"layers": np.array([0, 1, 7, 8])}, about)
     above = demo_figure(tmp_path).axes[0]
     assert not above.lines
     assert any("no complete results" in text.get_text() for text in above.texts)

@@ -28,7 +28,7 @@ import K_sweep
 import linear_sklearn
 from ntps.commands import show, validate
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import array_files
 from tests.tiny import tiny_dataset, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -226,7 +226,7 @@ def header_of(where: Path, draw: random.Random) -> dict[str, str]:
     """Mostly without the hash, as files of earlier versions are: no broken one would come further than the hash."""
     content = where.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    return header if draw.random() < 0.2 else {key: header[key] for key in header if key != storage.HASH}
+    return header if draw.random() < 0.2 else {key: header[key] for key in header if key != array_files.HASH}
 
 
 def reader(draw: random.Random, here: Path, sound: Path) -> Case:
@@ -245,7 +245,7 @@ def header(draw: random.Random, here: Path, sound: Path) -> Case:
             str(key): str(value) for key, value in (changed if isinstance(changed, dict) else {}).items()
         }
     else:
-        key = draw.choice(sorted(known.keys() - {storage.HASH}))
+        key = draw.choice(sorted(known.keys() - {array_files.HASH}))
         known[key] = json.dumps(mutated(draw, json.loads(known[key])))
     save_file(arrays, where, known)
     return reader(draw, here, sound)

@@ -72,7 +72,7 @@ def test_nested_error_chooses_without_the_group_it_judges(rng):
 
 def test_a_clear_relation_is_found_and_used(rng):
     fit = gain.calibrate(made(rng), 100)
-    assert fit["usable"] and fit["p"] == pytest.approx(2 / 101)
+    assert fit["usable"] and fit["p"] == pytest.approx(1 / 101)
     assert "p0" in fit["predictors"] and fit["coefficients"]["p0"] == pytest.approx(0.5, abs=0.05)
     assert fit["held_out_error"] < 0.06 < fit["errors_of_baselines"]["mean gain"]
     # gain = 0.1 + 0.5 (1 - probe): a fixed share of the probe's errors is close, and p1 alone is nothing.

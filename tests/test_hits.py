@@ -9,7 +9,7 @@ import cache
 import K_sweep
 import linear_sklearn
 import lora_finetuning
-from ntps.results.tables import best_layer
+from ntps.results.tables import best_layers
 from ntps.run import cli
 from report import evidence, hits
 from tests.tiny import tiny_world, world_flags
@@ -47,7 +47,7 @@ def test_accuracies_are_those_of_the_tables(world, capsys):
         wanted = (
             lora[seed]
             if method == "lora_finetuning"
-            else probe[best_layer(world / "out", row["model"], "tiny")]
+            else probe[best_layers(world / "out")[row["model"], "tiny"]]
         )
         assert share == pytest.approx(wanted) and row["accuracy"] == pytest.approx(wanted)
     assert ask(world) == 0 and "already there" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from ntps.results import scoring
 from ntps.run import cli
 from ntps.scores.peers import h_score, logme, rankme
 from ntps.scores.probes import mse, ridge
-from ntps.system import storage
+from ntps.system import array_files, provenance
 from tests.tiny import tiny_world, world_flags
 
 
@@ -210,11 +210,11 @@ def test_a_sweep_killed_while_overwriting_is_not_taken_for_whole(world, tmp_path
     again = [*pair[:-1], str(tmp_path)]
     assert cli.run(cache.main, again) == 0 and cli.run(K_sweep.main, again) == 0
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "write_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(array_files, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert cli.run(K_sweep.main, [*again, "--rtol", "1e-3", "--overwrite"]) == 130
     assert not one(tmp_path, "ntps/*/").joinpath("tiny.json").exists()
     assert cli.run(K_sweep.main, again) == 0
-    curves = storage.read_provenance(one(tmp_path, "ntps/*/tiny.curves.safetensors"))
+    curves = provenance.read(one(tmp_path, "ntps/*/tiny.curves.safetensors"))
     assert curves["identity"]["rtol"] == 1e-12
 
 

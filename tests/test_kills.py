@@ -37,10 +37,10 @@ import prescreen
 from ntps.accuracies import finetuning, gradients, layer_probes, lora  # noqa: F401
 from ntps.commands import finetune_probe
 from ntps.moments import passes
-from ntps.prescreening import page, texts  # noqa: F401
+from ntps.prescreening import page, user_files  # noqa: F401
 from ntps.results import scoring  # noqa: F401
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import array_files
 from tests.tiny import tiny_world
 
 pytestmark = pytest.mark.slow
@@ -190,7 +190,7 @@ def content(path: Path):
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
             about |= {"ntps": json.loads(about.get("ntps", "null"))}
-            about.pop(storage.HASH, None)  # it is of the date, too
+            about.pop(array_files.HASH, None)  # it is of the date, too
             arrays = {name: file.get_tensor(name) for name in file.keys() if name != "cost"}
             return {"about": timeless(about), "arrays": arrays}
     if path.suffix == ".csv":

@@ -1,6 +1,7 @@
 """The rooms of ntps/ build on each other in one direction, and scores/ is pure."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_a_room_imports_only_those_below_it(path):
             other = rest[0]
             assert ROOMS.index(other) <= ROOMS.index(room) and (room, other) not in STRANGERS, name
             assert room != "scores" or other in ("scores", "errors"), name
+
+
+def test_no_modules_import_each_other():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    graph = {}
+    for name, path in names.items():
+        froms = [
+            node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom)
+        ]
+        every = {f"{node.module}.{one.name}" for node in froms for one in node.names} | {
+            node.module for node in froms
+        }
+        graph[name] = every & names.keys()
+    assert len(list(TopologicalSorter(graph).static_order())) == len(names)  # CycleError for a circle
 
 
 def test_the_panel_that_figures_share_is_quick_to_import():

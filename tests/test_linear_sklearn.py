@@ -19,7 +19,7 @@ from ntps.accuracies.layer_probes import moment_rows, state_rows
 from ntps.accuracies.table import COLUMNS
 from ntps.run import cli
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import storage
+from ntps.system import array_files, provenance
 from tests.tiny import tiny_dataset, tiny_model
 
 SETTINGS = dict(solver="saga", max_iter=1000, tol=0.01, seed=0)
@@ -210,7 +210,7 @@ def cached(tmp_path_factory):
     train = next((folder / "one").rglob("train.safetensors"))
     arrays = load_file(train)
     arrays["class_counts"] = np.array([80.0, 0, 0])
-    storage.write_arrays(train, arrays, storage.read_provenance(train))
+    array_files.write(train, arrays, provenance.read(train))
     return folder, pairs
 
 

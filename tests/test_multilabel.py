@@ -29,7 +29,7 @@ from ntps.prescreening.rows import Rows
 from ntps.run import cli
 from ntps.scores import peers
 from ntps.scores.label_signal import LabelSignal
-from ntps.system import storage
+from ntps.system import array_files
 from ntps.texts.dataset import load_dataset
 from tests.tiny import TOPICS, tiny_model, tiny_texts
 
@@ -163,7 +163,7 @@ def test_moments_are_those_of_the_matrix(world):
     folder, data, _ = world
     path = next((folder / "out/moments").glob("*/tags/train.safetensors"))
     file, y = MomentsFile(path), data.splits["train"].labels.astype(float)
-    states = storage.maps(next((folder / "out/states").glob("*/tags/train.safetensors")))
+    states = array_files.maps(next((folder / "out/states").glob("*/tags/train.safetensors")))
     assert np.array_equal(states["labels"], y)
     assert file.class_counts.tolist() == y.sum(0).tolist()
     assert file.label_second_moment == pytest.approx(y.sum(1).mean())
@@ -196,7 +196,7 @@ def test_shards_are_merged(world, tmp_path):
         assert cli.run(cache.main, [*flags, "--shard", f"{number}/2"]) == 0
     whole = next((folder / "out/states").glob("*/tags/train.safetensors"))
     parts = sorted(tmp_path.glob("states/*/tags/train.*.safetensors"))
-    assert np.array_equal(storage.maps(merge(parts))["labels"], storage.maps(whole)["labels"])
+    assert np.array_equal(array_files.maps(merge(parts))["labels"], array_files.maps(whole)["labels"])
     moments = MomentsFile(merge(sorted(tmp_path.glob("moments/*/tags/train.*.safetensors"))))
     other = MomentsFile(next((folder / "out/moments").glob("*/tags/train.safetensors")))
     assert torch.allclose(moments.averages(1).label_products, other.averages(1).label_products)
@@ -249,7 +249,7 @@ def test_probes_are_scikit_learns(world):
     table = pd.read_csv(next((folder / "out/accuracy/linear_sklearn").glob("*/tags.csv")))
     rows = table[(table.probe == "logistic_regression") & (table.layer == 3)].set_index("split")
     states = [
-        storage.maps(next((folder / "out/states").glob(f"*/tags/{split}.safetensors")))
+        array_files.maps(next((folder / "out/states").glob(f"*/tags/{split}.safetensors")))
         for split in ("train", "test")
     ]
     (X, y), (X_test, y_test) = ((s["states"][3].astype(float), np.array(s["labels"])) for s in states)

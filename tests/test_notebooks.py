@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fig_plot import notebook, registry, render
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from tests.fake_results import fake_grid
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def results(tmp_path_factory):
     ]
     table = pd.DataFrame(rows, columns=["group", "word", "x", "y"]).assign(layer=1)
     both = pd.concat([table.assign(space=space) for space in "UV"])
-    storage.write_text(folder / "words/m/a.csv", both.to_csv(index=False))
+    atomic_files.write_text(folder / "words/m/a.csv", both.to_csv(index=False))
     return folder
 
 

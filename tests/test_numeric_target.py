@@ -15,7 +15,7 @@ from ntps.errors import UserError
 from ntps.moments.file import MomentsFile
 from ntps.run import cli
 from ntps.scores import probes
-from ntps.system import storage
+from ntps.system import array_files
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_model, tiny_texts
 
@@ -98,7 +98,7 @@ def test_faults(tmp_path, labels, keys, message):
 def test_moments_are_those_of_the_numbers(world):
     output, file, numbers = world
     y = numbers[:60] - numbers[:60].mean()
-    states = storage.maps(next((output / "states").glob("*/stars/train.safetensors")))
+    states = array_files.maps(next((output / "states").glob("*/stars/train.safetensors")))
     assert np.allclose(states["labels"], y, rtol=0, atol=1e-14)
     assert file.about["record"]["data"]["label_mean"] == pytest.approx(numbers[:60].mean())
     assert file.targets == 1 and file.class_counts.tolist() == pytest.approx([y.sum()], abs=1e-12)
@@ -123,7 +123,7 @@ def test_probes_are_scikit_learns(world):
     assert set(table.probe) == {
         "linear_regression", "least_squares", "least_squares_no_intercept", "ridge",
     }  # fmt: skip
-    states = storage.maps(next((output / "states").glob("*/stars/train.safetensors")))
+    states = array_files.maps(next((output / "states").glob("*/stars/train.safetensors")))
     means, y = states["states"][1].astype(float), np.array(states["labels"])
     fitted = LinearRegression().fit(means, y)
     ours = probes.least_squares(file.averages(1))

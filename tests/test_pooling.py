@@ -28,7 +28,7 @@ from ntps.moments.file import MomentsFile, unpack
 from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
 from ntps.run import cli
 from ntps.scores.words import leading_pair
-from ntps.system import storage
+from ntps.system import provenance
 from report import pooling as report
 from tests.test_cache import killed
 from tests.test_moments import NAMES, ragged
@@ -185,7 +185,7 @@ def test_parts_kills_and_shards_end_at_the_same_numbers(world, tmp_path, pooling
     M = unpack(moments["mean_second_moment"][2], 32)
     np.testing.assert_allclose(states[2].T @ states[2] / 60, M, rtol=1e-12)
     dropped = 60 if pooling == "mean_without_first" else 0  # with <s> in front every row has two tokens
-    record = storage.read_provenance(file_of(tmp_path / "whole", "moments"))["record"]
+    record = provenance.read(file_of(tmp_path / "whole", "moments"))["record"]
     assert moments["token_count"][0] == record["tokens"] - dropped
 
 
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_pooling_is_not_used(world, tmp_path, capsys):
 def test_only_another_than_the_default_is_in_the_identity_and_is_refused(world, tmp_path, capsys):
     assert call(cache, world, tmp_path, "--keep_states") == 0
     assert call(cache, world, tmp_path, "--keep_states", "--pooling", "mean") == 0
-    assert "pooling" not in storage.read_provenance(file_of(tmp_path, "moments"))["identity"]
+    assert "pooling" not in provenance.read(file_of(tmp_path, "moments"))["identity"]
     capsys.readouterr()
     assert call(cache, world, tmp_path, "--pooling", "last") == 1
     assert (
@@ -297,7 +297,7 @@ def test_prescreen_measures_and_says_the_pooling(world, tmp_path):
     assert row["pooling"] == "last" and "it is of mean states" in row["lora_gain_note"]
     assert "pooling of a text&#39;s states</dt><dd>last" in (tmp_path / "tiny-train.html").read_text()
     (path,) = (tmp_path / "states").glob("*/tiny-train/train.safetensors")
-    assert storage.read_provenance(path)["identity"]["pooling"] == "last"
+    assert provenance.read(path)["identity"]["pooling"] == "last"
 
 
 def test_rows_of_one_token_keep_it_and_are_counted(tmp_path, capsys):

@@ -19,7 +19,7 @@ from ntps.commands import validate
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
-from ntps.prescreening import measure, page, ranking, texts
+from ntps.prescreening import measure, page, ranking, user_files
 from ntps.run import cli
 from ntps.scores.permutation_null import p_value
 from ntps.sources.yaml_files import config_names
@@ -205,7 +205,7 @@ def described(folder, content, test=None, text="review", label="stars", target="
     second = str(folder / "mine2.csv") if test is not None else None
     train, output = str(folder / "my.csv"), str(folder / "out")
     flags = prescreen.Flags(train=train, test=second, text=text, label=label, target=target, output=output)
-    return texts.load(flags)[1]
+    return user_files.load(flags)[1]
 
 
 def test_cells_as_people_write_them(tmp_path):
@@ -237,7 +237,7 @@ def test_a_hundred_thousand_rows(tmp_path):
     body = "review,stars\n" + "".join(f'"row {i}, ""so""\nsecond line",{i % 5}\n' for i in range(100_000))
     data = described(tmp_path, body)
     assert len(data.splits["train"].texts) == 75_000 and len(data.splits["test"].texts) == 25_000
-    found = texts.check(data, 2000, 42)
+    found = user_files.check(data, 2000, 42)
     assert "2000 of 75000 train texts were used: --limit 75000 takes all" in found
 
 
@@ -275,9 +275,9 @@ def test_labels_that_are_not_classes(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i / 10}\n" for i in range(60))
     data = described(tmp_path, body, test=body)
     with pytest.raises(UserError, match="60 classes in 60 train texts.*--target numeric"):
-        texts.check(data, 2000, 42)
+        user_files.check(data, 2000, 42)
     body = "review,stars\n" + "".join(f"text {i},{i % 25}\n" for i in range(100))
-    found = " ".join(texts.check(described(tmp_path, body, test=body), 2000, 42))
+    found = " ".join(user_files.check(described(tmp_path, body, test=body), 2000, 42))
     assert "the 25 classes are all numbers: is it --target numeric?" in found
     assert (
         "100 test texts are in train too" in found
@@ -303,18 +303,18 @@ def test_labels_that_cannot_be_split(tmp_path, rows, label, message):
 def test_duplicates_are_counted_once(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80))
     body += "".join(f"text {i},{'aab'[i % 3]}\n" for i in range(6))  # texts 1, 2 and 3 as other than before
-    found = texts.check(described(tmp_path, body), 2000, 42)
+    found = user_files.check(described(tmp_path, body), 2000, 42)
     assert "dropped rows: 6 duplicate (3 of them with another label)" in found
 
 
 def test_a_test_part_that_scores_nothing(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{i % 2}\n" for i in range(20))
     with pytest.raises(UserError, match="1 test text of 21: .* needs at least 2"):
-        texts.check(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
+        user_files.check(described(tmp_path, body, test="review,stars\nnew,1\n"), 2000, 42)
     same = "review,stars\nnew,1\nother,1.0\n"
     data = described(tmp_path / "b", body, test=same, target="numeric")
     with pytest.raises(UserError, match="2 test texts all have one number"):
-        texts.check(data, 2000, 42)
+        user_files.check(data, 2000, 42)
 
 
 def test_a_refused_run_leaves_the_description_of_an_earlier_one(tmp_path, capsys):
@@ -399,7 +399,7 @@ def test_flags_of_columns_need_a_file(tmp_path, capsys):
 def test_facts_have_numbers_as_the_file_has_them(tmp_path):
     body = "review,stars\n" + "".join(f"text {i},{100 + i}\n" for i in range(20))
     data = described(tmp_path, body, test=body, target="numeric")
-    label = texts.facts(data, prescreen.Flags())["label"]
+    label = user_files.facts(data, prescreen.Flags())["label"]
     assert [label[name] for name in ("mean", "least", "most")] == pytest.approx([109.5, 100, 119])
 
 

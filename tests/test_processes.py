@@ -17,7 +17,7 @@ from ntps.commands.merge import main as merge_command
 from ntps.errors import UserError
 from ntps.moments.merge import merge
 from ntps.run import cli
-from ntps.system import processes, storage
+from ntps.system import array_files, processes, provenance
 from tests.launch import SCRIPTS, disk_full, killed, launch, not_finite, silent, training_killed
 from tests.tiny import tiny_world, world_flags
 
@@ -65,7 +65,7 @@ def test_several_processes_make_what_one_makes(world, tmp_path, count):
         assert call(world, tmp_path / "one" / name, *flags) == 0
         assert_same(tmp_path / "many" / name, tmp_path / "one" / name, 1e-10)
         assert call(world, tmp_path / "many" / name, *flags) == 0  # one identity: there already
-    record = storage.read_provenance(files(tmp_path / "many" / "few")["moments/train.safetensors"])["record"]
+    record = provenance.read(files(tmp_path / "many" / "few")["moments/train.safetensors"])["record"]
     assert record["processes"] == count and record["texts"] == 2
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
@@ -128,8 +128,8 @@ def test_merged_shards_are_the_partitions_of_one_run(world, shards, tmp_path, ca
         path.unlink()  # one run keeps no states apart
     assert_same(tmp_path / "all", tmp_path / "one", 1e-13)
     for name, path in files(tmp_path / "all").items():
-        other = storage.read_provenance(files(tmp_path / "one")[name])
-        assert storage.read_provenance(path)["identity"] == other["identity"]
+        other = provenance.read(files(tmp_path / "one")[name])
+        assert provenance.read(path)["identity"] == other["identity"]
     capsys.readouterr()
     assert call(world, tmp_path / "all", *FLAGS, "--partitions", "3") == 0 and merged(tmp_path / "all") == 0
     assert "already there" in capsys.readouterr().out
@@ -160,9 +160,9 @@ def test_merge_refuses_what_does_not_add_up(world, shards, tmp_path, capsys):
     (tmp_path / "x").mkdir()
     assert merged(tmp_path / "x") == 1 and "no partial files" in capsys.readouterr().err
     whole = next((shards / "machine1").rglob("train.1-of-3.safetensors"))
-    about = storage.read_provenance(whole)
+    about = provenance.read(whole)
     about["identity"].pop("part")
-    storage.write_arrays(tmp_path / "train.1-of-3.safetensors", {}, about)
+    array_files.write(tmp_path / "train.1-of-3.safetensors", {}, about)
     with pytest.raises(UserError, match="no partial file"):
         merge([tmp_path / "train.1-of-3.safetensors"])
 
@@ -173,15 +173,15 @@ def test_merge_takes_partial_files_only_and_a_broken_one_stops_no_other_set(shar
     (moments,) = first.glob("moments/*/*/train.1-of-3.safetensors")
     for name in ("ntps/m/made-of-steel.curves.safetensors", "models/m/model-00001-of-00002.safetensors"):
         (first / name).parent.mkdir(parents=True)
-        storage.write_arrays(first / name, {}, storage.provenance("scores", {}))
+        array_files.write(first / name, {}, provenance.of("scores", {}))
     other = moments.with_name("test.1-of-3.safetensors")
     other.write_bytes(b"cut short")
     assert merged(tmp_path / "x") == 1
     told = capsys.readouterr()
     assert told.out.count("3 parts") == 2 and told.err.count("error: ") == 1 and str(other) in told.err
-    about = storage.read_provenance(moments)
+    about = provenance.read(moments)
     about["identity"] |= {"part": 1, "split": "test"}  # as older files have it
-    storage.write_arrays(other, {}, about)
+    array_files.write(other, {}, about)
     assert merged(tmp_path / "x") == 1
     error = capsys.readouterr().err
     assert error.count("error: ") == 1 and "no partial file of this version" in error
@@ -236,7 +236,7 @@ def test_launchers_of_torch_and_accelerate(world, tmp_path, launcher):
     assert run.returncode == 0, run.stderr
     assert call(world, tmp_path / "one", *FLAGS) == 0
     assert_same(tmp_path / "many", tmp_path / "one", 1e-10)
-    record = storage.read_provenance(files(tmp_path / "many")["moments/train.safetensors"])["record"]
+    record = provenance.read(files(tmp_path / "many")["moments/train.safetensors"])["record"]
     assert record["processes"] == 2
 
 

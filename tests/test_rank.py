@@ -16,7 +16,7 @@ import prescreen
 from ntps.errors import UserError
 from ntps.prescreening.rows import Rows
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import array_files, provenance
 from tests.tiny import tiny_model, tiny_texts, two_models
 
 FEW = {"label_permutations": 0, "partitions": 2}
@@ -233,9 +233,9 @@ def test_a_probe_of_another_model_is_refused(world, tmp_path):
     assert other.fit(texts[:60], labels[:60]).score(texts[:60], labels[:60]) > 0.5
     with pytest.raises(NotFittedError):
         clone(other).set_params(model=str(tmp_path / "c")).predict(texts[:2])
-    about = storage.read_provenance(path)
+    about = provenance.read(path)
     about["identity"]["classes"] = ["one"]
-    storage.write_arrays(path, {"coefficients": np.ones((32, 3)), "intercept": np.ones(3)}, about)
+    array_files.write(path, {"coefficients": np.ones((32, 3)), "intercept": np.ones(3)}, about)
     with pytest.raises(UserError, match="its arrays do not fit its classes"):
         ntps.TextProbe.load(path)
     path.write_bytes(path.read_bytes()[:-8])

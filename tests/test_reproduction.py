@@ -8,7 +8,7 @@ import pytest
 
 from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files
 from report import facts, reproduction
 from report.tables import Tables
 
@@ -33,7 +33,7 @@ def test_another_table_makes_another_report(tmp_path):
     for name in ("fixed", "choices", "comparisons"):
         table = pd.read_csv(TABLES / "selection" / f"{name}.csv")
         numbers = table.select_dtypes("number").columns.difference(["n_groups", "layer"])
-        storage.write_text(
+        atomic_files.write_text(
             tmp_path / "selection" / f"{name}.csv", table.assign(**(table[numbers] / 2)).to_csv()
         )
     own, other = (facts.correlations(Tables(path)) for path in (TABLES, tmp_path))

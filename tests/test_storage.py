@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 from ntps.errors import UserError
 from ntps.moments.file import MomentsFile, write_moments
 from ntps.moments.sums import from_arrays
-from ntps.system import storage
+from ntps.system import array_files, atomic_files, provenance
 
 IDENTITY = {
     "model": {"name": "m"}, "data": {"name": "x", "classes": ["a", "b", "c"]}, "split": "train", "limit": 3, "seed": 0,
     "max_length": 8, "dtype": "float32", "layers": [0, 1], "label_permutations": 3, "partitions": 1, "prefix_moments": True,
 }  # fmt: skip
-ABOUT = storage.provenance("moments", IDENTITY)
+ABOUT = provenance.of("moments", IDENTITY)
 
 
 def some_moments(seed=0, permutations=3):
@@ -32,7 +32,7 @@ def some_moments(seed=0, permutations=3):
 @pytest.mark.parametrize("permutations", [0, 3])
 def test_moments_come_back_and_the_file_is_plain_safetensors(tmp_path, permutations):
     moments, path = some_moments(permutations=permutations), tmp_path / "a" / "train.safetensors"
-    about = storage.provenance("moments", IDENTITY | {"label_permutations": permutations})
+    about = provenance.of("moments", IDENTITY | {"label_permutations": permutations})
     write_moments(path, moments, about)
     plain = load_file(path)
     assert plain["mean_second_moment"].shape == (2, 15) and plain["prefix_next_moment"].shape == (2, 5, 5)
@@ -77,13 +77,13 @@ def test_reading_back_and_going_on_gives_the_same_sums(tmp_path):
 def test_identities_tell_which_field_differs(tmp_path):
     path = tmp_path / "train.safetensors"
     write_moments(path, some_moments(), ABOUT)
-    assert storage.same_output(path, "moments", IDENTITY)
-    assert not storage.same_output(path, "moments", {"limit": 4}, overwrite=True)
-    assert not storage.same_output(tmp_path / "other", "moments", {})
+    assert provenance.same_output(path, "moments", IDENTITY)
+    assert not provenance.same_output(path, "moments", {"limit": 4}, overwrite=True)
+    assert not provenance.same_output(tmp_path / "other", "moments", {})
     with pytest.raises(UserError, match=r"limit is 3 there, 4 here.*--output.*--overwrite"):
-        storage.same_output(path, "moments", IDENTITY | {"limit": 4})
+        provenance.same_output(path, "moments", IDENTITY | {"limit": 4})
     with pytest.raises(UserError, match="model.name"):
-        storage.same_output(path, "moments", IDENTITY | {"model": {"name": "n"}})
+        provenance.same_output(path, "moments", IDENTITY | {"model": {"name": "n"}})
 
 
 def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):
@@ -103,10 +103,10 @@ def test_truncated_foreign_and_text_files_are_refused_and_kept(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
-            storage.same_output(tmp_path / name, "moments", {})
+            provenance.same_output(tmp_path / name, "moments", {})
         assert (tmp_path / name).read_bytes() == content
     with pytest.raises(UserError, match="ntps states 1"):
-        storage.read_provenance(path, "states")
+        provenance.read(path, "states")
 
 
 def test_a_kill_while_writing_leaves_the_old_file_and_the_rest_is_cleaned(tmp_path):
@@ -117,9 +117,9 @@ def test_a_kill_while_writing_leaves_the_old_file_and_the_rest_is_cleaned(tmp_pa
 import os, signal
 from pathlib import Path
 from ntps.moments import file
-from ntps.system import storage
+from ntps.system import atomic_files
 from tests.test_storage import ABOUT, some_moments
-storage.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+atomic_files.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 file.write_moments(Path({str(path)!r}), some_moments(1), ABOUT)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
@@ -138,7 +138,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "maps", full)
+    monkeypatch.setattr(array_files, "maps", full)
     with pytest.raises(OSError, match="No space"):
         write_moments(path, some_moments(1), ABOUT)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
@@ -146,10 +146,10 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, m
 
 def test_states_are_filled_in_place(tmp_path):
     path = tmp_path / "s" / ".partial"
-    storage.create(path, {"states": ("F32", (2, 4, 3)), "labels": ("I64", (4,))}, ABOUT)
-    storage.maps(path)["states"][:, [2, 0]] = np.ones((2, 2, 3))
-    storage.maps(path)["labels"][...] = [3, 1, 2, 0]
-    storage.replace(path, path.with_name("train.safetensors"))
+    array_files.create(path, {"states": ("F32", (2, 4, 3)), "labels": ("I64", (4,))}, ABOUT)
+    array_files.maps(path)["states"][:, [2, 0]] = np.ones((2, 2, 3))
+    array_files.maps(path)["labels"][...] = [3, 1, 2, 0]
+    array_files.finish(path, path.with_name("train.safetensors"))
     arrays = load_file(path.with_name("train.safetensors"))
     assert arrays["labels"].tolist() == [3, 1, 2, 0]
     assert arrays["states"][1].sum(1).tolist() == [3, 0, 3, 0]
@@ -157,11 +157,11 @@ def test_states_are_filled_in_place(tmp_path):
 
 def test_no_space_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        storage.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10})
+        atomic_files.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10})
     )
     with pytest.raises(UserError, match="no space"):
-        storage.check_space(tmp_path / "not" / "there", 11)
-    storage.check_space(tmp_path, 9)
+        atomic_files.check_space(tmp_path / "not" / "there", 11)
+    atomic_files.check_space(tmp_path, 9)
 
 
 def test_provenance_is_complete_json():

@@ -14,8 +14,9 @@ import cache
 import K_sweep
 import linear_sklearn
 from ntps.commands import show
+from ntps.errors import UserError
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import array_files, provenance
 from tests.tiny import tiny_world, world_flags
 
 CACHE = [
@@ -103,18 +104,18 @@ def same(edited, value):
 @pytest.mark.parametrize("name", MOMENTS)
 def test_an_array_of_the_moments_that_is_another(folder, script, name):
     path = folder.file("moments")
-    arrays, about = load_file(folder.original), storage.read_provenance(folder.original)
+    arrays, about = load_file(folder.original), provenance.read(folder.original)
     assert sorted(arrays) == MOMENTS
     for edited in (*array_edits(arrays[name]), *number_edits(arrays[name])):
         if same(edited, arrays[name]) or (name == "token_count" and np.array_equal(edited, [2**62])):
             continue  # the hash alone tells it
         changed = {key: value for key, value in arrays.items() if key != name}
-        storage.write_arrays(path, changed | ({} if edited is None else {name: edited}), about)
+        array_files.write(path, changed | ({} if edited is None else {name: edited}), about)
         folder.refused(script, str(path))
     changed = {(f"{key}_x" if key == name else key): value for key, value in arrays.items()}
-    storage.write_arrays(path, changed, about)
+    array_files.write(path, changed, about)
     folder.refused(script, str(path), "not there" if name < f"{name}_x" else name)
-    storage.write_arrays(path, arrays | {f"{name}_x": arrays[name]}, about)
+    array_files.write(path, arrays | {f"{name}_x": arrays[name]}, about)
     folder.refused(script, str(path), f"{name}_x")
 
 
@@ -132,7 +133,7 @@ def test_counts_that_do_not_add_up(folder, script, name, value):
     path = folder.file("moments")
     arrays = load_file(folder.original)
     arrays[name] = np.array(value, arrays[name].dtype)
-    storage.write_arrays(path, arrays, storage.read_provenance(folder.original))
+    array_files.write(path, arrays, provenance.read(folder.original))
     folder.refused(script, str(path))
 
 
@@ -141,7 +142,7 @@ def test_second_moments_that_no_states_have(folder, factor):
     path = folder.file("moments")
     arrays = load_file(folder.original)
     arrays["mean_second_moment"] *= factor
-    storage.write_arrays(path, arrays, storage.read_provenance(folder.original))
+    array_files.write(path, arrays, provenance.read(folder.original))
     folder.refused(K_sweep, str(path), "moments")
     folder.refused(linear_sklearn, str(path), "moments")
 
@@ -149,19 +150,19 @@ def test_second_moments_that_no_states_have(folder, factor):
 @pytest.mark.parametrize("name", ["states", "labels"])
 def test_an_array_of_the_states_that_is_another(folder, name):
     path = folder.file("states")
-    arrays, about = load_file(folder.original), storage.read_provenance(folder.original)
+    arrays, about = load_file(folder.original), provenance.read(folder.original)
     more = [arrays["labels"] + 1, arrays["labels"] * 0, np.roll(arrays["labels"], 1) - 1]
     edits = [*array_edits(arrays[name]), *number_edits(arrays[name]), *(more if name == "labels" else ())]
     for edited in edits:
         if same(edited, arrays[name]):
             continue
         changed = {key: value for key, value in arrays.items() if key != name}
-        storage.write_arrays(path, changed | ({} if edited is None else {name: edited}), about)
+        array_files.write(path, changed | ({} if edited is None else {name: edited}), about)
         folder.refused(linear_sklearn, str(path))
     narrow = {"states": arrays["states"][..., :-1], "labels": arrays["labels"]}
     short = {"states": arrays["states"][:, :-1], "labels": arrays["labels"][:-1]}
     for changed in (narrow, short):
-        storage.write_arrays(path, changed, about)
+        array_files.write(path, changed, about)
         folder.refused(linear_sklearn, str(path))
 
 
@@ -195,14 +196,14 @@ def header_edits(about):
 def test_a_header_that_is_another(made, folder, script, capsys):
     """Under the hash of what was written, every edit is an error; under a hash of its own, an error or the same scores."""
     path = folder.file("moments")
-    arrays, about = load_file(folder.original), storage.read_provenance(folder.original)
-    written, draw = storage.verify(folder.original), random.Random(1)
+    arrays, about = load_file(folder.original), provenance.read(folder.original)
+    written, draw = array_files.verify(folder.original), random.Random(1)
     must = "format layers label_permutations prefix_moments classes split data max_length".split()
     for place, value, edited in header_edits(about):
-        storage.write_arrays(path, arrays, edited)
+        array_files.write(path, arrays, edited)
         resealed = path.read_bytes()
         if draw.random() < 0.2 or place[-1] in must:
-            path.write_bytes(resealed.replace(storage.verify(path).encode(), written.encode()))
+            path.write_bytes(resealed.replace(array_files.verify(path).encode(), written.encode()))
             folder.refused(script)
             path.write_bytes(resealed)
         lenient = place[-1] not in must or value in (10**30, "x", True)
@@ -232,17 +233,17 @@ def test_flipped_bits(folder, script, kind, name, capsys):
             code, error = folder.run(script), capsys.readouterr().err
             assert "Traceback" not in error
             if code == 0:
-                assert storage.content_hash(path)[0] == storage.content_hash(folder.original)[0]
+                assert array_files.content_hash(path)[0] == array_files.content_hash(folder.original)[0]
         for table in folder.output.rglob("*.csv"):
             table.unlink()
 
 
 def test_no_verify_takes_the_numbers_as_they_are(folder):
     path = folder.file("moments")
-    arrays, about = load_file(folder.original), storage.read_provenance(folder.original)
+    arrays, about = load_file(folder.original), provenance.read(folder.original)
     whole = bytearray(folder.original.read_bytes())
     arrays["mean_label_moment"][0, 0, 0] = 1e-3
-    storage.write_arrays(path, arrays, about)
+    array_files.write(path, arrays, about)
     changed = bytearray(path.read_bytes())
     changed[: whole.index(b"{", 40)] = whole[: whole.index(b"{", 40)]  # the header's hash
     path.write_bytes(changed)
@@ -250,12 +251,12 @@ def test_no_verify_takes_the_numbers_as_they_are(folder):
         folder.refused(script, "damaged", "--overwrite")
     assert folder.run(K_sweep, "--no_verify") == folder.run(linear_sklearn, "--no_verify") == 0
     assert folder.run(alignment_vis, "--layer", "2") == 1
-    storage.note_without_hash.cache_clear()
+    array_files.note_without_hash.cache_clear()
 
 
 def without_hash(path):
     """The file as an earlier version wrote it."""
-    save_file(load_file(path), path, {"ntps": json.dumps(storage.read_provenance(path))})
+    save_file(load_file(path), path, {"ntps": json.dumps(provenance.read(path))})
 
 
 def test_files_of_an_earlier_version_are_read_with_one_note(folder, capsys):
@@ -263,7 +264,7 @@ def test_files_of_an_earlier_version_are_read_with_one_note(folder, capsys):
     before = {path: path.read_text() for path in folder.output.rglob("ntps/*/*.csv")}
     for path in folder.output.rglob("*.safetensors"):
         without_hash(path)
-    storage.note_without_hash.cache_clear()
+    array_files.note_without_hash.cache_clear()
     capsys.readouterr()
     assert folder.run(K_sweep) == folder.run(linear_sklearn) == 0
     assert capsys.readouterr().out.count("earlier version") == 1
@@ -271,7 +272,7 @@ def test_files_of_an_earlier_version_are_read_with_one_note(folder, capsys):
     path = folder.file("moments")
     arrays = load_file(path)
     arrays["prefix_next_moment"][1, 3, 3] = np.nan  # that is seen without a hash, too
-    save_file(arrays, path, {"ntps": json.dumps(storage.read_provenance(path))})
+    save_file(arrays, path, {"ntps": json.dumps(provenance.read(path))})
     assert folder.run(K_sweep) == 1
     assert "prefix_next_moment has numbers that are not finite" in capsys.readouterr().err
 
@@ -288,15 +289,15 @@ def test_curves_and_show(folder, capsys):
     broken = bytearray(path.read_bytes())
     broken[-1] ^= 1
     path.write_bytes(broken)
-    with pytest.raises(storage.UserError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load_curves(path)
     assert cli.run(show.main, [str(path)]) == 1 and "damaged" in capsys.readouterr().err
 
 
 def test_the_hash_is_of_what_a_file_holds_in_any_order(folder, tmp_path):
     path = folder.file("moments")
-    found, written = storage.content_hash(path)
+    found, written = array_files.content_hash(path)
     assert found == written
-    metadata = {"ntps": json.dumps(storage.read_provenance(path)), storage.HASH: written}
+    metadata = {"ntps": json.dumps(provenance.read(path)), array_files.HASH: written}
     save_file(dict(reversed(load_file(path).items())), tmp_path / "again.safetensors", metadata)
-    assert storage.verify(tmp_path / "again.safetensors") == written
+    assert array_files.verify(tmp_path / "again.safetensors") == written

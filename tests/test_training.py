@@ -30,7 +30,7 @@ from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
 from ntps.moments.lazy_model import LazyModel
-from ntps.system import storage
+from ntps.system import locks
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model
 
@@ -750,7 +750,7 @@ def test_a_plain_folder_is_trained_and_texts_need_a_test_split(pair, tmp_path, c
 
 def test_one_run_at_a_time_works_on_a_table(pair, tmp_path, capsys):
     folder = tmp_path / "accuracy/linear_training/small"
-    with storage.locked(folder / ".tiny.lock"):
+    with locks.locked(folder / ".tiny.lock"):
         assert linear_training.main(linear_training.Flags(**pair, epochs=1, output=str(tmp_path))) == 1
     assert "another process is working on this" in capsys.readouterr().err
     assert linear_training.main(linear_training.Flags(**pair, epochs=1, output=str(tmp_path))) == 0

@@ -22,7 +22,7 @@ from ntps.models.files import source_folder
 from ntps.models.loading import load_model, model_identity
 from ntps.run import cli
 from ntps.sources import wheels
-from ntps.system import storage
+from ntps.system import atomic_files
 from tests.tiny import tiny_model
 
 PARTS = [b"GGUF one", b", two", b" and three"]
@@ -132,7 +132,7 @@ def test_another_hash_order_or_part_is_refused(keys, tmp_path):
 
 
 def test_a_full_disk_is_one_error_before_anything_is_written(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "free_space", lambda _: 5)
+    monkeypatch.setattr(atomic_files, "free_space", lambda _: 5)
     refused(tmp_path, keys, "no space", "NTPS_CACHE")
 
 
@@ -170,8 +170,8 @@ def dying(place: str):
     kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     copy, convert = shutil.copyfileobj, gguf._convert
 
-    def half(part, whole, length):
-        copy(part, whole, length)
+    def half(part, whole):
+        copy(part, whole)
         if place == "join" and whole.tell() > len(PARTS[0]):
             whole.flush()
             kill()

@@ -6,7 +6,7 @@ import pytest
 
 from fig_plot.words import load_words, word_figure
 from ntps.scores.words import dividing_line
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 PLACES = {"_first": (0, 0), "Joy": (3, 1), "Sad": (0, 5)}
 
@@ -20,10 +20,10 @@ def write(folder, dataset, groups, between=None):
         for k, (x, y) in enumerate(draw.normal(PLACES[name], size=(3, 2)))
     ]
     path = folder / f"words/m/{dataset}.csv"
-    storage.write_text(path, pd.DataFrame(rows).to_csv(index=False))
+    atomic_files.write_text(path, pd.DataFrame(rows).to_csv(index=False))
     if between:
-        about = storage.provenance("words", {"between": between})
-        storage.write_text(path.with_suffix(".json"), storage.to_json(about))
+        about = provenance.of("words", {"between": between})
+        atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
 
 
 def dashed(axes):

@@ -24,14 +24,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from ntps.accuracies.attention import attention_for_gradients
 from ntps.accuracies.linear_head import new_head
 from ntps.accuracies.table import Fit
-from ntps.accuracies.task import Row, Task, scores
+from ntps.accuracies.task import EVALUATION_BATCH, Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import UserError, enough_memory
 from ntps.flags import Training
-from ntps.system import console, processes, storage
+from ntps.system import atomic_files, console, processes, provenance
 
 CHECKPOINT_SECONDS = 60.0
-EVALUATION_BATCH = 16
 WEIGHTS = "trained.safetensors"
 VALIDATION = "eval_validation_accuracy"  # in Trainer's log
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
@@ -189,10 +188,10 @@ def last_step(folder: Path, identity: dict) -> int:
     known = read_json(folder / "identity.json")
     if known != identity:
         if known is not None:
-            lines = storage.differences(known, identity)
+            lines = provenance.differences(known, identity)
             console.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
         shutil.rmtree(folder, ignore_errors=True)
-        storage.write_text(folder / "identity.json", json.dumps(identity))
+        atomic_files.write_text(folder / "identity.json", json.dumps(identity))
     states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if read_json(path)]
     return max((int(path.parent.name.split("-")[1]) for path in states), default=0)
 

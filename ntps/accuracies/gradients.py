@@ -26,7 +26,7 @@ from ntps.moments.batches import plan_batches
 from ntps.moments.encoder import Encoder, NotFinite
 from ntps.moments.lazy_model import default_budget
 from ntps.moments.packing import Packed, run_packed
-from ntps.system import console, processes, storage
+from ntps.system import array_files, atomic_files, console, processes, provenance
 
 PILOT = 64  # train rows whose states give the directions
 TIMED = 8  # of so many batches one is also run forward alone, to time it
@@ -160,7 +160,7 @@ class FeaturePass:
                     self._time_forward(mine)
                 own = [(rows, *self._batch(gradients, rows)) for rows in mine]
                 for rows, features, states in sum(processes.gather(own), []):
-                    arrays = storage.maps(self.partial)
+                    arrays = array_files.maps(self.partial)
                     arrays["features"][rows], arrays["states"][rows] = features, states
                 fresh += shares
                 bar.update(int(sum(lengths[rows].sum() for rows in shares)))
@@ -169,7 +169,7 @@ class FeaturePass:
                     self._checkpoint(np.concatenate(fresh))
                     fresh = []
         if processes.first():
-            storage.replace(self.partial, self.path)
+            array_files.finish(self.partial, self.path)
 
     def _batch(self, gradients: Gradients, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         told = f"out of memory with {self.lengths[rows].sum()} tokens in a batch: use a smaller --tokens_per_batch"
@@ -186,13 +186,13 @@ class FeaturePass:
     def _begun(self) -> tuple[Tensor, np.ndarray]:
         """Directions, and which rows are done, of an interrupted pass or of a new one."""
         try:
-            about = storage.read_provenance(self.partial, KIND)
-            storage.check_same("it is of another run", about["identity"], self.identity)
+            about = provenance.read(self.partial, KIND)
+            provenance.check_same("it is of another run", about["identity"], self.identity)
         except UserError as error:
             if self.partial.exists():
                 console.say(f"{self.partial} cannot be used, starting over: {error}")
             self._begin()
-        arrays = storage.maps(self.partial)
+        arrays = array_files.maps(self.partial)
         return torch.from_numpy(np.array(arrays["directions"])), np.array(arrays["tokens"] > 0)
 
     def _begin(self) -> None:
@@ -207,10 +207,10 @@ class FeaturePass:
             "tokens": ("I64", (n,)), "directions": ("F64", tuple(directions.shape)), "cost": ("F64", (3,)),
         }  # fmt: skip
         self.partial.unlink(missing_ok=True)
-        storage.check_space(self.path.parent, storage.layout_bytes(layout))
-        with storage.written(self.partial) as temporary:
-            storage.create(temporary, layout, storage.provenance(KIND, self.identity, **self.task.record()))
-            arrays = storage.maps(temporary)
+        atomic_files.check_space(self.path.parent, array_files.layout_bytes(layout))
+        with atomic_files.written(self.partial) as temporary:
+            array_files.create(temporary, layout, provenance.of(KIND, self.identity, **self.task.record()))
+            arrays = array_files.maps(temporary)
             arrays["directions"][...] = directions
             arrays["cost"][0] = time.monotonic() - started
 
@@ -230,11 +230,11 @@ class FeaturePass:
 
     def _checkpoint(self, rows: np.ndarray) -> None:
         """Features first, so that no row counts as done that is not on the disk."""
-        storage.sync(self.partial)
-        arrays, now = storage.maps(self.partial), time.monotonic()
+        atomic_files.sync(self.partial)
+        arrays, now = array_files.maps(self.partial), time.monotonic()
         arrays["tokens"][rows] = self.lengths[rows]
         arrays["cost"] += (self.cost + (now - self.saved, 0, 0)) * (processes.count(), 1, 1)
-        storage.sync(self.partial)
+        atomic_files.sync(self.partial)
         self.saved, self.cost = now, np.zeros(3)
 
 

@@ -33,7 +33,7 @@ from ntps.moments.sums import targets_of
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import console, storage
+from ntps.system import atomic_files, console, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -51,7 +51,7 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     columns = (*COLUMNS, "micro_f1") if cached.train.multilabel else COLUMNS
     output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: columns})
     if output.there(flags.overwrite):
-        if storage.read_provenance(output.beside)["record"].get("states") or not cached.states:
+        if provenance.read(output.beside)["record"].get("states") or not cached.states:
             console.say(f"already there: {table}")
             return
     head = {"model": pair.model, "dataset": pair.dataset, "method": METHOD}
@@ -62,7 +62,7 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
             rows += [head | row for row in more]
             bar.update()
     with output.written(states=bool(cached.states), moments=cached.train.record):
-        storage.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
+        atomic_files.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
     console.say(f"wrote {table}: {len(layers)} layers in {time.monotonic() - started:.0f} s")
     for line in conclusions(cached, rows, flags):
         console.say(line)

@@ -16,7 +16,7 @@ from ntps.errors import UserError
 from ntps.flags import LinearHead
 from ntps.moments.file import StatesFile
 from ntps.moments.identity import of_states
-from ntps.system import console, processes, storage
+from ntps.system import console, processes, provenance
 
 Watch = Callable[[int, bool], None]  # of a step and whether it is the last
 
@@ -100,10 +100,10 @@ def cached_states(task: Task, split: str, pooling: str, output: str) -> np.ndarr
     if not path.exists():
         return None
     file = StatesFile(path)
-    if layer not in file.layers or storage.differences(file.identity | {"layers": [layer]}, wanted):
+    if layer not in file.layers or provenance.differences(file.identity | {"layers": [layer]}, wanted):
         return None
     if file.labels.tolist() != task.labels[split].tolist() or file.width != model.config.hidden_size:
-        raise UserError(f"{path} is damaged: it has other rows than {split}. {storage.REMEDY}")
+        raise UserError(f"{path} is damaged: it has other rows than {split}. {provenance.REMEDY}")
     console.say(f"states from {path}")
     return file.layer(file.layers.index(layer))
 

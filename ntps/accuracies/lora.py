@@ -13,7 +13,7 @@ from ntps.models.description import ModelSpec
 from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.lazy_model import LazyModel
-from ntps.system import console, storage
+from ntps.system import array_files, atomic_files, console, provenance
 
 ALL = "all-linear"
 # of attention: queries, keys and values, apart or in one matrix
@@ -98,14 +98,16 @@ def save_adapter(adapted: Any, head: nn.Module, folder: Path, identity: dict[str
     Saved from the model without a language-model head: loaded on one with a head, PEFT would only warn that
     nothing fits. After a kill there is the old adapter, the new one or none, never half of one.
     """
-    temporary, old = (storage.temporary_name(folder.with_name(folder.name + end)) for end in ("", ".old"))
+    temporary, old = (
+        atomic_files.temporary_name(folder.with_name(folder.name + end)) for end in ("", ".old")
+    )
     config = adapted.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # PEFT's set has another order in every process
     adapted.save_pretrained(temporary, save_embedding_layers=False)
     (temporary / "README.md").unlink(missing_ok=True)
     arrays = {name: value.detach().float().cpu().numpy() for name, value in head.named_parameters()}
-    storage.write_arrays(temporary / "head.safetensors", arrays, storage.provenance("head", identity))
+    array_files.write(temporary / "head.safetensors", arrays, provenance.of("head", identity))
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
-    storage.remove(old)
+    atomic_files.remove(old)

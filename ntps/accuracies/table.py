@@ -10,7 +10,7 @@ import pandas as pd
 from ntps.accuracies.task import Row, Task
 from ntps.errors import UserError
 from ntps.flags import LinearHead, Training
-from ntps.system import console, processes, storage
+from ntps.system import atomic_files, console, locks, processes, provenance
 from ntps.system.output import Output
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def measure(
     def output_of(seeds: Sequence[int]) -> Output:
         return Output("accuracy", folder / task.data.name, base | {"seeds": list(seeds)}, {table: columns})
 
-    with storage.alone(folder / f".{task.data.name}.lock", folder):
+    with locks.alone(folder / f".{task.data.name}.lock", folder):
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
         missing = set(seeds) - known.keys()
         head = {"model": task.model.name, "dataset": task.data.name, "method": method}
@@ -50,9 +50,11 @@ def measure(
             if seed in missing and processes.first():
                 rows = [row for seed in sorted(known) for row in known[seed]]
                 with output_of(sorted(known)).written(**task.record()):
-                    storage.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
+                    atomic_files.write_text(
+                        table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False)
+                    )
             if processes.first():  # also what a run left that was killed after it wrote the table
-                storage.remove(progress)
+                atomic_files.remove(progress)
     tests = [row for seed in seeds for row in known[seed] if row["split"] == "test" and row["final"]]
     accuracy = ", ".join(f"{row['accuracy']:.3f}" for row in tests)
     seconds = ", ".join(f"{row['seconds']:.0f}" for row in tests)
@@ -64,7 +66,7 @@ def rows_by_seed(table: Path, output_of: Callable[[Sequence[int]], Output]) -> d
     """The rows of the table that is there, of this identity whatever its seeds; another is refused."""
     seeds: list[int] = []
     with contextlib.suppress(UserError):  # a file that cannot be read is refused below
-        seeds = storage.read_provenance(output_of([]).beside, "accuracy")["identity"].get("seeds", [])
+        seeds = provenance.read(output_of([]).beside, "accuracy")["identity"].get("seeds", [])
     if not output_of(seeds).there():
         return {}
     rows: list[Any] = pd.read_csv(table, float_precision="round_trip").to_dict("records")

@@ -15,6 +15,7 @@ from ntps.moments.lazy_model import LazyModel
 from ntps.texts.dataset import Dataset
 
 WATCH_EVERY = 10  # of the train rows, one in ten validates and is not trained on
+EVALUATION_BATCH = 16  # rows in a forward pass that only scores, at least
 Row = dict[str, Any]
 
 

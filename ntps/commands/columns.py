@@ -21,7 +21,7 @@ def main(page: str | None = None) -> int:
     if page is None:
         print(markdown())
         return 0
-    from ntps.system.storage import write_text
+    from ntps.system.atomic_files import write_text
 
     path = Path(page)
     write_text(path, filled(path.read_text(encoding="utf-8")))

@@ -23,10 +23,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ntps.errors import UserError
-from ntps.results import handover
-from ntps.results.tables import METHODS, PAIR, best_rows, read_table
+from ntps.results import export_formats
+from ntps.results.tables import METHODS, best_layers, read_table
 from ntps.run import cli
-from ntps.system import console, storage
+from ntps.system import array_files, atomic_files, console, provenance
 
 KINDS = ("ntps", "scores", "conditioned", "words", *(f"accuracy/{method}" for method in METHODS))
 DIGITS = 7
@@ -51,14 +51,14 @@ def main(
     if format != "tables":
         if brief:
             raise UserError(f"--brief: only with --format tables, not {format}")
-        print(*(f"wrote {path}" for path in handover.write(source, target, format)), sep="\n")
+        print(*(f"wrote {path}" for path in export_formats.write(source, target, format)), sep="\n")
         return 0
     if source.resolve() == target.resolve():
         raise UserError(f"{output} is the folder itself")
     tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
-    layers = best_rows(source).set_index(PAIR)["layer"].to_dict()
+    layers = best_layers(source)
     for path in console.progress(len(tables), "table", str(source), over=tables):
         copied = target / path.relative_to(source)
         copy_table(path, copied, brief and path.parent.parent.name == "ntps")
@@ -75,19 +75,19 @@ def copy_table(path: Path, target: Path, brief: bool) -> None:
     table = read_table(path)
     if brief:
         table = table[(table["rule"] == "task_rank") & table["fraction"].isna()]
-    storage.write_text(target, table.to_csv(index=False, float_format=f"%.{DIGITS}g"))
+    atomic_files.write_text(target, table.to_csv(index=False, float_format=f"%.{DIGITS}g"))
     if (beside := path.with_suffix(".json")).exists():
         shutil.copyfile(beside, target.with_suffix(".json"))
 
 
 def copy_curves(path: Path, target: Path, best: int | None) -> None:
     """The best layer's curves and the last layer's."""
-    about = storage.read_provenance(path, "scores")
-    storage.verify(path)
+    about = provenance.read(path, "scores")
+    array_files.verify(path)
     arrays = load_file(path)
     keep = np.isin(arrays["layers"], [arrays["layers"][-1], best])
     curves = {name: value[keep].astype(np.float32) for name, value in arrays.items()}
-    storage.write_arrays(target, curves | {"layers": arrays["layers"][keep]}, about)
+    array_files.write(target, curves | {"layers": arrays["layers"][keep]}, about)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.lora import chosen_targets
     from ntps.accuracies.task import Task
     from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
-    from ntps.system import console, processes, storage
+    from ntps.system import atomic_files, console, locks, processes, provenance
     from ntps.system.output import Output
 
     def table(task: Task, features: Path) -> pd.DataFrame:
@@ -76,18 +76,18 @@ def main(flags: Flags) -> int:
         name, features = task.data.name, folder / f"{task.data.name}.safetensors"
         path = folder / f"{name}.csv"
         output = Output("finetune probe", folder / name, identity, {path: COLUMNS}, [features])
-        with storage.alone(folder / f".{name}.lock", folder):
+        with locks.alone(folder / f".{name}.lock", folder):
             if processes.from_first(lambda: output.there(flags.overwrite)):
                 console.say(f"already there: {path}")
                 return
-            same = storage.same_output
+            same = provenance.same_output
             if not processes.from_first(lambda: same(features, gradients.KIND, identity, flags.overwrite)):
                 gradients.FeaturePass(task, features, identity, flags.tokens_per_batch).run()
             if not processes.first():
                 return
             found = table(task, features)
             with output.written(**task.record()):
-                storage.write_text(path, found.to_csv(index=False))
+                atomic_files.write_text(path, found.to_csv(index=False))
         for row in found.itertuples():
             kind = "unit-norm" if row.unit_norm else "raw"
             console.say(

@@ -22,7 +22,7 @@ from ntps.evaluation.gain import PREDICTORS, PROBE, Points, calibrate, points, r
 from ntps.flags import Judging, Natural, Rule, at_least, flag
 from ntps.results.tables import PAIR, TARGETS, at_points, headline, load_pairs, load_scores, only, read_tables
 from ntps.run import cli
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 LORA = ("limit", "max_length", "dtype", "settings", "seeds")  # what is recorded of the LoRA runs
 
@@ -64,12 +64,12 @@ def main(flags: Flags) -> int:
     path = Path(flags.output or folder / "gain.json")
     identity = {"target": target, "models": found.models, "groups": found.groups, "flags": vars(flags)}
     lora = lora_settings(folder, table)
-    about = storage.provenance("gain calibration", identity, lora=lora, left_out=notes)
+    about = provenance.of("gain calibration", identity, lora=lora, left_out=notes)
     rows = pd.DataFrame(list(product(found.models, found.groups)), columns=["model", "group"])
     rows[[*found.predictors, target]] = np.dstack([found.x, found.gain]).reshape(len(rows), -1)
     head = {"format": about["format"], "what": f"{target}: {TARGETS[target][1]}", "fit": fit}
-    storage.write_text(
-        path, storage.to_json(head | {"seeds": retest, "points": rows.to_dict("records")} | about)
+    atomic_files.write_text(
+        path, atomic_files.to_json(head | {"seeds": retest, "points": rows.to_dict("records")} | about)
     )
     print(
         *report(found, fit, retest, target),
@@ -86,7 +86,7 @@ def lora_settings(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     for model, dataset in table[PAIR].itertuples(index=False):
         beside = folder / "accuracy" / "lora_finetuning" / model / f"{dataset}.json"
         if beside.exists():
-            identity = storage.read_provenance(beside, "accuracy")["identity"]
+            identity = provenance.read(beside, "accuracy")["identity"]
             if (used := {name: identity.get(name) for name in LORA}) not in found:
                 found.append(used)
     return found

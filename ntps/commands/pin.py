@@ -20,7 +20,7 @@ from ntps.run import cli
 from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, locked, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
 from ntps.system import console
-from ntps.system.storage import to_json, write_text
+from ntps.system.atomic_files import to_json, write_text
 
 REPOSITORIES = {"models": "model", "datasets": "dataset"}  # our folder of configs: kind of repository
 PINNED = {"id": "revision", "tokenizer": "tokenizer_revision"}  # keys that name one: key of its revision

@@ -24,13 +24,13 @@ import pandas as pd
 
 from ntps import results
 from ntps.errors import UserError
-from ntps.evaluation.comparison import CANDIDATE, OWN, TABLES, Question, enough
 from ntps.evaluation.correlation import ALPHA, FEWEST, LEAST, LEVEL, Draws
+from ntps.evaluation.selection_tables import CANDIDATE, OWN, TABLES, Question, enough
 from ntps.flags import Judging, Natural, at_least, flag
 from ntps.results.tables import COVARIATES, LAYER, SUBSPACE, only
 from ntps.run import cli
 from ntps.scores.registry import SUBSPACE_SCORES
-from ntps.system import console, storage
+from ntps.system import atomic_files, console, provenance
 
 NAMES = [score.name for score in SUBSPACE_SCORES]
 ERRORS = {f"{name}_se": name for name in NAMES if f"{name}_se" in NAMES}  # -> whose error it is
@@ -81,11 +81,11 @@ def main(flags: Flags) -> int:
     print(*report(questions, tables), sep="\n")
     folder = Path(flags.output or Path(flags.results) / "selection")
     for name, table in tables.items():
-        storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        atomic_files.write_text(folder / f"{name}.csv", table.to_csv(index=False))
     meanings = {q.target: results.TARGETS[q.target][1] for q in questions}
     left_out = {f"{q.model}, {q.target}": q.left_out for q in questions}
-    record = storage.provenance("selection", {"flags": vars(flags)}, targets=meanings, left_out=left_out)
-    storage.write_text(folder / "selection.json", storage.to_json(record))
+    record = provenance.of("selection", {"flags": vars(flags)}, targets=meanings, left_out=left_out)
+    atomic_files.write_text(folder / "selection.json", atomic_files.to_json(record))
     print(f"wrote {folder}: {', '.join(f'{name}.csv' for name in tables)}, selection.json")
     return 0
 

@@ -6,8 +6,8 @@ import sys
 from safetensors import safe_open
 
 from ntps.run import cli
+from ntps.system import array_files, provenance
 from ntps.system.paths import regular_file
-from ntps.system.storage import read_provenance, verify
 
 
 def main(file: str) -> int:
@@ -17,13 +17,13 @@ def main(file: str) -> int:
         file: a .safetensors file that cache.py or K_sweep.py wrote, or the .json beside a table
     """
     path = regular_file(file)
-    about = read_provenance(path)
+    about = provenance.read(path)
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy") as arrays:
             for name in sorted(arrays.keys()):
                 part = arrays.get_slice(name)
                 print(f"{name:<24} {part.get_dtype():<4} {'x'.join(map(str, part.get_shape()))}")
-        print(f"{'sha256':<24} {verify(path) or 'none'}")
+        print(f"{'sha256':<24} {array_files.verify(path) or 'none'}")
     print(json.dumps(about, indent=1, ensure_ascii=False))
     return 0
 

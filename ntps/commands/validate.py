@@ -17,7 +17,7 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.flags import Columns, Prescreening, flag
 from ntps.models import description as models
-from ntps.prescreening.texts import description
+from ntps.prescreening.user_files import description
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment
 from ntps.sources import licences, yaml_files

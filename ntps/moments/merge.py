@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ntps.errors import UserError
 from ntps.moments.file import MomentsFile, StatesFile, check_together, states_layout, write_moments
-from ntps.system import storage
+from ntps.system import array_files, provenance
 
 RENEWED = {"date", "versions"}  # of the record, when a file is written
 
@@ -35,12 +35,14 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
     found: dict[str, Path] = {}
     shared: dict = {}  # the identity without the part, and the format
     for path in paths:
-        about = storage.read_provenance(path)
+        about = provenance.read(path)
         own = about["identity"] | {"format": about["format"]}
         part = own.pop("part", None)
         if not isinstance(part, str) or not re.fullmatch(r"\d+-of-\d+", part):
             raise UserError(f"{path} is no partial file of this version: run cache.py --shard i/n again")
-        storage.check_same(f"{paths[0]} and {path} are of different runs (there, here)", shared or own, own)
+        provenance.check_same(
+            f"{paths[0]} and {path} are of different runs (there, here)", shared or own, own
+        )
         if part in found:
             raise UserError(f"{found[part]} and {path} are both part {part}: take one away")
         found[part], shared = path, own
@@ -50,11 +52,11 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
         raise UserError(f"beside {paths[0]} there is no {', '.join(first)}: all parts are needed")
     kind = shared.pop("format").split()[1]
     target = paths[0].with_name(f"{shared['split']}.safetensors")
-    if storage.same_output(target, kind, shared, overwrite):
+    if provenance.same_output(target, kind, shared, overwrite):
         return target
     ordered = [found[name] for name in part_names(count)]
-    record = storage.read_provenance(ordered[0])["record"]
-    about = storage.provenance(kind, shared, **{key: record[key] for key in record.keys() - RENEWED})
+    record = provenance.read(ordered[0])["record"]
+    about = provenance.of(kind, shared, **{key: record[key] for key in record.keys() - RENEWED})
     if kind == "states":
         _interleave(ordered, target, about)
     else:
@@ -75,9 +77,8 @@ def _interleave(paths: Sequence[Path], target: Path, about: dict) -> None:
     double = first.identity["dtype"] == "float64"
     shape = (len(first.layers), texts, first.width)
     layout = states_layout(*shape, double, first.numeric, first.label_shape)
-    with storage.written(target) as temporary:
-        storage.create(temporary, layout, about)
-        whole = storage.maps(temporary)
+    with array_files.written(target, layout, about) as temporary:
+        whole = array_files.maps(temporary)
         for number, file in enumerate(files):
             rows = slice(number, None, len(files))
             whole["labels"][rows] = file.labels

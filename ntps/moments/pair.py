@@ -12,7 +12,7 @@ from ntps.models.description import output_name, resolve_model
 from ntps.moments import identity
 from ntps.moments.file import MomentsFile, StatesFile, check_together
 from ntps.moments.merge import part_names
-from ntps.system import storage
+from ntps.system import provenance
 from ntps.texts.dataset import dataset_name
 
 SPLITS = ("train", "test")
@@ -95,7 +95,7 @@ def partition_files(train: MomentsFile) -> list[MomentsFile]:
     for file in files:
         own = {key: value for key, value in file.identity.items() if key != "part"}
         remedy = "Run cache.py with --overwrite, or delete it to go without error bars"
-        storage.check_same(f"{file.path} is no part of {train.path}", own, whole, remedy)
+        provenance.check_same(f"{file.path} is no part of {train.path}", own, whole, remedy)
     check_together(train, *files)
     if sum(file.text_count for file in files) != train.text_count:
         raise UserError(f"the parts of {train.path} do not add up to its {train.text_count} rows. {remedy}")
@@ -118,14 +118,14 @@ class Cached:
             rows = self.train.text_count
             raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
-        storage.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
+        identity.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
         paths = {name: pair.split("states", name) for name in SPLITS}
         there = all(path.exists() for path in paths.values())
         self.states = {name: StatesFile(path, pair.verify) for name, path in paths.items() if there}
         for name, file in self.states.items():
             remedy, other = f"Delete it, or run {self.cache_command()} --overwrite", self.files[name]
             what = f"{file.path} is of another run than the moments"
-            storage.check_same(what, file.identity, self.rows[name], remedy)
+            provenance.check_same(what, file.identity, self.rows[name], remedy)
             if file.counts != (other.text_count if file.numeric else other.class_counts.tolist()):
                 raise UserError(f"{file.path} has other rows than {other.path}. {remedy}")
         check_together(*self.files.values(), *self.states.values())
@@ -133,8 +133,8 @@ class Cached:
     def cache_command(self) -> str:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""
         flags: list = ["--keep_states"]
-        known = storage.UNSAID | self.train.identity
-        usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **storage.UNSAID}
+        known = provenance.UNSAID | self.train.identity
+        usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **provenance.UNSAID}
         for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
             flags += [f"--{name}", known[name]]
         if known["layers"] != list(range(len(known["layers"]))):

@@ -26,7 +26,7 @@ from ntps.moments.identity import Identity, of_moments, of_rows, of_states
 from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.moments.merge import merge, part_name
 from ntps.moments.sums import Moments
-from ntps.system import console, processes, storage
+from ntps.system import array_files, atomic_files, console, locks, processes, provenance
 from ntps.texts.dataset import Dataset, Split
 
 CHECKPOINT_SECONDS = 60.0
@@ -85,7 +85,7 @@ class CachedSplit:
         self.states_identity, name = of_rows(self.whole.identity), self.whole.target.stem
         self.resume = moments / f".{name}.resume.safetensors"
         self.states_target, self.states_partial = states / f"{name}.safetensors", states / f".{name}.partial"
-        self.places = moments / f".{name}.lock", moments, states  # of `storage.alone`
+        self.places = moments / f".{name}.lock", moments, states  # of `locks.alone`
 
     def run(self) -> None:
         """Do what is missing. A user's error leaves nothing half done behind, unless a killed run had left it."""
@@ -94,12 +94,12 @@ class CachedSplit:
             processes.from_first(self.tidy)
             console.say(f"already there: {self.whole.target}")
             return
-        with storage.alone(*self.places):
+        with locks.alone(*self.places):
             ForwardPass(self, moments, states).run()
 
     def tidy(self) -> None:
         """Remove what a kill left after the last file had its name, unless another process works on it or nobody may."""
-        with contextlib.suppress(UserError, OSError), storage.alone(*self.places):
+        with contextlib.suppress(UserError, OSError), locks.alone(*self.places):
             self.forget_progress()
 
     def forget_progress(self) -> None:
@@ -108,15 +108,13 @@ class CachedSplit:
 
     def missing(self) -> tuple[bool, bool]:
         """Whether moments and states are to be made."""
-        there, overwrite, states = storage.same_output, self.flags.overwrite, self.flags.keep_states
+        there, overwrite, states = provenance.same_output, self.flags.overwrite, self.flags.keep_states
         moments = not there(self.whole.target, "moments", self.whole.identity, overwrite)
         states = states and not there(self.states_target, "states", self.states_identity, overwrite)
-        if states and not moments:
-            with contextlib.suppress(
-                UserError
-            ):  # a pass over both, killed before the states had their name, goes on
-                begun = storage.read_provenance(self.resume, "resume")["identity"]
-                moments = not storage.differences(begun, self.pass_identity(True, True))
+        if states and not moments:  # a pass over both, killed before the states had their name, goes on
+            with contextlib.suppress(UserError):
+                begun = provenance.read(self.resume, "resume")["identity"]
+                moments = not provenance.differences(begun, self.pass_identity(True, True))
         return moments, states
 
     def pass_identity(self, moments: bool, states: bool) -> Identity:
@@ -200,25 +198,25 @@ class ForwardPass:
                 )
             except (UserError, KeyError) as error:
                 console.say(f"the checkpoint {cached.resume} cannot be used, starting over: {error}")
-        size = storage.layout_bytes(self.states_layout) if self.want_states else 0
+        size = array_files.layout_bytes(self.states_layout) if self.want_states else 0
         if self.want_moments:
             files = len(self.parts) + 1 + (len(self.parts) > 1)
-            size += files * storage.layout_bytes(moments_layout(cached.empty("meta")))
-        storage.check_space(Path(cached.flags.output), size - sum(path.stat().st_size for path in left))
+            size += files * array_files.layout_bytes(moments_layout(cached.empty("meta")))
+        atomic_files.check_space(Path(cached.flags.output), size - sum(path.stat().st_size for path in left))
         return done
 
     def _load(self) -> int:
         cached = self.cached
-        about = storage.read_provenance(cached.resume, "resume")
-        storage.check_same("it is of another run", about["identity"], self.identity)
+        about = provenance.read(cached.resume, "resume")
+        provenance.check_same("it is of another run", about["identity"], self.identity)
         if self.want_states:
-            partial = storage.read_provenance(cached.states_partial, "states")["identity"]
-            storage.check_same("its states are of another run", partial, cached.states_identity)
+            partial = provenance.read(cached.states_partial, "states")["identity"]
+            provenance.check_same("its states are of another run", partial, cached.states_identity)
         done: int = about["record"]["plan_batches_done"]
         begun = self.part_of[done] if self.part_of[done - 1] == self.part_of[done] else None
         for number in set(self.part_of[:done]) - {begun}:
             part = self.parts[number]
-            if self.want_moments and not storage.same_output(part.target, "moments", part.identity):
+            if self.want_moments and not provenance.same_output(part.target, "moments", part.identity):
                 raise UserError(f"{part.target} does not exist")
         if self.want_moments and begun is not None:
             self.moments = MomentsFile(cached.resume, "resume").load(cached.model.device)
@@ -229,11 +227,11 @@ class ForwardPass:
         cached = self.cached
         cached.forget_progress()
         for part in self.parts if self.want_moments else ():  # refuses another run's
-            storage.same_output(part.target, "moments", part.identity, cached.flags.overwrite)
+            provenance.same_output(part.target, "moments", part.identity, cached.flags.overwrite)
         if self.want_states:
-            about = storage.provenance("states", cached.states_identity, **self.about)
-            storage.create(cached.states_partial, self.states_layout, about)
-            storage.maps(cached.states_partial)["labels"][...] = cached.split.labels[self.rows]
+            about = provenance.of("states", cached.states_identity, **self.about)
+            array_files.create(cached.states_partial, self.states_layout, about)
+            array_files.maps(cached.states_partial)["labels"][...] = cached.split.labels[self.rows]
 
     def _loop(self, encoder: Encoder, done: int) -> float:
         """All batches of the plan from number `done` on; tokens a second."""
@@ -268,7 +266,7 @@ class ForwardPass:
             own += [(rows, states.cpu().numpy())] if self.want_states else []
         if self.want_states and (found := sum(processes.gather(own), [])):
             for layer in range(len(encoder.layers)):  # a map of its own each: touched pages count as memory
-                stored = storage.maps(self.cached.states_partial)["states"][layer]
+                stored = array_files.maps(self.cached.states_partial)["states"][layer]
                 for rows, some in found:
                     stored[np.searchsorted(self.rows, rows)] = some[layer]
 
@@ -276,20 +274,20 @@ class ForwardPass:
         """Save where the pass stands: states first, so that the record never runs ahead of the data."""
         began = time.monotonic()
         if self.want_states and processes.first():
-            storage.sync(self.cached.states_partial)
+            atomic_files.sync(self.cached.states_partial)
         self._save(self.cached.resume, "resume", self.identity, plan_batches_done=done)
         self.saved = time.monotonic()
         self.pause = max(CHECKPOINT_SECONDS, 20 * (self.saved - began))  # writing takes 1/20 at most
 
     def _save(self, path: Path, kind: str, identity: Identity, **record: Any) -> None:
         """Write the sums of all processes, if there are any."""
-        about = storage.provenance(kind, identity, **record)
+        about = provenance.of(kind, identity, **record)
         if self.moments is not None:
             self.moments.gather()
         if processes.first() and self.moments is not None:
             write_moments(path, self.moments, about, "F64" if kind == "resume" else "F32")
         elif processes.first():
-            storage.write_arrays(path, {}, about)
+            array_files.write(path, {}, about)
 
     def _finish(self, rate: float) -> None:
         """Add up the parts, give the states their name, and say what was done."""
@@ -299,7 +297,7 @@ class ForwardPass:
                 merge([part.target for part in self.parts], overwrite=True)
             written.append(str(cached.whole.target))
         if self.want_states:
-            storage.replace(cached.states_partial, cached.states_target)
+            array_files.finish(cached.states_partial, cached.states_target)
             written.append(str(cached.states_target))
         cached.resume.unlink(missing_ok=True)
         shortened = f", {self.cut} texts cut at {cached.model.max_length} tokens" if self.cut else ""

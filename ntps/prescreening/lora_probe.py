@@ -19,7 +19,7 @@ from ntps.evaluation.paired import LEVEL, Difference, mcnemar, share_difference
 from ntps.flags import Forward, Lora, Prescreening
 from ntps.moments.lazy_model import lazy_models
 from ntps.prescreening.measure import Measured
-from ntps.system import processes, storage
+from ntps.system import array_files, processes, provenance
 from ntps.texts.dataset import Dataset
 
 POINTS = 10  # of the curve
@@ -55,13 +55,13 @@ def finetune(model: str, data: Dataset, flags: Prescreening, measured: Measured)
     def fit(seed: int, progress: Path, identity: dict[str, Any]) -> list[Row]:
         rows = train(seed, progress, identity)
         if processes.first():
-            about = storage.provenance("lora probe", identity)
-            storage.write_arrays(hits, {"right": np.array(rows[-1]["right"])}, about)
+            about = provenance.of("lora probe", identity)
+            array_files.write(hits, {"right": np.array(rows[-1]["right"])}, about)
         return rows
 
     measure(task, method, settings, training, fit)
-    storage.read_provenance(hits, "lora probe")  # an error for one that is gone or cut short
-    storage.verify(hits)
+    provenance.read(hits, "lora probe")  # an error for one that is gone or cut short
+    array_files.verify(hits)
     return columns(pd.read_csv(folder / f"{data.name}.csv"), load_file(hits)["right"].astype(bool), measured)
 
 

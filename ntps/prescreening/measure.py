@@ -35,7 +35,7 @@ from ntps.scores.registry import CONDITIONED_SCORES
 from ntps.scores.subspaces import ORDERS
 from ntps.scores.table import LayerScores, add_error_bars, conditioned_rows, layer_row, subspace_scores
 from ntps.sources.yaml_files import config_folders
-from ntps.system import storage
+from ntps.system import provenance
 from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
 
@@ -168,7 +168,7 @@ def spread(blocks: int) -> str:
 def earlier_seconds(pair: Pair) -> float:
     """What an earlier result says of a model's passes; NaN where it says nothing."""
     try:
-        about = storage.read_provenance(pair.output / f"{pair.dataset}.json", "prescreen")
+        about = provenance.read(pair.output / f"{pair.dataset}.json", "prescreen")
         return {row["model"]: row["seconds"] for row in about["record"]["models"]}[pair.model] or math.nan
     except (UserError, KeyError):
         return math.nan

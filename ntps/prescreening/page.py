@@ -15,7 +15,7 @@ from ntps.flags import Prescreening
 from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
 from ntps.prescreening.verdicts import RULES, finetuned, points, standing, verdict_of
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -187,14 +187,14 @@ def report(
 ) -> None:
     """Print the answer, and write the page, the JSON (all of it) and the CSV (one row a model) as OUTPUT/NAME.*."""
     rows, texts, stem = [one.row for one in ranked], facts["texts"], f"{output}/{facts['name']}"
-    about = storage.provenance(
+    about = provenance.of(
         "prescreen", {"data": facts["name"]}, ranked_by="heldout_skill", confidence=0.95, data=facts,
         doubts=list(warnings), models=rows, dropped=list(dropped),
     )  # fmt: skip
     without_nan = json.loads(json.dumps(about), parse_constant=lambda _: None)  # JSON has no NaN
     files = {
         f"{stem}.html": page(ranked, facts, warnings, dropped),
-        f"{stem}.json": storage.to_json(without_nan),
+        f"{stem}.json": atomic_files.to_json(without_nan),
         f"{stem}.csv": table(rows, dropped).to_csv(index=False),
     }
     lines = [
@@ -207,7 +207,7 @@ def report(
         lines += [f"{outlook(rows[0], facts)}\n"]
     print("\n".join(lines))
     for path, content in files.items():
-        storage.write_text(Path(path), content)
+        atomic_files.write_text(Path(path), content)
         print(f"wrote {path}")
 
 

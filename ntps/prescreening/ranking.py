@@ -20,13 +20,13 @@ from ntps.evaluation.gain import Calibration
 from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
 from ntps.moments.pair import Cached
-from ntps.prescreening import measure, page, texts
+from ntps.prescreening import measure, page, user_files
 from ntps.prescreening.measure import Measured, Row
 from ntps.prescreening.rounds import Candidate, dropped_row
 from ntps.prescreening.rows import Rows
 from ntps.prescreening.text_probe import TextProbe
 from ntps.sources.yaml_files import suggest
-from ntps.system import processes, storage
+from ntps.system import atomic_files, processes
 
 Found = TypeVar("Found")
 
@@ -41,13 +41,13 @@ class Ranking:
         if flags.gain:
             Calibration(flags.gain)  # refused before any pass if it is none
         self.flags, self.rows = flags, rows
-        self.where, self.data = texts.load(flags)
+        self.where, self.data = user_files.load(flags)
         if flags.finetune_probe and self.data.target != "classes":
             raise UserError(
                 f"--finetune_probe: LoRA is trained on classes, one a row; {self.data.name} is {self.data.target}"
             )
-        self.warnings = texts.check(self.data, flags.limit, flags.seed)
-        self.facts = texts.facts(self.data, flags)
+        self.warnings = user_files.check(self.data, flags.limit, flags.seed)
+        self.facts = user_files.facts(self.data, flags)
         self.measured: list[Measured] = []
         self.named: dict[str, str] = {}  # models as the user named them, by their names in the table
         self.failed: dict[str, str] = {}  # models that could not be measured, and why
@@ -83,7 +83,7 @@ class Ranking:
     def measure(self, model: str, flags: Prescreening | None = None) -> Measured:
         """One more model: its forward pass, unless it is there, and its place among the others. UserError if it cannot be."""
         found = measure.measure(model, self.where, self.data, flags or self.flags)
-        texts.keep(self.flags)
+        user_files.keep(self.flags)
         self.measured = ordered([*self.measured, found])
         self.named[found.row["model"]] = model
         return found
@@ -143,7 +143,7 @@ class Ranking:
 
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""
-        storage.write_text(Path(path), page.page(self.measured, self.facts, self.warnings, self.others))
+        atomic_files.write_text(Path(path), page.page(self.measured, self.facts, self.warnings, self.others))
         return Path(path)
 
     def write(self) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from ntps.errors import UserError
 from ntps.moments.pair import SPLITS
 from ntps.sources.yaml_files import suggest
-from ntps.system import storage
+from ntps.system import atomic_files
 from ntps.system.paths import plain_name
 from ntps.texts.columns import columns_of
 from ntps.texts.rows import as_text
@@ -92,12 +92,12 @@ class Rows:
         fresh = [path for path in paths.values() if not path.exists()]
         try:
             for split, path in paths.items():
-                storage.write_text(path, content[split])
+                atomic_files.write_text(path, content[split])
             yield {split: str(path) for split, path in paths.items()}
         except BaseException:
             for path in fresh if not (folder / f"{name}.yaml").exists() else ():  # nothing was measured
                 path.unlink(missing_ok=True)
-            storage.remove_empty(folder, 2)
+            atomic_files.remove_empty(folder, 2)
             raise
 
 

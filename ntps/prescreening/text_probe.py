@@ -23,8 +23,8 @@ from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Cached
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import storage
-from ntps.system.storage import UNSAID
+from ntps.system import array_files, atomic_files, provenance
+from ntps.system.provenance import UNSAID
 from ntps.texts.dataset import Dataset
 
 
@@ -109,7 +109,7 @@ class TextProbe(BaseEstimator):
         found = LazyModel(self.model, None, self.device, self.dtype, self.max_length, str(self.layer))
         if known := getattr(self, "identity_", {}):
             what = f"the probe was fitted on another model than {self.model}"
-            storage.check_same(what, known, found.identity, "Fit it again")
+            provenance.check_same(what, known, found.identity, "Fit it again")
         return found
 
     def transform(self, X: Sequence[str]) -> np.ndarray:
@@ -147,17 +147,17 @@ class TextProbe(BaseEstimator):
         path = Path(path).with_suffix(".safetensors")
         classes = [] if self.target == "numeric" else self.classes_.tolist()
         identity = {"model": self.identity_, "classes": classes, "estimator": self.get_params()}
-        about = storage.provenance("probe", identity)
-        storage.write_arrays(path, {"coefficients": self.coefficients_, "intercept": self.intercept_}, about)
-        storage.write_text(path.with_suffix(".json"), storage.to_json(about))
+        about = provenance.of("probe", identity)
+        array_files.write(path, {"coefficients": self.coefficients_, "intercept": self.intercept_}, about)
+        atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> TextProbe:
         """What `save` wrote. UserError for another file, and, when the model is read, for another model of that name."""
         path = Path(path)
-        identity = storage.read_provenance(path, "probe")["identity"]
-        storage.verify(path, finite=True)
+        identity = provenance.read(path, "probe")["identity"]
+        array_files.verify(path, finite=True)
         try:
             probe = cls(**identity["estimator"])
             probe.identity_, probe.classes_ = identity["model"], np.array(identity["classes"])
@@ -169,7 +169,7 @@ class TextProbe(BaseEstimator):
             if shape != (probe.intercept_.shape, len(probe.classes_) or 1):
                 raise ValueError("its arrays do not fit its classes")
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise UserError(f"{path} is damaged: {error}. {storage.REMEDY}") from None
+            raise UserError(f"{path} is damaged: {error}. {provenance.REMEDY}") from None
         return probe
 
     def set_params(self, **params: Any) -> TextProbe:

@@ -18,7 +18,7 @@ from ntps.errors import UserError
 from ntps.flags import Scoring
 from ntps.models.loading import pick_device
 from ntps.moments.file import MomentsFile, StatesFile, check_together
-from ntps.moments.identity import of_rows, of_scores
+from ntps.moments.identity import check_same_run, of_rows, of_scores
 from ntps.moments.pair import Pair, partition_files
 from ntps.moments.sums import targets_of
 from ntps.scores.best_layer import best_place
@@ -27,7 +27,7 @@ from ntps.scores.label_signal import residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS, LAYER_COLUMNS, headroom
 from ntps.scores.table import LayerScores, Row, add_error_bars, conditioned_rows, layer_row, subspace_scores
-from ntps.system import console, storage
+from ntps.system import array_files, atomic_files, console
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -91,14 +91,14 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     path_rows = [head | row for head, layer in zip(heads, conditioned) for row in layer]
     more = {"n_texts": train.text_count, "headroom": headroom(others)}
     layer_rows = [head | row | more for head, row in zip(heads, others)]
+    found = {table: rows, of_layers: layer_rows, path_table: path_rows}
     record = train.record | {"class_counts": train.class_counts.tolist()}
     with output.written(flags=asdict(flags), moments=record) as about:
-        storage.write_text(of_layers, pd.DataFrame(layer_rows)[list(LAYER_COLUMNS)].to_csv(index=False))
-        storage.write_text(path_table, pd.DataFrame(path_rows)[list(CONDITIONED_COLUMNS)].to_csv(index=False))
-        for table_beside in (of_layers, path_table):
-            storage.write_text(table_beside.with_suffix(".json"), storage.to_json(about))
-        storage.write_arrays(curves_file, curves(train.layers, scores), about)
-        storage.write_text(table, pd.DataFrame(rows)[list(COLUMNS)].to_csv(index=False))
+        for path, columns in tables.items():
+            atomic_files.write_text(path, pd.DataFrame(found[path])[list(columns)].to_csv(index=False))
+        for path in (of_layers, path_table):
+            atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
+        array_files.write(curves_file, curves(train.layers, scores), about)
     seconds = time.monotonic() - started
     console.say(f"wrote {table}, {curves_file.name} and {of_layers}: {len(scores)} layers in {seconds:.0f} s")
 
@@ -109,7 +109,7 @@ def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
     if train.label_second_moment - common <= 1e-12 * common:
         raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
     if test:
-        storage.check_same_run(train.identity, test.identity, train.path.parent)
+        check_same_run(train.identity, test.identity, train.path.parent)
     if train.text_count < train.width:
         console.say(
             f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
@@ -123,7 +123,7 @@ def kept_states(pair: Pair, train: MomentsFile) -> StatesFile | None:
     if not path.exists():
         return None
     states = StatesFile(path, pair.verify)
-    storage.check_same_run(of_rows(train.identity), states.identity, path.parent)
+    check_same_run(of_rows(train.identity), states.identity, path.parent)
     check_together(train, states)
     return states
 

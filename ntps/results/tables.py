@@ -22,7 +22,7 @@ from ntps.scores.registry import (
     SUBSPACE_SCORES,
     candidates,
 )
-from ntps.system import storage
+from ntps.system import provenance
 
 PAIR = ["model", "dataset"]
 POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score was taken
@@ -104,7 +104,7 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
     pairs = pairs.join(pd.DataFrame(facts))
     pairs["group"] = join_groups(pairs["dataset"], pairs.pop("source"), groups)
     pairs = pairs.merge(sizes(subspace), "left", PAIR)
-    pairs = pairs.merge(best_layers(layers, methods["linear_sklearn"]), "left", PAIR)
+    pairs = pairs.merge(best_layer_and_headroom(layers, methods["linear_sklearn"]), "left", PAIR)
     for name, measured in accuracies(methods, pairs).items():
         pairs = pairs.merge(measured.rename(name).reset_index(), "left", PAIR)
     for name in ("probe_mse", "probe_train_mse"):  # numbers have units of their own
@@ -159,7 +159,7 @@ def provenances(folder: Path, model: str, dataset: str) -> dict[str, dict[str, A
     """What stands beside the tables of a pair, by their kind: K_sweep.py's first, then the trainers'."""
     kinds = ("ntps", *(f"accuracy/{method}" for method in METHODS))
     files = {kind: folder / kind / model / f"{dataset}.json" for kind in kinds}
-    return {kind: storage.read_provenance(file) for kind, file in files.items() if file.exists()}
+    return {kind: provenance.read(file) for kind, file in files.items() if file.exists()}
 
 
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def sizes(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(PAIR, as_index=False)[["n_texts", "n_over_d"]].first()
 
 
-def best_layers(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+def best_layer_and_headroom(scores: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     """best_layer and headroom of each pair: by gcv_error, from K_sweep.py's table or else linear_sklearn.py's."""
     wanted = [*PAIR, "layer", "gcv_error", "headroom"]
     tables = [table.reindex(columns=wanted).dropna(subset=["gcv_error"]) for table in (scores, probes)]
@@ -243,10 +243,10 @@ def best_rows(folder: str | Path) -> pd.DataFrame:
     return lowest_error(table.dropna(subset=["layer", "gcv_error"]))
 
 
-def best_layer(folder: str | Path, model: str, dataset: str) -> int | None:
-    """K_sweep.py's best layer of one pair, None where there is none."""
-    best = best_rows(folder).set_index(PAIR)["layer"]
-    return int(best[model, dataset]) if (model, dataset) in best else None
+def best_layers(folder: str | Path) -> dict[tuple[str, str], int]:
+    """K_sweep.py's best layer of each pair that has one."""
+    best = best_rows(folder)
+    return dict(zip(zip(best["model"], best["dataset"]), best["layer"].astype(int)))
 
 
 def accuracies(methods: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> dict[str, pd.Series]:

@@ -14,10 +14,10 @@ from ntps.moments.file import MomentsFile
 from ntps.moments.identity import of_words
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Pair
-from ntps.results.tables import best_layer
+from ntps.results.tables import best_layers
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
-from ntps.system import console, storage
+from ntps.system import atomic_files, console, provenance
 from ntps.system.output import Output
 
 Groups = Mapping[str, list[str]]
@@ -59,7 +59,7 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     dtype, max_length = flags.dtype or file.identity["dtype"], file.identity["max_length"]
     source = LazyModel(model, flags.adapter, flags.device, dtype, max_length, str(layer))
     what, remedy = f"{file.path} is of another model", "Use another --output"
-    storage.check_same(what, file.identity["model"], source.identity, remedy)
+    provenance.check_same(what, file.identity["model"], source.identity, remedy)
     table, stem = pair.table("words"), pair.stem("words")
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
     pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
@@ -70,7 +70,7 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     frame = pd.DataFrame(points(source, file, layer, groups, ends))
     frame = frame.assign(model=pair.model, dataset=pair.dataset)[list(words.COLUMNS)]
     with output.written(flags=asdict(flags), moments=file.record):
-        storage.write_text(table, frame.to_csv(index=False))
+        atomic_files.write_text(table, frame.to_csv(index=False))
         draw(frame, stem)
     sides = ", ".join(f"{space} {on_their_side(frame, space, ends)}" for space in words.SPACES)
     console.say(f"wrote {table}, .png, .pdf: layer {layer}; on their side of the line: {sides}")
@@ -78,7 +78,8 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
 
 def requested_layer(pair: Pair, file: MomentsFile, layer: int | None) -> int:
     """The layer requested, or the best one by K_sweep.py's table; UserError for one that was not cached."""
-    if layer is None and (layer := best_layer(pair.output, pair.model, pair.dataset)) is None:
+    layer = best_layers(pair.output).get((pair.model, pair.dataset)) if layer is None else layer
+    if layer is None:
         raise UserError(f"no best layer is known: run {pair.command('K_sweep.py')}, or give --layer")
     if layer not in file.layers:
         raise UserError(f"--layer {layer}: {file.path} has the layers {file.layers}")
@@ -98,7 +99,7 @@ def points(
     """A row for each space and word."""
     listed = [(group, word) for group, members in groups.items() for word in members]
     ids, _ = source.tokenize([word for _, word in listed])
-    states = source.states(ids, (storage.UNSAID | file.identity)["pooling"])
+    states = source.states(ids, (provenance.UNSAID | file.identity)["pooling"])
     moments = file.averages(file.layers.index(layer), permuted=False)
     member = [np.array([group == name for group, _ in listed]) for name in ends]
     rows = []

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ntps.accuracies.lora import chosen_targets, target_modules
 from ntps.accuracies.registry import METHOD
+from ntps.accuracies.task import EVALUATION_BATCH, WATCH_EVERY
 from ntps.errors import UserError, enough_memory
 from ntps.flags import Caching
 from ntps.models import loading
@@ -30,7 +31,7 @@ from ntps.moments.lazy_model import default_budget, parse_layers
 from ntps.moments.passes import check_parts
 from ntps.moments.sums import GAP, SCAN, STRIPS, Moments
 from ntps.run.cli import for_each_pair
-from ntps.system import storage
+from ntps.system import array_files, atomic_files
 from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.description import read_description
 
@@ -38,8 +39,6 @@ Flags = Mapping[str, Any]  # of a script, by name
 Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
 ASSUMED = {"train": 10_000, "test": 10_000, "tokens": 32, "classes": 10}  # of texts that are not here
 CHARACTERS_PER_TOKEN = 4  # where the texts are here but the tokenizer is not
-EVALUATION_BATCH = 16  # as in ntps.accuracies.finetuning, which takes seconds to import
-VALIDATION = 0.1  # of the train texts, as in ntps.accuracies.task
 TIMED_CPU, TIMED_GPU = 1e10, 1e12  # operations that are timed: well under a second
 UPDATES_CPU, UPDATES_GPU = 1e8, 3e9  # numbers that Adafactor updates a second, about
 
@@ -257,7 +256,7 @@ def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
         prefix = split == "train" or flags["prefix_moments"] == "all"
         empty = Moments(layers, d, texts.targets, R, prefix, "meta", texts.label_sets)
         sums = max(sums, empty.nbytes)
-        disk += (len(shares) + (len(shares) > 1)) * storage.layout_bytes(moments_layout(empty))
+        disk += (len(shares) + (len(shares) > 1)) * array_files.layout_bytes(moments_layout(empty))
         if flags["keep_states"]:
             disk += len(layers) * sum(map(len, shares)) * d * max(4, outline.dtype.itemsize)
         moments += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
@@ -298,7 +297,7 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     epoch = (2 if lora else 3) * work(batches) + lora * 6.0 * trained * sum(int(n.sum()) for n in batches)
     epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
     at_once, times = max(rows, EVALUATION_BATCH), steps // flags["eval_every"]
-    watched = train[: math.ceil(VALIDATION * len(train))]
+    watched = train[: math.ceil(len(train) / WATCH_EVERY)]
     if flags["released_protocol"]:
         watched, times = test, max(0, times - 1)
     scores = seeds * (work(padded(test, at_once)) + times * work(padded(watched, at_once)))
@@ -363,7 +362,7 @@ size = functools.partial(tqdm.format_sizeof, suffix="B")
 
 def print_plan(script: str, flags: Flags) -> int:
     """Print the plan of every model and data set for a script's flags; exit code 1 if one fails or does not fit."""
-    device, room = loading.pick_device(flags["device"]), storage.free_space(Path(flags["output"]))
+    device, room = loading.pick_device(flags["device"]), atomic_files.free_space(Path(flags["output"]))
     free = free_memory(device)  # now: what is timed below stays in an accelerator's cache
     held = "moments" if script == "cache" else "trained weights, gradients, optimizer"
     speeds: dict[str, float] = {}

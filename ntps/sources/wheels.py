@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ntps.errors import UserError, boundary
 from ntps.sources.patterns import form_faults
-from ntps.system.storage import scratch
+from ntps.system.atomic_files import scratch
 
 PIP = (
     "pip download --quiet --no-deps --only-binary=:all: --require-hashes --no-cache-dir "

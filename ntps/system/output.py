@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Output:
                     f"{path} is outdated: it has no column {', '.join(sorted(lacking))}. Run this again with "
                     "--overwrite, or use another --output."
                 )
-        same = storage.same_output(self.beside, self.kind, self.identity)
+        same = provenance.same_output(self.beside, self.kind, self.identity)
         return same and all(path.exists() for path in (*self.tables, *self.files))
 
     @contextlib.contextmanager
     def written(self, **record: Any) -> Iterator[dict[str, Any]]:
         """Write the files inside; the provenance (the value of this context) follows them."""
-        about = storage.provenance(self.kind, self.identity, **record)
+        about = provenance.of(self.kind, self.identity, **record)
         self.beside.unlink(missing_ok=True)
         yield about
-        storage.write_text(self.beside, storage.to_json(about))
+        atomic_files.write_text(self.beside, atomic_files.to_json(about))
 
 
 def header(path: Path) -> list[str]:

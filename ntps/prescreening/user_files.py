@@ -14,7 +14,7 @@ from ntps.flags import Prescreening
 from ntps.moments.pair import SPLITS
 from ntps.moments.sums import targets_of
 from ntps.sources import yaml_files
-from ntps.system import storage
+from ntps.system import atomic_files
 from ntps.system.paths import plain_name
 from ntps.texts.dataset import Dataset, load_dataset
 from ntps.texts.readers import without_gz
@@ -60,7 +60,7 @@ def keep(flags: Prescreening) -> None:
     """Write the description, from which the other scripts go on."""
     if flags.train:
         where, spec = description(flags)
-        storage.write_text(where, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+        atomic_files.write_text(where, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
 def check(data: Dataset, limit: int, seed: int) -> list[str]:

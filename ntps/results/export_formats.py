@@ -17,9 +17,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from ntps.accuracies import registry
 from ntps.results.tables import HALF, PAIR, at_points, headline, load_pairs, load_scores, provenances
 from ntps.scores.registry import EVERY, SUBSPACE_SCORES
-from ntps.system import storage
+from ntps.system import atomic_files, provenance
 
-SCORES = {  # what is handed over, and its name there; in the order of the tables
+SCORES = {  # what is exported, and its name there; in the order of the tables
     "ridge_test_skill": "skill of a ridge probe on test (1 perfect, 0 class frequencies)",
     "retention_corrected": "corrected retention of the label signal by next-token directions",
     "retention_corrected_pca": "the same by as many principal components",
@@ -106,7 +106,7 @@ def load(folder: Path) -> dict[str, dict[str, Measured]]:
 def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
     """One pair: `row` has its scores, accuracies and best layer."""
     about = list(provenances(folder, row["model"], row["dataset"]).values())
-    about = about or [storage.provenance("none", {})]
+    about = about or [provenance.of("none", {})]
     run = about[0]["identity"].get("train", about[0]["identity"])
     record = about[0]["record"].get("moments", about[0]["record"])
     data = record.get("data", {})
@@ -177,7 +177,7 @@ def lm_eval(model: str, sets: Sets) -> dict[str, Any]:
         "results": {task: {"alias": dataset} | metrics(one.values) for task, (dataset, one) in tasks.items()},
         "group_subtasks": {task: [] for task in tasks},
         "configs": {task: config(task, *where) for task, where in tasks.items()},
-        "versions": dict.fromkeys(tasks, storage.FORMAT),
+        "versions": dict.fromkeys(tasks, provenance.FORMAT),
         "n-shot": dict.fromkeys(tasks, 0),
         "higher_is_better": {
             task: {value.metric: {1: True, -1: False}.get(value.direction) for value in one.values}
@@ -208,7 +208,7 @@ def config(task: str, dataset: str, one: Measured) -> dict[str, Any]:
         "test_split": "test",
         "num_fewshot": 0,
         "metadata": {
-            "version": storage.FORMAT,
+            "version": provenance.FORMAT,
             "source": one.source,
             "layer": next((value.layer for value in one.values if value.layer is not None), None),
             **one.settings,
@@ -228,7 +228,7 @@ def write(folder: Path, output: Path, form: str) -> list[Path]:
             path, text = output / f"{model}.md", model_card(model, sets)
         else:
             path = output / model / f"results_{newest(sets).replace(':', '-')}.json"
-            text = storage.to_json(lm_eval(model, sets))
-        storage.write_text(path, text)
+            text = atomic_files.to_json(lm_eval(model, sets))
+        atomic_files.write_text(path, text)
         written.append(path)
     return written
