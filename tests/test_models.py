@@ -33,7 +33,7 @@ from ntps.models.loading import (
     pick_device,
     pick_dtype,
     tokenizer_facts,
-    tokenizer_of_file,
+    tokenizer_file,
     truer_tokenizer,
 )
 from ntps.moments.encoder import Encoder, difference
@@ -852,7 +852,7 @@ def test_gemma_goes_on_as_it_should_and_its_states_are_those_of_transformers():
     padded = tokenizer(["a river", "a boat on the river"], padding=True)
     assert padded.input_ids[0][0] == 2 and all(mask[0] for mask in padded.attention_mask)
     some = ["a  b\n\nc", "naïve café 12345 \n\t x", "日本語"]
-    assert truer_tokenizer(spec, tokenizer, tokenizer_of_file(spec, tokenizer), some) is tokenizer
+    assert truer_tokenizer(spec, tokenizer, tokenizer_file(spec, tokenizer), some) is tokenizer
     whole = AutoModelForCausalLM.from_pretrained(folder, dtype=FLOAT).eval()
     for text, goes_on, loss in (
         ("The capital of France is", " the capital of the country of France. It is the largest", "3.99"),

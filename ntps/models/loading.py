@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -241,26 +242,34 @@ def load_tokenizer(spec: ModelSpec, kind: Any = AutoTokenizer, **options: Any) -
     return tokenizer
 
 
-def tokenizer_of_file(spec: ModelSpec, loaded: Any) -> Any:
-    """That of the folder's tokenizer.json; the loaded one where it is that, or where there is no such file.
+def tokenizer_file(spec: ModelSpec, loaded: Any) -> Tokenizer | None:
+    """The tokenizer of the folder's tokenizer.json as it is; None where the loaded one is that, or there is no such file.
 
     transformers builds some classes (Qwen2Tokenizer) by their own rules from the vocabulary alone.
     """
-    source = _tokenizer_source(spec)
-    if type(loaded) is PreTrainedTokenizerFast or source.get("trust_remote_code"):
-        return loaded  # that is the file's; code of the repository may have its reasons
-    if not (Path(loaded.name_or_path) / "tokenizer.json").is_file():
-        return loaded
-    return load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)
+    if type(loaded) is PreTrainedTokenizerFast or _tokenizer_source(spec).get("trust_remote_code"):
+        return None  # that is the file's; code of the repository may have its reasons
+    path = Path(loaded.name_or_path) / "tokenizer.json"
+    if not path.is_file():
+        return None
+    found = Tokenizer.from_file(str(path))
+    found.no_padding()
+    found.no_truncation()
+    return found
 
 
-def truer_tokenizer(spec: ModelSpec, loaded: Any, theirs: Any, texts: Sequence[str]) -> Any:
+def truer_tokenizer(spec: ModelSpec, loaded: Any, file: Tokenizer | None, texts: Sequence[str]) -> Any:
     """The loaded tokenizer, or that of the file where it gives some of the texts other ids."""
-    if loaded is theirs:
+    if file is None or type(loaded) is PreTrainedTokenizerFast:
         return loaded
     some = list(texts[:: len(texts) // SAMPLE + 1])
-    ids = (kind(some, verbose=False).input_ids for kind in (loaded, theirs))
-    if not (other := sum(ours != own for ours, own in zip(*ids, strict=True))):
+    ids = loaded(some, verbose=False).input_ids
+    if ids == [found.ids for found in file.encode_batch(some)]:
+        return loaded
+    theirs = load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)  # takes seconds
+    own_ids = theirs(some, verbose=False).input_ids
+    other = sum(ours != own for ours, own in zip(ids, own_ids, strict=True))
+    if not other:
         return loaded
     was = f"{type(loaded).__name__} differed from tokenizer.json"
     console.say(f"{spec.name}: {was} in {other} of {len(some)} texts: tokenizer.json is used")

@@ -65,7 +65,7 @@ class LazyModel:
         if (known := next((ids for those, ids in self.tokenized if those == texts), None)) is not None:
             return known
         with boundary(f"{self.spec.name}: its tokenizer fails"):
-            self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.of_file, texts)
+            self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.file, texts)
             self.facts = loading.tokenizer_facts(self.tokenizer)
             vocabulary = self.config.get_text_config().vocab_size
             ids = tokenize(texts, self.tokenizer, self.max_length, vocabulary)
@@ -73,9 +73,9 @@ class LazyModel:
         return ids
 
     @functools.cached_property
-    def of_file(self) -> Any:
-        """The tokenizer of the folder's tokenizer.json: a large one takes seconds to load."""
-        return loading.tokenizer_of_file(self.spec, self.tokenizer)
+    def file(self) -> Any:
+        """The folder's tokenizer.json, which a large tokenizer takes a second to read."""
+        return loading.tokenizer_file(self.spec, self.tokenizer)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class LazyModel:
 
     def unload(self) -> None:
         """Forget weights and tokenizers, which are read again when they are due; token ids stay."""
-        for name in ("encoder", "tokenizer", "of_file"):
+        for name in ("encoder", "tokenizer", "file"):
             self.__dict__.pop(name, None)
 
     def pooled(

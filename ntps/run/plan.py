@@ -190,8 +190,8 @@ def in_tokens(texts: Sequence[str], outline: Outline) -> np.ndarray:
     """Lengths of texts in tokens, by the tokenizer if it is here, else from their characters."""
     if outline.tokenizer is None:
         return np.array([2 + len(t) // CHARACTERS_PER_TOKEN for t in texts]).clip(max=outline.max_length)
-    theirs = loading.tokenizer_of_file(outline.spec, outline.tokenizer)
-    outline.tokenizer = loading.truer_tokenizer(outline.spec, outline.tokenizer, theirs, texts)
+    file = loading.tokenizer_file(outline.spec, outline.tokenizer)
+    outline.tokenizer = loading.truer_tokenizer(outline.spec, outline.tokenizer, file, texts)
     vocabulary = outline.config.get_text_config().vocab_size
     ids, _ = tokenize(texts, outline.tokenizer, outline.max_length, vocabulary)
     return np.array(list(map(len, ids)))
