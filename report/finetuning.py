@@ -357,7 +357,11 @@ def verdict(judged: pd.DataFrame) -> str:
     mean, better = judged["rmse"][0], judged[judged["better"]]
     spread = f"The mean gain of the other data sets is off by {points_of(mean)} points (root mean square)"
     if better.empty:
-        return f"**Nothing predicts the gain significantly better than the mean gain.** {spread}."
+        near = judged.iloc[1:].sort_values("rmse").iloc[0]
+        return (
+            f"**Nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
+            f"off by {points_of(near['rmse'])} (p {three(near['p'])} by itself, {three(near['p_holm'])} after Holm)."
+        )
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
     )

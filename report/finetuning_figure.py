@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from fig_plot.panels import WIDTH, caption, styled
 
 TEXT = (
-    "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows (at most) and of seeds where there are two. Right: root "
-    "mean square error on groups of data sets that are left out. Dashed: the mean gain; dotted: the gains' own standard error (an upper limit of that of test rows)."
+    "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
+    "mean square error on groups of data sets that are left out. Dashed: the mean gain; dotted: the gains' own standard error."
 )
 
 

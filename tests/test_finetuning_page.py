@@ -185,6 +185,7 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     table = table.groupby(table["dataset"].replace({"trec50": "trec6"}))[
         ["gain", "retention_corrected"]
     ].mean()
+    table = table.dropna()  # corrected retention is refused on commonsense: no predictor is judged there
     judged = pd.read_csv(TABLES / "finetuning.csv").set_index("predictor")["rmse"]
     y = table["gain"].to_numpy()
     left_out = [np.delete(y, i).mean() - y[i] for i in range(len(y))]
