@@ -1,6 +1,6 @@
-"""docs/differences.md: what rows, tolerance, layer and kv make of the scores, from the tables of report/evidence.py.
+"""docs/differences.md: what rows, tolerance, layer, kv, pooling and quantisation make of the scores, from committed tables.
 
-python -m report.differences
+python -m report.differences        # from those of report/evidence.py and report/pooling.py
 """
 
 import sys
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import sem
 
 from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR
@@ -21,6 +22,12 @@ from report.reproduction import filled
 TEMPLATE = Path(__file__).with_name("differences.template.md")
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
 DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
+ORIGINAL = "smollm2-135m"  # whose poolings and copies are compared
+AGAIN = {
+    "ntps": "NTPS", "retention_corrected": "corrected retention", "gcv_skill": "cross-validated skill", "accuracy": "probe's accuracy",
+}  # fmt: skip
+NOT_RUN = "Not run yet."
+ERRORS = {name: f"{name}_se" for name in ("ntps", "retention_corrected")}
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # kv / d
 
 
@@ -39,6 +46,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "tolerance": by_tolerance(real(pd.read_parquet(place / "conditioned.parquet")), best),
         "layer": by_layer(place),
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
+        **pooled(pd.read_csv(place / "pooling.csv")),
+        "again": run_again(place),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
     }  # fmt: skip
     atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
@@ -137,6 +146,67 @@ def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
                     "retention": mean(own, "retention"), "ρ of NTPS with accuracy": rho(own, "ntps"),
                     "ρ of retention": rho(own, "retention"),
                 }  # fmt: skip
+
+    return markdown(pd.DataFrame(lines()))
+
+
+def pooled(table: pd.DataFrame) -> dict[str, str]:
+    """ORIGINAL under each pooling, the paper's first, and its copies of few bits under the paper's."""
+    as_published, original = table["pooling"] == "mean", table["model"] == ORIGINAL
+    poolings = {str(name): part for name, part in table[original].groupby("pooling")}
+    copies = {str(name): part for name, part in table[as_published].groupby("model")}
+    first, shipped = poolings.pop("mean"), copies.pop(ORIGINAL)
+    fewer = {ORIGINAL: shipped} | dict(sorted(copies.items(), reverse=True))
+    return {
+        "pooling": beside("pooling", {"mean": first} | poolings),
+        "bits": beside("weights", fewer) if copies else NOT_RUN,
+        "pooled_sets": f"{len(first)}",
+    }  # fmt: skip
+
+
+def beside(kind: str, ways: dict[str, pd.DataFrame]) -> str:
+    """Means of each way over the data sets; the probe's accuracy also less that of the first way, with its standard error."""
+    first = next(iter(ways.values())).set_index("dataset")["probe_accuracy"]
+
+    def lines() -> Iterator[dict[str, str]]:
+        for name, own in ways.items():
+            change = (own.set_index("dataset")["probe_accuracy"] - first).dropna().to_numpy(float)
+            own = own.rename(columns={"probe_accuracy": "accuracy"})
+            yield {
+                kind: name, "data sets": f"{len(own)}", "probe's accuracy": mean(own, "accuracy"),
+                "less the first's": f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if change.any() else "-",
+                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "its lift": mean(own, "null_lift"),
+                "significant": f"{(own['p_value'] <= 0.05).sum()} of {own['p_value'].notna().sum()}",
+                "corrected retention": mean(own, "retention_corrected"), "ρ of NTPS with accuracy": rho(own, "ntps"),
+            }  # fmt: skip
+
+    return markdown(pd.DataFrame(lines()))
+
+
+def run_again(place: Path) -> str:
+    """Pairs run once more from nothing, in FOLDER/rerun: the largest difference over the layers, and in standard errors."""
+    if not (place / "rerun").is_dir():
+        return NOT_RUN
+    lora = pd.read_csv(place / "lora.csv"), pd.read_csv(place / "rerun" / "lora.csv")
+    first, again = (
+        runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"])["accuracy"]
+        for runs in lora
+    )
+    trained = (again - first).abs().groupby(level=PAIR).max().to_dict()
+    both = with_accuracy(place).merge(
+        with_accuracy(place / "rerun"), on=[*PAIR, "layer"], suffixes=("", "_again")
+    )
+    for name in AGAIN:
+        both[name] = (both[f"{name}_again"] - both[name]).abs()
+    both["in_errors"] = (both[list(ERRORS)] / both[list(ERRORS.values())].to_numpy()).max(axis=1)
+
+    def lines() -> Iterator[dict[str, str]]:
+        for pair, own in both.groupby(PAIR):
+            yield {
+                "model": str(pair[0]), "data set": str(pair[1]), "layers": f"{len(own)}",
+                **{title: f"{own[name].max():.1g}" for name, title in AGAIN.items()},
+                "in standard errors": f"{own['in_errors'].max():.1g}", "LoRA's accuracy": f"{trained[pair]:.1g}",
+            }  # fmt: skip
 
     return markdown(pd.DataFrame(lines()))
 

@@ -1,0 +1,82 @@
+"""docs/differences.md: the tables of pooling, of few bits and of pairs run again, and that the page is what the tables say."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from report import differences, evidence
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORES = ("ridge_test_skill", "ntps", "null_lift", "retention_corrected")
+
+
+def lines_of(markdown):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.strip().splitlines()]
+    return pd.DataFrame(rows[2:], columns=rows[0]).set_index(rows[0][0])
+
+
+def pooling_table():
+    """Eight data sets; the last token's probe is .1 above the mean's on each, that of the 2-bit copy .2 below."""
+    rows = []
+    for place in range(8):
+        for model, pooling, change in (
+            ("smollm2-135m", "last", 0.1),
+            ("smollm2-135m", "mean", 0.0),
+            ("smollm2-135m-2bit", "mean", -0.2),
+        ):
+            row = dict.fromkeys(SCORES, 0.1 * place) | {
+                "dataset": f"data{place}",
+                "model": model,
+                "pooling": pooling,
+            }
+            accuracy = 0.5 + 0.02 * place + change
+            rows.append(row | {"probe_accuracy": accuracy, "p_value": 0.01 if place < 3 else 0.5})
+    return pd.DataFrame(rows)
+
+
+def test_each_way_stands_beside_the_first_over_the_same_data_sets():
+    found = differences.pooled(pooling_table())
+    poolings, bits = lines_of(found["pooling"]), lines_of(found["bits"])
+    assert list(poolings.index) == ["mean", "last"] and list(bits.index) == [
+        "smollm2-135m",
+        "smollm2-135m-2bit",
+    ]
+    assert list(poolings["less the first's"]) == ["-", "+0.100 ± 0.000"]
+    assert bits.loc["smollm2-135m-2bit", "less the first's"] == "−0.200 ± 0.000"
+    assert set(poolings["significant"]) == {"3 of 8"} and set(poolings["ρ of NTPS with accuracy"]) == {
+        "+1.00"
+    }
+    assert poolings.loc["last", "probe's accuracy"] == "0.670"
+
+
+def test_the_largest_difference_of_a_pair_run_again(tmp_path):
+    for folder, change in ((tmp_path, 0.0), (tmp_path / "rerun", 0.002)):
+        pair = {"model": "m", "dataset": "d"}
+        best = [
+            pair
+            | {
+                "layer": layer,
+                "ntps": 0.3 + change * layer,
+                "ntps_se": 0.01 if layer else None,
+                "retention_corrected": 0.5,
+                "retention_corrected_se": 0.05,
+                "gcv_skill": 0.4,
+            }
+            for layer in range(3)
+        ]
+        probes = [
+            pair | {"layer": layer, "probe": "logistic_regression", "accuracy": 0.8} for layer in range(3)
+        ]
+        lora = [pair | {"seed": 0, "final": True, "split": "test", "accuracy": 0.9 - change}]
+        for name, rows in (("best", best), ("probes", probes), ("lora", lora)):
+            evidence.to_csv(pd.DataFrame(rows), folder / f"{name}.csv")
+    row = lines_of(differences.run_again(tmp_path)).iloc[0]
+    assert row["layers"] == "3" and float(row["NTPS"]) == pytest.approx(0.004)
+    assert float(row["in standard errors"]) == pytest.approx(0.4)
+    assert float(row["LoRA's accuracy"]) == pytest.approx(0.002) and float(row["probe's accuracy"]) == 0
+
+
+def test_the_committed_page_is_what_the_committed_tables_say(tmp_path):
+    assert differences.main(str(ROOT / "results/evidence"), str(tmp_path)) == 0
+    assert (tmp_path / "differences.md").read_text() == (ROOT / "docs/differences.md").read_text()
