@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -133,6 +134,8 @@ TABLE = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         (["a", "b"], None, None, "labels: None is no list: give one entry a row"),
         ("my.csv", "label", None, "texts: 'my.csv' is no list: .*a table .of pandas.read_csv."),
         (["a", "b"], "label", None, "labels: 'label' is no list"),
+        (["a", "b"], np.array("x"), None, "labels: .*is no list"),
+        (pyarrow.Table.from_pandas(TABLE), "label", None, "texts: a table of pyarrow's Table: .*to_pandas"),
         (["a", "b"], ["x", "y"], ["c", "d", "e"], "test: give a pair of lists"),
         (["a", "b"], ["x", "y"], TABLE, "test: give a pair of lists"),
         (TABLE, "label", (["c"], ["x"]), "test: give a DataFrame, or a Dataset"),

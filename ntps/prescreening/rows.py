@@ -107,7 +107,7 @@ def is_table(rows: Any) -> bool:
 
 def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
     for what, given in (("texts", texts), ("labels", labels)):
-        if isinstance(given, str) or not hasattr(given, "__iter__"):
+        if isinstance(given, str) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
             remedy = "give one entry a row, or a table (of pandas.read_csv) and the name of its column"
             raise UserError(f"{what}: {given!r:.60} is no list: {remedy}")
     texts, labels = list(texts), listed(labels)
@@ -145,6 +145,11 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
     """
     if isinstance(table, pd.DataFrame):
         table = table.rename(columns=str)  # 0 and 1 of a file without a header
+    elif not hasattr(table, "features"):
+        kind = f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__}"
+        raise UserError(
+            f"texts: a table of {kind}: give a DataFrame of pandas, as of table.to_pandas(), or a Dataset"
+        )
     known = list(getattr(table, "column_names", None) or table.columns)
     ours, theirs = columns_of(text, known), [label] if isinstance(label, str) else label
     for what, columns in (("text", ours), ("labels", theirs)):
