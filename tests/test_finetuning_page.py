@@ -240,3 +240,16 @@ def test_gains_on_halves_of_the_test_rows_are_set_against_each_other(tables):
     r = np.corrcoef(gains[:, ::2].mean(1), gains[:, 1::2].mean(1))[0, 1]
     floor = finetuning.floors(table, found)
     assert floor["retest"] == pytest.approx(r) and floor["twice_as_many"] == pytest.approx(2 * r / (1 + r))
+
+
+def test_the_committed_rows_add_up_to_the_committed_accuracies():
+    """hits.csv, from adapters and probes once more, against the tables of the trainers."""
+    hits, lora = evidence.read_csv(TABLES / "hits.csv"), pd.read_csv(TABLES / "lora.csv")
+    lora = lora[lora["final"] & (lora["split"] == "test")].set_index(["dataset", "seed"])["accuracy"]
+    best = finetuning.rows_of(TABLES)
+    best = best[(best["which"] == "best") & (best["model"] == "smollm2-135m")]
+    probe = best.set_index("dataset")["accuracy"]
+    assert len(hits) == len(lora) + hits["dataset"].nunique()
+    for row in hits.itertuples():
+        wanted = lora[row.dataset, row.seed] if row.method == "lora_finetuning" else probe[row.dataset]
+        assert str(row.right).count("1") / row.n == pytest.approx(wanted, abs=1e-6)
