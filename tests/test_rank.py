@@ -139,6 +139,7 @@ TABLE = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         (["a", "b"], ["x", "y"], ["c", "d", "e"], "test: give a pair of lists"),
         (["a", "b"], ["x", "y"], TABLE, "test: give a pair of lists"),
         (TABLE, "label", (["c"], ["x"]), "test: give a DataFrame, or a Dataset"),
+        (pd.concat([TABLE, TABLE["label"]], axis=1), "label", None, "labels: there are 2 columns 'label'"),
         (TABLE, None, None, "labels: there is no column 'None'; there are: text, label"),
         (TABLE, TABLE["label"], None, "labels: there is no column 'x'"),
         (TABLE, np.eye(2), None, "labels: there is no column '.1. 0..'"),

@@ -47,7 +47,7 @@ class LazyModel:
         self.tokenized: list[tuple[Sequence[str], tuple[list[np.ndarray], int]]] = []
         self.facts: dict[str, Any]
         self.max_length: int
-        if like and like.reads == self.reads:
+        if like and like.reads == self.reads and not spec.trust_remote_code:  # its code is in no hash
             self.facts, self.max_length, self.tokenized = like.facts, like.max_length, like.tokenized
         else:
             self.facts = loading.tokenizer_facts(self.tokenizer)

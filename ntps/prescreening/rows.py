@@ -156,6 +156,8 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
         for column in columns:
             if column not in known:
                 raise UserError(f"{what}: there is no column {column!r:.60}; {suggest(column, known)}")
+            if known.count(column) > 1:
+                raise UserError(f"{what}: there are {known.count(column)} columns {column!r:.60}: rename one")
     features = getattr(table, "features", {})
     if features:
         table = table.select_columns([*dict.fromkeys([*ours, *theirs])]).to_pandas()
