@@ -119,10 +119,14 @@ def slopes(folder: Path) -> pd.DataFrame:
     return (wide[10] - wide[5]).rename("skill_slope").reset_index()
 
 
+def optional(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A table that need not be there: then it has no rows."""
+    return read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+
+
 def kernel(folder: Path) -> pd.DataFrame:
     """The gradient kernel's gain with gradients of unit length, its rows and its cost in passes over them."""
-    path = folder / "finetune_probe.csv"
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KERNEL)
+    table = optional(folder / "finetune_probe.csv", KERNEL)
     table = table[table["unit_norm"] == True]  # noqa: E712  (an empty column is of no type)
     return (
         table[KERNEL]
@@ -143,9 +147,8 @@ def own(folder: Path) -> pd.DataFrame:
 
     Where no law is fitted (ntps.evaluation.learning_curve) it is the last accuracy; above 1 it is 1.
     """
-    path = folder / "short.csv"
     names = [*PAIR, "own_accuracy", "law_accuracy", "own_tokens", "scored"]
-    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*PAIR, "split"])
+    runs = optional(folder / "short.csv", [*PAIR, "split"])
     rows = []
     for pair, curve in runs[runs["split"] == "validation"].groupby(PAIR):
         steps, accuracy = curve["step"].to_list(), curve["accuracy"].to_list()
@@ -160,9 +163,8 @@ def paired(folder: Path) -> pd.DataFrame:
 
     A row's gain is the share of seeds that have it right less 1 if the probe has; the error is its standard deviation / sqrt(n).
     """
-    path = folder / "hits.csv"
     names = [*PAIR, "paired_error", "half_gain", "other_half_gain"]
-    hits = read_csv(path) if path.exists() else pd.DataFrame(columns=[*PAIR])
+    hits = optional(folder / "hits.csv", PAIR)
     rows = []
     for pair, found in hits.groupby(PAIR):
         right = np.array([list(map(int, digits)) for digits in found["right"]])

@@ -53,7 +53,8 @@ def main(
     """
     path = Path(folder) / "which.csv"
     if run is not None:
-        atomic_files.write_text(path, measured(Path(run)).to_csv(index=False, float_format="%.6g"))
+        table = measured(Path(run), Path(folder) / "facts.csv")
+        atomic_files.write_text(path, table.to_csv(index=False, float_format="%.6g"))
     if not path.exists():
         raise UserError(f"{path} is missing: run make which")
     table, judged_path = pd.read_csv(path), path.with_name("which_judged.csv")
@@ -67,8 +68,11 @@ def main(
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(run: Path) -> pd.DataFrame:
-    """A row a candidate, data set and layer (best, last): test accuracy of the logistic probe, and scores from train, empty where refused."""
+def measured(run: Path, facts: Path = FOLDER / "facts.csv") -> pd.DataFrame:
+    """A row a candidate, data set and layer (best, last): test accuracy of the logistic probe, and scores from train, empty where refused.
+
+    facts: the table that has the data sets' groups.
+    """
     table = whole_rows(*(read_tables(run, kind) for kind in ("ntps", "scores", "conditioned")))
     probes = read_tables(run, "accuracy/linear_sklearn")
     probes = probes[(probes["split"] == "test") & (probes["probe"] == PROBES[0])]
@@ -77,8 +81,8 @@ def measured(run: Path) -> pd.DataFrame:
     table = table.dropna(subset="adapter")
     if twice := sorted(set(table.loc[table.duplicated(["adapter", "dataset", "which"]), "adapter"])):
         raise UserError(f"{run} has two adapters of {', '.join(twice)}, seed 0: remove the folders of one")
-    facts = pd.read_csv(FOLDER / "facts.csv")
-    group = facts[facts["model"] == MODEL].set_index("dataset")["group"]
+    known = pd.read_csv(facts)
+    group = known[known["model"] == MODEL].set_index("dataset")["group"]
     table["group"] = table["dataset"].map(group)
     table["seen"] = table["adapter"].map(group) == table["group"]
     for score in SCORES:

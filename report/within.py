@@ -122,10 +122,8 @@ class Rankings:
 
 def static_order(rankings: Rankings) -> Array:
     """(D, C): mean accuracy on the data sets of all other groups, each less the mean of its candidates."""
-    names, centred = (
-        np.array(rankings.groups),
-        rankings.accuracy - mean(rankings.accuracy, 1)[:, None],
-    )
+    names = np.array(rankings.groups)
+    centred = rankings.accuracy - mean(rankings.accuracy, 1)[:, None]
     return np.stack([mean(centred[names != name], 0) for name in names])
 
 

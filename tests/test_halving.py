@@ -224,8 +224,10 @@ def test_between_rounds_a_candidate_keeps_its_tokens_but_neither_weights_nor_tok
     assert not {"encoder", "tokenizer"} & vars(candidate.source).keys()
     ranking.race(world[1][1], range(1))  # a model with the same tokenizer
     assert calls == [read] and ranking.candidates[world[1][1]].row["n_train"] == 80 // ranking.parts
-    shorter = LazyModel(world[1][1], None, "cpu", None, 5, "0", candidate.source)
+    shorter = LazyModel(world[1][1], None, "cpu", None, 5, "0", [candidate.source])
     assert shorter.max_length == 5 and not shorter.tokenized
+    same = LazyModel(world[1][1], None, "cpu", None, None, "0", [shorter, candidate.source])
+    assert same.tokenized is candidate.source.tokenized  # not of the first alone
     calls.pop()
     candidate.source.tokenize(["of other texts"])
     assert len(calls) == 2

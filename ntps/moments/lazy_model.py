@@ -25,12 +25,12 @@ def default_budget(device: torch.device) -> int:
 class LazyModel:
     """One model as requested; its weights are read only when a forward pass is due.
 
-    like: another model, whose token ids are taken over where both have the same tokenizer.
+    others: models whose token ids are taken over where one of them has the same tokenizer.
     """
 
     def __init__(
         self, name: str, adapter: str | None, device: str, dtype: str | None, max_length: int | None, layers: str,
-        like: "LazyModel | None" = None,
+        others: Sequence["LazyModel"] = (),
     ):  # fmt: skip
         self.spec, self.adapter = resolve_model(name), adapter
         self.device = loading.pick_device(device)
@@ -47,8 +47,9 @@ class LazyModel:
         self.tokenized: list[tuple[Sequence[str], tuple[list[np.ndarray], int]]] = []
         self.facts: dict[str, Any]
         self.max_length: int
-        if like and like.reads == self.reads and not spec.trust_remote_code:  # its code is in no hash
-            self.facts, self.max_length, self.tokenized = like.facts, like.max_length, like.tokenized
+        same = next((other for other in others if other.reads == self.reads), None)
+        if same and not spec.trust_remote_code:  # its code is in no hash
+            self.facts, self.max_length, self.tokenized = same.facts, same.max_length, same.tokenized
         else:
             self.facts = loading.tokenizer_facts(self.tokenizer)
             self.max_length = loading.context_length(self.tokenizer, self.config, max_length)

@@ -5,7 +5,7 @@ Everything is read from what cache.py's pass leaves: moments of train (in partit
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,11 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     }
 
 
-def source_of(model: str, flags: Prescreening, like: LazyModel | None = None) -> LazyModel:
+def source_of(model: str, flags: Prescreening, others: Sequence[LazyModel] = ()) -> LazyModel:
     layers = flags.layers
     if layers == "spread":
         layers = spread(load_config(resolve_model(model)).num_hidden_layers)
-    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers, like)
+    return LazyModel(model, None, flags.device, flags.dtype, flags.max_length, layers, others)
 
 
 def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:

@@ -106,8 +106,8 @@ class Ranking:
         """A model's losses after one more round of a race; after the last it is measured as any other."""
         if not new.start:
             pair = measure.pair_of(model, self.where, self.data, self.flags)
-            like = next(iter(self.candidates.values()), None)
-            self.candidates[model] = Candidate(model, pair, self.data, self.flags, like)
+            others = list(self.candidates.values())
+            self.candidates[model] = Candidate(model, pair, self.data, self.flags, others)
         candidate = self.candidates[model]
         candidate.forward(new)
         if not last:

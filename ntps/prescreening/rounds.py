@@ -4,6 +4,7 @@ A part is a partition, with files of its own as `cache.py --shard i/n` makes the
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -29,21 +30,21 @@ from ntps.texts.dataset import Dataset
 class Candidate:
     """A model on part after part of the rows. row: what the table says of it after its last round.
 
-    like: another candidate, whose token ids serve a model with the same tokenizer.
+    others: whose token ids serve it where one of them has the same tokenizer.
     """
 
     def __init__(
-        self, model: str, pair: Pair, data: Dataset, flags: Prescreening, like: "Candidate | None" = None
+        self, model: str, pair: Pair, data: Dataset, flags: Prescreening, others: Sequence["Candidate"] = ()
     ):
-        self.model, self.pair, self.data, self.flags, self.like = model, pair, data, flags, like
+        self.model, self.pair, self.data, self.flags = model, pair, data, flags
+        self.others = [one.source for one in others if one.source]
         self.source: LazyModel | None = None  # between rounds without its weights
         self.seconds, self.row = 0.0, Row()
 
     def forward(self, new: range) -> None:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags = time.monotonic(), self.flags
-        like = self.like.source if self.like else None
-        source = self.source = self.source or source_of(self.model, flags, like)
+        source = self.source = self.source or source_of(self.model, flags, self.others)
         try:
             for split, own in caching_of(flags, self.data).items():
                 rows = self.data.select(split, flags.limit, flags.seed)

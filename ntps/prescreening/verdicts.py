@@ -78,11 +78,8 @@ def finetuned(row: Row) -> str:
     right, low, high = (100 * row[f"lora_accuracy{end}"] for end in ENDS)
     gain, least, most = (100 * row[f"lora_over_probe{end}"] for end in ENDS)
     n = row["lora_curve"]["n"]
-    where, words = (
-        f"in the second half, on {n} validation rows",
-        ("it still rises", "it no longer rises", "whether it still rises"),
-    )
-    rises = trend(row, "lora_rise", *words, where)
+    words = "it still rises", "it no longer rises", "whether it still rises"
+    rises = trend(row, "lora_rise", *words, f"in the second half, on {n} validation rows")
     if n * POINT < 1 and not row["lora_rise_low"] > 0:
         rises = f"whether it still rises is open: {n} validation rows are too few"
     passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
