@@ -51,6 +51,11 @@ def three(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
+def points_of(value: float) -> str:
+    """A share or an accuracy, in hundredths."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
 def two(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 

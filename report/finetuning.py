@@ -8,7 +8,7 @@ Predictors, targets and the verdict's rule were committed before the LoRA runs t
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from scipy.stats import norm, t
 from fig_plot.panels import save
 from ntps.accuracies.task import WATCH_EVERY
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, spearman
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Positions, pearson, spearman
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import atomic_files
+from report import gain_confirmation
 from report.confirmation import rows_of
 from report.evidence import FOLDER, HALVES, read_csv, to_csv
-from report.facts import markdown, three
+from report.facts import markdown, points_of, three
 from report.finetuning_figure import finetuning_figure
 from report.reproduction import filled
 
@@ -36,6 +37,7 @@ GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
 WORTH = 0.01  # a gain of one point: LoRA is worth it
 TRAINING = 5.0  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16 --steps 60, on a CPU
+SPLITS = 1000  # of the test rows, for test-retest
 SHORT = 100  # steps of the short run
 LONG = 2000  # steps that its curve is extrapolated to: the most that the long runs may take
 STATIC = {  # column: what it is; all of them from the one pass that caches moments
@@ -67,17 +69,22 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
         docs: the folder of the page
         permutations: of the gains, for p
     """
-    table = measured(Path(folder))
+    table, draws = measured(Path(folder)), Draws(permutations)
     found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
     if len(found.groups) < LEAST:
         raise UserError(
             f"{folder}: {len(found.groups)} groups of data sets have LoRA runs; at least {LEAST} are needed"
         )
     cost = costs(table[table["group"].isin(found.groups)])
-    floor, judged = floors(table, found), judgement(found, cost, Draws(permutations))
+    floor, judged = floors(table, found), judgement(found, cost, draws)
     to_csv(judged, Path(folder) / "finetuning.csv")
+    further = measured(Path(folder), "confirmation")
+    if len(further) == len(halves()["confirmation"]):
+        gain_confirmation.write(gain_confirmation.judged(further, table, draws), Path(folder))
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
-    atomic_files.write_text(Path(docs) / "finetuning.md", page(table, found, judged, left_out))
+    atomic_files.write_text(
+        Path(docs) / "finetuning.md", page(table, found, judged, left_out, next_test(further, Path(folder)))
+    )
     print(judged.to_string(index=False))
     return 0
 
@@ -85,9 +92,17 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path) -> pd.DataFrame:
-    """A row a pair with LoRA runs: the gain on test, what is known of its error, and every predictor."""
+def halves() -> dict[str, list[str]]:
+    return dict(json.loads(HALVES.read_text(encoding="utf-8")))
+
+
+def measured(folder: Path, half: str = "discovery") -> pd.DataFrame:
+    """A row a pair with LoRA runs: the gain on test, what is known of its error, and every predictor.
+
+    half: confirmation, or discovery, which is all else.
+    """
     runs = pd.read_csv(folder / "lora.csv")
+    runs = runs[runs["dataset"].isin(halves()["confirmation"]) == (half == "confirmation")]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
@@ -95,7 +110,7 @@ def measured(folder: Path) -> pd.DataFrame:
     )  # fmt: skip
     best = rows_of(folder)
     best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
-    best = best[[*PAIR, PROBE, *(name for name in STATIC if name in best)]]
+    best = best[[*PAIR, PROBE, *(name for name in STATIC if name in best), "corrected_refusal"]]
     facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text", "classes"]]
     table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
     table["seeds_error"] = np.sqrt(
@@ -159,20 +174,33 @@ def own(folder: Path) -> pd.DataFrame:
 
 
 def paired(folder: Path) -> pd.DataFrame:
-    """Of pairs whose runs kept their rows (report/hits.py): the gain's standard error over them, and the gain on every other row.
+    """Of pairs whose runs kept their rows (report/hits.py): the gain of each test row, and the standard error of their mean.
 
     A row's gain is the share of seeds that have it right less 1 if the probe has; the error is its standard deviation / sqrt(n).
     """
-    names = [*PAIR, "paired_error", "half_gain", "other_half_gain"]
+    names = [*PAIR, "paired_error", "row_gains"]
     hits = optional(folder / "hits.csv", PAIR)
     rows = []
     for pair, found in hits.groupby(PAIR):
         right = np.array([list(map(int, digits)) for digits in found["right"]])
         lora = (found["method"] == "lora_finetuning").to_numpy()
         gains = right[lora].mean(0) - right[~lora].mean(0)
-        error = gains.std(ddof=1) / math.sqrt(len(gains))
-        rows.append([*pair, error, gains[::2].mean(), gains[1::2].mean()])
-    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
+        rows.append([*pair, gains.std(ddof=1) / math.sqrt(len(gains)), gains])
+    return pd.DataFrame(rows, columns=names).astype({"paired_error": float})
+
+
+def retest(row_gains: Iterable[Array], splits: int = SPLITS) -> Array:
+    """(splits,): correlation over the data sets of the gains on two random halves of their test rows; none with fewer than three."""
+    rng, data_sets = np.random.default_rng(0), [gains for gains in row_gains if isinstance(gains, np.ndarray)]
+    if len(data_sets) < 3:
+        return np.empty(0)
+
+    def halved() -> Array:
+        orders = (rng.permutation(gains) for gains in data_sets)
+        return np.array([(one[: len(one) // 2].mean(), one[len(one) // 2 :].mean()) for one in orders])
+
+    means = np.array([halved().T for _ in range(splits)])
+    return pearson(*np.moveaxis(means - means.mean(-1, keepdims=True), 1, 0))
 
 
 def costs(table: pd.DataFrame) -> dict[str, float]:
@@ -180,7 +208,7 @@ def costs(table: pd.DataFrame) -> dict[str, float]:
     pass_tokens = table["n_texts"] * table["tokens_per_text"]
     own = {
         "kernel_gain": float((table["forward_passes"] * table["n_kernel"] / table["n_texts"]).mean()),
-        "short_gain": float((TRAINING * table["short_tokens"] / pass_tokens).mean()),
+        "short_gain": float((TRAINING * table["short_tokens"] / pass_tokens + 1 / WATCH_EVERY).mean()),
         "own_gain": float(
             (TRAINING * table["own_tokens"] / pass_tokens + table["scored"] / WATCH_EVERY).mean()
         ),
@@ -196,18 +224,19 @@ def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
 
     Seeds: s^2 / k of the mean of k, s^2 the mean variance over the pairs of two seeds and more; NaN where there are none. Test
     rows: of the rows' gains (`paired`); where they were not kept the variances of two independent accuracies, a (1 - a) / n each,
-    an upper limit. reliability: 1 - both^2 / Var(gain) over the groups. retest: of the gains on every other test row, and
-    twice_as_many, Spearman-Brown's 2 r / (1 + r), of all test rows; seeds and train rows are the same in both halves.
+    an upper limit. reliability: 1 - both^2 / Var(gain) over the groups. retest: the mean of `retest` and, low and high, what nine
+    in ten of its splits lie between; twice_as_many, Spearman-Brown's 2 r / (1 + r), of all test rows; seeds and train rows are the
+    same in both halves.
     """
     here = table[table["group"].isin(found.groups)]
     seeds, tests = (float(np.square(here[name]).mean()) for name in ("seeds_error", "test_error"))
     both = tests + (0 if math.isnan(seeds) else seeds)
     variance = float(found.gain.var(ddof=1))
-    halves = here[["half_gain", "other_half_gain"]].dropna().to_numpy()
-    r = float(np.corrcoef(halves.T)[0, 1]) if len(halves) > 2 and np.ptp(halves, 0).all() else math.nan
+    split = retest(here["row_gains"])
+    r, low, high = (split.mean(), *np.quantile(split, (0.05, 0.95))) if len(split) else [math.nan] * 3
     return {
         "seeds": math.sqrt(seeds), "test": math.sqrt(tests), "both": math.sqrt(both), "deviation": math.sqrt(variance),
-        "reliability": 1 - both / variance, "retest": r, "twice_as_many": 2 * r / (1 + r),
+        "reliability": 1 - both / variance, "retest": r, "low": low, "high": high, "twice_as_many": 2 * max(r, 0) / (1 + max(r, 0)),
     }  # fmt: skip
 
 
@@ -280,8 +309,17 @@ def groups_needed(r: float, tests: int) -> int:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
-def page(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> str:
-    return filled(TEMPLATE.read_text(encoding="utf-8"), facts(table, found, judged, left_out))
+def page(
+    table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str], next_test: str
+) -> str:
+    words = {**facts(table, found, judged, left_out), "next_test": next_test}
+    return filled(TEMPLATE.read_text(encoding="utf-8"), words)
+
+
+def next_test(table: pd.DataFrame, folder: Path) -> str:
+    """table: of the confirmation half."""
+    planned = len(halves()["confirmation"])
+    return gain_confirmation.result(table, gain_confirmation.read(folder), planned)
 
 
 def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
@@ -320,7 +358,7 @@ def rho(table: pd.DataFrame, name: str) -> str:
 
 def state(table: pd.DataFrame) -> str:
     """Which data sets of the discovery half have no LoRA runs yet."""
-    half = json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]
+    half = halves()["discovery"]
     missing = [name for name in half if name not in set(table["dataset"])]
     if not missing:
         return ""
@@ -352,7 +390,7 @@ def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
     )
     if math.isnan(floor["retest"]):
         return words
-    return f"{words}; gains on two halves of the test rows correlate at {floor['retest']:.2f}, so that those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
+    return f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f} in the mean of {SPLITS} splits, nine in ten of them {floor['low']:.2f} to {floor['high']:.2f}, so that those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
 
 
 def verdict(judged: pd.DataFrame) -> str:
@@ -368,10 +406,6 @@ def verdict(judged: pd.DataFrame) -> str:
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
     )
     return f"**Significantly better than the mean gain: {named}.** {spread}."
-
-
-def points_of(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
 
 
 def gains_table(table: pd.DataFrame) -> str:

@@ -22,8 +22,7 @@ from ntps.system import atomic_files
 from report import within
 from report.confirmation import LAYERS, best_and_last, defined, number, small
 from report.evidence import FOLDER, HALVES, KEY, PROBES, whole_rows
-from report.facts import markdown
-from report.finetuning import points_of
+from report.facts import markdown, points_of
 from report.reproduction import filled
 from report.within import Rankings
 
