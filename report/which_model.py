@@ -179,7 +179,7 @@ def of(judged: pd.DataFrame, which: str, seen: str) -> pd.DataFrame:
 def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
     verdicts, ranked = of(judged, "best", OUT), rankings(table, "best", OUT)
     clear, pairs = within.clear_pairs(ranked)
-    share, least = ranked.of_groups(within.reliability(ranked)).mean(), within.least_regret(ranked)
+    share, least = within.reliability(ranked), within.least_regret(ranked)
     facts = {
         "state": state(table),
         "answer": answer(verdicts, least),
@@ -191,8 +191,8 @@ def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
         "other_readings": readings_table(judged),
         "datasets": datasets_table(table, ranked),
         "clear": f"{clear.sum()} of {pairs.sum()} pairs ({clear.sum() / pairs.sum():.0%})",
-        "reliability": f"{share:.2f}",
-        "ceiling": f"{np.sqrt(share):.2f}",
+        "reliability": f"{ranked.of_groups(share).mean():.2f}",
+        "ceiling": f"{ranked.of_groups(np.sqrt(share)).mean():.2f}",
         "knowing": points_of(least),
         "critical": critical(verdicts),
     }
@@ -250,14 +250,17 @@ def practice(verdicts: pd.DataFrame) -> str:
     """What to do, by what is significant."""
     if verdicts["rho_critical"].isna()[SKILL]:
         return "not known yet; no order of so few candidates would be significant."
-    if SKILL in different(verdicts, STATIC, -1):
+    better, worse = (SKILL in different(verdicts, STATIC, good) for good in (1, -1))
+    if better and worse:
+        return "not to be said: as an order and in points lost a probe on your own rows and the static order differ in opposite directions."
+    if worse:
         return "take the model that has done best on other data sets: a probe on so few rows of your own chooses worse."
     if SKILL not in significant(verdicts, "rho", 1):
         return "from so few rows choose by no score. Fit probes to all rows that you have, and compare their accuracies on rows set aside."
     rank = (
         "rank models by the cross-validated skill of a ridge probe on your own rows, as `prescreen.py` does"
     )
-    if SKILL in different(verdicts, STATIC, 1):
+    if better:
         return f"{rank}: that chooses better than how they have done on other data sets."
     return f"{rank}; how they have done on other data sets, where that is known, is not significantly worse, and takes no pass."
 
