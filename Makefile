@@ -108,8 +108,8 @@ which: $(READY)
 		for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])"); do \
 			model=smollm2-135m$${folder:++$$(basename $$folder)-??????}; \
 			pair="$(WHICH_FILE) --datasets $$data $${folder:+--adapter $$folder}"; \
-			if ls $(WHICH)/accuracy/linear_sklearn/$$model/$$data.json >/dev/null 2>&1; then continue; fi; \
-			$(PY) cache.py $$pair $(FEWER) && $(PY) K_sweep.py $$pair && $(PY) linear_sklearn.py $$pair || exit 1; \
+			ls $(WHICH)/accuracy/linear_sklearn/$$model/$$data.json >/dev/null 2>&1 || { \
+				$(PY) cache.py $$pair $(FEWER) && $(PY) K_sweep.py $$pair && $(PY) linear_sklearn.py $$pair || exit 1; }; \
 			rm -rf $(WHICH)/moments/$$model/$$data $(WHICH)/states/$$model/$$data; \
 		done; \
 	done

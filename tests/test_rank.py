@@ -140,6 +140,17 @@ TABLE = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         (["a", "b"], ["x", "y"], TABLE, "test: give a pair of lists"),
         (TABLE, "label", (["c"], ["x"]), "test: give a DataFrame, or a Dataset"),
         (pd.concat([TABLE, TABLE["label"]], axis=1), "label", None, "labels: there are 2 columns 'label'"),
+        (["a", "b"], ["x", "y"], 5, "test: give a pair of lists"),
+        (["a", "b"], ["x", "y"], "ab", "test: give a pair of lists"),
+        ({"train": TABLE}, "label", TABLE, "test: .*is no name of a split of texts"),
+        ([b"a", "b"], ["x", "y"], None, "texts: b'a' is of the type bytes: decode it"),
+        (b"ab", ["x", "y"], None, "texts: b'ab' is no list"),
+        (TABLE.assign(text=[b"a", b"b"]), "label", None, "texts: b'a' is of the type bytes"),
+        (TABLE.assign(label=[b"x", b"y"]), "label", None, "labels: b'x' is of the type bytes"),
+        (["a", "b"], [["x", ["y"]], ["y"]], None, "labels: .'y'. is of the type list: give text or a number"),
+        (["a", "b"], [{"x": 1}, "y"], None, "labels: .'x': 1. is of the type dict"),
+        (["a", "b"], np.zeros((2, 2, 2)), None, "labels: .*is no list"),
+        (np.array([["a"], ["b"]]), ["x", "y"], None, "texts: .*is no list"),
         (TABLE, None, None, "labels: there is no column 'None'; there are: text, label"),
         (TABLE, TABLE["label"], None, "labels: there is no column 'x'"),
         (TABLE, np.eye(2), None, "labels: there is no column '.1. 0..'"),
@@ -153,8 +164,11 @@ def test_what_are_no_rows(texts, labels, test, message):
 
 def test_what_are_no_arguments(tmp_path):
     rows = (["a", "b"], ["x", "y"])
-    with pytest.raises(UserError, match="models: give at least one"):
+    with pytest.raises(UserError, match=r"models: \[\]: give at least one"):
         ntps.rank([], *rows)
+    for models in (None, 5):
+        with pytest.raises(UserError, match=f"models: {models}: give at least one"):
+            ntps.rank(models, *rows)
     with pytest.raises(UserError, match="limits=: no flag of prescreen.py; did you mean 'limit'"):
         ntps.rank("nowhere", *rows, limits=3)
     with pytest.raises(UserError, match="is named '../x': rename it"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -220,9 +220,10 @@ def rank(
     for unknown in flags.keys() - known:
         raise UserError(f"{unknown}=: no flag of prescreen.py; {suggest(unknown, sorted(known))}")
     rows = Rows.of(texts, labels, text, test)
-    chosen = dict.fromkeys(map(str, [models] if isinstance(models, str | Path) else models))
-    if not chosen:
-        raise UserError("models: give at least one")
+    if isinstance(models, str | Path):
+        models = [str(models)]
+    if not isinstance(models, Iterable) or not (chosen := dict.fromkeys(map(str, models))):
+        raise UserError(f"models: {models!r:.60}: give at least one, as a list of names")
     with rows.written(Path(output) / "data", name, flags.get("overwrite", False)) as files:
         asked = flags | {"text": rows.text, "label": rows.label, "target": target or rows.target}
         ranking = Ranking(Prescreening(models=list(chosen), output=output, **files, **asked), rows)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from ntps.system.paths import plain_name
 from ntps.texts.columns import columns_of
 from ntps.texts.rows import as_text
 
+NO_TEXT = bytes, bytearray, set, frozenset  # a column of a template may hold lists
+NO_LABEL = *NO_TEXT, dict, list, tuple, np.ndarray  # below the list of a row's labels
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -34,6 +38,8 @@ class Rows:
     def of(cls, texts: Any, labels: Any, text: str, test: Any) -> Rows:
         """The arguments of `ntps.rank`; UserError where they do not fit together."""
         if isinstance(texts, Mapping):  # a DatasetDict is one
+            if not (test is None or isinstance(test, str)):
+                raise UserError(f"test: {short(test)} is no name of a split of texts")
             given, test = texts, "test" if test is None and "test" in texts else test
             for split in ("train", *([test] if test else [])):
                 if split not in given:
@@ -41,7 +47,7 @@ class Rows:
             texts, test = given["train"], given[test] if test else None
         if not is_table(texts):
             pairs = {"train": (texts, labels)} | ({"test": test} if test is not None else {})
-            if test is not None and (is_table(test) or len(test) != 2):
+            if test is not None and not (isinstance(test, list | tuple) and len(test) == 2):
                 raise UserError("test: give a pair of lists, (texts, labels)")
             return cls({split: of_lists(*pair) for split, pair in pairs.items()}, "text", "label")
         parts = {name: part for name, part in zip(SPLITS, (texts, test)) if part is not None}
@@ -52,6 +58,14 @@ class Rows:
         text, columns = str(text), str(labels) if one else [*map(str, labels)]
         label = columns if isinstance(columns, str) else "labels"
         return cls({name: of_table(part, text, columns, label) for name, part in parts.items()}, text, label)
+
+    def __post_init__(self) -> None:
+        """UserError for an entry that is no text or no label, rather than what it looks like when printed."""
+        for table in self.tables.values():
+            for column in table.columns.difference([self.label]):
+                refuse("texts", table[column], NO_TEXT)
+            entries = (value if isinstance(value, list) else [value] for value in table[self.label])
+            refuse("labels", chain.from_iterable(entries), NO_LABEL)
 
     @property
     def labels(self) -> pd.Series:
@@ -101,15 +115,29 @@ class Rows:
             raise
 
 
+def refuse(what: str, values: Iterable[Any], kinds: tuple[type, ...]) -> None:
+    """UserError for the first value of these kinds."""
+    for value in values:
+        if isinstance(value, kinds):
+            remedy = "decode it, by .decode()" if isinstance(value, bytes) else "give text or a number"
+            raise UserError(f"{what}: {short(value)} is of the type {type(value).__name__}: {remedy}")
+
+
+def short(value: Any) -> str:
+    """In one line."""
+    return f"{' '.join(repr(value).split()):.60}"
+
+
 def is_table(rows: Any) -> bool:
     return hasattr(rows, "columns") or hasattr(rows, "column_names")
 
 
 def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
     for what, given in (("texts", texts), ("labels", labels)):
-        if isinstance(given, str) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
+        flat = 1 <= getattr(given, "ndim", 1) <= (1 if what == "texts" else 2)
+        if isinstance(given, str | bytes) or not hasattr(given, "__iter__") or not flat:
             remedy = "give one entry a row, or a table (of pandas.read_csv) and the name of its column"
-            raise UserError(f"{what}: {given!r:.60} is no list: {remedy}")
+            raise UserError(f"{what}: {short(given)} is no list: {remedy}")
     texts, labels = list(texts), listed(labels)
     if len(texts) != len(labels):
         raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text")
@@ -126,7 +154,7 @@ def listed(labels: Any) -> list[Any]:
         return [[names[place] for place in np.flatnonzero(row)] for row in matrix]
     found = [as_list(value) for value in (labels.tolist() if hasattr(labels, "tolist") else labels)]
     for value in found:
-        if isinstance(value, list) and len(set(value)) < len(value):
+        if isinstance(value, list) and len(set(map(str, value))) < len(value):
             raise UserError(f"labels: {value!r:.200} has a label twice; give a matrix of 0 and 1 as an array")
     return found
 
