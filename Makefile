@@ -104,8 +104,10 @@ finetuning: $(READY)
 
 # docs/which-model.md, after `make finetuning`: its adapters, and none, on every data set, resumable; nothing but the tables is left
 which: $(READY)
-	for folder in "" $(wildcard $(EVIDENCE)/adapters/smollm2-135m/*-seed0); do \
-		for data in $$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])"); do \
+	half=$$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])"); \
+	for adapter in "" $$half; do \
+		folder=$${adapter:+$(EVIDENCE)/adapters/smollm2-135m/$$adapter-seed0}; \
+		for data in $$half; do \
 			model=smollm2-135m$${folder:++$$(basename $$folder)-??????}; \
 			pair="$(WHICH_FILE) --datasets $$data $${folder:+--adapter $$folder}"; \
 			ls $(WHICH)/accuracy/linear_sklearn/$$model/$$data.json >/dev/null 2>&1 || { \

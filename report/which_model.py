@@ -77,7 +77,7 @@ def measured(run: Path, facts: Path = FOLDER / "facts.csv") -> pd.DataFrame:
     probes = probes[(probes["split"] == "test") & (probes["probe"] == PROBES[0])]
     table = best_and_last(table.merge(probes[[*KEY, "accuracy", "n"]], on=KEY))
     table["adapter"] = table["model"].str.extract(ADAPTED)["adapter"].mask(table["model"] == MODEL, BASE)
-    table = table.dropna(subset="adapter")
+    table = table[table["adapter"].isin(planned())]
     if twice := sorted(set(table.loc[table.duplicated(["adapter", "dataset", "which"]), "adapter"])):
         raise UserError(f"{run} has two adapters of {', '.join(twice)}, seed 0: remove the folders of one")
     known = pd.read_csv(facts)
@@ -88,6 +88,11 @@ def measured(run: Path, facts: Path = FOLDER / "facts.csv") -> pd.DataFrame:
         table[score] = table[score].where(defined(table, score))
     columns = ["adapter", "dataset", "group", "seen", "which", "layer", "n", "accuracy", *SCORES, "model"]
     return table[columns].sort_values(["which", "dataset", "adapter"], ignore_index=True)
+
+
+def planned() -> list[str]:
+    """The candidates: the model itself, and the adapters of the discovery half."""
+    return [BASE, *json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]]
 
 
 def rankings(table: pd.DataFrame, which: str, seen: str) -> Rankings:
@@ -201,15 +206,14 @@ def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
 
 def state(table: pd.DataFrame) -> str:
     """Which candidates and pairs are missing."""
-    half = json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]
-    there, planned = candidates(table), [BASE, *half]
-    pairs = int((table["which"] == "best").sum())
-    if pairs == len(planned) * len(half):
+    there, wanted = candidates(table), planned()
+    pairs, data_sets = int((table["which"] == "best").sum()), len(wanted) - 1
+    if pairs == len(wanted) * data_sets:
         return ""
-    missing = ", ".join(name for name in planned if name not in there)
+    missing = ", ".join(name for name in wanted if name not in there)
     return (
-        f"**Not complete: {len(there)} of {len(planned)} candidates**{f' (not yet: {missing})' if missing else ''}, "
-        f"{pairs} of their {len(there) * len(half)} pairs with a data set.\n\n"
+        f"**Not complete: {len(there)} of {len(wanted)} candidates**{f' (not yet: {missing})' if missing else ''}, "
+        f"{pairs} of their {len(there) * data_sets} pairs with a data set.\n\n"
     )
 
 
