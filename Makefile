@@ -98,7 +98,8 @@ finetuning: $(READY)
 		pair="$(EVIDENCE_FILE) --models smollm2-135m --datasets $$data"; \
 		$(PY) lora_finetuning.py $$pair $(FEWER) && $(PY) -m ntps.finetune_probe $$pair --dtype bfloat16 --limit 2000 $(FEWER) \
 			&& $(PY) lora_finetuning.py $$pair --output $(EVIDENCE)/short --seeds 0 --max_steps 100 --eval_every 20 --patience 5 $(FEWER) \
-			&& $(PY) -m report.hits $(EVIDENCE) --models smollm2-135m --datasets $$data && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
+			&& $(PY) -m report.hits $(EVIDENCE) --models smollm2-135m --datasets $$data \
+			&& $(PY) -m report.kernel_variants $(EVIDENCE) --models smollm2-135m --datasets $$data && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
 	done
 	$(PY) -m report.finetuning
 

@@ -6,7 +6,7 @@ best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with thos
 the tolerances of cross-validation; conditioned.parquet NTPS at every tolerance, to five decimals, without what follows from the other
 columns; sweep.parquet NTPS and retention at every order, rule and fraction; probes.csv what the logistic and the ridge probe reach
 on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py, short.csv of its runs of 100 steps, hits.csv
-which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
+which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's, kernel_variants.csv that of parts of its features; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
 """
 
 import sys
@@ -89,6 +89,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "head.csv": head,
         "lora.csv": of_done(read_tables(folder, "accuracy/lora_finetuning")),
         "finetune_probe.csv": of_done(read_tables(folder, "finetune_probe")),
+        "kernel_variants.csv": of_done(read_tables(folder, "kernel_variants")),
         "short.csv": of_done(read_tables(folder / "short", "accuracy/lora_finetuning")),
         "hits.csv": of_done(read_hits(folder)),
         "rows.csv": of_done(read_tables(folder, "rows")),

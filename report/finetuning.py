@@ -25,7 +25,7 @@ from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import gain_confirmation
+from report import gain_confirmation, kernel_variants
 from report.confirmation import rows_of
 from report.evidence import FOLDER, HALVES, read_csv, to_csv
 from report.facts import markdown, points_of, three
@@ -82,8 +82,9 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     if len(further) == len(halves()["confirmation"]):
         gain_confirmation.write(gain_confirmation.judged(further, table, draws), Path(folder))
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
+    further_sections = sections(Path(folder), table, further)
     atomic_files.write_text(
-        Path(docs) / "finetuning.md", page(table, found, judged, left_out, next_test(further, Path(folder)))
+        Path(docs) / "finetuning.md", page(table, found, judged, left_out, further_sections)
     )
     print(judged.to_string(index=False))
     return 0
@@ -310,16 +311,21 @@ def groups_needed(r: float, tests: int) -> int:
 
 
 def page(
-    table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str], next_test: str
+    table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str], more: Mapping[str, str]
 ) -> str:
-    words = {**facts(table, found, judged, left_out), "next_test": next_test}
+    """more: of `sections`."""
+    words = {**facts(table, found, judged, left_out), **more}
     return filled(TEMPLATE.read_text(encoding="utf-8"), words)
 
 
-def next_test(table: pd.DataFrame, folder: Path) -> str:
-    """table: of the confirmation half."""
+def sections(folder: Path, table: pd.DataFrame, further: pd.DataFrame) -> dict[str, str]:
+    """Tables: `measured` of the discovery and of the confirmation half."""
+    variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
     planned = len(halves()["confirmation"])
-    return gain_confirmation.result(table, gain_confirmation.read(folder), planned)
+    return {
+        "variants": kernel_variants.summary(variants, table),
+        "next_test": gain_confirmation.result(further, gain_confirmation.read(folder), planned),
+    }
 
 
 def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:

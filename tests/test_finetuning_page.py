@@ -170,8 +170,8 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
 def test_the_committed_page_is_what_the_committed_tables_say():
     table, judged = finetuning.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
     found, left_out = finetuning.points(table, [*finetuning.STATIC, *finetuning.MEASURED], "lora_gain")
-    further = finetuning.next_test(finetuning.measured(TABLES, "confirmation"), TABLES)
-    page = finetuning.page(table, found, judged, left_out, further)
+    more = finetuning.sections(TABLES, table, finetuning.measured(TABLES, "confirmation"))
+    page = finetuning.page(table, found, judged, left_out, more)
     assert page == (ROOT / "docs/finetuning.md").read_text()
 
 

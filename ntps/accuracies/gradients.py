@@ -238,9 +238,10 @@ class FeaturePass:
         self.saved, self.cost = now, np.zeros(3)
 
 
-def feature_blocks(path: Path, direction: int) -> Iterator[Tensor]:
-    """The features of one direction in blocks of columns (rows, up to COLUMNS)."""
+def feature_blocks(path: Path, direction: int, whole: int = 1) -> Iterator[Tensor]:
+    """The features of one direction in blocks of columns (rows, up to COLUMNS), a multiple of `whole` in each."""
+    size = max(COLUMNS // whole, 1) * whole
     with safe_open(path, "pt") as file:
         features = file.get_slice("features")
-        for start in range(0, features.get_shape()[2], COLUMNS):
-            yield features[:, direction : direction + 1, start : start + COLUMNS][:, 0]
+        for start in range(0, features.get_shape()[2], size):
+            yield features[:, direction : direction + 1, start : start + size][:, 0]

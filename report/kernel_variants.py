@@ -1,0 +1,140 @@
+"""What sketch, rank, directions and draw are to the gradient kernel: parts of the features that are kept, no further pass.
+
+    python -m report.kernel_variants results/evidence-run --models smollm2-135m --datasets trec6
+
+After ntps.finetune_probe. Writes RESULTS/kernel_variants/MODEL/DATASET.csv: the gain with unit-norm gradients from all features and
+from parts of them. Columns of the sketch and rows of A are drawn independently, so that a part of them is a smaller sketch, or a
+LoRA of smaller rank, and two parts without a common one are two draws.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from scipy.stats import sem
+from torch import Tensor
+
+from ntps.accuracies.gradients import KIND, feature_blocks
+from ntps.accuracies.task import Task
+from ntps.errors import UserError
+from ntps.moments.lazy_model import LazyModel
+from ntps.moments.pair import Pair
+from ntps.results.tables import PAIR
+from ntps.run import cli
+from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
+from ntps.system import atomic_files, provenance
+from ntps.texts.dataset import load_dataset
+from report.facts import markdown, points_of
+
+SHOWN = ("accuracy_states", "accuracy_joint", "accuracy_gain", "skill_gain", "gcv_skill_gain", "weight")
+ALL = slice(None)
+LEAST = 3  # data sets
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which numbers of a gradient (sketch, rank), and of the directions, are used."""
+
+    name: str
+    sketch: slice = field(default_factory=lambda: ALL)
+    rank: slice = field(default_factory=lambda: ALL)
+    directions: slice = field(default_factory=lambda: ALL)
+
+
+def parts(sketch: int, rank: int, directions: int) -> list[Part]:
+    """All, then one setting at a time: halved again and again, and each half as a draw of its own."""
+    found = [Part("all")]
+    for name, size in (("sketch", sketch), ("rank", rank)):
+        halves = [size >> step for step in range(1, 4) if size >> step]
+        found += [Part(f"{name} {half}", **{name: slice(half)}) for half in halves]
+        if size > 1:
+            found.append(Part(f"{name} {size - size // 2}, another draw", **{name: slice(size // 2, None)}))
+    if directions > 1:
+        ones = (
+            Part(f"direction {place + 1} alone", directions=slice(place, place + 1))
+            for place in range(directions)
+        )
+        found += ones
+    return found
+
+
+def main(results: str, models: list[str], datasets: list[str]) -> int:
+    """Compare parts of the features of each pair.
+
+    Args:
+        results: the folder of `make finetuning`
+        models: config names, YAML files, hub ids or folders
+        datasets: config names or YAML files
+    """
+
+    def work(model: str, dataset: str) -> None:
+        pair = Pair.of(model, dataset, results)
+        path, features = (
+            pair.table("kernel_variants"),
+            pair.stem("finetune_probe").with_suffix(".safetensors"),
+        )
+        if path.exists() and path.stat().st_mtime >= features.stat().st_mtime:
+            print(f"already there: {path}")
+            return
+        table = pd.DataFrame(rows(features, model, dataset))
+        fixed = {"model": pair.model, "dataset": pair.dataset}
+        table = table.assign(**fixed)[[*fixed, *(name for name in table if name not in fixed)]]
+        atomic_files.write_text(path, table.to_csv(index=False, float_format="%.7g"))
+        print(
+            f"wrote {path}: gains {', '.join(f'{row.part} {row.accuracy_gain:+.3f}' for row in table.itertuples())}"
+        )
+
+    return cli.for_each_pair(models, datasets, work)
+
+
+def rows(features: Path, model: str, dataset: str) -> Iterator[dict[str, object]]:
+    identity = provenance.read(features, KIND)["identity"]
+    settings = identity["settings"]
+    lazy = LazyModel(model, None, "auto", identity["dtype"], identity["max_length"], "all")
+    task = Task(lazy, load_dataset(dataset), identity["limit"])
+    provenance.check_same(str(features), identity, task.identity(identity["method"], settings))
+    labels, held_out = (torch.as_tensor(task.labels[split]) for split in ("train", "test"))
+    n, sizes = len(labels), [settings[name] for name in ("sketch", "rank", "directions")]
+    with safe_open(features, "pt") as file:
+        states = states_kernel(file.get_tensor("states"), n)
+        done = bool((file.get_tensor("tokens") > 0).all())
+    if not done:
+        raise UserError(f"{features} is not finished: run ntps.finetune_probe again")
+    for part in parts(*sizes):
+        more = torch.zeros_like(states)
+        for direction in range(sizes[-1])[part.directions]:
+            more += linear_kernel(of_part(features, direction, part, *sizes[:2]), n, unit_norm=True)
+        found = compare(states, more, labels, held_out, len(task.data.classes))
+        yield {"part": part.name, "n_train": n, **{name: found[name] for name in SHOWN}}
+
+
+def of_part(features: Path, direction: int, part: Part, sketch: int, rank: int) -> Iterator[Tensor]:
+    """Blocks of columns; a module's numbers are (sketch, rank)."""
+    for block in feature_blocks(features, direction, sketch * rank):
+        modules = block.unflatten(1, (-1, sketch, rank))
+        yield modules[:, :, part.sketch, part.rank].flatten(1)
+
+
+def summary(variants: pd.DataFrame, lora: pd.DataFrame) -> str:
+    """The table of docs/finetuning.md, in points, means over the data sets of `lora` (model, dataset, lora_gain)."""
+    wide = variants.pivot(index=PAIR, columns="part", values="accuracy_gain")
+    if len(wide) < LEAST:
+        return "Not run yet."
+    target = lora.set_index(PAIR)["lora_gain"][wide.index]
+    order = list(dict.fromkeys(variants["part"]))
+    return markdown(pd.DataFrame([
+        {
+            "features": part, "kernel's gain": points_of(wide[part].mean()),
+            "less that of all": "-" if part == order[0] else f"{points_of((wide[part] - wide[order[0]]).mean())} ± {points_of(sem(wide[part] - wide[order[0]]))}",
+            "r with all": f"{wide[part].corr(wide[order[0]]):.2f}", "r with LoRA's gain": f"{wide[part].corr(target):.2f}",
+        }
+        for part in order
+    ])).replace("| -0.", "| −0.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
