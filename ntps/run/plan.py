@@ -17,6 +17,7 @@ from torch.utils.benchmark import Timer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ntps.accuracies.attention import by_formula
 from ntps.accuracies.lora import chosen_targets, target_modules
 from ntps.accuracies.registry import METHOD
 from ntps.accuracies.task import EVALUATION_BATCH, WATCH_EVERY
@@ -68,19 +69,25 @@ class Outline:
         # Bounds on the bytes that one token takes, with s bytes a number and e the inputs and outputs of a block's matrices:
         # a forward pass with moments s (2 d + e) in the widest block, and max(4, s) (2 (d + GAP) + 2 SCAN) for h_t, c_t and
         # the masks of the sums; a backward pass s e of every block, and 7 d float32 numbers of its norms and sums, as of the
-        # last norm (attention keeps no scores)
+        # last norm (the fused kernels of attention keep no scores)
         ends, s, d = [sum(map(sum, shapes)) for shapes in matrices], self.dtype.itemsize, self.width
         self.batch_bytes = s * (2 * d + max(ends)) + max(4, s) * (2 * (d + GAP) + 2 * SCAN)
         self.training_bytes = s * sum(ends) + 28 * d * (last + 1)
         attending = getattr(self.config, "num_attention_heads", 0)  # none: a recurrent decoder
         heads = getattr(self.config, "num_query_heads", None) or [attending] * last
         dim = getattr(self.config, "head_dim", None) or self.width // (attending or 1)
-        self.block_attention = [count * dim for count in heads]
+        self.block_attention, self.heads = [count * dim for count in heads], sum(heads)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         with contextlib.suppress(UserError):
             self.tokenizer = loading.load_tokenizer(self.spec)
         limits = flags.get("max_length"), self.spec.context
         self.max_length = loading.context_length(self.tokenizer, self.config, *limits)
+
+    def attention_bytes(self, longest: int) -> int:
+        """What attention by its formula keeps of a token for a backward pass: its weights, and float32 copies of what goes in."""
+        if not by_formula(self.device, longest):
+            return 0
+        return 4 * (self.heads * longest + 3 * sum(self.block_attention))
 
     def forward_flops(self, batches: Batches, blocks: int | None = None) -> float:
         """Sum over texts of n tokens of 2 P n + 4 A n^2, of the first blocks (None: up to the highest layer).
@@ -305,7 +312,8 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     disk = 2 * (4 * trained + means) + lora * seeds * 4 * trained  # two checkpoints while it runs, adapters
     operations = {"training": epochs * epoch, "forward": scores}
     updated = float(seeds * steps * trained)
-    return Plan(texts, weights, sums, outline.training_bytes, batches, disk, operations, updated)
+    per_token = outline.training_bytes + outline.attention_bytes(max(int(n.max()) for n in batches))
+    return Plan(texts, weights, sums, per_token, batches, disk, operations, updated)
 
 
 def padded(lengths: np.ndarray, rows: int) -> Batches:
