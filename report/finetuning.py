@@ -29,7 +29,7 @@ from report import gain_confirmation, kernel_variants
 from report.confirmation import rows_of
 from report.evidence import FOLDER, HALVES, read_csv, to_csv
 from report.facts import markdown, points_of, three
-from report.finetuning_figure import finetuning_figure
+from report.finetuning_figure import finetuning_figure, retention_figure
 from report.reproduction import filled
 
 TEMPLATE = Path(__file__).with_name("finetuning.template.md")
@@ -81,6 +81,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     further = measured(Path(folder), "confirmation")
     if len(further) == len(halves()["confirmation"]):
         gain_confirmation.write(gain_confirmation.judged(further, table, draws), Path(folder))
+        both = retention_figure({"discovery": table, "confirmation": further})
+        save(both, Path(docs) / "finetuning-retention", ["png"])
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
     further_sections = sections(Path(folder), table, further)
     atomic_files.write_text(

@@ -1,7 +1,8 @@
-"""The figure of docs/finetuning.md: gains by data set, and held-out error against cost."""
+"""The figures of docs/finetuning.md: gains by data set, held-out error against cost, and gain against corrected retention."""
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,39 @@ TEXT = (
     "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
     "mean square error on groups of data sets that are left out. Dashed: the mean gain; dotted: the gains' own standard error."
 )
+
+RETENTION = (
+    "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows. "
+    "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles."
+)
+
+
+@styled
+def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
+    """halves: report.gain_confirmation's tables, by name, the discovery half first."""
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes, marks = figure.subplots(), ("o", "s")
+    for place, (half, table) in enumerate(halves.items()):
+        x, y = table["retention_corrected"].to_numpy(float), 100 * table["lora_gain"].to_numpy(float)
+        axes.errorbar(
+            x, y, 200 * table["test_error"], fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
+            markerfacecolor=f"C{place}" if place else "white",
+        )  # fmt: skip
+        for name, across, up in zip(table["dataset"], x, y):
+            axes.annotate(name, (across, up), (3, 2), textcoords="offset points", fontsize=5)
+    known = next(iter(halves.values()))[["retention_corrected", "lora_gain"]].dropna()
+    ends = np.array(axes.get_xlim())
+    slope, intercept = np.polyfit(known["retention_corrected"], known["lora_gain"], 1)
+    axes.plot(ends, 100 * (intercept + slope * ends), color="C0", linewidth=0.7)
+    axes.axhline(0, color="0.6", linewidth=0.6)
+    axes.set(
+        xlabel="corrected retention at the best layer",
+        ylabel="gain by LoRA over the probe, points",
+        xlim=ends,
+    )
+    axes.legend(loc="upper right")
+    caption(figure, RETENTION.format(*halves))
+    return figure
 
 
 @styled

@@ -99,7 +99,8 @@ def result(table: pd.DataFrame, found: Outcome | None, planned: int) -> str:
     return (
         f"**{found.verdict.capitalize()}.** Over {found.data_sets} data sets the held-out error of corrected retention is {points_of(found.rmse)} points, that of the mean gain "
         f"{points_of(found.rmse_of_mean)} (p {p}); slope {slope}, that is {points_of(found.slope / 10)} points a tenth of retention. The line through the discovery half, "
-        f"carried over as it is, is off by {points_of(found.rmse_of_discovery)} points (not part of the test). Plan: `{found.plan}`.\n\n{gains_table(table)}"
+        f"carried over as it is, is off by {points_of(found.rmse_of_discovery)} points (not part of the test). Plan: `{found.plan}`.\n\n"
+        f"![Gain against corrected retention on both halves](finetuning-retention.png)\n\n{gains_table(table)}"
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from sklearn.model_selection import cross_val_predict
 
 from ntps.evaluation.correlation import Draws
 from report import evidence, finetuning, gain_confirmation
+from report.finetuning_figure import retention_figure
 
 TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
 
@@ -103,3 +104,10 @@ def test_the_committed_result_is_that_of_scikit_learn():
     assert found.rmse == pytest.approx(left_out(table), rel=1e-5)
     assert found.rmse_of_mean == pytest.approx(y.std() * len(y) / (len(y) - 1), rel=1e-5)
     assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0], rel=1e-5)
+
+
+def test_the_figure_has_both_halves():
+    made_of = {half: made(9, -0.1, seed=seed).assign(test_error=0.01) for seed, half in enumerate(("a", "b"))}
+    axes = retention_figure(made_of).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert len([text for text in axes.texts if text.get_text().startswith("data")]) == 18
