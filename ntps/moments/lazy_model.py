@@ -41,13 +41,18 @@ class LazyModel:
         self.layers = parse_layers(layers, self.config.num_hidden_layers)
         text, spec = self.config.get_text_config(), self.spec
         sizes = [getattr(text, name, None) for name in ("vocab_size", "max_position_embeddings")]
-        # what decides the ids of a text
-        self.reads = [self.identity["tokenizer"], self.config.model_type, spec.trust_remote_code]
-        self.reads += [max_length, spec.context, *sizes]
+        # what decides the ids of a text; a folder named for its tokenizer has a config.json that is in no hash
+        self.tokenization_key = [
+            self.identity["tokenizer"],
+            spec.tokenizer,
+            self.config.model_type,
+            spec.trust_remote_code,
+        ]
+        self.tokenization_key += [max_length, spec.context, *sizes]
         self.tokenized: list[tuple[Sequence[str], tuple[list[np.ndarray], int]]] = []
         self.facts: dict[str, Any]
         self.max_length: int
-        same = next((other for other in others if other.reads == self.reads), None)
+        same = next((other for other in others if other.tokenization_key == self.tokenization_key), None)
         if same and not spec.trust_remote_code:  # its code is in no hash
             self.facts, self.max_length, self.tokenized = same.facts, same.max_length, same.tokenized
         else:
@@ -66,7 +71,7 @@ class LazyModel:
         if (known := next((ids for those, ids in self.tokenized if those == texts), None)) is not None:
             return known
         with boundary(f"{self.spec.name}: its tokenizer fails"):
-            self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.file, texts)
+            self.tokenizer = loading.truer_tokenizer(self.spec, self.tokenizer, self.file_tokenizer, texts)
             self.facts = loading.tokenizer_facts(self.tokenizer)
             vocabulary = self.config.get_text_config().vocab_size
             ids = tokenize(texts, self.tokenizer, self.max_length, vocabulary)
@@ -74,7 +79,7 @@ class LazyModel:
         return ids
 
     @functools.cached_property
-    def file(self) -> Any:
+    def file_tokenizer(self) -> Any:
         """The folder's tokenizer.json, which a large tokenizer takes a second to read."""
         return loading.tokenizer_file(self.spec, self.tokenizer)
 
@@ -89,7 +94,7 @@ class LazyModel:
 
     def unload(self) -> None:
         """Forget weights and tokenizers, which are read again when they are due; token ids stay."""
-        for name in ("encoder", "tokenizer", "file"):
+        for name in ("encoder", "tokenizer", "file_tokenizer"):
             self.__dict__.pop(name, None)
 
     def pooled(
