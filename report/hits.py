@@ -31,6 +31,8 @@ from ntps.run import cli
 from ntps.system import atomic_files, provenance
 from ntps.texts.dataset import load_dataset
 
+HEAD = "head.safetensors"
+
 
 def main(results: str, models: list[str], datasets: list[str]) -> int:
     """Score the adapters and the probe of each pair, row by row.
@@ -44,7 +46,8 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
     def work(model: str, dataset: str) -> None:
         pair = Pair.of(model, dataset, results)
         path, found = pair.table("hits"), adapters(pair)
-        if path.exists() and len(pd.read_csv(path)) == len(found) + 1:
+        made = [(folder / HEAD).stat().st_mtime for folder in found.values()]
+        if path.exists() and path.stat().st_mtime >= max(made) and len(pd.read_csv(path)) == len(found) + 1:
             print(f"already there: {path}")
             return
         rows = [lora_hits(folder, seed, model, dataset) for seed, folder in found.items()]
@@ -67,7 +70,7 @@ def adapters(pair: Pair) -> dict[int, Path]:
 
 
 def identity_of(folder: Path) -> dict[str, Any]:
-    return provenance.read(folder / "head.safetensors", "head")["identity"]
+    return provenance.read(folder / HEAD, "head")["identity"]
 
 
 def task_of(model: str, dataset: str, identity: dict[str, Any], layers: str) -> Task:
@@ -91,7 +94,7 @@ def lora_hits(folder: Path, seed: int, model: str, dataset: str) -> dict[str, An
     classifier = finetuning.Classifier(
         base, task.model.config.hidden_size, len(task.data.classes), flags.dropout
     )
-    classifier.head[-1].load_state_dict(load_file(folder / "head.safetensors"))
+    classifier.head[-1].load_state_dict(load_file(folder / HEAD))
     rows: Any = finetuning.examples(task, "test", np.arange(len(task.labels["test"])))
     with TemporaryDirectory() as place:
         args = finetuning.arguments(Path(place), task, flags, seed)
