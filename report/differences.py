@@ -165,19 +165,22 @@ def pooled(table: pd.DataFrame) -> dict[str, str]:
 
 
 def beside(kind: str, ways: dict[str, pd.DataFrame]) -> str:
-    """Means of each way over the data sets; the probe's accuracy also less that of the first way, with its standard error."""
-    first = next(iter(ways.values())).set_index("dataset")["probe_accuracy"]
+    """Means of each way over the data sets; accuracy and scores also less those of the first way, with their standard error."""
+    first = next(iter(ways.values())).set_index("dataset")
+
+    def less(own: pd.DataFrame, name: str) -> str:
+        change = (own.set_index("dataset")[name] - first[name]).dropna().to_numpy(float)
+        return f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if change.any() else "-"
 
     def lines() -> Iterator[dict[str, str]]:
         for name, own in ways.items():
-            change = (own.set_index("dataset")["probe_accuracy"] - first).dropna().to_numpy(float)
-            own = own.rename(columns={"probe_accuracy": "accuracy"})
             yield {
-                kind: name, "data sets": f"{len(own)}", "probe's accuracy": mean(own, "accuracy"),
-                "less the first's": f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if change.any() else "-",
-                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "its lift": mean(own, "null_lift"),
-                "significant": f"{(own['p_value'] <= 0.05).sum()} of {own['p_value'].notna().sum()}",
-                "corrected retention": mean(own, "retention_corrected"), "ρ of NTPS with accuracy": rho(own, "ntps"),
+                kind: name.rsplit("-", 1)[0] if "bit-" in name else name, "data sets": f"{len(own)}",
+                "probe's accuracy": mean(own, "probe_accuracy"), "less the first's": less(own, "probe_accuracy"),
+                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "less the first's ": less(own, "ntps"),
+                "its lift": mean(own, "null_lift"), "corrected retention": mean(own, "retention_corrected"),
+                " less the first's": less(own, "retention_corrected"),
+                "ρ of NTPS with accuracy": rho(own.rename(columns={"probe_accuracy": "accuracy"}), "ntps"),
             }  # fmt: skip
 
     return markdown(pd.DataFrame(lines()))
