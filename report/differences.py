@@ -199,9 +199,8 @@ def run_again(place: Path) -> str:
     both = with_accuracy(place).merge(
         with_accuracy(place / "rerun"), on=[*PAIR, "layer"], suffixes=("", "_again")
     )
-    for name in AGAIN:
-        both[name] = (both[f"{name}_again"] - both[name]).abs()
-    both["in_errors"] = (both[list(ERRORS)] / both[list(ERRORS.values())].to_numpy()).max(axis=1)
+    both = both.assign(**{name: (both[f"{name}_again"] - both[name]).abs() for name in AGAIN})
+    both = both.assign(in_errors=(both[list(ERRORS)] / both[list(ERRORS.values())].to_numpy()).max(axis=1))
 
     def lines() -> Iterator[dict[str, str]]:
         for pair, own in both.groupby(PAIR):
