@@ -192,13 +192,14 @@ def run_again(place: Path) -> str:
         return NOT_RUN
     lora = pd.read_csv(place / "lora.csv"), pd.read_csv(place / "rerun" / "lora.csv")
     first, again = (
-        runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"])["accuracy"]
-        for runs in lora
+        runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"]) for runs in lora
     )
-    trained = (again - first).abs().groupby(level=PAIR).max().to_dict()
-    both = with_accuracy(place).merge(
-        with_accuracy(place / "rerun"), on=[*PAIR, "layer"], suffixes=("", "_again")
-    )
+    trained = (again["accuracy"] - first["accuracy"]).abs().groupby(level=PAIR).max().to_dict()
+    variance = first["accuracy"] * (1 - first["accuracy"]) / first["n"]
+    error = (variance**0.5).groupby(level=PAIR).max().to_dict()
+    kept = [*PAIR, "layer", *AGAIN, *ERRORS.values()]
+    own, other = (with_accuracy(folder)[kept] for folder in (place, place / "rerun"))
+    both = own.merge(other, on=[*PAIR, "layer"], suffixes=("", "_again"))
     both = both.assign(**{name: (both[f"{name}_again"] - both[name]).abs() for name in AGAIN})
     both = both.assign(in_errors=(both[list(ERRORS)] / both[list(ERRORS.values())].to_numpy()).max(axis=1))
 
@@ -207,7 +208,7 @@ def run_again(place: Path) -> str:
             yield {
                 "model": str(pair[0]), "data set": str(pair[1]), "layers": f"{len(own)}",
                 **{title: f"{own[name].max():.1g}" for name, title in AGAIN.items()},
-                "in standard errors": f"{own['in_errors'].max():.1g}", "LoRA's accuracy": f"{trained[pair]:.1g}",
+                "in standard errors": f"{own['in_errors'].max():.1g}", "LoRA's accuracy": f"{trained[pair]:.1g} (error {error[pair]:.1g})",
             }  # fmt: skip
 
     return markdown(pd.DataFrame(lines()))

@@ -67,13 +67,13 @@ def test_the_largest_difference_of_a_pair_run_again(tmp_path):
         probes = [
             pair | {"layer": layer, "probe": "logistic_regression", "accuracy": 0.8} for layer in range(3)
         ]
-        lora = [pair | {"seed": 0, "final": True, "split": "test", "accuracy": 0.9 - change}]
+        lora = [pair | {"seed": 0, "final": True, "split": "test", "accuracy": 0.9 - change, "n": 900}]
         for name, rows in (("best", best), ("probes", probes), ("lora", lora)):
             evidence.to_csv(pd.DataFrame(rows), folder / f"{name}.csv")
     row = lines_of(differences.run_again(tmp_path)).iloc[0]
     assert row["layers"] == "3" and float(row["NTPS"]) == pytest.approx(0.004)
     assert float(row["in standard errors"]) == pytest.approx(0.4)
-    assert float(row["LoRA's accuracy"]) == pytest.approx(0.002) and float(row["probe's accuracy"]) == 0
+    assert row["LoRA's accuracy"] == "0.002 (error 0.01)" and float(row["probe's accuracy"]) == 0
 
 
 def test_the_committed_page_is_what_the_committed_tables_say(tmp_path):
