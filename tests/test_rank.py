@@ -247,6 +247,9 @@ def test_the_probe_is_that_of_the_table(world):
         ranking.probe("c")
     with pytest.raises(UserError, match="is one text: give a list of texts"):
         ranking.probe().predict(texts[0])
+    for wrong in (None, 5, [1], [None], [b"x"], [["x"]], pd.DataFrame({"text": texts[:2]})):
+        with pytest.raises(UserError, match="is no list of texts: give one text a row"):
+            ranking.probe().predict(wrong)
 
 
 def test_the_probe_in_a_pickle_and_in_a_file(world, tmp_path):
