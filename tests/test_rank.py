@@ -88,6 +88,10 @@ def test_tables_and_mappings_are_the_same_rows(world):
         pd.DataFrame(zip(texts, labels)), 1, 0, None
     )  # as pandas.read_csv(..., header=None) gives it
     assert (bare.text, bare.label, bare.labels.tolist()) == ("0", "1", labels)
+    deep = frame[["review", "kind"]].set_axis(pd.MultiIndex.from_tuples([("a", "t"), ("a", "l")]), axis=1)
+    assert Rows.of(deep, "('a', 'l')", ("a", "t"), None).labels.tolist() == labels
+    with pytest.raises(UserError, match="labels: there is no column 'a'"):
+        Rows.of(deep, ("a", "l"), ("a", "t"), None)
     with pytest.raises(UserError, match="texts: there is no split 'tst'; did you mean 'test'"):
         Rows.of(both, "kind", "review", "tst")
     with pytest.raises(UserError, match="labels: there is no column 'kin'; did you mean 'kind'"):
@@ -173,7 +177,24 @@ def test_what_are_no_arguments(tmp_path):
         ntps.rank("nowhere", *rows, limits=3)
     with pytest.raises(UserError, match="is named '../x': rename it"):
         ntps.rank("nowhere", *rows, name="../x", output=str(tmp_path / "out"))
+    for wrong in ({"limit": "many"}, {"budget": "x"}, {"seed": "a"}, {"layers": [0, 1]}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))} .*: must be "):
+            ntps.rank("nowhere", *rows, output=str(tmp_path / "out"), **wrong)
+    for given in ("train", "label", "dataset"):
+        with pytest.raises(UserError, match=f"{given}=: rows are the arguments texts and labels"):
+            ntps.rank("nowhere", *rows, output=str(tmp_path / "out"), **{given: "x"})
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output=: .*Not a directory"):
+        ntps.rank("nowhere", *rows, output=str(tmp_path / "file"))
+
+
+def test_none_is_the_default_of_a_flag_and_a_name_may_be_a_number(world, tmp_path):
+    models, texts, labels, _ = world
+    few = FEW | {"partitions": None, "layers": None, "limit": None, "output": str(tmp_path)}
+    ranking = ntps.rank(models[0], texts, labels, name=5, **few)
+    assert (ranking.flags.layers, ranking.flags.limit, ranking.flags.partitions) == ("spread", 2000, 5)
+    assert (tmp_path / "data/5.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,9 @@ def test_the_probe_is_that_of_the_table(world):
         ranking.probe("c")
     with pytest.raises(UserError, match="is one text: give a list of texts"):
         ranking.probe().predict(texts[0])
+    for wrong in (None, 5, [1], [None], [b"x"], [["x"]], pd.DataFrame({"text": texts[:2]})):
+        with pytest.raises(UserError, match="is no list of texts: give one text a row"):
+            ranking.probe().predict(wrong)
 
 
 def test_the_probe_in_a_pickle_and_in_a_file(world, tmp_path):

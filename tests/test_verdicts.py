@@ -36,6 +36,8 @@ def test_a_verdict():
         ({"over_guessing_low": 0.0}, "hardly usable: 83 %"),
         ({"heldout_skill_se": 0.3}, "hardly usable: 83 %"),
         ({"over_guessing_low": -0.1, "heldout_skill_se": 0.3}, "not usable: 83 %"),
+        ({"accuracy": 0.996}, "usable: over 99 % right"),
+        ({"accuracy": 1.0}, "usable: 100 % right"),
         ({"layer": 30}, "; the last layer is the best;"),
         ({"last_layer_loss_low": 0.0}, "; the last layer loses nothing significant;"),
         ({"last_layer_loss": -0.024, "last_layer_loss_low": -0.03, "last_layer_loss_high": -0.01}, "the last layer gains 2.4 points"),

@@ -208,7 +208,7 @@ def rank(
     Without test rows a part of train is held out. target: numeric (default where labels are fractions), multilabel (default
     where each is a list of labels, or all are a matrix of 0 and 1, one row a text) or else classes.
     Results go to OUTPUT; what is there already is not computed again. name: of the data set there (default: rows- and a
-    hash of the rows). flags: those of prescreen.py, such as limit=500, layers="all" or device="cuda".
+    hash of the rows). flags: those of prescreen.py, such as limit=500, layers="0,8" or device="cuda"; None is the default.
 
     budget=5 takes as many forward passes over these rows as 5 models would, however many there are: those significantly behind
     on few rows are dropped.
@@ -216,9 +216,12 @@ def rank(
     A model that cannot be measured is a row of the table with its reason. UserError where none can, and for rows that are no
     texts and labels.
     """
+    flags = {flag: value for flag, value in flags.items() if value is not None}
     known = {one.name for one in fields(Prescreening)}
     for unknown in flags.keys() - known:
         raise UserError(f"{unknown}=: no flag of prescreen.py; {suggest(unknown, sorted(known))}")
+    for given in flags.keys() & {"dataset", "train", "label"}:
+        raise UserError(f"{given}=: rows are the arguments texts and labels; prescreen.py takes files")
     rows = Rows.of(texts, labels, text, test)
     if isinstance(models, str | Path):
         models = [str(models)]

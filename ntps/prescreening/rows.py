@@ -92,7 +92,7 @@ class Rows:
         """FOLDER/NAME.jsonl and .test.jsonl as the flags train and test, removed on an error before a model is measured."""
         content = {split: json_lines(table) for split, table in self.tables.items()}
         name = (
-            plain_name(name, "name=: the data set")
+            plain_name(str(name), "name=: the data set")
             if name
             else f"rows-{hashlib.sha256(''.join(content.values()).encode()).hexdigest()[:6]}"
         )
@@ -103,6 +103,10 @@ class Rows:
                 raise UserError(
                     f"{path}: an earlier call had other rows of this name: give another name=, or overwrite=True"
                 )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file in its place, no permission
+            raise UserError(f"output=: {error}") from error
         fresh = [path for path in paths.values() if not path.exists()]
         try:
             for split, path in paths.items():
@@ -172,7 +176,8 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
     label: a column, or several that hold 0 and 1.
     """
     if isinstance(table, pd.DataFrame):
-        table = table.rename(columns=str)  # 0 and 1 of a file without a header
+        names = [*map(str, table.columns)]  # 0 and 1 of a file without a header; tuples of two
+        table = table.set_axis(names, axis=1)
     elif not hasattr(table, "features"):
         kind = f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__}"
         raise UserError(

@@ -21,6 +21,7 @@ from ntps.errors import UserError
 from ntps.flags import LayerProbes
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Cached
+from ntps.prescreening.rows import short
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import array_files, atomic_files, provenance
@@ -116,7 +117,10 @@ class TextProbe(BaseEstimator):
         """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
         if isinstance(X, str):
             raise UserError(f"{X!r:.60} is one text: give a list of texts")
-        ids, _ = self.source.tokenize(list(X))
+        texts: list[Any] = list(X) if hasattr(X, "__iter__") and getattr(X, "ndim", 1) == 1 else [X]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{short(X)} is no list of texts: give one text a row, and no other values")
+        ids, _ = self.source.tokenize(texts)
         return self.source.states(ids, self.pooling)
 
     def decision_function(self, X: Sequence[str]) -> np.ndarray:

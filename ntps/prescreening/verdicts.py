@@ -42,7 +42,8 @@ def on_unseen_rows(row: Row) -> str:
     if "micro_f1" in row:
         skill = f"micro F1 {row['micro_f1']:.2f}, {skill}"
     elif "accuracy" in row:
-        skill = f"{row['accuracy']:.0%} right on unseen rows, {row['majority_accuracy']:.0%} by guessing"
+        right = "over 99%" if 0.995 <= row["accuracy"] < 1 else f"{row['accuracy']:.0%}"
+        skill = f"{right} right on unseen rows, {row['majority_accuracy']:.0%} by guessing"
     return skill.replace("%", " %")
 
 
