@@ -57,6 +57,7 @@ def test_the_answer_comes_first(page):
     )
     answers = page.value(TOP.format(".answers li"))
     assert 0 < first < min(answers) <= max(answers) < table < folded[0] < 900
+    assert max(answers) < page.value(TOP.format(".answers + .note"))[0] < table
     said = page.value("[...document.querySelectorAll('.answers li')].map(one => one.innerText)")
     assert len(said) == 2 and all(" usable: " in one and " by guessing; " in one for one in said)
     assert all("twice as many" in one or "more labels" in one for one in said)

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ntps.flags import Prescreening
 from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
-from ntps.prescreening.verdicts import RULES, finetuned, points, standing, verdict_of
+from ntps.prescreening.verdicts import RULES, THRESHOLDS, finetuned, points, standing, verdict_of
 from ntps.system import atomic_files, provenance
 
 TEMPLATES = Environment(
@@ -227,7 +227,7 @@ def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str], dropped: S
 
 TEMPLATES.globals |= {
     "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan, "points": points,
-    "verdict": verdict, "verdict_of": verdict_of, "finetuned": finetuned, "outlook": outlook, "standing": standing, "RULES": RULES, "ranked_name": ranked_name,
+    "verdict": verdict, "verdict_of": verdict_of, "finetuned": finetuned, "outlook": outlook, "standing": standing, "RULES": RULES, "THRESHOLDS": THRESHOLDS, "ranked_name": ranked_name,
 }  # fmt: skip
 TEMPLATES.filters |= {
     "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells, "dropped_cells": dropped_cells,

@@ -9,6 +9,10 @@ from ntps.sources.yaml_files import config_folders
 
 POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
+THRESHOLDS = (
+    "Usable: skill and the share of rows right are significantly above guessing; hardly usable: one of the two. Loses, gains, would help: significantly; "
+    "would hardly help: by under one point of skill; open: neither is known. All by 95 % intervals on the unseen rows."
+)
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
     "of them are right than by predicting the most frequent one. Hardly usable: one of the two; not usable: neither.",
