@@ -326,6 +326,7 @@ def sections(folder: Path, table: pd.DataFrame, further: pd.DataFrame) -> dict[s
     planned = len(halves()["confirmation"])
     return {
         "variants": kernel_variants.summary(variants, table),
+        "tested": gain_confirmation.headline(further, gain_confirmation.read(folder)),
         "next_test": gain_confirmation.result(further, gain_confirmation.read(folder), planned),
     }
 

@@ -104,6 +104,17 @@ def result(table: pd.DataFrame, found: Outcome | None, planned: int) -> str:
     )  # fmt: skip
 
 
+def headline(table: pd.DataFrame, found: Outcome | None) -> str:
+    """A sentence for the top of the page; nothing before the test is made."""
+    if found is None:
+        return ""
+    above, gain = int((table[GAIN] > 0).sum()), table[GAIN].mean()
+    return (
+        f" Tested alone on {found.data_sets} further data sets, as fixed beforehand, that is **{found.verdict}** (off by {points_of(found.rmse)} points, "
+        f"the mean gain by {points_of(found.rmse_of_mean)}; p {three(found.p)}). There LoRA is above the probe on {above} of {len(table)}, by {points_of(gain)} points on average."
+    )
+
+
 def gains_table(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {

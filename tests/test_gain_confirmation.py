@@ -69,6 +69,10 @@ def test_nothing_is_said_of_the_score_before_all_data_sets_are_trained(tmp_path)
     assert "12 of the 13" in early and "slope" not in early and table["dataset"][0] not in early
     found = gain_confirmation.judged(table, table, Draws(100))
     gain_confirmation.write(found, tmp_path)
+    assert gain_confirmation.headline(table, None) == ""
+    assert "**confirmed**" in gain_confirmation.headline(
+        table, found
+    ) and "on 12 of 12" in gain_confirmation.headline(table, found)
     again = gain_confirmation.read(tmp_path)
     assert again.verdict == found.verdict and again.rmse == pytest.approx(found.rmse, rel=1e-6)
     assert gain_confirmation.read(tmp_path / "nowhere") is None
