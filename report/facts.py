@@ -51,6 +51,10 @@ def three(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
+def p_value(value: float) -> str:
+    return "-" if math.isnan(value) else "< 0.001" if value < 0.0005 else f"{value:.3f}"
+
+
 def points_of(value: float) -> str:
     """A share or an accuracy, in hundredths."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")

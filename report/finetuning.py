@@ -28,7 +28,7 @@ from ntps.system import atomic_files
 from report import gain_confirmation, kernel_variants
 from report.confirmation import rows_of
 from report.evidence import FOLDER, HALVES, read_csv, to_csv
-from report.facts import markdown, points_of, three
+from report.facts import markdown, p_value, points_of, three
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.reproduction import filled
 
@@ -78,13 +78,14 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     cost = costs(table[table["group"].isin(found.groups)])
     floor, judged = floors(table, found), judgement(found, cost, draws)
     to_csv(judged, Path(folder) / "finetuning.csv")
-    further = measured(Path(folder), "confirmation")
-    if len(further) == len(halves()["confirmation"]):
-        gain_confirmation.write(gain_confirmation.judged(further, table, draws), Path(folder))
+    further, outcome = measured(Path(folder), "confirmation"), None
+    if gain_confirmation.complete(further, halves()["confirmation"]):
+        outcome = gain_confirmation.judged(further, table, Draws())
         both = retention_figure({"discovery": table, "confirmation": further})
         save(both, Path(docs) / "finetuning-retention", ["png"])
+    gain_confirmation.write(outcome, Path(folder))
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
-    further_sections = sections(Path(folder), table, further)
+    further_sections = sections(Path(folder), table, further, outcome)
     atomic_files.write_text(
         Path(docs) / "finetuning.md", page(table, found, judged, left_out, further_sections)
     )
@@ -102,10 +103,12 @@ def halves() -> dict[str, list[str]]:
 def measured(folder: Path, half: str = "discovery") -> pd.DataFrame:
     """A row a pair with LoRA runs: the gain on test, what is known of its error, and every predictor.
 
-    half: confirmation, or discovery, which is all else.
+    half: confirmation, of which the model and the seed of its test alone, or discovery, which is all else.
     """
     runs = pd.read_csv(folder / "lora.csv")
-    runs = runs[runs["dataset"].isin(halves()["confirmation"]) == (half == "confirmation")]
+    further = runs["dataset"].isin(halves()["confirmation"])
+    planned = (runs["model"] == gain_confirmation.MODEL) & (runs["seed"] == gain_confirmation.SEED)
+    runs = runs[further & planned if half == "confirmation" else ~further]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
@@ -320,14 +323,17 @@ def page(
     return filled(TEMPLATE.read_text(encoding="utf-8"), words)
 
 
-def sections(folder: Path, table: pd.DataFrame, further: pd.DataFrame) -> dict[str, str]:
-    """Tables: `measured` of the discovery and of the confirmation half."""
+def sections(
+    folder: Path, table: pd.DataFrame, further: pd.DataFrame, outcome: gain_confirmation.Outcome | None
+) -> dict[str, str]:
+    """Tables: `measured` of the discovery and of the confirmation half, whose test has the outcome."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
-    planned = len(halves()["confirmation"])
     return {
+        "power": f"{gain_confirmation.POWER[13]:.0%}",
+        "power_of_eight": f"{gain_confirmation.POWER[8]:.0%}",
         "variants": kernel_variants.summary(variants, table),
-        "tested": gain_confirmation.headline(further, gain_confirmation.read(folder)),
-        "next_test": gain_confirmation.result(further, gain_confirmation.read(folder), planned),
+        "tested": gain_confirmation.headline(further, outcome),
+        "next_test": gain_confirmation.result(further, outcome, halves()["confirmation"]),
     }
 
 
@@ -399,7 +405,7 @@ def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
     )
     if math.isnan(floor["retest"]):
         return words
-    return f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f} in the mean of {SPLITS} splits, nine in ten of them {floor['low']:.2f} to {floor['high']:.2f}, so that those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
+    return f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f} in the mean of {SPLITS} splits, nine in ten of them {floor['low']:.2f} to {floor['high']:.2f} (the spread over splits, not over data sets), so that as far as test rows go those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
 
 
 def verdict(judged: pd.DataFrame) -> str:
@@ -408,8 +414,8 @@ def verdict(judged: pd.DataFrame) -> str:
     if better.empty:
         near = judged.iloc[1:].sort_values("rmse").iloc[0]
         return (
-            f"**Nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
-            f"off by {points_of(near['rmse'])} (p {three(near['p'])} by itself, {three(near['p_holm'])} after Holm)."
+            f"**On these data sets nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
+            f"off by {points_of(near['rmse'])} (p {p_value(near['p'])} by itself, {p_value(near['p_holm'])} after Holm)."
         )
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
@@ -433,7 +439,7 @@ def judgement_table(judged: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "predictor": NAMES[row["predictor"]], "passes": f"{row['passes']:.1f}", "RMSE": points_of(row["rmse"]), "MAE": points_of(row["mae"]),
-            "p": three(row["p"]), "after Holm": three(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
+            "p": p_value(row["p"]), "after Holm": p_value(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
             "right on “worth it”": f"{row['sign'] * row['groups']:.0f} of {row['groups']}",
         }
         for row in judged.to_dict("records")

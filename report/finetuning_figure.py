@@ -16,7 +16,7 @@ TEXT = (
 
 RETENTION = (
     "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows. "
-    "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles."
+    "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles, those of one source averaged."
 )
 
 
@@ -33,7 +33,8 @@ def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
         )  # fmt: skip
         for name, across, up in zip(table["dataset"], x, y):
             axes.annotate(name, (across, up), (3, 2), textcoords="offset points", fontsize=5)
-    known = next(iter(halves.values()))[["retention_corrected", "lora_gain"]].dropna()
+    found = next(iter(halves.values())).dropna(subset="retention_corrected")
+    known = found.groupby("group")[["retention_corrected", "lora_gain"]].mean()
     ends = np.array(axes.get_xlim())
     slope, intercept = np.polyfit(known["retention_corrected"], known["lora_gain"], 1)
     axes.plot(ends, 100 * (intercept + slope * ends), color="C0", linewidth=0.7)

@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points
-from report import evidence, finetuning
+from report import evidence, finetuning, gain_confirmation
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/evidence"
@@ -170,7 +170,9 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
 def test_the_committed_page_is_what_the_committed_tables_say():
     table, judged = finetuning.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
     found, left_out = finetuning.points(table, [*finetuning.STATIC, *finetuning.MEASURED], "lora_gain")
-    more = finetuning.sections(TABLES, table, finetuning.measured(TABLES, "confirmation"))
+    more = finetuning.sections(
+        TABLES, table, finetuning.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
+    )
     page = finetuning.page(table, found, judged, left_out, more)
     assert page == (ROOT / "docs/finetuning.md").read_text()
 

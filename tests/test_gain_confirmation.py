@@ -1,5 +1,6 @@
 """The preregistered test of docs/finetuning.md: against scikit-learn's folds, and not before all of its data are there."""
 
+import math
 from itertools import permutations
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_predict
 
+from ntps.errors import UserError
 from ntps.evaluation.correlation import Draws
 from report import evidence, finetuning, gain_confirmation
 from report.finetuning_figure import retention_figure
@@ -22,7 +24,8 @@ def made(count, slope, noise=0.01, seed=0):
     names = [f"data{i:02d}" for i in range(count)]
     return pd.DataFrame({
         "model": "tiny", "dataset": names, "group": names, "retention_corrected": score, "corrected_refusal": None,
-        "probe_accuracy": 0.7, "lora_gain": 0.1 + slope * score + noise * rng.normal(size=count),
+        "probe_accuracy": 0.7, "lora_accuracy": 0.75, "lora_gain": 0.1 + slope * score + noise * rng.normal(size=count),
+        "test_error": 0.01, "paired_error": [math.nan, *[0.01] * (count - 1)], "lora_passes": 12.0, "steps": 300, "settled": 1.0,
     })  # fmt: skip
 
 
@@ -49,41 +52,77 @@ def test_errors_and_p_are_those_of_scikit_learn_and_of_all_orders():
 def test_only_a_falling_line_that_predicts_is_confirmed():
     older = made(12, -0.1, seed=1)
     assert gain_confirmation.judged(made(13, -0.1), older, Draws(500)).verdict == "confirmed"
-    rising = gain_confirmation.judged(made(13, 0.1), older, Draws(500))
+    table = made(13, 0.1)
+    rising = gain_confirmation.judged(table, older, Draws(500))
     assert rising.verdict == "not confirmed" and rising.p < 0.05
-    assert gain_confirmation.judged(made(13, 0, 0.1), older, Draws(500)).verdict == "not confirmed"
+    said = gain_confirmation.result(table, rising, table["dataset"])
+    assert said.startswith("**Not confirmed**: a lower retention goes with a smaller gain. Over 13 groups")
+    noise = gain_confirmation.judged(made(13, 0, 0.1), older, Draws(500))
+    assert noise.verdict == "not confirmed" and "p is above 0.05" in noise.missed
 
 
-def test_refused_data_sets_have_no_part_and_too_few_are_not_measurable():
+def test_refused_data_sets_have_no_part_and_too_few_groups_are_not_measurable():
     table, older = made(9, -0.1), made(12, -0.1, seed=1)
     table.loc[0, "corrected_refusal"] = "too little signal"
-    assert gain_confirmation.judged(table, older, Draws(100)).data_sets == 8
+    found = gain_confirmation.judged(table, older, Draws(100))
+    assert found.groups == 8
+    assert "refused on data00" in gain_confirmation.result(table, found, table["dataset"])
+    assert gain_confirmation.judged(table.assign(group=["a"] * 5 + list("bcde")), older, Draws(100)) is None
     table.loc[1, "corrected_refusal"] = "too little signal"
     assert gain_confirmation.judged(table, older, Draws(100)) is None
-    assert "Not measurable" in gain_confirmation.result(table, None, 9)
+    assert "Not measurable" in gain_confirmation.result(table, None, table["dataset"])
 
 
 def test_nothing_is_said_of_the_score_before_all_data_sets_are_trained(tmp_path):
-    table = made(12, -0.1)
-    early = gain_confirmation.result(table, None, 13)
-    assert "12 of the 13" in early and "slope" not in early and table["dataset"][0] not in early
+    table = made(13, -0.1)
+    early, planned = table[:12], table["dataset"]
+    said = gain_confirmation.result(early, None, planned)
+    assert "12 of the 13" in said and "slope" not in said and table["dataset"][0] not in said
+    assert gain_confirmation.headline(early, None) == ""
     found = gain_confirmation.judged(table, table, Draws(100))
+    headline = gain_confirmation.headline(table, found)
+    assert "is confirmed as a predictor**" in headline and "on 13 of 13" in headline
+    assert "at most" in gain_confirmation.result(table, found, planned)
     gain_confirmation.write(found, tmp_path)
-    assert gain_confirmation.headline(table, None) == ""
-    assert "**confirmed**" in gain_confirmation.headline(
-        table, found
-    ) and "on 12 of 12" in gain_confirmation.headline(table, found)
     again = gain_confirmation.read(tmp_path)
-    assert again.verdict == found.verdict and again.rmse == pytest.approx(found.rmse, rel=1e-6)
-    assert gain_confirmation.read(tmp_path / "nowhere") is None
+    assert again.verdict == "confirmed" and again.rmse == pytest.approx(found.rmse, rel=1e-6)
+    gain_confirmation.write(None, tmp_path)
+    assert gain_confirmation.read(tmp_path) is None
+    with pytest.raises(UserError, match="data00: LoRA is trained, and there is no probe"):
+        gain_confirmation.complete(table.assign(probe_accuracy=[math.nan, *[0.7] * 12]), planned)
+
+
+@pytest.mark.parametrize(("r", "power"), [(0.67, gain_confirmation.POWER[13]), (0, 0.03)])
+def test_the_power_of_the_rule_is_as_the_page_says(r, power):
+    """Normal retention and gains of thirteen data sets, correlated at -r."""
+    confirmed, repetitions = 0, 200
+    for seed in range(repetitions):
+        table = made(13, 0)
+        x, noise = np.random.default_rng(seed).normal(size=(2, 13))
+        table = table.assign(retention_corrected=x, lora_gain=-r * x + math.sqrt(1 - r**2) * noise)
+        confirmed += gain_confirmation.judged(table, table, Draws(200)).verdict == "confirmed"
+    error = math.sqrt(power * (1 - power) / repetitions)
+    assert confirmed / repetitions == pytest.approx(power, abs=3 * error)
 
 
 def test_the_halves_do_not_mix():
     halves = finetuning.halves()
     assert not set(halves["discovery"]) & set(halves["confirmation"])
-    for half, names in halves.items():
-        if half in ("discovery", "confirmation"):
-            assert set(finetuning.measured(TABLES, half)["dataset"]) <= set(names)
+    for half in ("discovery", "confirmation"):
+        assert set(finetuning.measured(TABLES, half)["dataset"]) <= set(halves[half])
+
+
+def test_the_test_has_its_model_and_its_seed_alone(tmp_path, monkeypatch):
+    """A second seed and a second model of the confirmation half have no part."""
+    for path in TABLES.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lora = pd.read_csv(tmp_path / "lora.csv")
+    lora = lora[(lora["dataset"] == "trec6") & (lora["seed"] == 0)].assign(dataset="boolq")
+    twice = pd.concat([lora, lora.assign(seed=1, accuracy=0.0), lora.assign(model="gemma3-270m")])
+    evidence.to_csv(twice, tmp_path / "lora.csv")
+    found = finetuning.measured(tmp_path, "confirmation")
+    assert found["model"].tolist() == ["smollm2-135m"] and found["seeds"].tolist() == [1]
+    assert found["lora_accuracy"][0] > 0.9 and finetuning.measured(tmp_path).empty
 
 
 @pytest.mark.skipif(
@@ -98,20 +137,26 @@ def test_the_committed_result_is_that_of_scikit_learn():
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs[["model", "dataset", "accuracy"]].rename(columns={"accuracy": "lora"})
     )
-    table = table[table["dataset"].isin(finetuning.halves()["confirmation"])].dropna(
-        subset="retention_corrected"
-    )
+    table = table[
+        table["dataset"].isin(finetuning.halves()["confirmation"]) & (table["model"] == "smollm2-135m")
+    ]
+    table = table[table["corrected_refusal"].isna()].dropna(subset="retention_corrected")
     table["lora_gain"] = table["lora"] - table["accuracy"]
     found = gain_confirmation.read(TABLES)
     y = table["lora_gain"].to_numpy()
-    assert found.data_sets == len(y)
+    assert found.groups == len(y)
     assert found.rmse == pytest.approx(left_out(table), rel=1e-5)
     assert found.rmse_of_mean == pytest.approx(y.std() * len(y) / (len(y) - 1), rel=1e-5)
     assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0], rel=1e-5)
+    rng = np.random.default_rng(0)
+    reached = [left_out(table.assign(lora_gain=rng.permutation(y))) <= found.rmse + 1e-9 for _ in range(500)]
+    assert np.mean(reached) == pytest.approx(found.p, abs=0.06)
+    holds = found.rmse < found.rmse_of_mean and found.p <= 0.05 and found.slope < 0
+    assert found.verdict == ("confirmed" if holds else "not confirmed")
 
 
 def test_the_figure_has_both_halves():
-    made_of = {half: made(9, -0.1, seed=seed).assign(test_error=0.01) for seed, half in enumerate(("a", "b"))}
+    made_of = {half: made(9, -0.1, seed=seed) for seed, half in enumerate(("a", "b"))}
     axes = retention_figure(made_of).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     assert len([text for text in axes.texts if text.get_text().startswith("data")]) == 18
