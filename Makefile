@@ -105,7 +105,7 @@ finetuning: $(READY)
 
 # docs/which-model.md, after `make finetuning`: its adapters, and none, on every data set, resumable; nothing but the tables is left
 which: $(READY)
-	half=$$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])"); \
+	half=$$($(PY) -c "import json; print(*json.load(open('configs/experiments/halves.json'))['discovery'])") || exit 1; \
 	for adapter in "" $$half; do \
 		folder=$${adapter:+$(EVIDENCE)/adapters/smollm2-135m/$$adapter-seed0}; \
 		for data in $$half; do \

@@ -166,20 +166,27 @@ def pooled(table: pd.DataFrame) -> dict[str, str]:
 
 def beside(kind: str, ways: dict[str, pd.DataFrame]) -> str:
     """Means of each way over the data sets; accuracy and scores also less those of the first way, with their standard error."""
-    first = next(iter(ways.values())).set_index("dataset")
+    original = next(iter(ways.values()))
+    first = original.set_index("dataset")
 
     def less(own: pd.DataFrame, name: str) -> str:
+        if own is original:
+            return "-"
         change = (own.set_index("dataset")[name] - first[name]).dropna().to_numpy(float)
-        return f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if change.any() else "-"
+        return f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if len(change) > 1 else "-"
+
+    def known(own: pd.DataFrame, name: str) -> str:
+        count = own[name].notna().sum()
+        return mean(own, name) + (f" ({count})" if count < len(own) else "")
 
     def lines() -> Iterator[dict[str, str]]:
         for name, own in ways.items():
             yield {
                 kind: name.rsplit("-", 1)[0] if "bit-" in name else name, "data sets": f"{len(own)}",
-                "probe's accuracy": mean(own, "probe_accuracy"), "less the first's": less(own, "probe_accuracy"),
-                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "less the first's ": less(own, "ntps"),
-                "its lift": mean(own, "null_lift"), "corrected retention": mean(own, "retention_corrected"),
-                " less the first's": less(own, "retention_corrected"),
+                "probe's accuracy": mean(own, "probe_accuracy"), "accuracy, less the first's": less(own, "probe_accuracy"),
+                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "NTPS, less the first's": less(own, "ntps"),
+                "its lift": mean(own, "null_lift"), "corrected retention": known(own, "retention_corrected"),
+                "retention, less the first's": less(own, "retention_corrected"),
                 "ρ of NTPS with accuracy": rho(own.rename(columns={"probe_accuracy": "accuracy"}), "ntps"),
             }  # fmt: skip
 
@@ -188,15 +195,15 @@ def beside(kind: str, ways: dict[str, pd.DataFrame]) -> str:
 
 def run_again(place: Path) -> str:
     """Pairs run once more from nothing, in FOLDER/rerun: the largest difference over the layers, and in standard errors."""
-    if not (place / "rerun").is_dir():
+    again_there = place / "rerun" / "lora.csv"
+    if not again_there.exists():
         return NOT_RUN
-    lora = pd.read_csv(place / "lora.csv"), pd.read_csv(place / "rerun" / "lora.csv")
+    lora = pd.read_csv(place / "lora.csv"), pd.read_csv(again_there)
     first, again = (
         runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"]) for runs in lora
     )
     trained = (again["accuracy"] - first["accuracy"]).abs().groupby(level=PAIR).max().to_dict()
-    variance = first["accuracy"] * (1 - first["accuracy"]) / first["n"]
-    error = (variance**0.5).groupby(level=PAIR).max().to_dict()
+    seeds = first.groupby(level=PAIR)["accuracy"].var().mean() ** 0.5
     kept = [*PAIR, "layer", *AGAIN, *ERRORS.values()]
     own, other = (with_accuracy(folder)[kept] for folder in (place, place / "rerun"))
     both = own.merge(other, on=[*PAIR, "layer"], suffixes=("", "_again"))
@@ -208,10 +215,15 @@ def run_again(place: Path) -> str:
             yield {
                 "model": str(pair[0]), "data set": str(pair[1]), "layers": f"{len(own)}",
                 **{title: f"{own[name].max():.1g}" for name, title in AGAIN.items()},
-                "in standard errors": f"{own['in_errors'].max():.1g}", "LoRA's accuracy": f"{trained[pair]:.1g} (error {error[pair]:.1g})",
+                "in standard errors": f"{own['in_errors'].max():.1g}", "LoRA's accuracy": f"{trained[pair]:.1g}" if pair in trained else "-",
             }  # fmt: skip
 
-    return markdown(pd.DataFrame(lines()))
+    spread = (
+        ""
+        if seeds != seeds
+        else f"\n\nFor scale: between seeds LoRA's accuracies have a standard deviation of {seeds:.3f}."
+    )
+    return markdown(pd.DataFrame(lines())) + spread
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ from ntps.run import cli
 from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
 from ntps.system import atomic_files, provenance
 from ntps.texts.dataset import load_dataset
-from report.facts import markdown, points_of
+from report.facts import markdown, points_of, two
 
 SHOWN = ("accuracy_states", "accuracy_joint", "accuracy_gain", "skill_gain", "gcv_skill_gain", "weight")
 ALL = slice(None)
-LEAST = 3  # data sets
+LEAST, ANOTHER = 6, ", another draw"  # data sets
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def parts(sketch: int, rank: int, directions: int) -> list[Part]:
         halves = [size >> step for step in range(1, 4) if size >> step]
         found += [Part(f"{name} {half}", **{name: slice(half)}) for half in halves]
         if size > 1:
-            found.append(Part(f"{name} {size - size // 2}, another draw", **{name: slice(size // 2, None)}))
+            found.append(Part(f"{name} {size - size // 2}{ANOTHER}", **{name: slice(size // 2, None)}))
     if directions > 1:
         ones = (
             Part(f"direction {place + 1} alone", directions=slice(place, place + 1))
@@ -120,20 +120,36 @@ def of_part(features: Path, direction: int, part: Part, sketch: int, rank: int) 
 
 
 def summary(variants: pd.DataFrame, lora: pd.DataFrame) -> str:
-    """The table of docs/finetuning.md, in points, means over the data sets of `lora` (model, dataset, lora_gain)."""
-    wide = variants.pivot(index=PAIR, columns="part", values="accuracy_gain")
+    """The table of docs/finetuning.md, in points, over the data sets of `lora` (model, dataset, lora_gain) that have every part."""
+    target = lora.set_index(PAIR)["lora_gain"]
+    wide = variants.pivot(index=PAIR, columns="part", values="accuracy_gain").dropna()
+    wide = wide.join(target, how="inner")
     if len(wide) < LEAST:
-        return "Not run yet."
-    target = lora.set_index(PAIR)["lora_gain"][wide.index]
+        return f"Not run yet on {LEAST} data sets."
     order = list(dict.fromkeys(variants["part"]))
-    return markdown(pd.DataFrame([
+    rows = [
         {
             "features": part, "kernel's gain": points_of(wide[part].mean()),
-            "less that of all": "-" if part == order[0] else f"{points_of((wide[part] - wide[order[0]]).mean())} ± {points_of(sem(wide[part] - wide[order[0]]))}",
-            "r with all": f"{wide[part].corr(wide[order[0]]):.2f}", "r with LoRA's gain": f"{wide[part].corr(target):.2f}",
+            "less that of all": "-" if part == order[0] else with_error(wide[part] - wide[order[0]]),
+            "r with LoRA's gain": two(wide[part].corr(wide["lora_gain"])),
         }
         for part in order
-    ])).replace("| -0.", "| −0.")  # fmt: skip
+    ]  # fmt: skip
+    return f"Over {len(wide)} data sets:\n\n{markdown(pd.DataFrame(rows))}\n{draws(wide)}"
+
+
+def draws(wide: pd.DataFrame) -> str:
+    """How far two draws without a common number differ."""
+    others = [part for part in wide if str(part).endswith(ANOTHER)]
+    return "".join(
+        f"\nTwo draws of {(part := str(other).removesuffix(ANOTHER))}: gains correlate at {two(wide[part].corr(wide[other]))} over the data sets and differ by "
+        f"{points_of(float(((wide[part] - wide[other]) ** 2).mean() ** 0.5))} points (root mean square)."
+        for other in others
+    )
+
+
+def with_error(differences: pd.Series) -> str:
+    return f"{points_of(differences.mean())} ± {points_of(sem(differences))}"
 
 
 if __name__ == "__main__":

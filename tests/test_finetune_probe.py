@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 
 from ntps.accuracies import gradients as module
@@ -22,6 +22,7 @@ from ntps.moments.encoder import Encoder
 from ntps.run import cli
 from ntps.scores.kernel_ridge import centred, compare, linear_kernel, ridge, states_kernel
 from ntps.texts import dataset
+from report.kernel_variants import Part, of_part
 from tests.launch import launch
 from tests.tiny import tiny_model, tiny_world, world_flags
 
@@ -82,6 +83,18 @@ def test_the_sketch_projects_the_outputs(adapted):
         for place, part in enumerate(features.split(sizes, 2))
     ]
     close(small, torch.cat(wanted, 2))
+
+
+def test_a_part_of_the_features_is_that_of_fewer_columns_of_the_sketch_and_rows_of_A(adapted, tmp_path):
+    """What report.kernel_variants takes apart, against gradients through smaller projections."""
+    ids, directions, names, (_, sketched), [_, (features, _)], _ = adapted
+    small = Gradients(sketched.encoder, names, directions, 2, 3, 1)
+    small.projections = {place: (A[2:], P[:, 1:4]) for place, (A, P) in sketched.projections.items()}
+    path, part = tmp_path / "f.safetensors", Part("", sketch=slice(1, 4), rank=slice(2, None))
+    save_file({"features": features.contiguous()}, path)
+    for place in range(2):
+        found = torch.cat(list(of_part(path, place, part, 8, 4)), 1)
+        close(found, small.of(ids)[0][:, place])
 
 
 def test_a_row_has_the_same_features_in_every_company(adapted):

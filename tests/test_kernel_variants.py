@@ -46,18 +46,21 @@ def test_a_part_is_that_of_the_sliced_features(tmp_path, capsys):
 
 
 def test_the_table_of_the_page():
+    gains = dict(zip("abcdef", (0.01, 0.02, 0.06, 0.03, 0.0, 0.06)))
     rows = [
         {"model": "tiny", "dataset": name, "part": part, "accuracy_gain": gain * factor}
-        for name, gain in (("a", 0.01), ("b", 0.02), ("c", 0.06))
-        for part, factor in (("all", 1), ("sketch 1", 0.5))
+        for name, gain in gains.items()
+        for part, factor in (("all", 1), ("sketch 1", 0.5), ("sketch 1, another draw", 0.25))
     ]
-    lora = pd.DataFrame(
-        [
-            {"model": "tiny", "dataset": name, "lora_gain": gain}
-            for name, gain in (("a", 0.1), ("b", 0.05), ("c", 0))
-        ]
+    lora = pd.DataFrame([
+        {"model": "tiny", "dataset": name, "lora_gain": 0.1 - gain} for name, gain in gains.items()
+    ])  # fmt: skip
+    more = [{"model": "tiny", "dataset": "untrained", "part": "all", "accuracy_gain": 1.0}]
+    page = kernel_variants.summary(pd.DataFrame(rows + more), lora)
+    lines = page.splitlines()
+    assert lines[0] == "Over 6 data sets:" and lines[4] == "| all | 3.0 | - | −1.00 |"
+    assert lines[5] == "| sketch 1 | 1.5 | −1.5 ± 0.5 | −1.00 |"
+    assert lines[-1].startswith(
+        "Two draws of sketch 1: gains correlate at 1.00 over the data sets and differ by 0.9"
     )
-    lines = kernel_variants.summary(pd.DataFrame(rows), lora).splitlines()
-    assert lines[2] == "| all | 3.0 | - | 1.00 | −0.94 |"
-    assert lines[3] == "| sketch 1 | 1.5 | −1.5 ± 0.8 | 1.00 | −0.94 |"
-    assert kernel_variants.summary(pd.DataFrame(rows[:2]), lora) == "Not run yet."
+    assert "Not run yet" in kernel_variants.summary(pd.DataFrame(rows[:9]), lora)

@@ -143,6 +143,7 @@ def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
             remedy = "give one entry a row, or a table (of pandas.read_csv) and the name of its column"
             raise UserError(f"{what}: {short(given)} is no list: {remedy}")
     texts, labels = list(texts), listed(labels)
+    refuse("texts", texts, (dict, list, tuple, np.ndarray))  # only columns of a template may hold them
     if len(texts) != len(labels):
         raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one label a text")
     return pd.DataFrame({"text": texts, "label": labels}, dtype=object)

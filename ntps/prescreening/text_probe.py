@@ -117,7 +117,11 @@ class TextProbe(BaseEstimator):
         """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
         if isinstance(X, str):
             raise UserError(f"{X!r:.60} is one text: give a list of texts")
-        texts: list[Any] = list(X) if hasattr(X, "__iter__") and getattr(X, "ndim", 1) == 1 else [X]
+        texts: list[Any] = (
+            list(X)
+            if hasattr(X, "__iter__") and not isinstance(X, dict) and getattr(X, "ndim", 1) == 1
+            else [X]
+        )
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{short(X)} is no list of texts: give one text a row, and no other values")
         ids, _ = self.source.tokenize(texts)

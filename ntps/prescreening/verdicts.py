@@ -10,8 +10,8 @@ from ntps.sources.yaml_files import config_folders
 POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
 THRESHOLDS = (
-    "Usable: skill and the share of rows right are significantly above guessing; hardly usable: one of the two. Loses, gains, would help: significantly; "
-    "would hardly help: by under one point of skill; open: neither is known. All by 95 % intervals on the unseen rows."
+    "Usable: significantly better than guessing in skill and, where rows have one class each, in rows right; hardly usable: in one of the two. Loses, gains, "
+    "would help: significantly; would hardly help: by under one point of skill; open: neither is known. By 95 % intervals (the rules are below)."
 )
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "

@@ -312,7 +312,7 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
     disk = 2 * (4 * trained + means) + lora * seeds * 4 * trained  # two checkpoints while it runs, adapters
     operations = {"training": epochs * epoch, "forward": scores}
     updated = float(seeds * steps * trained)
-    per_token = outline.training_bytes + outline.attention_bytes(max(int(n.max()) for n in batches))
+    per_token = outline.training_bytes + max(outline.attention_bytes(int(n.max())) for n in batches)
     return Plan(texts, weights, sums, per_token, batches, disk, operations, updated)
 
 
