@@ -5,7 +5,6 @@
 The discovery half is judged in the same way, for comparison: the hypothesis is from it, so that its p-values prove nothing.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import atomic_files
+from report import evidence
 from report.confirmation_figure import confirmation_figure
-from report.evidence import FOLDER, HALVES, to_csv, with_accuracy
+from report.evidence import FOLDER, to_csv, with_accuracy
 from report.facts import markdown
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
@@ -61,7 +61,7 @@ def main(folder: str = str(FOLDER)) -> int:
         folder: where the tables are
     """
     rows = rows_of(Path(folder))
-    halves = json.loads(HALVES.read_text())
+    halves = evidence.halves()
     readings = [
         reading
         for half in ("confirmation", "discovery")

@@ -9,6 +9,7 @@ on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those
 which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's, kernel_variants.csv that of parts of its features; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -47,6 +48,11 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
         print(f"wrote {path}: {len(here)} pairs new, {len(whole[PAIR].drop_duplicates())} in all")
     return 0
+
+
+def halves() -> dict[str, list[str]]:
+    """Data sets of the discovery and of the confirmation half."""
+    return dict(json.loads(HALVES.read_text(encoding="utf-8")))
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from fig_plot.tables import at_tenth
 from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
 from ntps.results.tables import PAIR, lowest_error
 from ntps.system import provenance
-from report.evidence import FOLDER, HALVES, with_accuracy
+from report.evidence import FOLDER, halves, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
 
 Z = float(norm.ppf((1 + LEVEL) / 2))
@@ -240,7 +240,7 @@ def checked(tables: Tables) -> Facts:
     every = with_accuracy(FOLDER)
     every = every[~every["model"].str.endswith("-random")]
     best = lowest_error(every)[[*PAIR, "accuracy"]]
-    half = json.loads(HALVES.read_text(encoding="utf-8"))["confirmation"]
+    half = halves()["confirmation"]
     first = every.loc[(every["layer"] == 0) & every["dataset"].isin(half), [*PAIR, "null_lift"]].merge(
         best, on=PAIR
     )

@@ -5,7 +5,6 @@
 Predictors, targets and the verdict's rule were committed before the LoRA runs that judge them were read; p was two-sided then.
 """
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +26,7 @@ from ntps.run import cli
 from ntps.system import atomic_files
 from report import gain_confirmation, kernel_variants
 from report.confirmation import rows_of
-from report.evidence import FOLDER, HALVES, read_csv, to_csv
+from report.evidence import FOLDER, halves, read_csv, to_csv
 from report.facts import markdown, p_value, points_of, three
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.reproduction import filled
@@ -94,10 +93,6 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
 
 
 # --- what was measured ---------------------------------------------------------------------------------------------
-
-
-def halves() -> dict[str, list[str]]:
-    return dict(json.loads(HALVES.read_text(encoding="utf-8")))
 
 
 def measured(folder: Path, half: str = "discovery") -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ntps.evaluation.correlation import ALPHA, Array, Draws, Positions
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, points
 from report.confirmation import LEAST, defined
 from report.evidence import to_csv
-from report.facts import markdown, p_value, points_of, three
+from report.facts import markdown, p_value, points_of, three, two
 
 PLAN = "74b813d"
 MODEL, SEED = "smollm2-135m", 0
@@ -124,10 +124,9 @@ def result(table: pd.DataFrame, found: Outcome | None, planned: Sequence[str]) -
         return f"**Not measurable**: corrected retention is defined on fewer than {LEAST} data sets."
     refused = table.loc[~defined(table, SCORE), "dataset"].tolist()
     why = f": {', and '.join(found.missed)}" if found.missed else ""
-    slope = f"{found.slope:.2f}".replace("-", "−")
     return (
         f"**{found.verdict.capitalize()}**{why}. Over {found.groups} groups of data sets the held-out error of corrected retention is {points_of(found.rmse)} points, that of the "
-        f"mean gain {points_of(found.rmse_of_mean)} (p {p_value(found.p)}); slope {slope}, that is {points_of(found.slope / 10)} points for a tenth more retention"
+        f"mean gain {points_of(found.rmse_of_mean)} (p {p_value(found.p)}); slope {two(found.slope)}, that is {points_of(found.slope / 10)} points for a tenth more retention"
         f"{'; refused on ' + ', '.join(refused) if refused else ''}. The line through the discovery half, carried over as it is, is off by {points_of(found.rmse_of_discovery)} points "
         f"(not part of the test). Plan: `{found.plan}`.\n\n"
         "![Gain against corrected retention on both halves](finetuning-retention.png)\n\n"

@@ -73,12 +73,14 @@ def identity_of(folder: Path) -> dict[str, Any]:
     return provenance.read(folder / HEAD, "head")["identity"]
 
 
-def task_of(model: str, dataset: str, identity: dict[str, Any], layers: str) -> Task:
-    """The rows of an adapter's training; UserError where model or texts are no longer the same."""
+def task_of(
+    model: str, dataset: str, identity: dict[str, Any], layers: str, what: str = "the adapter"
+) -> Task:
+    """The rows that something of this identity was made of; UserError where model or texts are no longer the same."""
     lazy = LazyModel(model, None, "auto", identity["dtype"], identity["max_length"], layers)
     task = Task(lazy, load_dataset(dataset), identity["limit"])
     now = task.identity(identity["method"], identity["settings"])
-    provenance.check_same(f"the adapter of {model} x {dataset}", identity | {"seed": 0}, now | {"seed": 0})
+    provenance.check_same(f"{what} of {model} x {dataset}", identity | {"seed": 0}, now | {"seed": 0})
     return task
 
 

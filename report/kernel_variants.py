@@ -19,16 +19,14 @@ from scipy.stats import sem
 from torch import Tensor
 
 from ntps.accuracies.gradients import KIND, feature_blocks
-from ntps.accuracies.task import Task
 from ntps.errors import UserError
-from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
 from ntps.system import atomic_files, provenance
-from ntps.texts.dataset import load_dataset
 from report.facts import markdown, points_of, two
+from report.hits import task_of
 
 SHOWN = ("accuracy_states", "accuracy_joint", "accuracy_gain", "skill_gain", "gcv_skill_gain", "weight")
 ALL = slice(None)
@@ -94,9 +92,7 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
 def rows(features: Path, model: str, dataset: str) -> Iterator[dict[str, object]]:
     identity = provenance.read(features, KIND)["identity"]
     settings = identity["settings"]
-    lazy = LazyModel(model, None, "auto", identity["dtype"], identity["max_length"], "all")
-    task = Task(lazy, load_dataset(dataset), identity["limit"])
-    provenance.check_same(str(features), identity, task.identity(identity["method"], settings))
+    task = task_of(model, dataset, identity, "all", str(features))
     labels, held_out = (torch.as_tensor(task.labels[split]) for split in ("train", "test"))
     n, sizes = len(labels), [settings[name] for name in ("sketch", "rank", "directions")]
     with safe_open(features, "pt") as file:

@@ -6,7 +6,6 @@
 Candidates, scores, references and tests were committed before a candidate was scored: HYPOTHESIS. The statistics are in report/within.py.
 """
 
-import json
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from ntps.run import cli
 from ntps.system import atomic_files
 from report import within
 from report.confirmation import LAYERS, best_and_last, defined, number, small
-from report.evidence import FOLDER, HALVES, KEY, PROBES, whole_rows
+from report.evidence import FOLDER, KEY, PROBES, halves, whole_rows
 from report.facts import markdown, points_of
 from report.reproduction import filled
 from report.within import Rankings
@@ -92,7 +91,7 @@ def measured(run: Path, facts: Path = FOLDER / "facts.csv") -> pd.DataFrame:
 
 def planned() -> list[str]:
     """The candidates: the model itself, and the adapters of the discovery half."""
-    return [BASE, *json.loads(HALVES.read_text(encoding="utf-8"))["discovery"]]
+    return [BASE, *halves()["discovery"]]
 
 
 def rankings(table: pd.DataFrame, which: str, seen: str) -> Rankings:

@@ -1,6 +1,7 @@
 """docs/which-model.md: orders whose answer is known, the tests against all orders, and points computed again by pandas and scipy."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from report.within import Rankings
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/evidence"
-HALF = which_model.json.loads((ROOT / "configs/experiments/halves.json").read_text())["discovery"]
+HALF = json.loads((ROOT / "configs/experiments/halves.json").read_text())["discovery"]
 FEW = Draws(permutations=500, resamples=1000)
 
 
