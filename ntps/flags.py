@@ -349,7 +349,7 @@ class Prescreening(Forward, Columns):
     test: str | None = flag(
         None, "file of further rows to score on (default: a quarter of train, stratified on the label)"
     )
-    dataset: str = flag("trec6", "config name or YAML file, where no --train is given")
+    dataset: str | None = flag(None, "config name or YAML file, instead of --train (default: trec6)")
     output: str = "prescreen"
     limit: Annotated[int, at_least(2)] = flag(2000, "rows per split, the first of one seeded permutation")
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
@@ -376,6 +376,8 @@ class Prescreening(Forward, Columns):
         super().__post_init__()
         if not self.train and (idle := ["test"] * bool(self.test) + self.changed):
             raise UserError(f"--{idle[0]}: only together with --train")
+        if self.train and self.dataset:
+            raise UserError(f"--dataset {self.dataset}: not together with --train {self.train}")
         if self.budget and (rivals := len(self.models) - 1):
             # a first round of half of what one model on all rows leaves, in a power of two: stays when a model is added
             parts = 2 * rivals / (self.budget - 1)

@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from html import unescape
 from html.parser import HTMLParser
 
@@ -17,6 +17,7 @@ import linear_sklearn
 import prescreen
 from ntps.commands import validate
 from ntps.errors import UserError
+from ntps.flags import Prescreening
 from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached, Pair
 from ntps.prescreening import measure, page, ranking, user_files
@@ -191,7 +192,9 @@ def test_defaults_name_what_is_shipped():
         "smollm2-135m",
         "smollm2-135m-random",
     ]
-    assert defaults["dataset"] in config_names("datasets")
+    assert user_files.EXAMPLE in config_names("datasets")
+    (told,) = (one.metadata["help"] for one in fields(Prescreening) if one.name == "dataset")
+    assert f"default: {user_files.EXAMPLE})" in told
 
 
 # --- the texts -----------------------------------------------------------------------------------------------------
@@ -261,6 +264,7 @@ def test_faults_of_the_flags(tmp_path, capsys):
         (["--train", str(texts)], "texts.yaml: "),
         (["--train", "nowhere.csv"], "--train nowhere.csv: there is no such file"),
         (["--test", "x.csv"], "--test: only together with --train"),
+        (["--train", "x.csv", "--dataset", "trec6"], "--dataset trec6: not together with --train x.csv"),
         (["--target", "numeric"], "--target: only together with --train"),
         (["--target", "number"], "--target number: must be classes or numeric"),
         (["--limit", "1"], "--limit 1: must be at least 2"),

@@ -58,6 +58,8 @@ def test_what_it_shows(world, tmp_path):
     assert all(name in said for name in ranking.table["model"]) and "held-out skill" in said
     assert "is first" in said and "not by NTPS" in said and "warning: only 60 held-out texts" in said
     page = ranking.report(tmp_path / "page.html").read_text()
+    with pytest.raises(UserError, match="page.html/x.html.*give a path that can be written"):
+        ranking.report(tmp_path / "page.html" / "x.html")
     assert page.startswith("<!doctype html>") and ranking.table["model"][0] in page
 
 

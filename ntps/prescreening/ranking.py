@@ -143,7 +143,13 @@ class Ranking:
 
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""
-        atomic_files.write_text(Path(path), page.page(self.measured, self.facts, self.warnings, self.others))
+        written = page.page(self.measured, self.facts, self.warnings, self.others)
+        try:
+            atomic_files.write_text(Path(path), written)
+        except OSError as error:
+            raise UserError(
+                f"report({str(path)!r}): {error.strerror}: give a path that can be written"
+            ) from None
         return Path(path)
 
     def write(self) -> None:

@@ -22,6 +22,8 @@ from ntps.texts.rows import describe_dropped
 
 MANY_NUMBERS = 20  # more classes than this that are all numbers look like a numeric target
 
+EXAMPLE = "trec6"  # the data set where neither --train nor --dataset is given
+
 
 def description(flags: Prescreening) -> tuple[Path, dict[str, Any]]:
     """OUTPUT/data/NAME.yaml for the user's files, and its keys; NAME is that of the train file.
@@ -46,7 +48,7 @@ def load(flags: Prescreening) -> tuple[str, Dataset]:
     UserError if moments of another description are there, unless `overwrite`.
     """
     if not flags.train:
-        return flags.dataset, load_dataset(flags.dataset)
+        return (name := flags.dataset or EXAMPLE), load_dataset(name)
     where, spec = description(flags)
     earlier = yaml_files.read_yaml(where, "text: COLUMN") if where.exists() else spec
     measured = any(Path(flags.output).glob(f"moments/*/{glob.escape(where.stem)}/[!.]*"))
