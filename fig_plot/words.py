@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 
 from fig_plot.panels import WIDTH, caption, missing_panel, styled
+from fig_plot.point_labels import label, place_labels
 from fig_plot.tables import Pair, model_order
 from ntps.results.tables import read_tables
 from ntps.scores import words
@@ -25,7 +23,6 @@ BLANK = {
 }  # keeps the line out of the letters
 MARKERS = "osD^vP*X"
 TITLES = {"U": "perception: U, what the labels need", "V": "autoregression: V, what the next token needs"}
-DISTANCES = (5, 11, 18, 26, 36, 48)  # points from a word to its point
 NO_WORDS = "no words: run python alignment_vis.py --models MODEL --datasets DATASET"
 CAPTION = (
     "A word's state is its mean over tokens, special tokens included. Dashed: the line that divides {groups} "
@@ -56,16 +53,13 @@ def word_figure(tables: Mapping[Pair, pd.DataFrame], between: Sequence[str] = ()
     Default: those of the table's attrs, as `load_words` sets them, and otherwise its first two.
     """
     figure = Figure(figsize=(WIDTH, 0.9 + 3.1 * max(1, len(tables))))
-    FigureCanvasAgg(figure)  # labels are placed by their size, which takes a renderer
     panels = figure.subplots(max(1, len(tables)), 2, squeeze=False)
     divided = [pair_panels(row, *pair, table, between) for row, (pair, table) in zip(panels, tables.items())]
     if not tables:
         for axes in panels[0]:
             missing_panel(axes, NO_WORDS)
     caption(figure, CAPTION.format(groups="; ".join(dict.fromkeys(divided)) or "two groups"))
-    figure.draw_without_rendering()  # settles the layout, on which the labels' places depend
-    for axes in panels.flat:
-        place_labels(axes)
+    place_labels(figure)
     return figure
 
 
@@ -89,9 +83,7 @@ def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between:
     for number, group in enumerate(groups):
         own, color = points[points["group"] == group], f"C{number % 8}"
         axes.plot(own["x"], own["y"], MARKERS[number % len(MARKERS)], markersize=4, color=color, zorder=4)
-        for x, y, word in zip(own["x"], own["y"], own["word"]):
-            axes.annotate(str(word), (x, y), (0, 0), textcoords="offset points", color=color, fontsize=6,
-                          parse_math=False, bbox=BLANK)  # fmt: skip
+        label(axes, own["word"], own["x"], own["y"], color=color, fontsize=6, bbox=BLANK)
     axes.margins(0.2)
     legend = axes.legend(
         axes.lines[: len(groups)], [" "] * len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12),
@@ -117,36 +109,3 @@ def draw_line(axes: Axes, w: np.ndarray, b: float) -> None:
     ends = np.stack([centre - reach * along, centre + reach * along])
     axes.plot(*ends.T, color="0.3", linestyle="--", linewidth=0.8, zorder=0)
     axes.set(xlim=(left, right), ylim=(low, high))
-
-
-def place_labels(axes: Axes) -> None:
-    """Move each word to the first free place around its point: inside the panel, on no word and no point."""
-    labels = [text for text in axes.texts if isinstance(text, Annotation)]
-    if not labels:
-        return
-    canvas: Any = axes.figure.canvas
-    renderer, scale = canvas.get_renderer(), axes.figure.dpi / 72
-    points = axes.transData.transform([text.xy for text in labels])
-    inside = axes.get_window_extent(renderer).extents
-    taken = np.hstack([points - 3 * scale, points + 3 * scale])  # left, low, right, high
-    for text, point in zip(labels, points):
-        extent = text.get_window_extent(renderer)
-        distances, boxes = boxes_around(point, np.array([extent.width, extent.height]), scale)
-        outside = (boxes[:, :2] < inside[:2]).any(1) | (boxes[:, 2:] > inside[2:]).any(1)
-        covered = (boxes[:, None, :2] < taken[:, 2:]) & (taken[:, :2] < boxes[:, None, 2:])
-        best = np.lexsort((covered.all(2).sum(1), outside))[0]  # the nearest of the best
-        box = boxes[best]
-        taken = np.vstack([taken, box])
-        text.set_position(tuple((box[:2] - point) / scale))
-        if distances[best] > DISTANCES[0]:  # a thin line shows whose it is
-            ends = axes.transData.inverted().transform([point, np.clip(point, box[:2], box[2:])])
-            axes.plot(*ends.T, color="0.6", linewidth=0.4, linestyle="-", zorder=0.5)
-
-
-def boxes_around(point: np.ndarray, size: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (n,) and boxes (n, 4) of a word of that size in all directions from its point, near ones first."""
-    around = np.arange(0, 2 * np.pi, np.pi / 8)
-    distances, angles = np.repeat(DISTANCES, len(around)), np.tile(around, len(DISTANCES))
-    ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    corners = point + distances[:, None] * scale * ways - size * (1 - ways) / 2
-    return distances, np.hstack([corners, corners + size])

@@ -54,6 +54,7 @@ MEASURED = {  # these take passes of their own
     "own_gain": f"{SHORT} steps of LoRA with five of warm-up: validation accuracy − probe's accuracy",
     "law_gain": f"the same, by a power law through its curve at {LONG} steps",
 }
+BOTH = "finetuning_both.csv"
 MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
 NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
 AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
@@ -80,11 +81,16 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     further, outcome = measured(Path(folder), "confirmation"), None
     if gain_confirmation.complete(further, halves()["confirmation"]):
         outcome = gain_confirmation.judged(further, table, Draws())
-        both = retention_figure({"discovery": table, "confirmation": further})
-        save(both, Path(docs) / "finetuning-retention", ["png"])
+        picture = retention_figure({"discovery": table, "confirmation": further})
+        save(picture, Path(docs) / "finetuning-retention", ["png"])
     gain_confirmation.write(outcome, Path(folder))
+    both = over_both(table, further, draws)
+    if both is None:
+        (Path(folder) / BOTH).unlink(missing_ok=True)
+    else:
+        to_csv(both, Path(folder) / BOTH)
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
-    further_sections = sections(Path(folder), table, further, outcome)
+    further_sections = sections(Path(folder), table, further, outcome, both)
     atomic_files.write_text(
         Path(docs) / "finetuning.md", page(table, found, judged, left_out, further_sections)
     )
@@ -278,6 +284,16 @@ def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.Data
     return table.assign(better=better)
 
 
+def over_both(discovery: pd.DataFrame, confirmation: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
+    """`judgement` on the data sets of both halves; None until every predictor has been measured on the second."""
+    planned, run = halves()["confirmation"], confirmation.dropna(subset=[*MEASURED])
+    if set(run["dataset"]) != set(planned):
+        return None
+    table = pd.concat([discovery, confirmation], ignore_index=True)
+    found, _ = points(table, [*STATIC, *MEASURED], GAIN)
+    return judgement(found, costs(table[table["group"].isin(found.groups)]), draws)
+
+
 def row(name: str, errors: Errors, found: Points, cost: float) -> dict[str, object]:
     """RMSE and MAE in accuracy, the share of 90 % intervals that hold the gain, and of right answers on whether it is above WORTH."""
     off = errors(found)
@@ -319,9 +335,9 @@ def page(
 
 
 def sections(
-    folder: Path, table: pd.DataFrame, further: pd.DataFrame, outcome: gain_confirmation.Outcome | None
-) -> dict[str, str]:
-    """Tables: `measured` of the discovery and of the confirmation half, whose test has the outcome."""
+    folder: Path, table: pd.DataFrame, further: pd.DataFrame, outcome: gain_confirmation.Outcome | None, both: pd.DataFrame | None
+) -> dict[str, str]:  # fmt: skip
+    """Tables: `measured` of the discovery and of the confirmation half, whose test has the outcome; both: `over_both`."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
     return {
         "power": f"{gain_confirmation.POWER[13]:.0%}",
@@ -329,7 +345,23 @@ def sections(
         "variants": kernel_variants.summary(variants, table),
         "tested": gain_confirmation.headline(further, outcome),
         "next_test": gain_confirmation.result(further, outcome, halves()["confirmation"]),
+        "both": both_words(table, further, both),
+        "all": "" if both is None else f" {verdict(both, over(both))}",
     }
+
+
+def both_words(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame | None) -> str:
+    """What `over_both` says, or how much of it is there."""
+    if both is None:
+        run, planned = further.dropna(subset=[*MEASURED])["dataset"].nunique(), len(halves()["confirmation"])
+        return f"**Not made yet**: the kernel and the short runs are there on {run} of the {planned} data sets of the second half."
+    known = pd.concat([table, further]).dropna(subset=[*STATIC, *MEASURED])
+    variance = float(known.groupby("group")[GAIN].mean().var())
+    error = float(np.square(known["test_error"]).mean())
+    return (
+        f"{verdict(both, over(both))} As far as test rows go, these gains have a reliability of {1 - error / variance:.2f}.\n\n"
+        f"{judgement_table(both)}"
+    )
 
 
 def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
@@ -403,19 +435,23 @@ def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
     return f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f} in the mean of {SPLITS} splits, nine in ten of them {floor['low']:.2f} to {floor['high']:.2f} (the spread over splits, not over data sets), so that as far as test rows go those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
 
 
-def verdict(judged: pd.DataFrame) -> str:
+def over(both: pd.DataFrame) -> str:
+    return f"Over both halves, {both['groups'][0]} groups of data sets,"
+
+
+def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
     mean, better = judged["rmse"][0], judged[judged["better"]]
     spread = f"The mean gain of the other data sets is off by {points_of(mean)} points (root mean square)"
     if better.empty:
         near = judged.iloc[1:].sort_values("rmse").iloc[0]
         return (
-            f"**On these data sets nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
+            f"**{where} nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
             f"off by {points_of(near['rmse'])} (p {p_value(near['p'])} by itself, {p_value(near['p_holm'])} after Holm)."
         )
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
     )
-    return f"**Significantly better than the mean gain: {named}.** {spread}."
+    return f"**{where} significantly better than the mean gain: {named}.** {spread}."
 
 
 def gains_table(table: pd.DataFrame) -> str:

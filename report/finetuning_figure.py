@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fig_plot.panels import WIDTH, caption, styled
+from fig_plot.point_labels import label, place_labels
 
 TEXT = (
     "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
@@ -18,6 +18,11 @@ RETENTION = (
     "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows. "
     "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles, those of one source averaged."
 )
+
+SHORT = {  # than report.finetuning's words, of predictors whose column does not say it
+    "probe_errors": "1 − accuracy", "gcv_skill": "probe's skill", "skill_slope": "skill's rise", "kernel_gain": "gradient kernel",
+    "short_gain": "first 100 steps", "own_gain": "run of 100 steps", "law_gain": "power law of it", "ntps": "NTPS",
+}  # fmt: skip
 
 
 @styled
@@ -31,8 +36,7 @@ def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
             x, y, 200 * table["test_error"], fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
             markerfacecolor=f"C{place}" if place else "white",
         )  # fmt: skip
-        for name, across, up in zip(table["dataset"], x, y):
-            axes.annotate(name, (across, up), (3, 2), textcoords="offset points", fontsize=5)
+        label(axes, table["dataset"], x, y, fontsize=5)
     found = next(iter(halves.values())).dropna(subset="retention_corrected")
     known = found.groupby("group")[["retention_corrected", "lora_gain"]].mean()
     ends = np.array(axes.get_xlim())
@@ -46,6 +50,7 @@ def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
     )
     axes.legend(loc="upper right")
     caption(figure, RETENTION.format(*halves))
+    place_labels(figure)
     return figure
 
 
@@ -60,7 +65,8 @@ def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[
     left.axvline(0, color="0.6", linewidth=0.6)
     left.set_xlabel("gain by LoRA over the probe, points")
     right.plot(judged["passes"], 100 * judged["rmse"], "o", markersize=3)
-    labels(right, judged)
+    names = judged["predictor"].replace(SHORT).str.split(",").str[0].str.replace("_", " ")
+    label(right, names, judged["passes"], 100 * judged["rmse"], fontsize=5)
     right.axhline(100 * judged["rmse"].iloc[0], color="0.4", linestyle="--", linewidth=0.6)
     right.axhline(100 * floor["both"], color="0.4", linestyle=":", linewidth=0.8)
     right.set(
@@ -68,15 +74,5 @@ def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[
     )
     right.margins(x=0.25)
     caption(figure, TEXT)
+    place_labels(figure)
     return figure
-
-
-def labels(axes: Axes, judged: pd.DataFrame) -> None:
-    """Names beside the points, moved up where they would lie on one another."""
-    gap, placed = 3.5 * float(judged["rmse"].max()), list[tuple[float, float]]()  # in points of accuracy
-    for name, cost, error in judged.sort_values("rmse")[["predictor", "passes", "rmse"]].itertuples(
-        index=False
-    ):
-        height = max([100 * error, *(other + gap for x, other in placed if abs(x - cost) < 1.5)])
-        placed.append((cost, height))
-        axes.text(cost + 0.15, height, name.split(",")[0].replace("_", " "), fontsize=5, va="center")

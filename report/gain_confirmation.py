@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import pearsonr
 
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, Array, Draws, Positions
+from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, Positions
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, points
 from report.confirmation import LEAST, defined
 from report.evidence import to_csv
@@ -37,7 +38,12 @@ class Outcome:
     rmse: float
     p: float
     slope: float
-    rmse_of_discovery: float  # of the line through the other half: not part of the test
+    # not part of the test:
+    rmse_of_discovery: float  # of the line through the other half
+    r: float  # Pearson's correlation
+    r_low: float  # and its interval, Fisher's z
+    r_high: float
+    reliability: float  # of the gains, as far as test rows go: 1 - mean squared standard error / variance
     plan: str = PLAN
 
     @property
@@ -85,7 +91,13 @@ def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcom
     slope = float(line(found)[1])
     carried = design @ line(points(discovery[defined(discovery, SCORE)], [SCORE], GAIN)[0])
     off = math.sqrt(np.square(carried - found.gain).mean())
-    return Outcome(len(found.groups), error(found, design[..., :1]), error(found, design), p, slope, off)
+    r = pearsonr(found.x[0, :, 0], found.gain[0])
+    low, high = r.confidence_interval(LEVEL)
+    reliability = 1 - float(np.square(known["test_error"]).mean()) / float(known[GAIN].var())
+    return Outcome(
+        len(found.groups), error(found, design[..., :1]), error(found, design), p, slope, off,
+        float(r.statistic), float(low), float(high), reliability,
+    )  # fmt: skip
 
 
 def error(found: Points, design: Array) -> float:
@@ -129,6 +141,8 @@ def result(table: pd.DataFrame, found: Outcome | None, planned: Sequence[str]) -
         f"mean gain {points_of(found.rmse_of_mean)} (p {p_value(found.p)}); slope {two(found.slope)}, that is {points_of(found.slope / 10)} points for a tenth more retention"
         f"{'; refused on ' + ', '.join(refused) if refused else ''}. The line through the discovery half, carried over as it is, is off by {points_of(found.rmse_of_discovery)} points "
         f"(not part of the test). Plan: `{found.plan}`.\n\n"
+        f"Also not part of it: gain and retention correlate at {two(found.r)} [{two(found.r_low)}, {two(found.r_high)}] (Pearson, {LEVEL:.0%} by Fisher's z). Several of these data sets "
+        f"have few test rows: as far as these go, the gains have a reliability of {two(found.reliability)}.\n\n"
         "![Gain against corrected retention on both halves](finetuning-retention.png)\n\n"
         "*Passes*: of the training alone. These trainings went through short rows by the formula of attention, most of the discovery half did not.\n\n"
         f"{gains_table(table)}"

@@ -157,7 +157,10 @@ def tables(tmp_path):
 def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
     finetuning.main(str(tables), str(tmp_path), permutations=1000)
     page = (tmp_path / "finetuning.md").read_text()
-    assert "**Significantly better than the mean gain:" in page and "100 steps of LoRA" in page
+    assert (
+        "**On these data sets significantly better than the mean gain:" in page
+        and "100 steps of LoRA" in page
+    )
     assert (tmp_path / "finetuning.png").stat().st_size > 10_000
     judged = pd.read_csv(tables / "finetuning.csv").set_index("predictor")
     assert judged.loc["short_gain", "rmse"] < 1e-3 and judged.loc["short_gain", "better"]
@@ -170,9 +173,9 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
 def test_the_committed_page_is_what_the_committed_tables_say():
     table, judged = finetuning.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
     found, left_out = finetuning.points(table, [*finetuning.STATIC, *finetuning.MEASURED], "lora_gain")
-    more = finetuning.sections(
-        TABLES, table, finetuning.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
-    )
+    further, outcome = finetuning.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
+    both = pd.read_csv(path) if (path := TABLES / finetuning.BOTH).exists() else None
+    more = finetuning.sections(TABLES, table, further, outcome, both)
     page = finetuning.page(table, found, judged, left_out, more)
     assert page == (ROOT / "docs/finetuning.md").read_text()
 
@@ -198,6 +201,23 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     assert judged[finetuning.MEAN] == pytest.approx(np.sqrt(np.mean(np.square(left_out))), rel=1e-6)
     predicted = cross_val_predict(LinearRegression(), table[["retention_corrected"]].to_numpy(), y, cv=len(y))
     assert judged["retention_corrected"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-6)
+
+
+def test_both_halves_are_judged_once_every_predictor_is_there():
+    """By the function of the first half, over the groups of both; until then the page says how much is there."""
+    table, further = (finetuning.measured(TABLES, half) for half in ("discovery", "confirmation"))
+    rng = np.random.default_rng(0)
+    full = further.assign(**{name: rng.normal(size=len(further)) for name in finetuning.MEASURED})
+    partial = full.assign(kernel_gain=[math.nan, *full["kernel_gain"][1:]])
+    assert finetuning.over_both(table, partial, FEW) is None
+    assert f"{len(full) - 1} of the {len(full)} data sets" in finetuning.both_words(table, partial, None)
+    judged = finetuning.over_both(table, full, FEW)
+    known = pd.concat([table, full]).dropna(subset=[*finetuning.STATIC, *finetuning.MEASURED])
+    assert judged["groups"].eq(known["group"].nunique()).all()
+    means = known.groupby("group")["lora_gain"].mean().to_numpy()
+    assert judged["rmse"][0] == pytest.approx(means.std() * len(means) / (len(means) - 1))
+    words = finetuning.both_words(table, full, judged)
+    assert f"Over both halves, {len(means)} groups" in words and "| gradient kernel" in words
 
 
 def test_the_short_run_is_read_at_its_end_and_by_its_law(tables):
@@ -260,7 +280,6 @@ def test_the_committed_rows_add_up_to_the_committed_accuracies():
     """hits.csv, from adapters and probes once more, against the tables of the trainers."""
     hits, lora = evidence.read_csv(TABLES / "hits.csv"), pd.read_csv(TABLES / "lora.csv")
     lora = lora[lora["final"] & (lora["split"] == "test")]
-    lora = lora[lora["dataset"].isin(finetuning.halves()["discovery"])]  # whose adapters were scored again
     lora = lora.set_index(["dataset", "seed"])["accuracy"]
     best = finetuning.rows_of(TABLES)
     best = best[(best["which"] == "best") & (best["model"] == "smollm2-135m")]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_predict
 
@@ -34,6 +35,13 @@ def left_out(table):
     return np.sqrt(np.mean((cross_val_predict(LinearRegression(), x, y, cv=len(y)) - y) ** 2))
 
 
+def check_correlation(found, table, rel=1e-6):
+    """Fisher: artanh r is normal with variance 1 / (n - 3)."""
+    r = np.corrcoef(table["retention_corrected"], table["lora_gain"])[0, 1]
+    ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * norm.ppf(0.95) / math.sqrt(len(table) - 3))
+    assert [found.r, found.r_low, found.r_high] == pytest.approx([r, *ends], rel=rel)
+
+
 def test_errors_and_p_are_those_of_scikit_learn_and_of_all_orders():
     table, older = made(8, -0.1, 0.03), made(12, -0.1, seed=1)
     found = gain_confirmation.judged(table, older, Draws(40_320))
@@ -47,6 +55,7 @@ def test_errors_and_p_are_those_of_scikit_learn_and_of_all_orders():
     share = np.mean([left_out(table.assign(lora_gain=y[order])) <= found.rmse + 1e-12 for order in drawn])
     assert found.p == pytest.approx(share, abs=0.05)
     assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0])
+    check_correlation(found, table)
 
 
 def test_only_a_falling_line_that_predicts_is_confirmed():
@@ -82,6 +91,7 @@ def test_nothing_is_said_of_the_score_before_all_data_sets_are_trained(tmp_path)
     found = gain_confirmation.judged(table, table, Draws(100))
     headline = gain_confirmation.headline(table, found)
     assert "is confirmed as a predictor**" in headline and "on 13 of 13" in headline
+    assert found.reliability == pytest.approx(1 - 0.01**2 / table["lora_gain"].var())
     assert "at most" in gain_confirmation.result(table, found, planned)
     gain_confirmation.write(found, tmp_path)
     again = gain_confirmation.read(tmp_path)
@@ -148,6 +158,7 @@ def test_the_committed_result_is_that_of_scikit_learn():
     assert found.rmse == pytest.approx(left_out(table), rel=1e-5)
     assert found.rmse_of_mean == pytest.approx(y.std() * len(y) / (len(y) - 1), rel=1e-5)
     assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0], rel=1e-5)
+    check_correlation(found, table, 1e-5)
     rng = np.random.default_rng(0)
     reached = [left_out(table.assign(lora_gain=rng.permutation(y))) <= found.rmse + 1e-9 for _ in range(500)]
     assert np.mean(reached) == pytest.approx(found.p, abs=0.06)
