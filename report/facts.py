@@ -236,7 +236,8 @@ def released(tables: Tables) -> Facts:
 
 
 def checked(tables: Tables) -> Facts:
-    """On other data sets: a choice made on these, null_lift at the embeddings, with the best layer's probe; and what GCV's layer costs."""
+    """On other data sets: a choice made on these, null_lift at the embeddings, with the best layer's probe; what orders models within a data set;
+    and what GCV's layer costs."""
     every = with_accuracy(FOLDER)
     every = every[~every["model"].str.endswith("-random")]
     best = lowest_error(every)[[*PAIR, "accuracy"]]
@@ -251,11 +252,15 @@ def checked(tables: Tables) -> Facts:
     layers = every.groupby(PAIR)["accuracy"]
     found = best.set_index(PAIR)["accuracy"]
     last = every.loc[every.groupby(PAIR)["layer"].idxmax()].set_index(PAIR)["accuracy"]
+    models = pd.read_csv(FOLDER / "which_judged.csv").query("layer == 'best' and adapters == 'left out'")
+    orders = models.set_index("score")["rho"]  # of report/which_model.py
     own, pairs = at_tenth(tables.scores), by_dataset(tables.pairs)
     own = by_dataset(own[own["layer"] == 0]).assign(accuracy=pairs["probe_accuracy"])
     return {
         "checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items()),
         "checked.here": related(own, "null_lift", "accuracy", pairs["group"]),
+        "models.ntps": two(float(orders["ntps"])),
+        "models.skill": two(float(orders["gcv_skill"])),
         "layer.pairs": str(len(found)),
         "layer.loss": f"{100 * (layers.max() - found).mean():.1f}",
         "layer.over_last": f"{100 * (found - last).mean():.1f}",
