@@ -253,14 +253,15 @@ def checked(tables: Tables) -> Facts:
     found = best.set_index(PAIR)["accuracy"]
     last = every.loc[every.groupby(PAIR)["layer"].idxmax()].set_index(PAIR)["accuracy"]
     models = pd.read_csv(FOLDER / "which_judged.csv").query("layer == 'best' and adapters == 'left out'")
-    orders = models.set_index("score")["rho"]  # of report/which_model.py
+    orders = models.set_index("score")  # of report/which_model.py
     own, pairs = at_tenth(tables.scores), by_dataset(tables.pairs)
     own = by_dataset(own[own["layer"] == 0]).assign(accuracy=pairs["probe_accuracy"])
     return {
         "checked.embeddings": ", ".join(f"{value} ({model!s})" for model, value in said.items()),
         "checked.here": related(own, "null_lift", "accuracy", pairs["group"]),
-        "models.ntps": two(float(orders["ntps"])),
-        "models.skill": two(float(orders["gcv_skill"])),
+        "models.ntps": two(float(orders["rho"]["ntps"])),
+        "models.skill": two(float(orders["rho"]["gcv_skill"])),
+        "models.p": two(float(orders["rho less gcv_skill_p_holm"]["ntps"])),
         "layer.pairs": str(len(found)),
         "layer.loss": f"{100 * (layers.max() - found).mean():.1f}",
         "layer.over_last": f"{100 * (found - last).mean():.1f}",

@@ -345,6 +345,7 @@ def sections(
         "variants": kernel_variants.summary(variants, table),
         "tested": gain_confirmation.headline(further, outcome),
         "next_test": gain_confirmation.result(further, outcome, halves()["confirmation"]),
+        "afterwards_further": " and ".join(rho(further, name) for name in AFTERWARDS),
         "both": both_words(table, further, both),
         "all": "" if both is None else f" {verdict(both, over(both))}",
     }
@@ -384,7 +385,7 @@ def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: li
         "judgement": judgement_table(judged),
         "test": points_of(floor["test"]),
         "paired": paired_words(table, floor),
-        "seeds": f"{points_of(floor['seeds'])} points, from {two} data set{'s' * (two != 1)} of two seeds" if floor["seeds"] == floor["seeds"] else "not known, each has one seed",
+        "seeds": f"{points_of(floor['seeds'])} points, from {two} data set{'s' * (two != 1)} of two seeds, so that it may well be half or twice that" if floor["seeds"] == floor["seeds"] else "not known, each has one seed",
         "reliability": f"{floor['reliability']:.2f}",
         "worth": f"{worth} of {found.gain.size}",
         "needed": needed,
@@ -418,7 +419,7 @@ def gained(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
         f"**Once it has settled, LoRA is above the linear probe of the best layer on {int((gains > 0).sum())} of {len(table)} data sets** (gains from "
         f"{points_of(gains.min())} to {points_of(gains.max())} points), on {clear} by more than chance in test rows"
         f"{'' if math.isnan(floor['seeds']) else ' and seeds'} explains (each by itself, one-sided, 5 %). It takes {table['lora_passes'].min():.0f} "
-        f"to {table['lora_passes'].max():.0f} forward passes over the train rows."
+        f"to {table['lora_passes'].max():.0f} forward passes over the train rows, those over the validation rows not counted."
     )
 
 
@@ -432,7 +433,10 @@ def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
     )
     if math.isnan(floor["retest"]):
         return words
-    return f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f} in the mean of {SPLITS} splits, nine in ten of them {floor['low']:.2f} to {floor['high']:.2f} (the spread over splits, not over data sets), so that as far as test rows go those on all have a reliability of {floor['twice_as_many']:.2f} by Spearman and Brown"
+    return (
+        f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f}, the mean of {SPLITS} splits, nine in ten of which give {floor['low']:.2f} to {floor['high']:.2f}: "
+        f"a reliability of {floor['twice_as_many']:.2f} for all rows, by Spearman and Brown"
+    )  # fmt: skip
 
 
 def over(both: pd.DataFrame) -> str:
@@ -445,7 +449,7 @@ def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
     if better.empty:
         near = judged.iloc[1:].sort_values("rmse").iloc[0]
         return (
-            f"**{where} nothing predicts the gain significantly better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
+            f"**{where} nothing was shown to predict the gain better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
             f"off by {points_of(near['rmse'])} (p {p_value(near['p'])} by itself, {p_value(near['p_holm'])} after Holm)."
         )
     named = "; ".join(

@@ -16,7 +16,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, Positions
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, points
 from report.confirmation import LEAST, defined
-from report.evidence import to_csv
+from report.evidence import FOLDER, to_csv
 from report.facts import markdown, p_value, points_of, three, two
 
 PLAN = "74b813d"
@@ -125,6 +125,12 @@ def read(folder: Path) -> Outcome | None:
     return Outcome(**{str(name): value for name, value in row.items()})
 
 
+def fact(_: object) -> dict[str, str]:
+    """For report/reproduction.py."""
+    found = read(FOLDER)
+    return {"gain.tested": "not tested yet" if found is None else found.verdict}
+
+
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +162,8 @@ def headline(table: pd.DataFrame, found: Outcome | None) -> str:
     return (
         f" **On {len(table)} further data sets corrected retention, tested alone as fixed beforehand, is {found.verdict} as a predictor** (off by {points_of(found.rmse)} points, "
         f"the mean gain by {points_of(found.rmse_of_mean)}; p {p_value(found.p)}). There LoRA is above the probe on {int((table[GAIN] > 0).sum())} of {len(table)}, "
-        f"by {points_of(table[GAIN].mean())} points on average."
+        f"by {points_of(table[GAIN].mean())} points on average ({points_of(table[GAIN].min())} to {points_of(table[GAIN].max())}), in {table['lora_passes'].min():.0f} to "
+        f"{table['lora_passes'].max():.0f} passes."
     )
 
 

@@ -30,12 +30,13 @@ TEMPLATE, PAGE = Path(__file__).with_name("which_model.template.md"), "which-mod
 MODEL, BASE = "smollm2-135m", "no adapter"  # BASE: the candidate that is the model itself
 ADAPTED = rf"^{MODEL}\+(?P<adapter>.+)-seed0-[0-9a-f]{{6}}$"
 SKILL, STATIC, ALWAYS, CHANCE = "gcv_skill", "static order", "no adapter always", "chance"
-CALLED = {STATIC: "static order", SKILL: "ridge probe"}
+CALLED = {STATIC: "static order", SKILL: "ridge probe", ALWAYS: "no adapter"}
 SCORES = (
     "ntps", "null_lift", "conditioned_lift", "retention_corrected", "retention_corrected_pca", SKILL, "logme", "h_score", "rankme",
 )  # fmt: skip
 MEASURES = ("rho", "regret")
 OUT, IN = "left out", "in"  # adapters that have seen the labels
+ALONE = "alone"  # they are left out, and the model without an adapter is, too: looked at afterwards
 
 
 def main(
@@ -135,8 +136,18 @@ def judgement(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
             if seen == OUT:
                 rows = rows.join(tests(scored, everything, draws))
             parts.append(rows.reset_index(names="score").assign(layer=which, adapters=seen))
+        parts.append(alone(table, which, draws).assign(layer=which, adapters=ALONE))
     whole = pd.concat(parts, ignore_index=True)
     return whole[["layer", "adapters", *(name for name in whole if name not in ("layer", "adapters"))]]
+
+
+def alone(table: pd.DataFrame, which: str, draws: Draws) -> pd.DataFrame:
+    """A row a score, of the adapters among themselves, with tests against chance; none where they are too few."""
+    try:
+        ranked = rankings(table[table["adapter"] != BASE], which, OUT)
+    except UserError:
+        return pd.DataFrame(columns=["score"])
+    return values(ranked, draws).join(against_chance(ranked, draws)).reset_index(names="score")
 
 
 def values(ranked: Rankings, draws: Draws) -> pd.DataFrame:
@@ -148,22 +159,30 @@ def values(ranked: Rankings, draws: Draws) -> pd.DataFrame:
         table = table.assign(**columns)
     table["hits"] = within.mean(ranked.hits, 0)
     table["groups"] = np.isfinite(ranked.own[0]).sum(0)
-    table.loc[ALWAYS, ["rho", "rho_low", "rho_high"]] = np.nan  # no order but of one candidate
+    table.loc[table.index == ALWAYS, ["rho", "rho_low", "rho_high"]] = np.nan  # no order but of one candidate
     lost, hits = (float(value.mean()) for value in ranked.by_chance)
     table.loc[CHANCE] = {"rho": 0.0, "regret": lost, "hits": hits, "groups": ranked.group_count}
     return table.astype({"groups": int})
 
 
-def tests(scored: Rankings, everything: Rankings, draws: Draws) -> pd.DataFrame:
-    """p of each score's rho and regret against chance, and differences to the references with theirs."""
+def against_chance(scored: Rankings, draws: Draws) -> pd.DataFrame:
+    """p of each score's rho and regret, and from which value on it is significant."""
     table = pd.DataFrame(index=scored.names)
     for name, family in zip(MEASURES, scored.permuted(draws)):
         columns = {f"{name}_p": family.p, f"{name}_p_holm": family.holm, f"{name}_critical": family.critical}
         table = table.assign(**columns)
-    for reference in (STATIC, SKILL):
+    return table
+
+
+def tests(scored: Rankings, everything: Rankings, draws: Draws) -> pd.DataFrame:
+    """`against_chance`, and differences to the references with their p."""
+    table = against_chance(scored, draws)
+    for reference in (STATIC, SKILL, ALWAYS):
         others = [name for name in SCORES if name != reference]
         places = [everything.names.index(name) for name in others]
         for name, value in zip(MEASURES, everything.own):
+            if reference == ALWAYS and name == "rho":  # no order but of one candidate
+                continue
             less = value[:, places] - value[:, [everything.names.index(reference)]]
             family = within.signs_changed(less, draws)
             own = {"": within.mean(less, 0), "_p": family.p, "_p_holm": family.holm}
@@ -186,7 +205,7 @@ def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
     share, least = within.reliability(ranked), within.least_regret(ranked)
     facts = {
         "state": state(table),
-        "answer": answer(verdicts, least),
+        "answer": answer(verdicts, of(judged, "best", ALONE)),
         "practice": practice(verdicts),
         "size": f"{len(candidates(table))} candidates, {len(ranked.datasets)} data sets in {ranked.group_count} groups",
         "hypothesis": HYPOTHESIS,
@@ -198,6 +217,7 @@ def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
         "reliability": f"{ranked.of_groups(share).mean():.2f}",
         "ceiling": f"{ranked.of_groups(np.sqrt(share)).mean():.2f}",
         "knowing": points_of(least),
+        "floored": f"{int((share == 0).sum())} of {len(share)}",
         "critical": critical(verdicts),
     }
     return filled(TEMPLATE.read_text(encoding="utf-8"), facts)
@@ -232,7 +252,7 @@ def named(scores: Collection[str]) -> str:
     return ", ".join(f"`{name}`" for name in SCORES if name in scores) or "none"
 
 
-def answer(verdicts: pd.DataFrame, least: float) -> str:
+def answer(verdicts: pd.DataFrame, among_adapters: pd.DataFrame) -> str:
     rho, lost = verdicts["rho"].map(number), verdicts["regret"].map(points_of)
     worse = [name for name in (STATIC, SKILL) if "ntps" in different(verdicts, name, -1)]
     ntps = (
@@ -240,12 +260,17 @@ def answer(verdicts: pd.DataFrame, least: float) -> str:
         if worse
         else "not significantly worse than either"
     )
+    apart = "" if among_adapters.empty else (
+        "Among the adapters alone, without the model itself (looked at afterwards), these scores order them significantly better than chance: "
+        f"{named(significant(among_adapters, 'rho', 1))}."
+    )  # fmt: skip
     return (
         f"**Scores that order the candidates within a data set significantly better than chance: {named(significant(verdicts, 'rho', 1))}; better than the "
         f"{CALLED[STATIC]}: {named(different(verdicts, STATIC, 1))}; better than the {CALLED[SKILL]}: {named(different(verdicts, SKILL, 1))}.** The static order is a candidate's mean "
-        f"accuracy on other data sets. Mean ρ with test accuracy: NTPS {rho['ntps']}, ridge probe's skill {rho[SKILL]}, static order {rho[STATIC]}. NTPS is {ntps}.\n\n"
+        f"accuracy on other data sets. Mean ρ with test accuracy: NTPS {rho['ntps']}, ridge probe's skill {rho[SKILL]}, static order {rho[STATIC]}. NTPS is {ntps}. "
+        f"{apart}\n\n"
         f"Choosing the first candidate loses, in points of accuracy below the best one: {lost[SKILL]} by the ridge probe's skill, {lost['ntps']} by NTPS, {lost[STATIC]} by the "
-        f"static order, {lost[ALWAYS]} with no adapter always, {lost[CHANCE]} by chance, and up to {points_of(least)} even by knowing the true accuracies."
+        f"static order, {lost[CHANCE]} by chance, and {lost[ALWAYS]} by always keeping the model without an adapter."
     )  # fmt: skip
 
 
@@ -260,19 +285,34 @@ def practice(verdicts: pd.DataFrame) -> str:
         return "take the model that has done best on other data sets: a probe on so few rows of your own chooses worse."
     if SKILL not in significant(verdicts, "rho", 1):
         return "from so few rows choose by no score. Fit probes to all rows that you have, and compare their accuracies on rows set aside."
-    rank = (
-        "rank models by the cross-validated skill of a ridge probe on your own rows, as `prescreen.py` does"
-    )
+    rank = "to order models take the cross-validated skill of a ridge probe on your own rows, as `prescreen.py` does"
     if better:
-        return f"{rank}: that chooses better than how they have done on other data sets."
-    return f"{rank}; how they have done on other data sets, where that is known, is not significantly worse, and takes no pass."
+        return f"{rank}: that chooses better than how they have done on other data sets. {loss(verdicts)}"
+    return f"{rank}; how they have done on other data sets, where that is known, is not significantly worse, and takes no pass. {loss(verdicts)}"
+
+
+def loss(verdicts: pd.DataFrame) -> str:
+    """What taking the first by the ridge probe's skill loses, beside chance and beside keeping the model itself."""
+    lost, p = verdicts["regret"], verdicts["regret_p_holm"][SKILL]
+    kept = verdicts[f"regret less {ALWAYS}_p"][SKILL]
+
+    def differs(p: float) -> str:
+        return "significantly" if p <= ALPHA else "not significantly"
+
+    words = (
+        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {small(p)})"
+    )  # fmt: skip
+    if kept != kept:
+        return f"{words}."
+    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {small(kept)}, looked at afterwards)."
 
 
 def critical(verdicts: pd.DataFrame) -> str:
-    """The mean rho that is significant for every score."""
+    """The mean rho from which on scores are significant."""
     if verdicts["rho_critical"].isna()[SKILL]:
         return "With so few candidates no mean ρ would be significant."
-    return f"A mean ρ is significant from about {verdicts['rho_critical'].max():.2f} on."
+    least = verdicts["rho_critical"]
+    return f"A mean ρ is significant from {least.min():.2f} to {least.max():.2f} on, by score (`{SKILL}`: {least[SKILL]:.2f})."
 
 
 def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
@@ -284,8 +324,8 @@ def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
 def chance_table(verdicts: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
-            "chosen by": name, "mean ρ": spread(row, "rho", number), "p": small(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
-            "p ": small(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
+            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": small(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
+            "p of points lost": small(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
         }
         for name, row in verdicts.iterrows()
     ]))  # fmt: skip
@@ -300,7 +340,7 @@ def reference_table(verdicts: pd.DataFrame) -> str:
         {
             "score": name,
             **{f"ρ less {CALLED[other]}'s": cell(row, f"rho less {other}", number) for other in (STATIC, SKILL)},
-            **{f"points lost, less {CALLED[other]}'s": cell(row, f"regret less {other}", points_of) for other in (STATIC, SKILL)},
+            **{f"points lost, less {CALLED[other]}'s": cell(row, f"regret less {other}", points_of) for other in (STATIC, SKILL, ALWAYS)},
         }
         for name, row in verdicts.loc[list(SCORES)].iterrows()
     ]))  # fmt: skip
@@ -310,13 +350,14 @@ def readings_table(judged: pd.DataFrame) -> str:
     """rho and points lost; a star where rho is significant."""
     cells = {}
     for which in LAYERS:
-        for seen in (OUT, IN):
-            rows = of(judged, which, seen)
+        for seen in (OUT, ALONE, IN):
+            if (rows := of(judged, which, seen)).empty:
+                continue
             stars = np.where(rows["rho_p_holm"] <= ALPHA, " *", "")
             cells[f"{which} layer, adapters {seen}"] = (
                 rows["rho"].map(number) + stars + ", " + rows["regret"].map(points_of)
             )
-    table = pd.DataFrame(cells)
+    table = pd.DataFrame(cells).reindex(of(judged, "best", OUT).index).fillna("-")
     return markdown(table.reset_index(names="chosen by"))
 
 
