@@ -16,8 +16,8 @@ THRESHOLDS = (
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
     "of them are right than by predicting the most frequent one. Hardly usable: one of the two; not usable: neither.",
-    "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0. The layer was "
-    "chosen on the train rows alone.",
+    "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0; where it is all of "
+    "the skill, the last layer is no better than guessing. The layer was chosen on the train rows alone.",
     "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises significantly up to twice "
     "as many. They would hardly help where the upper end of that interval is under one point; else it is open.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
@@ -55,6 +55,8 @@ def last_layer(row: Row) -> str:
     if row["layer"] == row["layers"]:
         return "the last layer is the best"
     if row["last_layer_loss_low"] > 0:
+        if row["last_layer_loss"] >= row["heldout_skill"]:
+            return "the last layer is no better than guessing"
         return f"the last layer loses {points(row['last_layer_loss'])} of skill"
     if row["last_layer_loss_high"] < 0:
         return f"the last layer gains {points(-row['last_layer_loss'])} of skill"
@@ -63,7 +65,9 @@ def last_layer(row: Row) -> str:
 
 def more_labels(row: Row) -> str:
     words = ("more labels would help", "more labels would hardly help", "whether more labels would help")
-    return trend(row, "doubling_gain", *words, "at twice as many")
+    room = 1 - row["heldout_skill"]  # no more than this can be gained
+    possible = row | {f"doubling_gain{end}": min(row[f"doubling_gain{end}"], room) for end in ENDS}
+    return trend(possible, "doubling_gain", *words, "of skill at twice as many")
 
 
 def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -> str:
