@@ -19,7 +19,7 @@ RETENTION = (
     "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles, those of one source averaged."
 )
 
-SHORT = {  # than report.finetuning's words, of predictors whose column does not say it
+SHORT = {  # than report.gains' words, of predictors whose column does not say it
     "probe_errors": "1 − accuracy", "gcv_skill": "probe's skill", "skill_slope": "skill's rise", "kernel_gain": "gradient kernel",
     "short_gain": "first 100 steps", "own_gain": "run of 100 steps", "law_gain": "power law of it", "ntps": "NTPS",
 }  # fmt: skip
@@ -56,7 +56,7 @@ def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
 
 @styled
 def finetuning_figure(table: pd.DataFrame, judged: pd.DataFrame, floor: Mapping[str, float]) -> Figure:
-    """table, judged, floor: of report.finetuning."""
+    """table, judged, floor: of report.gains."""
     figure = Figure(figsize=(WIDTH, 2.8))
     left, right = figure.subplots(1, 2)
     shown = table.sort_values("lora_gain")

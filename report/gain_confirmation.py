@@ -72,7 +72,7 @@ def complete(table: pd.DataFrame, planned: Sequence[str]) -> bool:
 
 
 def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcome | None:
-    """Tables: report.finetuning.measured, of each half. None where fewer than LEAST groups have a retention.
+    """Tables: report.gains.measured, of each half. None where fewer than LEAST groups have a retention.
 
     p: one-sided, of a held-out error as small when the gains change places among the groups.
     """

@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points
-from report import evidence, finetuning, gain_confirmation
+from report import evidence, finetuning, finetuning_page, gain_confirmation, gains
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/evidence"
@@ -31,7 +31,7 @@ def made(noise, seed=0):
 
 
 def costs(found):
-    return dict.fromkeys([*found.predictors, finetuning.MEAN, finetuning.STACK], 1.0)
+    return dict.fromkeys([*found.predictors, gains.MEAN, gains.STACK], 1.0)
 
 
 def take(x, columns):
@@ -42,7 +42,7 @@ def test_errors_are_those_of_scikit_learn_on_left_out_groups():
     found = made(0.05)
     X, y, groups = found.x[0], found.gain[0], np.arange(12)
     fold = LeaveOneGroupOut()
-    table = finetuning.judgement(found, costs(found), FEW).set_index("predictor")
+    table = gains.judgement(found, costs(found), FEW).set_index("predictor")
     for place, name in enumerate(found.predictors):
         predicted = cross_val_predict(LinearRegression(), X[:, [place]], y, groups=groups, cv=fold)
         assert table.loc[name, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
@@ -55,7 +55,7 @@ def test_errors_are_those_of_scikit_learn_on_left_out_groups():
         ways = {"functiontransformer__kw_args": [{"columns": part} for part in subsets]}
         search = GridSearchCV(model, ways, cv=fold, scoring="neg_mean_squared_error")
         predicted.append(search.fit(X[train], y[train], groups=groups[train]).predict(X[test])[0])
-    assert table.loc[finetuning.STACK, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
+    assert table.loc[gains.STACK, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
 
 
 def test_an_interval_comes_from_the_other_groups_alone():
@@ -67,17 +67,17 @@ def test_an_interval_comes_from_the_other_groups_alone():
         errors = [np.mean(np.delete(others, i)) - others[i] for i in range(11)]
         half = t.ppf(0.95, 10) * math.sqrt(np.mean(np.square(errors)))
         inside.append(abs(others.mean() - y[g]) <= half)
-    table = finetuning.judgement(found, costs(found), FEW).set_index("predictor")
-    assert table.loc[finetuning.MEAN, "covered"] == pytest.approx(np.mean(inside))
+    table = gains.judgement(found, costs(found), FEW).set_index("predictor")
+    assert table.loc[gains.MEAN, "covered"] == pytest.approx(np.mean(inside))
 
 
 def test_a_relation_is_found_and_noise_is_not():
-    clear = finetuning.judgement(made(0.01), costs(made(0.01)), FEW).set_index("predictor")
-    assert clear.loc["ntps", "better"] and clear.loc[finetuning.STACK, "better"]
+    clear = gains.judgement(made(0.01), costs(made(0.01)), FEW).set_index("predictor")
+    assert clear.loc["ntps", "better"] and clear.loc[gains.STACK, "better"]
     assert not clear.loc["headroom", "better"]
     noise = made(0.05)
     noise.gain[...] = np.random.default_rng(3).normal(size=noise.gain.shape)
-    assert not finetuning.judgement(noise, costs(noise), FEW)["better"].any()
+    assert not gains.judgement(noise, costs(noise), FEW)["better"].any()
 
 
 def test_p_counts_the_orders_of_as_small_an_error():
@@ -85,8 +85,8 @@ def test_p_counts_the_orders_of_as_small_an_error():
     part = Points(
         found.models, GROUPS[:6], ["ntps"], found.x[:, :6, :1], found.gain[:, :6], found.probe[:, :6]
     )
-    costs_of_it = dict.fromkeys(["ntps", finetuning.MEAN, finetuning.STACK], 1.0)
-    table = finetuning.judgement(part, costs_of_it, Draws()).set_index("predictor")
+    costs_of_it = dict.fromkeys(["ntps", gains.MEAN, gains.STACK], 1.0)
+    table = gains.judgement(part, costs_of_it, Draws()).set_index("predictor")
 
     def error(y):
         predicted = cross_val_predict(LinearRegression(), part.x[0], y, cv=6)
@@ -98,8 +98,8 @@ def test_p_counts_the_orders_of_as_small_an_error():
 
 
 def test_groups_needed_is_the_power_of_fishers_z():
-    assert finetuning.groups_needed(0.5, 1) == 24  # 23 by the exact distribution
-    assert finetuning.groups_needed(0.5, 10) > 40
+    assert gains.groups_needed(0.5, 1) == 24  # 23 by the exact distribution
+    assert gains.groups_needed(0.5, 10) > 40
 
 
 @pytest.fixture
@@ -164,19 +164,19 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
     assert (tmp_path / "finetuning.png").stat().st_size > 10_000
     judged = pd.read_csv(tables / "finetuning.csv").set_index("predictor")
     assert judged.loc["short_gain", "rmse"] < 1e-3 and judged.loc["short_gain", "better"]
-    passes = 1 + finetuning.TRAINING * 2000 / 1000 + 1 / 10  # scored once on a tenth of the rows
+    passes = 1 + gains.TRAINING * 2000 / 1000 + 1 / 10  # scored once on a tenth of the rows
     assert judged.loc["short_gain", "passes"] == pytest.approx(passes)
     assert judged.loc["kernel_gain", "passes"] == pytest.approx(1 + 1.5)
     assert "short_gain" in capsys.readouterr().out
 
 
 def test_the_committed_page_is_what_the_committed_tables_say():
-    table, judged = finetuning.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
-    found, left_out = finetuning.points(table, [*finetuning.STATIC, *finetuning.MEASURED], "lora_gain")
-    further, outcome = finetuning.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
+    table, judged = gains.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
+    found, left_out = gains.points(table, [*gains.STATIC, *gains.MEASURED], "lora_gain")
+    further, outcome = gains.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
     both = pd.read_csv(path) if (path := TABLES / finetuning.BOTH).exists() else None
-    more = finetuning.sections(TABLES, table, further, outcome, both)
-    page = finetuning.page(table, found, judged, left_out, more)
+    more = finetuning_page.sections(TABLES, table, further, outcome, both)
+    page = finetuning_page.page(table, found, judged, left_out, more)
     assert page == (ROOT / "docs/finetuning.md").read_text()
 
 
@@ -189,7 +189,7 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs.rename("lora").reset_index()
     )
-    table = table[table["dataset"].isin(finetuning.halves()["discovery"])]
+    table = table[table["dataset"].isin(gains.halves()["discovery"])]
     table["gain"] = table["lora"] - table["accuracy"]
     table = table.groupby(table["dataset"].replace({"trec50": "trec6"}))[
         ["gain", "retention_corrected"]
@@ -198,34 +198,34 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     judged = pd.read_csv(TABLES / "finetuning.csv").set_index("predictor")["rmse"]
     y = table["gain"].to_numpy()
     left_out = [np.delete(y, i).mean() - y[i] for i in range(len(y))]
-    assert judged[finetuning.MEAN] == pytest.approx(np.sqrt(np.mean(np.square(left_out))), rel=1e-6)
+    assert judged[gains.MEAN] == pytest.approx(np.sqrt(np.mean(np.square(left_out))), rel=1e-6)
     predicted = cross_val_predict(LinearRegression(), table[["retention_corrected"]].to_numpy(), y, cv=len(y))
     assert judged["retention_corrected"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)), rel=1e-6)
 
 
 def test_both_halves_are_judged_once_every_predictor_is_there():
     """By the function of the first half, over the groups of both; until then the page says how much is there."""
-    table, further = (finetuning.measured(TABLES, half) for half in ("discovery", "confirmation"))
+    table, further = (gains.measured(TABLES, half) for half in ("discovery", "confirmation"))
     rng = np.random.default_rng(0)
-    full = further.assign(**{name: rng.normal(size=len(further)) for name in finetuning.MEASURED})
+    full = further.assign(**{name: rng.normal(size=len(further)) for name in gains.MEASURED})
     partial = full.assign(kernel_gain=[math.nan, *full["kernel_gain"][1:]])
-    assert finetuning.over_both(table, partial, FEW) is None
-    assert f"{len(full) - 1} of the {len(full)} data sets" in finetuning.both_words(table, partial, None)
-    judged = finetuning.over_both(table, full, FEW)
-    known = pd.concat([table, full]).dropna(subset=[*finetuning.STATIC, *finetuning.MEASURED])
+    assert gains.over_both(table, partial, FEW) is None
+    assert f"{len(full) - 1} of the {len(full)} data sets" in finetuning_page.both_words(table, partial, None)
+    judged = gains.over_both(table, full, FEW)
+    known = pd.concat([table, full]).dropna(subset=[*gains.STATIC, *gains.MEASURED])
     assert judged["groups"].eq(known["group"].nunique()).all()
     means = known.groupby("group")["lora_gain"].mean().to_numpy()
     assert judged["rmse"][0] == pytest.approx(means.std() * len(means) / (len(means) - 1))
-    words = finetuning.both_words(table, full, judged)
+    words = finetuning_page.both_words(table, full, judged)
     assert f"Over both halves, {len(means)} groups" in words and "| gradient kernel" in words
 
 
 def test_the_short_run_is_read_at_its_end_and_by_its_law(tables):
-    table = finetuning.measured(tables)
+    table = gains.measured(tables)
     assert table["own_gain"].to_numpy() == pytest.approx(table["lora_gain"] - 1 / 100)
-    assert table["law_gain"].to_numpy() == pytest.approx(table["lora_gain"] - 1 / finetuning.LONG, abs=1e-4)
-    cost = finetuning.costs(table)
-    assert cost["own_gain"] == pytest.approx(1 + finetuning.TRAINING * 1000 / 1000 + 5 / 10)
+    assert table["law_gain"].to_numpy() == pytest.approx(table["lora_gain"] - 1 / gains.LONG, abs=1e-4)
+    cost = gains.costs(table)
+    assert cost["own_gain"] == pytest.approx(1 + gains.TRAINING * 1000 / 1000 + 5 / 10)
     assert cost["law_gain"] == cost["own_gain"]
 
 
@@ -235,22 +235,22 @@ def test_a_curve_that_no_law_fits_counts_with_its_end_and_no_accuracy_is_above_o
     runs.loc[runs["dataset"] == first["dataset"], "accuracy"] = [0.5, 0.6, 0.65, 0.68, 0.2]
     runs.loc[runs["dataset"] == second["dataset"], "accuracy"] = [0.5, 0.7, 0.85, 0.96, 1.0]
     evidence.to_csv(runs, tables / "short.csv")
-    found = finetuning.own(tables).set_index("dataset")["law_accuracy"]
+    found = gains.own(tables).set_index("dataset")["law_accuracy"]
     assert found[GROUPS[0]] == 0.2 and found[GROUPS[1]] == 1
 
 
 def test_seeds_and_test_rows_leave_the_floor(tables):
-    table = finetuning.measured(tables)
-    found, _ = finetuning.points(table, ["ntps"], "lora_gain")
-    floor = finetuning.floors(table, found)
+    table = gains.measured(tables)
+    found, _ = gains.points(table, ["ntps"], "lora_gain")
+    floor = gains.floors(table, found)
     assert floor["seeds"] == pytest.approx(0.001, rel=0.02)  # two seeds .002 apart: s / sqrt(2) = .001
     rows = np.tile([0, 0.5 - 1, 1 - 1, 1], 100)  # each seed has it right less the probe, a mean of two seeds
     assert floor["test"] == pytest.approx(rows.std(ddof=1) / 20)
     assert floor["reliability"] == pytest.approx(1 - floor["both"] ** 2 / found.gain.var(ddof=1))
     (tables / "hits.csv").unlink()
-    table = finetuning.measured(tables)
+    table = gains.measured(tables)
     a, b = table["lora_accuracy"], table["probe_accuracy"]
-    apart = finetuning.floors(table, found)
+    apart = gains.floors(table, found)
     assert apart["test"] == pytest.approx(np.sqrt(np.mean((a * (1 - a) + b * (1 - b)) / 400)))
 
 
@@ -258,9 +258,9 @@ def test_gains_on_halves_of_the_test_rows_agree_as_their_error_allows():
     """Halves of n/2 rows of variance s^2 each about true gains of variance v correlate at v / (v + 2 s^2 / n)."""
     rng = np.random.default_rng(5)
     rows = [rng.normal(mean, 1, 400) for mean in rng.normal(0, 0.1, 3000)]
-    split = finetuning.retest([*rows, math.nan], splits=5)
+    split = gains.retest([*rows, math.nan], splits=5)
     assert split == pytest.approx(0.01 / (0.01 + 2 / 400), abs=0.04) and np.ptp(split) > 0
-    assert len(finetuning.retest(rows[:2])) == 0
+    assert len(gains.retest(rows[:2])) == 0
 
 
 def test_the_floor_has_the_mean_of_many_splits(tables):
@@ -269,9 +269,9 @@ def test_the_floor_has_the_mean_of_many_splits(tables):
     share = rng.uniform(0.2, 0.9, len(hits))
     hits["right"] = ["".join(map(str, rng.binomial(1, each, 400))) for each in share]
     evidence.to_csv(hits, tables / "hits.csv")
-    table = finetuning.measured(tables)
-    found, _ = finetuning.points(table, ["ntps"], "lora_gain")
-    floor, r = finetuning.floors(table, found), finetuning.retest(table["row_gains"]).mean()
+    table = gains.measured(tables)
+    found, _ = gains.points(table, ["ntps"], "lora_gain")
+    floor, r = gains.floors(table, found), gains.retest(table["row_gains"]).mean()
     assert floor["low"] < floor["retest"] < floor["high"] and floor["retest"] == pytest.approx(r)
     assert floor["twice_as_many"] == pytest.approx(2 * r / (1 + r))
 
@@ -281,7 +281,7 @@ def test_the_committed_rows_add_up_to_the_committed_accuracies():
     hits, lora = evidence.read_csv(TABLES / "hits.csv"), pd.read_csv(TABLES / "lora.csv")
     lora = lora[lora["final"] & (lora["split"] == "test")]
     lora = lora.set_index(["dataset", "seed"])["accuracy"]
-    best = finetuning.rows_of(TABLES)
+    best = gains.rows_of(TABLES)
     best = best[(best["which"] == "best") & (best["model"] == "smollm2-135m")]
     probe = best.set_index("dataset")["accuracy"]
     assert len(hits) == len(lora) + hits["dataset"].nunique()

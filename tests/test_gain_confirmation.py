@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_predict
 
 from ntps.errors import UserError
 from ntps.evaluation.correlation import Draws
-from report import evidence, finetuning, gain_confirmation
+from report import evidence, gain_confirmation, gains
 from report.finetuning_figure import retention_figure
 
 TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
@@ -116,10 +116,10 @@ def test_the_power_of_the_rule_is_as_the_page_says(r, power):
 
 
 def test_the_halves_do_not_mix():
-    halves = finetuning.halves()
+    halves = gains.halves()
     assert not set(halves["discovery"]) & set(halves["confirmation"])
     for half in ("discovery", "confirmation"):
-        assert set(finetuning.measured(TABLES, half)["dataset"]) <= set(halves[half])
+        assert set(gains.measured(TABLES, half)["dataset"]) <= set(halves[half])
 
 
 def test_the_test_has_its_model_and_its_seed_alone(tmp_path, monkeypatch):
@@ -130,9 +130,9 @@ def test_the_test_has_its_model_and_its_seed_alone(tmp_path, monkeypatch):
     lora = lora[(lora["dataset"] == "trec6") & (lora["seed"] == 0)].assign(dataset="boolq")
     twice = pd.concat([lora, lora.assign(seed=1, accuracy=0.0), lora.assign(model="gemma3-270m")])
     evidence.to_csv(twice, tmp_path / "lora.csv")
-    found = finetuning.measured(tmp_path, "confirmation")
+    found = gains.measured(tmp_path, "confirmation")
     assert found["model"].tolist() == ["smollm2-135m"] and found["seeds"].tolist() == [1]
-    assert found["lora_accuracy"][0] > 0.9 and finetuning.measured(tmp_path).empty
+    assert found["lora_accuracy"][0] > 0.9 and gains.measured(tmp_path).empty
 
 
 @pytest.mark.skipif(
@@ -147,9 +147,7 @@ def test_the_committed_result_is_that_of_scikit_learn():
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs[["model", "dataset", "accuracy"]].rename(columns={"accuracy": "lora"})
     )
-    table = table[
-        table["dataset"].isin(finetuning.halves()["confirmation"]) & (table["model"] == "smollm2-135m")
-    ]
+    table = table[table["dataset"].isin(gains.halves()["confirmation"]) & (table["model"] == "smollm2-135m")]
     table = table[table["corrected_refusal"].isna()].dropna(subset="retention_corrected")
     table["lora_gain"] = table["lora"] - table["accuracy"]
     found = gain_confirmation.read(TABLES)
