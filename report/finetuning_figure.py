@@ -10,7 +10,7 @@ from fig_plot.panels import WIDTH, caption, styled
 from fig_plot.point_labels import label, place_labels
 
 TEXT = (
-    "Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
+    "Discovery half. Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
     "mean square error on groups of data sets that are left out. Dashed: the mean gain; dotted: the gains' own standard error."
 )
 

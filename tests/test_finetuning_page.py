@@ -180,7 +180,10 @@ def test_the_committed_page_is_what_the_committed_tables_say():
     assert page == (ROOT / "docs/finetuning.md").read_text()
 
 
-def test_the_committed_errors_are_those_of_scikit_learn():
+@pytest.mark.parametrize(
+    ("name", "of"), [("finetuning.csv", ["discovery"]), (finetuning.BOTH, [*gains.halves()])]
+)
+def test_the_committed_errors_are_those_of_scikit_learn(name, of):
     """Gains and one predictor from the tables by pandas; trec6 and trec50 are one group."""
     best, probes, lora = (pd.read_csv(TABLES / f"{name}.csv") for name in ("best", "probes", "lora"))
     best = best.loc[best.groupby(["model", "dataset"])["gcv_error"].idxmin()]
@@ -189,13 +192,13 @@ def test_the_committed_errors_are_those_of_scikit_learn():
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs.rename("lora").reset_index()
     )
-    table = table[table["dataset"].isin(gains.halves()["discovery"])]
+    table = table[table["dataset"].isin([data for half in of for data in gains.halves()[half]])]
     table["gain"] = table["lora"] - table["accuracy"]
     table = table.groupby(table["dataset"].replace({"trec50": "trec6"}))[
         ["gain", "retention_corrected"]
     ].mean()
     table = table.dropna()  # corrected retention is refused on commonsense: no predictor is judged there
-    judged = pd.read_csv(TABLES / "finetuning.csv").set_index("predictor")["rmse"]
+    judged = pd.read_csv(TABLES / name).set_index("predictor")["rmse"]
     y = table["gain"].to_numpy()
     left_out = [np.delete(y, i).mean() - y[i] for i in range(len(y))]
     assert judged[gains.MEAN] == pytest.approx(np.sqrt(np.mean(np.square(left_out))), rel=1e-6)
