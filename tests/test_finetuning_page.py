@@ -181,7 +181,7 @@ def test_the_committed_page_is_what_the_committed_tables_say():
 
 
 @pytest.mark.parametrize(
-    ("name", "of"), [("finetuning.csv", ["discovery"]), (finetuning.BOTH, [*gains.halves()])]
+    ("name", "of"), [("finetuning.csv", ["discovery"]), (finetuning.BOTH, ["discovery", "confirmation"])]
 )
 def test_the_committed_errors_are_those_of_scikit_learn(name, of):
     """Gains and one predictor from the tables by pandas; trec6 and trec50 are one group."""
