@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from ntps.evaluation.learning_curve import extrapolate, skill_curve
+from ntps.evaluation.learning_curve import Extrapolation, SkillCurve, extrapolate, skill_curve
+from ntps.prescreening import measure
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from tests.synthetic_moments import moments_of, random_texts
@@ -143,3 +144,11 @@ def test_twice_as_many_rows_bring_what_was_said():
         hits.append(abs(skill_curve(parts, test).skill[-1] - found.skill[-1] - found.gain.value) < 0.03)
         assert found.gain.low < found.gain.value < found.gain.high
     assert np.mean(hits) >= 0.9
+
+
+def test_no_gain_is_above_what_is_left_to_a_skill_of_one(monkeypatch):
+    curve = SkillCurve([100, 200], [0.6, 0.7], Extrapolation(0.06, -0.06, 0.68))
+    monkeypatch.setattr(measure, "skill_curve", lambda *_: curve)
+    row = measure.doubling([], None)
+    found = [row["doubling_gain"], row["doubling_gain_low"], row["doubling_gain_high"]]
+    assert found == pytest.approx([0.06, -0.06, 0.3])

@@ -42,7 +42,6 @@ def test_a_verdict():
         ({"last_layer_loss_low": 0.0}, "; the last layer loses nothing significant;"),
         ({"last_layer_loss": -0.024, "last_layer_loss_low": -0.03, "last_layer_loss_high": -0.01}, "the last layer gains 2.4 points"),
         ({"last_layer_loss": 1.35, "last_layer_loss_low": 1.1}, "; the last layer is no better than guessing;"),
-        ({"doubling_gain_low": -0.06, "doubling_gain_high": 0.68}, "open: -6 to +43 points of skill at"),  # 1 - .567
         ({"doubling_gain_low": 0.0}, "whether more labels would help is open: +0 to +5 points"),
         ({"doubling_gain_low": -0.002, "doubling_gain_high": 0.009}, "more labels would hardly help: under 1 point"),
         ({"doubling_gain": math.nan}, "whether more labels would help was not estimated"),

@@ -189,9 +189,14 @@ def last_layer_loss(train: MomentsFile, test: StatesFile, errors: np.ndarray, gu
 
 
 def doubling(parts: Iterable[LayerMoments], test: LayerMoments) -> Row:
-    """The probe's skill over rows, from the partitions, and what twice as many are expected to add to it, with its interval."""
+    """The probe's skill over rows, from the partitions, and what twice as many are expected to add to it, with its interval.
+
+    Skill is at most 1: no gain is above what is left to that.
+    """
     curve = skill_curve(parts, test, LEVEL)
-    gain = Difference(curve.gain.value, curve.gain.low, curve.gain.high).columns("doubling_gain")
+    room = 1 - curve.skill[-1] if curve.skill else math.nan
+    expected = (min(value, room) for value in (curve.gain.value, curve.gain.low, curve.gain.high))
+    gain = Difference(*expected).columns("doubling_gain")
     return gain | {"learning_curve": {"rows": curve.rows, "skill": curve.skill, "refusal": curve.gain.reason}}
 
 
