@@ -14,10 +14,8 @@ DISTANCES = (5, 11, 18, 26, 36, 48)  # points from a word to its point
 
 def label(axes: Axes, words: Iterable[object], x: Iterable[float], y: Iterable[float], **style: Any) -> None:
     """A word at each point, to be placed by `place_labels`."""
-    for word, *point in zip(words, x, y):
-        axes.annotate(
-            str(word), (point[0], point[1]), (0, 0), textcoords="offset points", parse_math=False, **style
-        )
+    for word, point in zip(words, zip(x, y)):
+        axes.annotate(str(word), point, (0, 0), textcoords="offset points", parse_math=False, **style)
 
 
 def place_labels(figure: Figure) -> None:

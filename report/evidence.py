@@ -64,6 +64,14 @@ def to_csv(table: pd.DataFrame, path: Path) -> None:
     atomic_files.write_text(path, table.to_csv(index=False, float_format="%.7g"))
 
 
+def write_or_remove(table: pd.DataFrame | None, path: Path) -> None:
+    """None: an older table goes."""
+    if table is None:
+        path.unlink(missing_ok=True)
+    else:
+        to_csv(table, path)
+
+
 def to_parquet(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.written(path) as temporary:

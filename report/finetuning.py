@@ -1,6 +1,8 @@
 """docs/finetuning.md: how well the gain by LoRA is predicted on data sets that are left out, and at which cost.
 
-python -m report.finetuning        # from the tables of report/evidence.py
+    python -m report.finetuning        # from the tables of report/evidence.py
+
+What is measured and judged is in report/gains.py, the page's words are in report/finetuning_page.py.
 """
 
 import sys
@@ -13,7 +15,7 @@ from ntps.evaluation.gain import points
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import gain_confirmation
-from report.evidence import FOLDER, halves, to_csv
+from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.finetuning_page import page, sections
 from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both
@@ -45,10 +47,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
         save(picture, Path(docs) / "finetuning-retention", ["png"])
     gain_confirmation.write(outcome, Path(folder))
     both = over_both(table, further, draws)
-    if both is None:
-        (Path(folder) / BOTH).unlink(missing_ok=True)
-    else:
-        to_csv(both, Path(folder) / BOTH)
+    write_or_remove(both, Path(folder) / BOTH)
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
     further_sections = sections(Path(folder), table, further, outcome, both)
     atomic_files.write_text(

@@ -65,10 +65,9 @@ def both_words(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame | 
         run, planned = further.dropna(subset=[*MEASURED])["dataset"].nunique(), len(halves()["confirmation"])
         return f"**Not made yet**: the kernel and the short runs are there on {run} of the {planned} data sets of the second half."
     known = pd.concat([table, further]).dropna(subset=[*STATIC, *MEASURED])
-    variance = float(known.groupby("group")[GAIN].mean().var())
-    error = float(np.square(known["test_error"]).mean())
+    share = gain_confirmation.reliability(known["test_error"], known.groupby("group")[GAIN].mean())
     return (
-        f"{verdict(both, over(both))} As far as test rows go, these gains have a reliability of {1 - error / variance:.2f}.\n\n"
+        f"{verdict(both, over(both))} As far as test rows go, these gains have a reliability of {share:.2f}.\n\n"
         f"{judgement_table(both)}"
     )
 

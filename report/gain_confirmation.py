@@ -16,7 +16,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, Positions
 from ntps.evaluation.gain import Points, designs, held_out, mean_square, points
 from report.confirmation import LEAST, defined
-from report.evidence import FOLDER, to_csv
+from report.evidence import FOLDER, write_or_remove
 from report.facts import markdown, p_value, points_of, three, two
 
 PLAN = "74b813d"
@@ -93,11 +93,15 @@ def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcom
     off = math.sqrt(np.square(carried - found.gain).mean())
     r = pearsonr(found.x[0, :, 0], found.gain[0])
     low, high = r.confidence_interval(LEVEL)
-    reliability = 1 - float(np.square(known["test_error"]).mean()) / float(known[GAIN].var())
     return Outcome(
         len(found.groups), error(found, design[..., :1]), error(found, design), p, slope, off,
-        float(r.statistic), float(low), float(high), reliability,
+        float(r.statistic), float(low), float(high), reliability(known["test_error"], known[GAIN]),
     )  # fmt: skip
+
+
+def reliability(errors: pd.Series, gains: pd.Series) -> float:
+    """The share of the gains' variance that is not the mean square of their standard errors."""
+    return 1 - float(np.square(errors).mean()) / float(gains.var())
 
 
 def error(found: Points, design: Array) -> float:
@@ -110,11 +114,7 @@ def line(found: Points) -> Array:
 
 
 def write(found: Outcome | None, folder: Path) -> None:
-    """None: an older one goes."""
-    if found is None:
-        (folder / TABLE).unlink(missing_ok=True)
-    else:
-        to_csv(pd.DataFrame([asdict(found)]), folder / TABLE)
+    write_or_remove(None if found is None else pd.DataFrame([asdict(found)]), folder / TABLE)
 
 
 def read(folder: Path) -> Outcome | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import sem, studentized_range
 
-from ntps.errors import NO_MEMORY, UserError, enough_memory
+from ntps.errors import NO_MEMORY, UserError, boundary, enough_memory
 from ntps.evaluation import halving
 from ntps.evaluation.gain import Calibration
 from ntps.evaluation.halving import Dropped
@@ -144,12 +144,8 @@ class Ranking:
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""
         written = page.page(self.measured, self.facts, self.warnings, self.others)
-        try:
+        with boundary(f"report({str(path)!r})", "give a path that can be written"):
             atomic_files.write_text(Path(path), written)
-        except OSError as error:
-            raise UserError(
-                f"report({str(path)!r}): {error.strerror}: give a path that can be written"
-            ) from None
         return Path(path)
 
     def write(self) -> None:
