@@ -23,7 +23,7 @@ from ntps.system import atomic_files
 from report import evidence
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
-from report.facts import markdown
+from report.facts import markdown, p_value
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
@@ -205,7 +205,7 @@ def readings_table(tested: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "model": row["model"], "layer": row["layer"], "score": row["score"], "data sets": row["n"],
-            "ρ with accuracy": number(row["rho"]), "p": small(row["p"]), "after Holm": small(row["p_holm"]),
+            "ρ with accuracy": number(row["rho"]), "p": p_value(row["p"]), "after Holm": p_value(row["p_holm"]),
             "verdict": f"**{row['verdict']}**", "refused on": row["left_out"] or "-",
         }
         for row in tested[tested["verdict"] != ""].to_dict("records")
@@ -217,10 +217,6 @@ def controls_table(table: pd.DataFrame) -> str:
     wide = table.pivot_table("rho", keys, "score", sort=False, dropna=False)
     wide = wide.dropna(how="all")[[*SCORES, *CONTROLS]].map(number)
     return markdown(wide.reset_index())
-
-
-def small(p: float) -> str:
-    return "-" if p != p else f"{p:.2g}"
 
 
 def number(value: float) -> str:

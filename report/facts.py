@@ -52,7 +52,7 @@ def three(value: Any) -> str:
 
 
 def p_value(value: float) -> str:
-    return "-" if math.isnan(value) else "< 0.001" if value < 0.0005 else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.2g}"
 
 
 def points_of(value: float) -> str:
@@ -73,7 +73,7 @@ def rho(row: pd.Series[float]) -> str:
 
 
 def p_values(p: float, after_holm: float) -> str:
-    return f"p {p:.2g}, after Holm {after_holm:.2g}"
+    return f"p {p_value(p)}, after Holm {p_value(after_holm)}"
 
 
 def marked(text: str, reading: str) -> str:

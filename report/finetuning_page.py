@@ -31,6 +31,7 @@ from report.gains import (
 from report.reproduction import filled
 
 TEMPLATE = Path(__file__).with_name("finetuning.template.md")
+ANSWERS = ("gained", "verdict", "tested", "all")  # what the page begins with, those that there are
 AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
 
 
@@ -39,6 +40,7 @@ def page(
 ) -> str:
     """more: of `sections`."""
     words = {**facts(table, found, judged, left_out), **more}
+    words["answers"] = "\n".join(f"* {words[name]}" for name in ANSWERS if words[name])
     return filled(TEMPLATE.read_text(encoding="utf-8"), words)
 
 
@@ -55,7 +57,7 @@ def sections(
         "next_test": gain_confirmation.result(further, outcome, halves()["confirmation"]),
         "afterwards_further": " and ".join(rho(further, name) for name in AFTERWARDS),
         "both": both_words(table, further, both),
-        "all": "" if both is None else f" {verdict(both, over(both))}",
+        "all": "" if both is None else verdict(both, over(both)),
     }
 
 

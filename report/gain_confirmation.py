@@ -160,7 +160,7 @@ def headline(table: pd.DataFrame, found: Outcome | None) -> str:
     if found is None:
         return ""
     return (
-        f" **On {len(table)} further data sets corrected retention, tested alone as fixed beforehand, is {found.verdict} as a predictor** (off by {points_of(found.rmse)} points, "
+        f"**On {len(table)} further data sets corrected retention, tested alone as fixed beforehand, is {found.verdict} as a predictor** (off by {points_of(found.rmse)} points, "
         f"the mean gain by {points_of(found.rmse_of_mean)}; p {p_value(found.p)}). There LoRA is above the probe on {int((table[GAIN] > 0).sum())} of {len(table)}, "
         f"by {points_of(table[GAIN].mean())} points on average ({points_of(table[GAIN].min())} to {points_of(table[GAIN].max())}), in {table['lora_passes'].min():.0f} to "
         f"{table['lora_passes'].max():.0f} passes."

@@ -19,9 +19,9 @@ from ntps.results.tables import read_tables
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import within
-from report.confirmation import LAYERS, best_and_last, defined, number, small
+from report.confirmation import LAYERS, best_and_last, defined, number
 from report.evidence import FOLDER, KEY, PROBES, halves, whole_rows
-from report.facts import markdown, points_of
+from report.facts import markdown, p_value, points_of
 from report.reproduction import filled
 from report.within import Rankings
 
@@ -300,11 +300,11 @@ def loss(verdicts: pd.DataFrame) -> str:
         return "significantly" if p <= ALPHA else "not significantly"
 
     words = (
-        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {small(p)})"
+        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {p_value(p)})"
     )  # fmt: skip
     if kept != kept:
         return f"{words}."
-    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {small(kept)}, looked at afterwards)."
+    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {p_value(kept)}, looked at afterwards)."
 
 
 def critical(verdicts: pd.DataFrame) -> str:
@@ -324,8 +324,8 @@ def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
 def chance_table(verdicts: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
-            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": small(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
-            "p of points lost": small(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
+            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": p_value(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
+            "p of points lost": p_value(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
         }
         for name, row in verdicts.iterrows()
     ]))  # fmt: skip
@@ -334,7 +334,7 @@ def chance_table(verdicts: pd.DataFrame) -> str:
 def reference_table(verdicts: pd.DataFrame) -> str:
     def cell(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
         p = row[f"{name}_p_holm"]
-        return "-" if p != p else f"{write(row[name])} (p {small(p)})"
+        return "-" if p != p else f"{write(row[name])} (p {p_value(p)})"
 
     return markdown(pd.DataFrame([
         {
