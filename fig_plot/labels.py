@@ -18,7 +18,7 @@ RECOMMENDED = (
 )  # of figures, where the results have them
 MEASURING = {target.name: method.script for method in METHODS for target in method.targets}
 NOTHING = "no results: run python cache.py and python K_sweep.py, see README"
-NO_SHUFFLES = "no shuffled labels: run cache.py with --label_permutations 20 --overwrite"
+NO_SHUFFLES = "no permuted labels: run cache.py --overwrite (--label_permutations is 200 unless given)"
 
 
 def scripts(name: str) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def score_values(layer: Layer) -> dict[str, float]:
         "ntps": ntps,
         "null_lift": above(ntps, float(order.null[:, k].mean())),
         "retention": retention,
-        "retention_adjusted": above(retention, float(order.signal["null"][k])),
+        "retention_adjusted": above(retention, float(order.retained.null[k])),
         "retention_corrected": corrected,
         "retention_corrected_pca": pca,
         "retention_corrected_minus_pca": corrected - pca,

@@ -62,7 +62,7 @@ def added_signal(layer: Layer, kv: int) -> tuple[float, float]:
     """What the labels explain beyond the mean of their shuffles, and the share of that inside V_kv; NaN without shuffles."""
     C, R = layer.moments.targets, len(layer.moments.permuted)
     V = layer.auto.vectors[:, :kv]
-    energies = Nested(layer.task.mean.F @ V).energies(layer.signal)
+    energies = Nested(layer.task.mean.F @ V).energies(layer.whitened_labels)
     if not R:
         return float("nan"), float("nan")
     kept, full = (float(rows[:, :C].sum() - rows[:, C + 1 :].sum() / R) for rows in (energies[:kv], energies))

@@ -64,7 +64,7 @@ def test_p_values_are_uniform_on_their_grid_when_labels_mean_nothing():
     found: dict[str, list[float]] = {"ntps": [], "retention": []}
     for seed in range(sims):
         c = curves(world.moments(*world.draw(40, seed), permutations=R, seed=seed))
-        for name, null in (("ntps", c.null), ("retention", c.signal["permuted"])):
+        for name, null in (("ntps", c.null), ("retention", c.retained.permuted)):
             found[name].append(p_value(float(getattr(c, name)[1]), null[:, 1]))
     for values in found.values():
         counts = np.bincount(np.rint(np.array(values) * (R + 1) / 2).astype(int))[1:]
@@ -76,7 +76,7 @@ def test_retention_of_drawn_shuffles_is_that_of_the_shuffled_labels():
     states, labels = world.draw(80, 0)
     moments = world.moments(states, labels, permutations=6)
     c = curves(moments)
-    for S, row in zip(moments.permuted, c.signal["permuted"], strict=True):
+    for S, row in zip(moments.permuted, c.retained.permuted, strict=True):
         torch.testing.assert_close(
             row, curves(replace(moments, mean_label_moment=S)).retention, atol=1e-9, rtol=0
         )
@@ -85,7 +85,7 @@ def test_retention_of_drawn_shuffles_is_that_of_the_shuffled_labels():
         for row in layer_scores(moments).rows
         if row["kv"] == 2 and row["order"] == "descending" and row["fraction"] == 0.35 and row["rule"] == "task_rank"
     ]  # fmt: skip
-    reached = int((c.signal["permuted"][:, 1] >= table["retention"]).sum())
+    reached = int((c.retained.permuted[:, 1] >= table["retention"]).sum())
     assert table["retention_p_value"] == pytest.approx(min(1, 2 * (1 + min(reached, 6 - reached)) / 7))
     expected = (table["retention"] - table["retention_null"]) / (1 - table["retention_null"])
     assert table["retention_adjusted"] == pytest.approx(expected)

@@ -1,5 +1,7 @@
 """The path over tolerances against principal-component regression on the texts, and cross-validation against refits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,23 @@ def test_at_the_usual_tolerance_it_is_ntps(world):
     cut = Layer(moments, rtol=1e-2, prefix_rtol=1e-1)
     (other,) = path(Layer(moments), [Tolerances(1e-2, 1e-1)], 2)
     assert other.ntps == pytest.approx(float(cut.orders["descending"].ntps[1]), abs=1e-10)
+    assert other.null.tolist() == pytest.approx(cut.orders["descending"].null[:, 1].tolist(), abs=1e-10)
     assert other.rank_mean == cut.task.mean.rank < 8 and other.rank_prefix == cut.K < 8
+
+
+def test_permuted_labels_keep_as_many_directions_as_the_labels_at_a_tolerance_of_m(world):
+    """rtol cuts M alone: label directions of a hundredth of the largest eigenvalue stay on both sides."""
+    moments, *_ = world
+    weak = torch.ones(moments.targets, dtype=torch.float64)
+    weak[-1] = 0.02  # of S's columns: eigenvalues go with its square
+    scaled = replace(
+        moments,
+        mean_label_moment=moments.mean_label_moment * weak,
+        label_moment_permuted=moments.permuted * weak,
+    )
+    (one,) = path(Layer(scaled), [Tolerances(1e-2, 1e-12)], 3)
+    cut = Layer(scaled, rtol=1e-2, prefix_rtol=1e-12)
+    assert cut.orders["descending"].null[:, 2].tolist() == pytest.approx(one.null.tolist(), abs=1e-10)
 
 
 def test_cross_validation_is_that_of_refitting_without_each_part():

@@ -77,7 +77,7 @@ class RandomDirections:
         generator = torch.Generator().manual_seed(SEED)
         drawn = torch.randn(DRAWS, layer.d, k, generator=generator, dtype=torch.float64).to(layer.task.U)
         together = drawn.transpose(0, 1).flatten(1)  # one product for all draws
-        signal, own = layer.label_signal, layer.signal[:, : layer.moments.targets]
+        signal, own = layer.label_signal, layer.whitened_labels[:, : layer.moments.targets]
         spans = [Nested(columns) for columns in (layer.task.mean.F @ together).split(k, 1)]
         retention = [float(within.energies(own)[:k].sum() / layer.explained) for within in spans]
         unseen = [held_out_within(layer, V, within).retention for V, within in zip(drawn, spans)]

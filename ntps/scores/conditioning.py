@@ -78,12 +78,22 @@ def path(layer: Layer, wanted: Sequence[Tolerances], kv: int) -> Iterator[Condit
     sides = label_sides(moments, leading_first(spectrum), sorted(set(ranks.values())), [Q for Q, _ in bases])
     signals = {tau: LabelSignal.of(moments, tau, unequal=False) for tau in rtols}
     for one in wanted:
-        (Q, rank), side = bases[place := prefix_rtols.index(one.prefix_rtol)], sides[ranks[one.rtol]]
-        # no more directions than labels: any labels take them all, and NTPS knows nothing of these
-        null = side.shares[place, 1:] if ranks[one.rtol] > moments.targets else side.shares[place, :0]
-        signal = signals[one.rtol]
-        yield Conditioned(one, ranks[one.rtol], rank, Q.shape[1], moments.width, float(side.shares[place, 0]),
-                          float(side.pca[place]), null, signal.signal_share if signal else math.nan)  # fmt: skip
+        place, rank_mean, signal = prefix_rtols.index(one.prefix_rtol), ranks[one.rtol], signals[one.rtol]
+        (Q, rank_prefix), side = bases[place], sides[rank_mean]
+        observed, null = side.shares[place, 0], side.shares[place, 1:]
+        if rank_mean <= moments.targets:  # any labels take all directions, and NTPS knows nothing of these
+            null = null[:0]
+        yield Conditioned(
+            tolerances=one,
+            rank_mean=rank_mean,
+            rank_prefix=rank_prefix,
+            kv=Q.shape[1],
+            d=moments.width,
+            ntps=float(observed),
+            pca=float(side.pca[place]),
+            null=null,
+            signal_share=signal.signal_share if signal else math.nan,
+        )
 
 
 def leading(layer: Layer, rtols: Sequence[float], kv: int) -> list[tuple[Tensor, int]]:

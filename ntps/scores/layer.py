@@ -8,7 +8,6 @@ Point   one (order, rule, ku, kv): what a score of ntps/scores/registry.py is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,10 +113,10 @@ class Layer:
     def own_permuted(self) -> Tensor:
         """U_r of every label permutation, side by side (d, R C)."""
         C = self.moments.targets
-        return self.task.directions(self.signal[:, C + 1 :], C, self.rtol).flatten(1)
+        return self.task.directions(self.whitened_labels[:, C + 1 :], C).flatten(1)
 
     @cached_property
-    def signal(self) -> Tensor:
+    def whitened_labels(self) -> Tensor:
         """W^T of S, of E[m], and of S of every label permutation: (rank M, C + 1 + R C)."""
         m = self.moments
         columns = [m.mean_label_moment, m.mean_state[:, None], m.permuted.transpose(0, 1).flatten(1)]
@@ -126,7 +125,7 @@ class Layer:
     @cached_property
     def explained(self) -> Tensor:
         """E_full = tr(S^T M^+ S)."""
-        return self.signal[:, : self.moments.targets].square().sum()
+        return self.whitened_labels[:, : self.moments.targets].square().sum()
 
     @cached_property
     def whitened_auto(self) -> Tensor:
@@ -160,6 +159,16 @@ class Layer:
     def points(self, order: str) -> list[Point]:
         """The table's rows in one order."""
         return [Point(self.orders[order], *point) for point in self.coordinates]
+
+
+@dataclass(frozen=True, eq=False)
+class Retained:
+    """Of the linearly explained label signal, what V's leading directions lose and keep, as curves over kv."""
+
+    excess: Tensor  # (K,)
+    retention: Tensor  # (K,)
+    null: Tensor  # (K,): retention of permuted labels, in expectation
+    permuted: Tensor  # (R, K): of each permutation
 
 
 class Order:
@@ -232,7 +241,7 @@ class Order:
     def rotated(self) -> Tensor:
         """(R, K): NTPS of the label signal in rotated directions."""
         layer, R = self.layer, len(self.layer.rotated)
-        U = layer.task.shuffled(layer.rotated, layer.rtol).flatten(1)
+        U = layer.task.shuffled(layer.rotated).flatten(1)
         return share(self.spans.energies(U).reshape(layer.d, R, -1 if R else 0).sum(2), layer.K).mT
 
     @cached_property
@@ -276,8 +285,8 @@ class Order:
         return Nested(self.turned(self.layer.whitened_auto))
 
     @cached_property
-    def signal(self) -> Mapping[str, Tensor]:
-        """Excess loss, retention, and what permuted labels retain: in expectation, and of each permutation (R, K).
+    def retained(self) -> Retained:
+        """What the labels and their permutations keep.
 
         excess(k) = min_Z ||M^1/2 (B* - V_k Z)||_F^2 = E_full - E(V_k), B* = M^+ S;
         retention(k) = E(V_k) / E_full; its null is E_pi[E(V_k)] / E_pi[E_full] over label permutations pi, where
@@ -285,24 +294,24 @@ class Order:
         """
         layer, m, K = self.layer, self.layer.moments, self.layer.K
         C, R = m.targets, len(m.permuted)
-        energies = self.whitened_spans.energies(layer.signal)
+        energies = self.whitened_spans.energies(layer.whitened_labels)
         explained, common, drawn = energies[:, :C].sum(1), energies[:, C], energies[:, C + 1 :]
         systematic = m.label_mean.square().sum()
         rest = (m.label_second_moment - systematic) / max(m.text_count - 1, 1)
-        return {
-            "excess": tail(explained, K),
-            "retention": share(explained, K),
-            "null": share(systematic * common + rest * (1 - common), K),
-            "permuted": share(drawn.reshape(len(drawn), R, C if R else 0).sum(2), K).mT,
-        }
+        return Retained(
+            excess=tail(explained, K),
+            retention=share(explained, K),
+            null=share(systematic * common + rest * (1 - common), K),
+            permuted=share(drawn.reshape(len(drawn), R, C if R else 0).sum(2), K).mT,
+        )
 
     @property
     def excess(self) -> Tensor:
-        return self.signal["excess"]
+        return self.retained.excess
 
     @property
     def retention(self) -> Tensor:
-        return self.signal["retention"]
+        return self.retained.retention
 
     @cached_property
     def held_out(self) -> dict[int, HeldOut]:
@@ -385,7 +394,7 @@ class Point:
     @cached_property
     def retention_null(self) -> Tensor:
         """(R,): retention of the label permutations."""
-        return self.of.signal["permuted"][:, self.kv - 1]
+        return self.of.retained.permuted[:, self.kv - 1]
 
     @property
     def held_out(self) -> HeldOut:

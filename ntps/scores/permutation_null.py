@@ -1,7 +1,7 @@
 """Two nulls, of permuted labels and of a signal in rotated directions: p-values, and how far a score lies above them.
 
 Labels are permuted by ntps.moments.sums.permuted_rows, once for all models; U of every permutation is `Layer.own_permuted`,
-its NTPS and retention are `Order.null` and `Order.signal` (ntps/scores/layer.py). Not in the paper (arXiv 2505.17169).
+its NTPS and retention are `Order.null` and `Order.retained` (ntps/scores/layer.py). Not in the paper (arXiv 2505.17169).
 """
 
 import math

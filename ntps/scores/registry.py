@@ -60,7 +60,7 @@ def retention(point: Point) -> float:
 
 
 def retention_null(point: Point) -> float:
-    return point.at(point.of.signal["null"])
+    return point.at(point.of.retained.null)
 
 
 def missed(point: Point) -> float:

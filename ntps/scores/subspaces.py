@@ -116,17 +116,17 @@ class Perception:
             return 0.0
         return math.sqrt(2 * kv * (d - kv) / (d * (d - 1) * (d + 2)) * spread) / float(trace)
 
-    def shuffled(self, factors: Tensor, rtol: float = RANK_RTOL) -> Tensor:
+    def shuffled(self, factors: Tensor) -> Tensor:
         """U_r of R other cross moments, such as those of shuffled labels: (R, d, C) -> (d, R, C), zero past each one's rank.
 
         With T = W^T S and T^T T = R diag(l) R^T (C, C), U = W T R diag(l)^-1/2: W^T S need not be decomposed.
         """
-        return self.directions(self.mean.pull(factors.transpose(0, 1).flatten(1)), factors.shape[2], rtol)
+        return self.directions(self.mean.pull(factors.transpose(0, 1).flatten(1)), factors.shape[2])
 
-    def directions(self, T: Tensor, C: int, rtol: float = RANK_RTOL) -> Tensor:
+    def directions(self, T: Tensor, C: int) -> Tensor:
         """The same from W^T S of all of them, side by side (rank M, R C)."""
         pushed = self.mean.push(T).unflatten(1, (-1, C))
-        return torch.einsum("drc,rce->dre", pushed, inverse_roots(grams(T, C), rtol))
+        return torch.einsum("drc,rce->dre", pushed, inverse_roots(grams(T, C)))
 
 
 def grams(T: Tensor, C: int) -> Tensor:
@@ -135,10 +135,10 @@ def grams(T: Tensor, C: int) -> Tensor:
     return T.mT @ T
 
 
-def inverse_roots(G: Tensor, rtol: float = RANK_RTOL) -> Tensor:
-    """R diag(l)^-1/2 of G = R diag(l) R^T (R, C, C), zero for eigenvalues up to rtol times the largest."""
+def inverse_roots(G: Tensor) -> Tensor:
+    """R diag(l)^-1/2 of G = R diag(l) R^T (R, C, C), zero for eigenvalues up to RANK_RTOL times the largest."""
     values, vectors = torch.linalg.eigh(G)
-    stays = values > rtol * values[:, -1:].clamp(min=0)
+    stays = values > RANK_RTOL * values[:, -1:].clamp(min=0)
     return vectors * torch.where(stays, values, torch.inf).rsqrt()[:, None]
 
 

@@ -99,34 +99,35 @@ def add_error_bars(
     rows more than with which. ntps.scores.error_bars.score_interval makes intervals of them.
     """
     scores = {score.name: EVERY[score.error_of] for score in SUBSPACE_SCORES if score.error_of}
-    estimates: list[list[list[float]]] | None = []
-    errors, counts = [], []
+    estimates: list[list[list[float]]] = []
+    errors, counts, failed = [], [], False
     for part in parts:
         rest = whole.moments.without(part)
         errors.append(fold_errors(rest, part))
         counts.append(part.text_count)
-        if estimates is not None:
+        if not failed:
             layer = Layer(rest, whole.test, whole.rtol, prefix_rtol=whole.prefix_rtol)
-            estimates = with_one_more(estimates, layer, rows, list(scores.values()))
-    if estimates:
-        for name, values in zip(
-            scores, jackknife_error(torch.tensor(estimates, dtype=torch.float64)).tolist()
-        ):
+            found = estimates_of(layer, rows, list(scores.values()))
+            failed = found is None
+            estimates += [found] if found else []
+    if estimates and not failed:
+        spread = jackknife_error(torch.tensor(estimates, dtype=torch.float64)).tolist()
+        for name, values in zip(scores, spread, strict=True):
             for row, error in zip(rows, values, strict=True):
-                if row["rule"] == "task_rank" or not math.isnan(row[scores[name].name]) and name != "ntps_se":
+                on_curve = row["rule"] == "task_rank"  # the estimates are of the curve of U_r
+                has_value = not math.isnan(row[scores[name].name])
+                if on_curve or (has_value and name != "ntps_se"):
                     row[name] = error
     return chosen(errors, counts) if len(errors) > 1 else ()
 
 
-def with_one_more(
-    estimates: list[list[list[float]]], layer: Layer, rows: Sequence[Row], scores: Sequence[Score]
-) -> list[list[list[float]]] | None:
-    """The estimates and those of one more layer, at each row's kv on the curve of U_r; None where it cannot be scored."""
+def estimates_of(layer: Layer, rows: Sequence[Row], scores: Sequence[Score]) -> list[list[float]] | None:
+    """Each score at each row's kv on the curve of U_r; None where the layer cannot be scored."""
     if layer.moments.text_count < rows[0]["rank_mean"]:
         return None
     try:
         points = [Point(layer.orders[row["order"]], "task_rank", row["fraction"], layer.task.task_rank,
                         min(row["kv"], layer.K)) for row in rows]  # fmt: skip
-        return [*estimates, [[score.value(point) for point in points] for score in scores]]
+        return [[score.value(point) for point in points] for score in scores]
     except UserError:
         return None
