@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import torch
-from safetensors import safe_open
 from scipy.stats import sem
 from torch import Tensor
 
+from ntps.accuracies.gradient_kernel import GradientKernel
 from ntps.accuracies.gradients import KIND, feature_blocks
-from ntps.errors import UserError
 from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR
 from ntps.run import cli
-from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
 from ntps.system import atomic_files, provenance
 from report.facts import markdown, points_of, two
 from report.hits import task_of
@@ -93,19 +90,13 @@ def rows(features: Path, model: str, dataset: str) -> Iterator[dict[str, object]
     identity = provenance.read(features, KIND)["identity"]
     settings = identity["settings"]
     task = task_of(model, dataset, identity, "all", str(features))
-    labels, held_out = (torch.as_tensor(task.labels[split]) for split in ("train", "test"))
-    n, sizes = len(labels), [settings[name] for name in ("sketch", "rank", "directions")]
-    with safe_open(features, "pt") as file:
-        states = states_kernel(file.get_tensor("states"), n)
-        done = bool((file.get_tensor("tokens") > 0).all())
-    if not done:
-        raise UserError(f"{features} is not finished: run ntps.finetune_probe again")
-    for part in parts(*sizes):
-        more = torch.zeros_like(states)
-        for direction in range(sizes[-1])[part.directions]:
-            more += linear_kernel(of_part(features, direction, part, *sizes[:2]), n, unit_norm=True)
-        found = compare(states, more, labels, held_out, len(task.data.classes))
-        yield {"part": part.name, "n_train": n, **{name: found[name] for name in SHOWN}}
+    kernel, sketch, rank = GradientKernel(features, task), settings["sketch"], settings["rank"]
+    for part in parts(sketch, rank, kernel.directions):
+        chosen = range(kernel.directions)[part.directions]
+        found = kernel.compare(
+            (of_part(features, direction, part, sketch, rank) for direction in chosen), unit_norm=True
+        )
+        yield {"part": part.name, "n_train": len(kernel.labels), **{name: found[name] for name in SHOWN}}
 
 
 def of_part(features: Path, direction: int, part: Part, sketch: int, rank: int) -> Iterator[Tensor]:

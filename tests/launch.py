@@ -21,7 +21,7 @@ from ntps.commands import finetune_probe
 from ntps.moments import passes
 from ntps.moments.encoder import NotFinite
 from ntps.run import cli
-from ntps.system import processes
+from ntps.system import checkpoint_clock, processes
 
 SCRIPTS = {
     module.__name__: module
@@ -93,7 +93,7 @@ def _raise(error: Exception) -> None:
 
 def killed() -> None:
     """Process 1 dies, after checkpoints at every meeting."""
-    passes.CHECKPOINT_SECONDS = 0.0
+    checkpoint_clock.SECONDS = 0.0
     _before(4, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
@@ -114,7 +114,7 @@ def training_killed() -> None:
             if processes.rank() == 1 and state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    finetuning.CHECKPOINT_SECONDS, finetuning.Watcher = 0.0, Killer
+    checkpoint_clock.SECONDS, finetuning.Watcher = 0.0, Killer
 
 
 def silent() -> None:

@@ -19,7 +19,7 @@ from ntps.models.description import resolve_model
 from ntps.moments import lazy_model, passes
 from ntps.moments.file import MomentsFile, unpack
 from ntps.run import cli
-from ntps.system import array_files, atomic_files, locks, provenance
+from ntps.system import array_files, atomic_files, checkpoint_clock, locks, provenance
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_world, world_flags
 
@@ -121,7 +121,8 @@ sys.path.insert(0, {root!r})
 import cache
 from ntps.moments import passes
 from ntps.run import cli
-passes.CHECKPOINT_SECONDS = 0.0
+from ntps.system import checkpoint_clock
+checkpoint_clock.SECONDS = 0.0
 inner, calls = passes.encode, [0]
 def encode(*arguments):
     for tokens in inner(*arguments):
@@ -267,7 +268,7 @@ def test_a_restart_that_fails_keeps_the_checkpoint(world, tmp_path, capsys, monk
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_disk_that_fails_late_costs_no_checkpoint(world, tmp_path, capsys, monkeypatch, resumed):
-    monkeypatch.setattr(passes, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
     flags = ["--splits", "train", "--tokens_per_batch", "128", "--keep_states"]
     if resumed:
         killed(world, tmp_path, 4, "--keep_states")

@@ -17,10 +17,10 @@ from ntps.accuracies.lora import target_modules
 from ntps.commands import finetune_probe
 from ntps.models.description import resolve_model
 from ntps.models.loading import load_model
-from ntps.moments import passes
 from ntps.moments.encoder import Encoder
 from ntps.run import cli
 from ntps.scores.kernel_ridge import centred, compare, linear_kernel, ridge, states_kernel
+from ntps.system import checkpoint_clock
 from ntps.texts import dataset
 from report.kernel_variants import Part, of_part
 from tests.launch import launch
@@ -272,7 +272,8 @@ def test_an_interrupted_pass_goes_on_with_the_missing_rows_in_bounded_memory(
         return found
 
     gc.disable()
-    monkeypatch.setattr(passes, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_clock, "WORK", 0.0)
     monkeypatch.setattr(Gradients, "of", of)
     code, table = probe(world, tmp_path)
     assert code == 130 and table is None

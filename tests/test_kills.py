@@ -36,11 +36,10 @@ import lora_finetuning
 import prescreen
 from ntps.accuracies import finetuning, gradients, layer_probes, lora  # noqa: F401
 from ntps.commands import finetune_probe
-from ntps.moments import passes
 from ntps.prescreening import page, user_files  # noqa: F401
 from ntps.results import scoring  # noqa: F401
 from ntps.run import cli
-from ntps.system import array_files
+from ntps.system import array_files, checkpoint_clock
 from tests.tiny import tiny_world
 
 pytestmark = pytest.mark.slow
@@ -153,9 +152,7 @@ def work(command: list[str], folder: Path, kill=None, log=None, often=False) -> 
         module.serialize_file = telling(module.serialize_file, 1)
     torch.save = telling(torch.save, 1)
     if often:
-        passes.CHECKPOINT_SECONDS = finetuning.CHECKPOINT_SECONDS = 0.0
-        for kind in (passes.ForwardPass, finetuning.Watcher):
-            kind.pause = property(lambda _: 0.0, lambda *_: None)
+        checkpoint_clock.SECONDS = checkpoint_clock.WORK = 0.0
     watch(folder / "results", kill, log)
     code = cli.run(script_of(command).main, [*command[1:], "--output", "results"])
     sys.stdout.flush(), sys.stderr.flush()

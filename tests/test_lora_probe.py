@@ -18,6 +18,7 @@ from ntps.evaluation.paired import mcnemar
 from ntps.moments.file import StatesFile
 from ntps.prescreening import lora_probe, verdicts
 from ntps.run import cli
+from ntps.system import checkpoint_clock
 from tests.tiny import tiny_texts, two_models
 
 ROW = {
@@ -166,7 +167,7 @@ def test_a_killed_training_goes_on(world, tmp_path, monkeypatch):
         finetuning.Finetuner.training_step,
         [*flags[:-1], str(tmp_path / "out"), "--finetune_probe", "10"],
     )
-    monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
     monkeypatch.setattr(finetuning.Finetuner, "training_step", interrupted)
     assert cli.run(prescreen.main, flags) == 130
     monkeypatch.setattr(finetuning.Finetuner, "training_step", step)

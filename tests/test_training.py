@@ -30,7 +30,7 @@ from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
 from ntps.moments.lazy_model import LazyModel
-from ntps.system import locks
+from ntps.system import checkpoint_clock, locks
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model
 
@@ -376,7 +376,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert script.main(script.Flags(**pair, **settings, output=str(whole), limit=60)) == 0
-    monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
 
     class Killer(finetuning.Watcher):
         def on_save(self, args, state, control, **rest):
@@ -528,7 +528,7 @@ def test_a_killed_training_settles_as_an_uninterrupted_one(pair, tmp_path, monke
     one = table(whole, "lora_finetuning")
     best = one[one.final].step.iloc[0]
     if at != "best":  # at the best step patience saves by itself
-        monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
 
     class Killer(finetuning.Watcher):
         def on_save(self, args, state, control, **rest):

@@ -645,3 +645,21 @@ def test_validate_takes_the_name_of_a_shipped_file(name):
 def test_validate_suggests_names(capsys):
     assert cli.run(validate.main, ["trec5"]) == 1
     assert "did you mean 'trec50' or 'trec6'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "outside", ["{top}/secret.csv", "../secret.csv", "../*.csv", "https://example.org/x.csv"]
+)
+def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, outside):
+    (tmp_path / "secret.csv").write_text(ROWS)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text(ROWS)
+    files = [{"split": "train", "path": outside.format(top=tmp_path)}]
+    front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
+    (folder / "README.md").write_text(f"---\n{front}---\n")
+    (tmp_path / "d.yaml").write_text("id: data\ntext: text\nlabel: label\n")
+    with pytest.raises(UserError, match="d.yaml: id: "):
+        load_dataset(str(tmp_path / "d.yaml"))
+    (folder / "README.md").unlink()
+    assert load_dataset(str(tmp_path / "d.yaml")).splits["train"].texts

@@ -29,8 +29,8 @@ from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import UserError, enough_memory
 from ntps.flags import Training
 from ntps.system import atomic_files, console, processes, provenance
+from ntps.system.checkpoint_clock import CheckpointClock
 
-CHECKPOINT_SECONDS = 60.0
 WEIGHTS = "trained.safetensors"
 VALIDATION = "eval_validation_accuracy"  # in Trainer's log
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
@@ -142,8 +142,8 @@ class Watcher(TrainerCallback):
     """
 
     def __init__(self, bar, patience: int | None):
-        self.bar, self.saved, self.pause, self.step_end = bar, time.monotonic(), 0.0, 0.0
-        self.patience = patience
+        self.bar, self.patience = bar, patience
+        self.clock, self.step_end = CheckpointClock(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
@@ -161,14 +161,12 @@ class Watcher(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
         self.step_end = time.monotonic()
-        due = self.step_end - self.saved >= max(CHECKPOINT_SECONDS, self.pause)
+        due = processes.from_first(self.clock.due)
         # Trainer would take one more step from a checkpoint of the last
-        control.should_save = processes.from_first(lambda: due) and state.global_step < state.max_steps
+        control.should_save = due and state.global_step < state.max_steps
 
     def on_save(self, args, state, control, **_):
-        self.saved = time.monotonic()
-        # writing large weights takes a twentieth of the time at most
-        self.pause = 20 * (self.saved - self.step_end)
+        self.clock.wrote(self.step_end)
 
 
 def checkpoint_of(folder: Path, step: int) -> str:

@@ -21,12 +21,12 @@ from ntps.accuracies.attention import attention_for_gradients
 from ntps.accuracies.lora import target_modules
 from ntps.accuracies.task import Task
 from ntps.errors import UserError, boundary, enough_memory
-from ntps.moments import passes
 from ntps.moments.batches import plan_batches
 from ntps.moments.encoder import Encoder, NotFinite
 from ntps.moments.lazy_model import default_budget
 from ntps.moments.packing import Packed, run_packed
 from ntps.system import array_files, atomic_files, console, processes, provenance
+from ntps.system.checkpoint_clock import CheckpointClock
 
 PILOT = 64  # train rows whose states give the directions
 TIMED = 8  # of so many batches one is also run forward alone, to time it
@@ -150,7 +150,7 @@ class FeaturePass:
         gradients = Gradients(encoder, self.names, directions, *sketch)
         batches = (rows for rows in plan_batches(lengths, self.budget) if not done[rows].all())
         left = [rows[some] for rows in batches for some in encoder.passes(lengths[rows])]
-        self.saved, self.cost = time.monotonic(), np.zeros(3)  # since the last checkpoint
+        self.clock, self.counted, self.cost = CheckpointClock(), time.monotonic(), np.zeros(3)
         title = f"{self.task.model.name} x {self.task.data.name}"
         with console.progress(int(lengths.sum()), "token", title, int(lengths[done].sum())) as bar:
             for start in range(0, len(left), processes.count()):
@@ -164,8 +164,7 @@ class FeaturePass:
                     arrays["features"][rows], arrays["states"][rows] = features, states
                 fresh += shares
                 bar.update(int(sum(lengths[rows].sum() for rows in shares)))
-                due = time.monotonic() - self.saved >= passes.CHECKPOINT_SECONDS
-                if processes.first() and (due or start + len(shares) == len(left)):
+                if processes.first() and (self.clock.due() or start + len(shares) == len(left)):
                     self._checkpoint(np.concatenate(fresh))
                     fresh = []
         if processes.first():
@@ -230,12 +229,14 @@ class FeaturePass:
 
     def _checkpoint(self, rows: np.ndarray) -> None:
         """Features first, so that no row counts as done that is not on the disk."""
+        now = time.monotonic()
         atomic_files.sync(self.partial)
-        arrays, now = array_files.maps(self.partial), time.monotonic()
+        arrays = array_files.maps(self.partial)
         arrays["tokens"][rows] = self.lengths[rows]
-        arrays["cost"] += (self.cost + (now - self.saved, 0, 0)) * (processes.count(), 1, 1)
+        arrays["cost"] += (self.cost + (now - self.counted, 0, 0)) * (processes.count(), 1, 1)
         atomic_files.sync(self.partial)
-        self.saved, self.cost = now, np.zeros(3)
+        self.counted, self.cost = now, np.zeros(3)
+        self.clock.wrote(now)
 
 
 def feature_blocks(path: Path, direction: int, whole: int = 1) -> Iterator[Tensor]:

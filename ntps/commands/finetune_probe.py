@@ -42,31 +42,23 @@ class Flags(Pairs, Forward):
 
 def main(flags: Flags) -> int:
     import pandas as pd  # after the flags: these imports take seconds
-    import torch
-    from safetensors import safe_open
 
     from ntps.accuracies import gradients
+    from ntps.accuracies.gradient_kernel import GradientKernel
     from ntps.accuracies.lora import chosen_targets
     from ntps.accuracies.task import Task
-    from ntps.scores.kernel_ridge import compare, linear_kernel, states_kernel
     from ntps.system import atomic_files, console, locks, processes, provenance
     from ntps.system.output import Output
 
     def table(task: Task, features: Path) -> pd.DataFrame:
-        labels, held_out = (torch.as_tensor(task.labels[split]) for split in ("train", "test"))
-        n, rows = len(labels), []
-        with safe_open(features, "pt") as file:
-            states = states_kernel(file.get_tensor("states"), n)
-            seconds, timed, tokens = file.get_tensor("cost").tolist()
-            forward = timed / tokens * int(file.get_tensor("tokens").sum())  # seconds of a pass over all rows
-        fixed = {"model": task.model.name, "dataset": task.data.name, "n_train": n, "n_test": len(held_out)}
+        kernel, rows = GradientKernel(features, task), []
+        fixed = {
+            "model": task.model.name, "dataset": task.data.name, "n_train": len(kernel.labels), "n_test": len(kernel.held_out),
+            "seconds": kernel.seconds, "forward_passes": kernel.forward_passes,
+        }  # fmt: skip
         for unit_norm in (False, True):
-            more = torch.zeros_like(states)
-            for direction in range(flags.directions):
-                more += linear_kernel(gradients.feature_blocks(features, direction), n, unit_norm)
-            row = compare(states, more, labels, held_out, len(task.data.classes))
-            cost = {"unit_norm": unit_norm, "seconds": seconds, "forward_passes": seconds / forward}
-            rows.append(fixed | row | cost)
+            every = (gradients.feature_blocks(features, direction) for direction in range(kernel.directions))
+            rows.append(fixed | {"unit_norm": unit_norm} | kernel.compare(every, unit_norm))
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def work(task: Task) -> None:

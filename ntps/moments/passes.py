@@ -27,9 +27,8 @@ from ntps.moments.lazy_model import LazyModel, default_budget
 from ntps.moments.merge import merge, part_name
 from ntps.moments.sums import Moments
 from ntps.system import array_files, atomic_files, console, locks, processes, provenance
+from ntps.system.checkpoint_clock import CheckpointClock
 from ntps.texts.dataset import Dataset, Split
-
-CHECKPOINT_SECONDS = 60.0
 
 
 def cache_splits(model: LazyModel, data: Dataset, splits: Sequence[str], flags: Caching) -> None:
@@ -152,7 +151,6 @@ class ForwardPass:
         self.tokens = np.array([lengths[rows].sum() for _, rows in self.plan])
         self.identity = cached.pass_identity(want_moments, want_states)
         self.moments: Moments | None = None  # of the part that is begun
-        self.saved, self.pause = self.started, CHECKPOINT_SECONDS
         shape = (len(model.layers), len(self.rows), model.config.hidden_size)
         double, row = model.dtype == torch.float64, split.labels.shape[1:]
         self.states_layout = states_layout(*shape, double, cached.data.numeric, row)
@@ -237,7 +235,7 @@ class ForwardPass:
         """All batches of the plan from number `done` on; tokens a second."""
         cached, model = self.cached, self.cached.model
         total, before = int(self.tokens.sum()), int(self.tokens[:done].sum())
-        started = self.saved = time.monotonic()
+        started, self.clock = time.monotonic(), CheckpointClock()
         title = f"{model.name} x {cached.data.name} {cached.split.name}"
         with console.progress(total, "token", title, initial=before) as bar:
             while done < len(self.plan):
@@ -255,7 +253,7 @@ class ForwardPass:
                     target, identity = self.parts[part].target, self.parts[part].identity
                     self._save(target, "moments", identity, **self.about)
                     self.moments = None
-                if processes.from_first(lambda: time.monotonic() - self.saved >= self.pause) or ended:
+                if processes.from_first(self.clock.due) or ended:
                     self._checkpoint(done)
         return (total - before) / max(time.monotonic() - started, 1e-9)
 
@@ -276,8 +274,7 @@ class ForwardPass:
         if self.want_states and processes.first():
             atomic_files.sync(self.cached.states_partial)
         self._save(self.cached.resume, "resume", self.identity, plan_batches_done=done)
-        self.saved = time.monotonic()
-        self.pause = max(CHECKPOINT_SECONDS, 20 * (self.saved - began))  # writing takes 1/20 at most
+        self.clock.wrote(began)
 
     def _save(self, path: Path, kind: str, identity: Identity, **record: Any) -> None:
         """Write the sums of all processes, if there are any."""

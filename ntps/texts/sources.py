@@ -164,7 +164,9 @@ class Hub(TextSource):
             facts["revision"] = folder.name
         remedy = "check id, config and revision" + ", or name each file under files:" * local
         with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
-            options, recognised = self._csv_options(folder, spec, where) if local else ({}, {})
+            config = datasets.load_dataset_builder(str(folder), spec.get("config")).config
+            self._check_inside(config, folder, f"{where}: id: {spec['id']}")
+            options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
             loaded = datasets.load_dataset(str(folder), spec.get("config"), **options)
         facts |= {"recognised": recognised} if recognised else {}
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
@@ -181,12 +183,22 @@ class Hub(TextSource):
         return splits, facts
 
     @staticmethod
-    def _csv_options(folder: Path, spec: Spec, where: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    def _check_inside(config: Any, folder: Path, what: str) -> None:
+        """UserError where the folder's README.md names files elsewhere, of this machine or of the network."""
+        top = os.path.abspath(folder)  # as written: in the hub's cache files are links
+        for path in (str(file) for files in dict(config.data_files or {}).values() for file in files):
+            if "://" in path or not Path(os.path.abspath(path)).is_relative_to(top):
+                raise UserError(
+                    f"{what}: its README.md names {path}, which does not lie in it: name each file under files:"
+                )
+
+    @staticmethod
+    def _csv_options(
+        config: Any, folder: Path, spec: Spec, where: Path
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """How `datasets` is to read a folder of CSV files, and what was recognised: as for Files, but for numbers."""
-        from datasets import load_dataset_builder
         from datasets.packaged_modules.csv.csv import CsvConfig
 
-        config = load_dataset_builder(str(folder), spec.get("config")).config
         if not isinstance(config, CsvConfig):
             return {}, {}
         found, recognised = {}, {}
