@@ -5,7 +5,8 @@
 
 Reads OUTPUT/moments/MODEL/DATASET/train.safetensors (where they are there, test for held-out scores and partitions
 for error bars). Writes OUTPUT/ntps/MODEL/DATASET.csv, .curves.safetensors and .json, and one row a layer, with the
-scores that others proposed, in OUTPUT/scores/MODEL/DATASET.csv. docs/columns.md explains every column.
+scores that others proposed, in OUTPUT/scores/MODEL/DATASET.csv; NTPS with the smallest directions of M and P0 left out, at each
+pair of tolerances, in OUTPUT/conditioned/MODEL/DATASET.csv. docs/columns.md explains every column.
 """
 
 import sys

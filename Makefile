@@ -35,6 +35,9 @@ EVIDENCE ?= results/evidence-run
 EVIDENCE_MODELS ?= smollm2-135m gemma3-270m
 EVIDENCE_FILE = --config configs/experiments/evidence_$(HALF).yaml --output $(EVIDENCE)
 
+# data sets of the arm of docs/differences.md in which LoRA adapts all linear modules
+ARM ?= trec6 trec50 bbc_headline bias_type
+
 # docs/which-model.md
 WHICH ?= results/which-run
 WHICH_FILE = --config configs/experiments/which_model.yaml --output $(WHICH)
@@ -100,6 +103,10 @@ finetuning: $(READY)
 			&& $(PY) lora_finetuning.py $$pair --output $(EVIDENCE)/short --seeds 0 --max_steps 100 --eval_every 20 --patience 5 $(FEWER) \
 			&& $(PY) -m report.hits $(EVIDENCE) --models smollm2-135m --datasets $$data \
 			&& $(PY) -m report.kernel_variants $(EVIDENCE) --models smollm2-135m --datasets $$data && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
+	done
+	for data in $(ARM); do \
+		$(PY) lora_finetuning.py $(EVIDENCE_FILE) --models smollm2-135m --datasets $$data --output $(EVIDENCE)/all-linear --seeds 0 \
+			--lora_targets all-linear $(FEWER) && $(PY) -m report.evidence $(EVIDENCE) || exit 1; \
 	done
 	$(PY) -m report.finetuning
 

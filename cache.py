@@ -32,7 +32,7 @@ def main(flags: Flags) -> int:
 
         return print_plan("cache", asdict(flags))
     from ntps.moments.lazy_model import lazy_models  # after the flags: these imports take seconds
-    from ntps.moments.passes import cache_splits
+    from ntps.moments.resumable_pass import cache_splits
     from ntps.texts.dataset import load_dataset
 
     lazy, texts = lazy_models(flags), functools.cache(load_dataset)

@@ -17,7 +17,7 @@ from fig_plot.panels import ACROSS, missing_panel, panel_figure, styled
 from fig_plot.relations import Read
 from fig_plot.tables import KEY, Pair, curve_files, load_curves, model_order, score_rows
 from ntps.prescreening.curve_panel import DESCENDING, LINES
-from ntps.results.tables import best_layers
+from ntps.results.tables import best_layers, in_papers_order
 
 BEST = (
     "At each pair's best layer (lowest cross-validated error of the ridge probe on train, so chosen by the labels and not "
@@ -54,9 +54,7 @@ def at_best(folder: str | Path) -> Iterator[tuple[Pair, AtBest]]:
     if not files:
         return
     rows = score_rows(folder)
-    rows = (
-        rows[(rows["order"] == "descending") & (rows["rule"] == "task_rank")].sort_values("kv").set_index(KEY)
-    )
+    rows = rows[in_papers_order(rows)].sort_values("kv").set_index(KEY)
     for pair, layer in best.items():
         curves = load_curves(files[pair]) if pair in files else {}
         if (*pair, layer) in rows.index and layer in curves.get("layers", ()):

@@ -21,7 +21,7 @@ from fig_plot.tables import model_order
 from ntps import results
 from ntps.evaluation.correlation import LEVEL, Draws, spearman
 from ntps.evaluation.held_out import judge
-from ntps.results.tables import PAIR, POINT
+from ntps.results.tables import PAIR, POINT, in_papers_order
 
 PAPER, FIXED, HELD_OUT, PUBLISHED = "as the paper", "fixed", "held out", "published"
 FRACTION = 0.1  # of the fixed rule, unless another is given
@@ -161,7 +161,7 @@ class Read:
     def candidates(self, score: str) -> pd.DataFrame:
         """model, dataset, layer, fraction, value: the paper's order and task_rank, or what there is if that is not."""
         long = self.scores[self.scores["score"] == score]
-        ours = (long["order"] == "descending") & (long["rule"] == "task_rank")
+        ours = in_papers_order(long)
         if ours.any():
             long = long[ours & long["fraction"].notna()]
         return self.grouped(long[[*PAIR, "layer", "fraction", "value"]], ["layer", "fraction"], "value")

@@ -16,7 +16,7 @@ from fig_plot.labels import NO_SHUFFLES
 from fig_plot.panels import WIDTH, missing_panel, styled
 from fig_plot.tables import Curves, Pair
 from ntps.prescreening.curve_panel import LINES, corrected_curves, curve_panel, legend_of
-from ntps.results.tables import best_layers
+from ntps.results.tables import at_tenth, best_layers
 
 COLUMNS = 5  # panels side by side at most: more, and the names of the data sets overlap
 
@@ -29,7 +29,7 @@ def demo_figure(folder: str | Path) -> Figure:
     far above chance, and the difference is what the labels themselves add.
     """
     every, files, best = tables.score_rows(folder), tables.curve_files(folder), best_layers(folder)
-    scores = tables.at_tenth(every)
+    scores = at_tenth(every)
     at_best = every[[best.get((m, d)) == x for m, d, x in every[["model", "dataset", "layer"]].to_numpy()]]
     corrected = {pair: corrected_curves(own) for pair, own in at_best.groupby(["model", "dataset"])}
     models, datasets = sorted(set(scores["model"])), sorted(set(scores["dataset"]))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from ntps.errors import UserError
 from ntps.prescreening.curve_panel import DESCENDING
-from ntps.results.tables import HALF, PAIR, best_rows, read_tables
+from ntps.results.tables import CURVES, HALF, PAIR, at_tenth, best_rows, read_tables
 from ntps.system import array_files, provenance
 
 KEY = [*PAIR, "layer"]
@@ -42,9 +42,8 @@ def score_rows(folder: str | Path) -> pd.DataFrame:
 
 def curve_files(folder: str | Path) -> dict[Pair, Path]:
     """The file of curves of each pair that has one."""
-    end = ".curves.safetensors"
-    paths = sorted((Path(folder) / "ntps").glob(f"*/*{end}"))
-    return {(path.parent.name, path.name.removesuffix(end)): path for path in paths}
+    paths = sorted((Path(folder) / "ntps").glob(f"*/*{CURVES}"))
+    return {(path.parent.name, path.name.removesuffix(CURVES)): path for path in paths}
 
 
 def load_curves(path: Path) -> Curves:
@@ -58,12 +57,6 @@ def remedy(folder: str | Path, model: str = "MODEL", dataset: str = "DATASET") -
     """The commands that make the results of a pair."""
     flags = f"--models {model} --datasets {dataset} --output {folder}"
     return f"run python cache.py {flags} and then python K_sweep.py {flags}"
-
-
-def at_tenth(scores: pd.DataFrame) -> pd.DataFrame:
-    """The headline's rows: ku = rank of the labels, kv = d/10, the paper's order."""
-    rows = (scores["order"] == "descending") & (scores["rule"] == "task_rank") & scores["fraction"].isna()
-    return scores[rows]
 
 
 def headlines(folder: str | Path) -> pd.DataFrame:

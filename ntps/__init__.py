@@ -20,7 +20,7 @@ WHERE = {  # what `import ntps` hands on, read when first used: torch takes seco
     "from_arrays": "moments.sums",
     "layer_scores": "scores.table",
     "moments_of_texts": "moments.encoder",
-    "ntps": "scores.subspaces",
+    "ntps": "scores.layer",
     "rank": "prescreening.ranking",
     "TextProbe": "prescreening.text_probe",
 }

@@ -5,9 +5,12 @@ answers at once.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from ntps.errors import UserError
 
@@ -67,20 +70,61 @@ def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help, "decides": True})
 
 
+def as_type(value: Any, kind: Any) -> Any:
+    """A flag's value from Python as its type has it: a path is a text, a number of numpy a number.
+
+    TypeError for another kind, such as 1.0 or True for a whole number; ValueError for a text with half a character, as Linux
+    writes a byte of a path that is no UTF-8.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in inner:
+            return None
+        kinds = [one for one in inner if one is not NoneType]
+        chosen = [one for one in kinds if isinstance(value, (str, os.PathLike) if one is str else Real)]
+        return as_type(value, chosen[0] if chosen else kinds[0])
+    if origin is Sequence:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError("must be a list")
+        return [as_type(one, inner[0]) for one in value]
+    if kind is str and isinstance(value, str | os.PathLike):
+        return whole_text(os.fspath(value))
+    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is float and isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if kind not in TYPES or (kind is bool and isinstance(value, bool)):
+        return value
+    raise TypeError(f"must be {TYPES[kind]}")
+
+
+TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def whole_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a byte that is no UTF-8: rename it") from None
+    return text
+
+
 @dataclass(kw_only=True)
 class Checked:
     """Flags whose values follow the rules of their types."""
 
     def __post_init__(self) -> None:
-        """UserError for a value against the rule of its type; classes add theirs."""
+        """UserError for a value of another type, or against the rule of its type; classes add theirs."""
         for name, kind in get_type_hints(type(self), include_extras=True).items():
+            rules, plain = getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", kind)
             value = getattr(self, name)
-            for rule in getattr(kind, "__metadata__", ()):
-                try:
-                    fine = value is None or rule.holds(value)
-                except TypeError:  # from Python, such as a text for a number
-                    fine = False
-                if not fine:
+            try:
+                value = as_type(value, plain if rules else kind)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"--{name} {value!a:.60}: {error}") from None
+            setattr(self, name, value)
+            for rule in rules:
+                if value is not None and not rule.holds(value):
                     raise UserError(f"--{name} {value}: must be {rule.words}")
 
 

@@ -23,7 +23,7 @@ from ntps.system import atomic_files
 from report import evidence
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
-from report.facts import markdown, p_value
+from report.facts import markdown, p_text
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
@@ -76,7 +76,7 @@ def main(folder: str = str(FOLDER)) -> int:
     table = pd.DataFrame(map(asdict, readings)).assign(hypothesis=HYPOTHESIS)
     to_csv(table, Path(folder) / "confirmation.csv")
     save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
-    text = PAGE.read_text().split("## Result\n")[0]
+    text = PAGE.read_text(encoding="utf-8").split("## Result\n")[0]
     atomic_files.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
     print(
         table[table["target"] == "accuracy"].drop(columns=["hypothesis", "left_out"]).to_string(index=False)
@@ -205,7 +205,7 @@ def readings_table(tested: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "model": row["model"], "layer": row["layer"], "score": row["score"], "data sets": row["n"],
-            "ρ with accuracy": number(row["rho"]), "p": p_value(row["p"]), "after Holm": p_value(row["p_holm"]),
+            "ρ with accuracy": number(row["rho"]), "p": p_text(row["p"]), "after Holm": p_text(row["p_holm"]),
             "verdict": f"**{row['verdict']}**", "refused on": row["left_out"] or "-",
         }
         for row in tested[tested["verdict"] != ""].to_dict("records")

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.stats import sem
 
 from ntps.evaluation.correlation import spearman
-from ntps.results.tables import PAIR
+from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
 from report.confirmation import number, rows_of
-from report.evidence import FOLDER, with_accuracy
+from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.facts import markdown
 from report.reproduction import filled
 
@@ -46,6 +46,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "tolerance": by_tolerance(real(pd.read_parquet(place / "conditioned.parquet")), best),
         "layer": by_layer(place),
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
+        "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),
         "again": run_again(place),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
@@ -136,7 +137,7 @@ def by_layer(place: Path) -> str:
 
 def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
     table = sweep.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
-    table = table[(table["order"] == "descending") & (table["rule"] == "task_rank")]
+    table = table[in_papers_order(table)]
 
     def lines() -> Iterator[dict[str, str]]:
         for fraction in FRACTIONS:
@@ -148,6 +149,35 @@ def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
                 }  # fmt: skip
 
     return markdown(pd.DataFrame(lines()))
+
+
+def by_targets(place: Path) -> str:
+    """LoRA of the attention projections and of all linear modules, of the same seed, on the data sets that have both."""
+    path = place / ALL_LINEAR
+    if not path.exists():
+        return NOT_RUN
+    attention, every = (final_runs(pd.read_csv(file)) for file in (place / "lora.csv", path))
+    both = attention.join(every, rsuffix="_all", how="inner").reset_index()
+    best = rows_of(place)
+    both = both.merge(best[best["which"] == "best"][[*PAIR, "accuracy"]], on=PAIR, suffixes=("", "_probe"))
+    errors = (both[name] * (1 - both[name]) / both["n"] for name in ("accuracy", "accuracy_all"))
+    both = both.assign(more=both["accuracy_all"] - both["accuracy"], error=sum(errors) ** 0.5)
+
+    def lines() -> Iterator[dict[str, str]]:
+        for _, row in both.iterrows():
+            yield {
+                "model": row["model"], "data set": row["dataset"], "seed": f"{row['seed']}", "probe": f"{row['accuracy_probe']:.3f}",
+                "attention alone": f"{row['accuracy']:.3f}", "all linear modules": f"{row['accuracy_all']:.3f}",
+                "more": f"{row['more']:+.3f} ± {row['error']:.3f}".replace("-", "−"),
+                "best step": f"{row['step']} and {row['step_all']}", "settled": f"{row['settled_all']}".replace("True", "yes").replace("False", "no"),
+            }  # fmt: skip
+
+    return markdown(pd.DataFrame(lines()))
+
+
+def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run's line of the test split, by pair and seed."""
+    return runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"])
 
 
 def pooled(table: pd.DataFrame) -> dict[str, str]:
@@ -199,9 +229,7 @@ def run_again(place: Path) -> str:
     if not again_there.exists():
         return NOT_RUN
     lora = pd.read_csv(place / "lora.csv"), pd.read_csv(again_there)
-    first, again = (
-        runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"]) for runs in lora
-    )
+    first, again = map(final_runs, lora)
     trained = (again["accuracy"] - first["accuracy"]).abs().groupby(level=PAIR).max().to_dict()
     seeds = first.groupby(level=PAIR)["accuracy"].var().mean() ** 0.5
     kept = [*PAIR, "layer", *AGAIN, *ERRORS.values()]

@@ -5,26 +5,30 @@
 best.csv has a row a pair and layer, K_sweep.py's columns at kv = d/10 with those of whole layers and of conditioned NTPS at
 the tolerances of cross-validation; conditioned.parquet NTPS at every tolerance, to five decimals, without what follows from the other
 columns; sweep.parquet NTPS and retention at every order, rule and fraction; probes.csv what the logistic and the ridge probe reach
-on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py, short.csv of its runs of 100 steps, hits.csv
-which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's, kernel_variants.csv that of parts of its features; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows, date and versions.
+on test, by layer; head.csv the accuracies of linear_training.py, lora.csv those of lora_finetuning.py, short.csv of its runs of 100
+steps, all_linear.csv of those that adapt all linear modules, hits.csv which test rows LoRA and probe have right (report/hits.py); finetune_probe.csv the gradient kernel's, kernel_variants.csv
+that of parts of its features; rows.csv what fewer rows give (report/rows.py); facts.csv rows, classes, the hashes of weights and rows,
+date and versions.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from fig_plot.tables import at_tenth
-from ntps.results.tables import PAIR, load_pairs, read_tables
+from ntps.errors import UserError
+from ntps.results.tables import PAIR, at_tenth, load_pairs, read_tables
 from ntps.run import cli
-from ntps.system import atomic_files, provenance
+from ntps.system import atomic_files, locks, provenance
 
 FOLDER = Path("results/evidence")
 HALVES = Path("configs/experiments/halves.json")
 KEY = [*PAIR, "layer"]
 SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
 FACTS = [*PAIR, *"group n_texts classes majority tokens_per_text n_over_d best_layer headroom".split()]
+ALL_LINEAR = "all_linear.csv"
 DERIVED = ["conditioned_chance", "conditioned_ntps_minus_pca"]
 PROBES = ("logistic_regression", "ridge")
 
@@ -36,18 +40,29 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         results: the folder of `make evidence`
         output: the folder of the tables
     """
-    for name, table in tables(Path(results)).items():
+    with locks.locked(Path(output) / ".evidence.lock"):
+        add(tables(Path(results)), Path(output))
+    return 0
+
+
+def add(found: dict[str, pd.DataFrame], output: Path) -> None:
+    """Tables by file name into the folder, in place of what it holds of the same pairs."""
+    for name, table in found.items():
         if table.empty:
             continue
-        path = Path(output) / name
+        path = output / name
         read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (read_csv, to_csv)
         older = read(path) if path.exists() else table[:0]
         here = set(map(tuple, table[PAIR].to_numpy()))
-        older = older[[pair not in here for pair in map(tuple, older[PAIR].to_numpy())]]
+        older = older[~among(older, here)]
         whole = pd.concat([part for part in (older, table) if len(part)]) if len(table) else older
         write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
         print(f"wrote {path}: {len(here)} pairs new, {len(whole[PAIR].drop_duplicates())} in all")
-    return 0
+
+
+def among(table: pd.DataFrame, pairs: set[tuple]) -> pd.Series:
+    """Which rows are of these pairs."""
+    return pd.Series([pair in pairs for pair in map(tuple, table[PAIR].to_numpy())], table.index, dtype=bool)
 
 
 def halves() -> dict[str, list[str]]:
@@ -82,13 +97,16 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     """By file name: of the pairs that have been trained on, the last step of `make evidence`."""
     head = read_tables(folder, "accuracy/linear_training")
     done = set(map(tuple, head[PAIR].to_numpy()))
+    if not done:
+        raise UserError(
+            f"{folder} has no finished pairs, those with accuracy/linear_training: run make evidence"
+        )
 
     def of_done(table: pd.DataFrame) -> pd.DataFrame:
-        return table[[pair in done for pair in map(tuple, table[PAIR].to_numpy())]]
+        return table[among(table, done)]
 
-    scores, layers = of_done(read_tables(folder, "ntps")), of_done(read_tables(folder, "scores"))
-    conditioned = of_done(read_tables(folder, "conditioned"))
-    probes = of_done(read_tables(folder, "accuracy/linear_sklearn"))
+    scores, layers, conditioned = map(of_done, score_tables(folder, SWEEP))
+    probes = of_done(read_tables(folder, "accuracy/linear_sklearn", ["split", "probe"]))
     probes = probes[(probes["split"] == "test") & probes["probe"].isin(PROBES)].dropna(axis=1, how="all")
     values = [
         name
@@ -104,12 +122,19 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "lora.csv": of_done(read_tables(folder, "accuracy/lora_finetuning")),
         "finetune_probe.csv": of_done(read_tables(folder, "finetune_probe")),
         "kernel_variants.csv": of_done(read_tables(folder, "kernel_variants")),
+        ALL_LINEAR: of_done(read_tables(folder / "all-linear", "accuracy/lora_finetuning")),
         "short.csv": of_done(read_tables(folder / "short", "accuracy/lora_finetuning")),
         "hits.csv": of_done(read_hits(folder)),
         "rows.csv": of_done(read_tables(folder, "rows")),
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,
     }
+
+
+def score_tables(folder: Path, columns: Sequence[str] = KEY) -> list[pd.DataFrame]:
+    """K_sweep.py's of subspaces, of whole layers and of tolerances; UserError for those without these columns, of an earlier version."""
+    needed = {"ntps": columns, "scores": KEY, "conditioned": [*KEY, "choice", "kv"]}
+    return [read_tables(folder, kind, columns[len(PAIR) :]) for kind, columns in needed.items()]
 
 
 def whole_rows(scores: pd.DataFrame, layers: pd.DataFrame, conditioned: pd.DataFrame) -> pd.DataFrame:

@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from fig_plot.relations import correlation
-from fig_plot.tables import at_tenth
 from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
-from ntps.results.tables import PAIR, lowest_error
+from ntps.results.tables import PAIR, at_tenth, lowest_error
 from ntps.system import provenance
 from report.evidence import FOLDER, halves, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
@@ -51,7 +50,7 @@ def three(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
 
 
-def p_value(value: float) -> str:
+def p_text(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2g}"
 
 
@@ -73,7 +72,7 @@ def rho(row: pd.Series[float]) -> str:
 
 
 def p_values(p: float, after_holm: float) -> str:
-    return f"p {p_value(p)}, after Holm {p_value(after_holm)}"
+    return f"p {p_text(p)}, after Holm {p_text(after_holm)}"
 
 
 def marked(text: str, reading: str) -> str:

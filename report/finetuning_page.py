@@ -13,7 +13,7 @@ from ntps.evaluation.gain import Points
 from ntps.results.tables import PAIR
 from report import gain_confirmation, kernel_variants
 from report.evidence import halves
-from report.facts import markdown, p_value, points_of, three
+from report.facts import markdown, p_text, points_of, three
 from report.gains import (
     GAIN,
     MEASURED,
@@ -159,7 +159,7 @@ def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
         near = judged.iloc[1:].sort_values("rmse").iloc[0]
         return (
             f"**{where} nothing was shown to predict the gain better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
-            f"off by {points_of(near['rmse'])} (p {p_value(near['p'])} by itself, {p_value(near['p_holm'])} after Holm)."
+            f"off by {points_of(near['rmse'])} (p {p_text(near['p'])} by itself, {p_text(near['p_holm'])} after Holm)."
         )
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()
@@ -183,7 +183,7 @@ def judgement_table(judged: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
             "predictor": NAMES[row["predictor"]], "passes": f"{row['passes']:.1f}", "RMSE": points_of(row["rmse"]), "MAE": points_of(row["mae"]),
-            "p": p_value(row["p"]), "after Holm": p_value(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
+            "p": p_text(row["p"]), "after Holm": p_text(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
             "right on “worth it”": f"{row['sign'] * row['groups']:.0f} of {row['groups']}",
         }
         for row in judged.to_dict("records")

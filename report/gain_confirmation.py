@@ -6,6 +6,7 @@ The plan was committed (PLAN) before LoRA was trained on a data set of that half
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ import pandas as pd
 from scipy.stats import pearsonr
 
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, Positions
-from ntps.evaluation.gain import Points, designs, held_out, mean_square, points
+from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws
+from ntps.evaluation.gain import Points, designs, held_out, points, rmse, shuffled_gains
 from report.confirmation import LEAST, defined
 from report.evidence import FOLDER, write_or_remove
-from report.facts import markdown, p_value, points_of, three, two
+from report.facts import markdown, p_text, points_of, three, two
 
 PLAN = "74b813d"
 MODEL, SEED = "smollm2-135m", 0
@@ -82,19 +83,14 @@ def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcom
     found, _ = points(known, [SCORE], GAIN)
     design = designs(found)[(SCORE,)]
 
-    def accuracy(at: Positions) -> Array:
-        gains = found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)
-        less = -mean_square(held_out(design, gains, found.across))[:, None]
-        return less[0] if at.ndim == 1 else less
-
-    p = float(draws.permuted(accuracy, len(found.groups), "greater").p[0])
+    p = float(shuffled_gains(found, [partial(held_out, design, across=found.across)], draws).p[0])
     slope = float(line(found)[1])
     carried = design @ line(points(discovery[defined(discovery, SCORE)], [SCORE], GAIN)[0])
     off = math.sqrt(np.square(carried - found.gain).mean())
     r = pearsonr(found.x[0, :, 0], found.gain[0])
     low, high = r.confidence_interval(LEVEL)
     return Outcome(
-        len(found.groups), error(found, design[..., :1]), error(found, design), p, slope, off,
+        len(found.groups), rmse(found, design[..., :1]), rmse(found, design), p, slope, off,
         float(r.statistic), float(low), float(high), reliability(known["test_error"], known[GAIN]),
     )  # fmt: skip
 
@@ -102,10 +98,6 @@ def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcom
 def reliability(errors: pd.Series, gains: pd.Series) -> float:
     """The share of the gains' variance that is not the mean square of their standard errors."""
     return 1 - float(np.square(errors).mean()) / float(gains.var())
-
-
-def error(found: Points, design: Array) -> float:
-    return math.sqrt(mean_square(held_out(design, found.gain[None], found.across))[0])
 
 
 def line(found: Points) -> Array:
@@ -144,7 +136,7 @@ def result(table: pd.DataFrame, found: Outcome | None, planned: Sequence[str]) -
     why = f": {', and '.join(found.missed)}" if found.missed else ""
     return (
         f"**{found.verdict.capitalize()}**{why}. Over {found.groups} groups of data sets the held-out error of corrected retention is {points_of(found.rmse)} points, that of the "
-        f"mean gain {points_of(found.rmse_of_mean)} (p {p_value(found.p)}); slope {two(found.slope)}, that is {points_of(found.slope / 10)} points for a tenth more retention"
+        f"mean gain {points_of(found.rmse_of_mean)} (p {p_text(found.p)}); slope {two(found.slope)}, that is {points_of(found.slope / 10)} points for a tenth more retention"
         f"{'; refused on ' + ', '.join(refused) if refused else ''}. The line through the discovery half, carried over as it is, is off by {points_of(found.rmse_of_discovery)} points "
         f"(not part of the test). Plan: `{found.plan}`.\n\n"
         f"Also not part of it: gain and retention correlate at {two(found.r)} [{two(found.r_low)}, {two(found.r_high)}] (Pearson, {LEVEL:.0%} by Fisher's z). Several of these data sets "
@@ -161,7 +153,7 @@ def headline(table: pd.DataFrame, found: Outcome | None) -> str:
         return ""
     return (
         f"**On {len(table)} further data sets corrected retention, tested alone as fixed beforehand, is {found.verdict} as a predictor** (off by {points_of(found.rmse)} points, "
-        f"the mean gain by {points_of(found.rmse_of_mean)}; p {p_value(found.p)}). There LoRA is above the probe on {int((table[GAIN] > 0).sum())} of {len(table)}, "
+        f"the mean gain by {points_of(found.rmse_of_mean)}; p {p_text(found.p)}). There LoRA is above the probe on {int((table[GAIN] > 0).sum())} of {len(table)}, "
         f"by {points_of(table[GAIN].mean())} points on average ({points_of(table[GAIN].min())} to {points_of(table[GAIN].max())}), in {table['lora_passes'].min():.0f} to "
         f"{table['lora_passes'].max():.0f} passes."
     )

@@ -6,6 +6,7 @@ Predictors, targets and the verdict's rule were committed before the LoRA runs t
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from ntps.accuracies.task import WATCH_EVERY
-from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, Positions, pearson
-from ntps.evaluation.gain import Points, designs, held_out, mean_square, nested, points
+from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, pearson
+from ntps.evaluation.gain import Points, designs, held_out, nested, points, shuffled_gains
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from report import gain_confirmation
@@ -218,15 +219,8 @@ def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.Data
     """A row a predictor. p: one-sided, of a held-out error as small when the gains change places among the groups; Holm's over all."""
     rows = [row(name, errors, found, cost[name]) for name, errors in ways(found).items()]
     fits = designs(found)
-
-    def accuracy(at: Positions) -> Array:
-        gains = found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)
-        singles = [-mean_square(held_out(fits[(name,)], gains, found.across)) for name in found.predictors]
-        return np.stack([*singles, -mean_square(nested(found, gains))], -1)
-
-    tests = draws.permuted(
-        lambda at: accuracy(at)[0] if at.ndim == 1 else accuracy(at), len(found.groups), "greater"
-    )
+    singles = [partial(held_out, fits[(name,)], across=found.across) for name in found.predictors]
+    tests = shuffled_gains(found, [*singles, partial(nested, found)], draws)
     table = pd.DataFrame(rows)
     table["p"], table["p_holm"] = [math.nan, *tests.p], [math.nan, *tests.holm]
     better = (table["rmse"] < table["rmse"][0]) & (table["p_holm"] <= ALPHA)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import PrinterCallback
 
 from ntps.accuracies import finetuning
-from ntps.accuracies.layer_probes import state_rows
+from ntps.accuracies.layer_probes import fitting, state_rows
 from ntps.accuracies.lora import lora_model
 from ntps.accuracies.task import Task
 from ntps.accuracies.training_order import collate
@@ -119,9 +119,9 @@ def probe_hits(pair: Pair, model: str, dataset: str, adapter: Path) -> dict[str,
         raise UserError(f"{pair.table('ntps')} is not there: run K_sweep.py first")
     task = task_of(model, dataset, identity_of(adapter), str(layer))
     train, test = ((task.model.states(task.ids(split)), task.labels[split]) for split in ("train", "test"))
-    defaults = LayerProbes(models=[model], datasets=[dataset], solver="lbfgs")
-    chosen = {name: getattr(defaults, name) for name in ("solver", "max_iter", "tol", "seed")}
-    rows = state_rows(train, test, classes=len(task.data.classes), **chosen)
+    settings = LayerProbes(models=[model], datasets=[dataset], solver="lbfgs").settings
+    with fitting():
+        rows = state_rows(train, test, classes=len(task.data.classes), **settings)
     return row_of("logistic_regression", -1, np.array(rows[-1]["right"]))
 
 

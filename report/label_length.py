@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fig_plot.tables import at_tenth, score_rows
+from fig_plot.tables import score_rows
 from ntps.moments.pair import Pair
-from ntps.results.tables import PAIR, best_rows, only
+from ntps.results.tables import PAIR, at_tenth, best_rows, only
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.scores.linear_algebra import Nested

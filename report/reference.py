@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ntps.errors import UserError
 from ntps.results.tables import PAIR, best_rows
 from ntps.run import cli
 from ntps.system import atomic_files
@@ -23,6 +24,8 @@ def reference(folders: Sequence[str]) -> dict[str, Any]:
     A data set that several folders have is that of the first.
     """
     best = pd.concat([best_rows(folder) for folder in folders]).drop_duplicates(PAIR)
+    if "ridge_test_skill" not in best:
+        raise UserError(f"{' '.join(folders)}: no scores of whole layers (scores/): run K_sweep.py there")
     best = best[best["model"] == MODEL].dropna(subset=["ridge_test_skill"]).set_index("dataset")
     least, most = best["n_texts"].min(), best["n_texts"].max()
     skills = best["ridge_test_skill"].round(4).sort_index().to_dict()

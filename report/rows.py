@@ -59,7 +59,7 @@ def rows_of(pair: Pair) -> Iterator[dict[str, object]]:
         raise UserError(f"{whole.path} has no {lacking} first")
     for which, layer in (("best", best), ("last", whole.layers[-1])):
         place = whole.layers.index(layer)
-        held_out = test.averages(place, prefix=False, permuted=False) if test else None
+        held_out = test.of_states(place) if test else None
         for count, moments in growing(whole, parts, place):
             scored = Layer(moments, held_out)
             point = next(point for point in scored.points("descending") if point.is_tenth)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from fig_plot.tables import at_tenth, score_rows
+from fig_plot.tables import score_rows
 from ntps import results
 from ntps.errors import UserError
-from ntps.results.tables import PAIR, best_rows, read_tables
+from ntps.results.tables import PAIR, at_tenth, best_rows, read_tables
 
 MODEL, RANDOM = "smollm2-135m", "smollm2-135m-random"
 Facts = dict[str, str]

@@ -20,8 +20,8 @@ from ntps.run import cli
 from ntps.system import atomic_files
 from report import within
 from report.confirmation import LAYERS, best_and_last, defined, number
-from report.evidence import FOLDER, KEY, PROBES, halves, whole_rows
-from report.facts import markdown, p_value, points_of
+from report.evidence import FOLDER, KEY, PROBES, halves, score_tables, whole_rows
+from report.facts import markdown, p_text, points_of
 from report.reproduction import filled
 from report.within import Rankings
 
@@ -72,8 +72,11 @@ def measured(run: Path, facts: Path = FOLDER / "facts.csv") -> pd.DataFrame:
 
     facts: the table that has the data sets' groups.
     """
-    table = whole_rows(*(read_tables(run, kind) for kind in ("ntps", "scores", "conditioned")))
-    probes = read_tables(run, "accuracy/linear_sklearn")
+    scores = score_tables(run)
+    if scores[0].empty:
+        raise UserError(f"{run} has no scores of candidates: run make which")
+    table = whole_rows(*scores)
+    probes = read_tables(run, "accuracy/linear_sklearn", ["split", "probe"])
     probes = probes[(probes["split"] == "test") & (probes["probe"] == PROBES[0])]
     table = best_and_last(table.merge(probes[[*KEY, "accuracy", "n"]], on=KEY))
     table["adapter"] = table["model"].str.extract(ADAPTED)["adapter"].mask(table["model"] == MODEL, BASE)
@@ -300,11 +303,11 @@ def loss(verdicts: pd.DataFrame) -> str:
         return "significantly" if p <= ALPHA else "not significantly"
 
     words = (
-        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {p_value(p)})"
+        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {p_text(p)})"
     )  # fmt: skip
     if kept != kept:
         return f"{words}."
-    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {p_value(kept)}, looked at afterwards)."
+    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {p_text(kept)}, looked at afterwards)."
 
 
 def critical(verdicts: pd.DataFrame) -> str:
@@ -324,8 +327,8 @@ def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
 def chance_table(verdicts: pd.DataFrame) -> str:
     return markdown(pd.DataFrame([
         {
-            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": p_value(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
-            "p of points lost": p_value(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
+            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": p_text(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
+            "p of points lost": p_text(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
         }
         for name, row in verdicts.iterrows()
     ]))  # fmt: skip
@@ -334,7 +337,7 @@ def chance_table(verdicts: pd.DataFrame) -> str:
 def reference_table(verdicts: pd.DataFrame) -> str:
     def cell(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
         p = row[f"{name}_p_holm"]
-        return "-" if p != p else f"{write(row[name])} (p {p_value(p)})"
+        return "-" if p != p else f"{write(row[name])} (p {p_text(p)})"
 
     return markdown(pd.DataFrame([
         {

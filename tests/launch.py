@@ -18,7 +18,7 @@ import linear_training
 import lora_finetuning
 from ntps.accuracies import finetuning
 from ntps.commands import finetune_probe
-from ntps.moments import passes
+from ntps.moments import resumable_pass
 from ntps.moments.encoder import NotFinite
 from ntps.run import cli
 from ntps.system import checkpoint_clock, processes
@@ -75,7 +75,7 @@ def _work(commands, ports, environment, output, trouble) -> None:
 
 def _before(batch: int, event: Callable[[], None]) -> None:
     """Let something happen to process 1 in its batch of this number."""
-    inner, calls = passes.encode, [0]
+    inner, calls = resumable_pass.encode, [0]
 
     def encode(*arguments):
         for step in inner(*arguments):
@@ -84,7 +84,7 @@ def _before(batch: int, event: Callable[[], None]) -> None:
                 event()
             yield step
 
-    passes.encode = encode
+    resumable_pass.encode = encode
 
 
 def _raise(error: Exception) -> None:
@@ -102,7 +102,7 @@ def not_finite() -> None:
 
 
 def disk_full() -> None:
-    passes.write_moments = lambda *_: _raise(OSError(28, "No space left on device"))
+    resumable_pass.write_moments = lambda *_: _raise(OSError(28, "No space left on device"))
 
 
 def training_killed() -> None:

@@ -16,7 +16,7 @@ import cache
 import linear_training
 from ntps.errors import UserError
 from ntps.models.description import resolve_model
-from ntps.moments import lazy_model, passes
+from ntps.moments import lazy_model, resumable_pass
 from ntps.moments.file import MomentsFile, unpack
 from ntps.run import cli
 from ntps.system import array_files, atomic_files, checkpoint_clock, locks, provenance
@@ -119,18 +119,18 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import cache
-from ntps.moments import passes
+from ntps.moments import resumable_pass
 from ntps.run import cli
 from ntps.system import checkpoint_clock
 checkpoint_clock.SECONDS = 0.0
-inner, calls = passes.encode, [0]
+inner, calls = resumable_pass.encode, [0]
 def encode(*arguments):
     for tokens in inner(*arguments):
         calls[0] += 1
         if calls[0] == {batches}:
             os.kill(os.getpid(), signal.SIGKILL)
         yield tokens
-passes.encode = encode
+resumable_pass.encode = encode
 sys.exit(cli.run(cache.main, sys.argv[1:]))
 """
 
@@ -191,14 +191,14 @@ def killed(world, output, batches, *flags):
 
 
 def test_sums_too_large_for_the_memory_leave_nothing(world, tmp_path, capsys, monkeypatch):
-    inner = passes.CachedSplit.empty
+    inner = resumable_pass.CachedSplit.empty
 
     def too_large(cached, device):
         if device != "meta":
             raise MemoryError
         return inner(cached, device)
 
-    monkeypatch.setattr(passes.CachedSplit, "empty", too_large)
+    monkeypatch.setattr(resumable_pass.CachedSplit, "empty", too_large)
     assert call(world, tmp_path / "out", "--keep_states") == 1
     assert "out of memory: take fewer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -220,7 +220,7 @@ def test_a_kill_between_moments_and_states_costs_no_pass(world, tmp_path, monkey
         call(world, tmp_path / "killed", *flags)
     assert (moments_folder(tmp_path / "killed") / "train.safetensors").exists()
     assert not list((tmp_path / "killed").glob("states/*/tiny/train.safetensors"))
-    monkeypatch.setattr(passes, "encode", killed)
+    monkeypatch.setattr(resumable_pass, "encode", killed)
     assert call(world, tmp_path / "killed", *flags) == 0
     for kind in ("moments", "states"):
         a, b = (

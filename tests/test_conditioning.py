@@ -9,9 +9,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LinearRegression
 
 from ntps.scores.conditioning import GRID, Tolerances, best_and_largest, chosen, fold_errors, path
-from ntps.scores.layer import Layer
+from ntps.scores.layer import Layer, ntps
 from ntps.scores.linear_algebra import Spectrum
-from ntps.scores.subspaces import ntps
 from tests.synthetic_moments import moments_of, random_texts
 
 TAUS = (1e-12, 1e-3, 1e-2, 1e-1)

@@ -11,10 +11,13 @@ import zipfile
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 from hypothesis import assume, given, settings
@@ -789,12 +792,17 @@ def test_hub_id_config_and_commit_are_handed_on_and_recorded(describe, tmp_path,
         table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
         return datasets.DatasetDict({"train": table, "test": table})
 
+    def builder(*arguments):
+        asked.append((arguments, {}))
+        return SimpleNamespace(config=SimpleNamespace(data_files=None))
+
     monkeypatch.setattr(sources, "snapshot", snapshot)
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
     monkeypatch.setattr(datasets, "load_dataset", load)
     dataset = describe(id="owner/name", config="split", revision="v1")
     assert asked == [
         (("owner/name", "v1", "dataset"), {"unwanted": ("*.py",)}),
-        ((str(tmp_path / "snapshots" / commit), "split"), {}),
+        *[((str(tmp_path / "snapshots" / commit), "split"), {})] * 2,
     ]
     assert dataset.provenance["source"] == {"id": "owner/name", "config": "split", "revision": commit}
 
@@ -879,6 +887,12 @@ def test_faults_of_a_description(describe, keys, message):
         describe(TWO, **{"files": FILES, **keys})
 
 
+def parquet(**columns):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
 BAD_FILES = {
     "no rows": ("t.csv", "text,label\n", "split 'train' has no rows"),
     "empty": ("t.csv", "", "files: train: cannot read .*t.csv"),
@@ -911,6 +925,21 @@ BAD_FILES = {
     "no gzip": ("t.csv.gz", b"\x1f\x8bnonsense", "files: train: cannot read .*t.csv.gz"),
     "no excel": ("t.xlsx", "hello", "files: train: cannot read .*t.xlsx.*mend or convert the file"),
     "not parquet": ("t.parquet", "hello", "files: train: cannot read .*t.parquet"),
+    "a quote that is never closed": (
+        "t.tsv",
+        'text\tlabel\nfine\ta\n"Great 1\tb\nbad 2\ta\n"Great 3\tb\n',
+        "files: train: .*the quote in line 3 is not closed, and lines to 5",
+    ),
+    "bytes that are no text": (
+        "t.parquet",
+        parquet(text=[b"\xff", b"a"], label=["1", "0"]),
+        "split 'train' has a cell .*utf-8",
+    ),
+    "an object for a text": (
+        "t.jsonl",
+        '{"text": {"en": "a"}, "label": 1}',
+        "split 'train' .*an object, {'en': 'a'}",
+    ),
     "labels in lists": ("t.jsonl", '{"text": "a", "label": [1, 2]}', "label: label holds .* one label"),
 }
 
@@ -919,6 +948,32 @@ BAD_FILES = {
 def test_files_that_cannot_be_used(describe, name, content, message):
     with pytest.raises(UserError, match=f"mine.yaml: {message}"):
         describe({name: content}, files={"train": name, "test": name})
+
+
+def test_bytes_of_parquet_are_text(describe):
+    content = parquet(text=["é".encode(), b"b", b"c"], label=[b"x", b"y", b"x"])
+    dataset = describe({"t.parquet": content}, files={"train": "t.parquet", "test": "t.parquet"})
+    assert dataset.splits["train"].texts == ["é", "b", "c"] and dataset.classes == ["x", "y"]
+
+
+def test_quoted_lines_and_quotes_within_a_line_are_text(describe):
+    content = 'text,label\n"a, b\nc, d\n""e"", f",1\n"Great" it is,0\n'
+    dataset = describe({"t.csv": content}, files={"train": "t.csv", "test": "t.csv"})
+    assert dataset.splits["train"].texts == ['a, b\nc, d\n"e", f', "Great it is"]
+
+
+def test_a_list_of_labels_as_pandas_writes_it_is_a_list(describe):
+    content = 'text,label\na,"[\'x\', \'y\']"\nb,[]\nc,"[""y""]"\nd,[2\n'
+    files = {"train": "t.csv", "test": "t.csv"}
+    dataset = describe({"t.csv": content}, files=files, target="multilabel", label_separator=";")
+    assert dataset.classes == ["[2", "x", "y"]
+    assert dataset.splits["train"].labels.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_a_text_that_holds_its_label_is_named_in_a_warning(describe, capsys):
+    content = {"t.csv": "text,label\na,1\nb,0\n"}
+    describe(content, files={"train": "t.csv", "test": "t.csv"}, text="{text} {label}")
+    assert capsys.readouterr().err.count("the text holds the label's column 'label'") == 1
 
 
 def test_short_rows_lose_their_label_only(describe):

@@ -13,6 +13,7 @@ from fig_plot import kv_curves, tables
 from ntps import results
 from ntps.commands import export
 from ntps.results import export_formats
+from ntps.results.tables import at_tenth
 from ntps.run import cli
 from ntps.system import atomic_files, provenance
 from tests.fake_results import fake_grid
@@ -46,7 +47,7 @@ def test_brief_keeps_the_headline_alone(folder, tmp_path):
     assert cli.run(export.main, [str(folder), str(tmp_path / "copy"), "--brief"]) == 0
     assert not list((tmp_path / "copy").rglob("*.safetensors"))
     found = tables.score_rows(tmp_path / "copy")
-    whole = tables.at_tenth(tables.score_rows(folder)).reset_index(drop=True)
+    whole = at_tenth(tables.score_rows(folder)).reset_index(drop=True)
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6, check_dtype=False)
 
 
@@ -75,7 +76,7 @@ def test_a_model_card_holds_the_values_of_the_tables(tmp_path):
     assert trained.metric_args is None
     score = found["trec6", "train", "Next Token Perception Score (NTPS)"]
     table = pd.read_csv(MINI / "ntps" / "smollm2-135m" / "trec6.csv")
-    row = tables.at_tenth(table).set_index("layer").loc[trec6["best_layer"]]
+    row = at_tenth(table).set_index("layer").loc[trec6["best_layer"]]
     assert score.metric_value == row["ntps"] and score.metric_args == {"layer": trec6["best_layer"]}
     assert f"| trec6 | train | {score.metric_name} | {row['ntps']:.3g} ± {row['ntps_se']:.2g} |" in card.text
     assert "The model: SmolLM2-135M-Instruct, an instruct model" in card.text

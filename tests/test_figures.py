@@ -151,7 +151,7 @@ def test_missing_cells_missing_pairs_and_no_shuffles_are_shown_as_missing(tmp_pa
     assert len([line for line in out.splitlines() if line.startswith("other")]) == 3  # pairs never run, too
     texts = [text.get_text() for axes in demo_figure(tmp_path).axes for text in axes.texts]
     assert sum("no complete results" in text for text in texts) == 3
-    assert sum("no shuffled labels" in text for text in texts) == 1
+    assert sum("no permuted labels" in text for text in texts) == 1
 
 
 def test_panels_draw_the_best_layer_and_the_difference_to_shuffled_labels(tmp_path):

@@ -258,6 +258,17 @@ def test_faults_of_the_user(folder, tmp_path, capsys):
     (tmp_path / "cut.json").write_text('{"format": "ntps gain calibration 1", "fit"')
     with pytest.raises(UserError, match="cut short"):
         gain.Calibration(tmp_path / "cut.json")
+    for fit in (
+        '{"usable": true}',
+        "[]",
+        '{"usable": true, "coefficients": {"ntps": "a"}, "intercept": 0, "half_width": 1}',
+    ):
+        rest = '"identity": {"models": []}'
+        (tmp_path / "broken.json").write_text(
+            f'{{"format": "ntps gain calibration 1", "fit": {fit}, {rest}}}'
+        )
+        with pytest.raises(UserError, match="no whole calibration"):
+            gain.Calibration(tmp_path / "broken.json")
     (tmp_path / "part.json").write_text('{"format": "ntps gain calibration 1", "fit": {}}')
     with pytest.raises(UserError, match="no whole calibration"):
         gain.Calibration(tmp_path / "part.json")

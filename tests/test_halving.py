@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -231,6 +232,25 @@ def test_between_rounds_a_candidate_keeps_its_tokens_but_neither_weights_nor_tok
     calls.pop()
     candidate.source.tokenize(["of other texts"])
     assert len(calls) == 2
+
+
+def test_first_rows_of_one_class_tell_nothing_of_a_model(world, tmp_path):
+    texts = world[2][0]
+    labels = ["other" if place in (100, 500) else "same" for place in range(len(texts))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        race = ntps.rank(world[1][:3], texts, labels, output=str(tmp_path), budget=1.5, label_permutations=0)
+    assert race.others
+    for row in race.others:
+        assert math.isnan(row["heldout_skill"]) and row["dropped"].endswith("test rows of one class")
+
+
+def test_a_round_has_two_test_rows_at_least(world, tmp_path):
+    rows = [part[:40] for part in world[2]]  # of which 10 are test's
+    race = ntps.rank(
+        world[1][:2], *rows, output=str(tmp_path), budget=1.3, partitions=20, label_permutations=0
+    )
+    assert race.parts == 5 and all(row["n_test"] >= 2 for row in race.others)
 
 
 def test_a_budget_that_no_race_can_keep(world, tmp_path):

@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression
 from ntps.scores.label_signal import LabelSignal, residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.permutation_null import p_value, rotated
-from ntps.scores.table import layer_row, layer_scores
+from ntps.scores.table import add_error_bars, layer_row, layer_scores
 from tests.synthetic_moments import moments_of, random_texts
 
 
@@ -191,3 +191,15 @@ def test_states_that_are_all_the_same_and_dead_coordinates_are_scored():
     assert tenth["corrected_refusal"] == "the states are all the same" and tenth[
         "retention"
     ] == pytest.approx(1)
+
+
+def test_a_partition_that_holds_all_of_a_class_leaves_nothing_to_explain():
+    """Without it every label is the same: no share, and the scores that it has no error bars for."""
+    texts, labels = random_texts(n=60, d=4, seed=1)
+    labels = np.where(np.arange(60) == 7, 1, 0)
+    whole, part = moments_of(texts, labels)[0], moments_of(texts[2::5], labels[2::5])[0]
+    rest = whole.without(part)
+    assert LabelSignal.of(rest).refusal == "all labels are the same"
+    rows = layer_scores(whole).rows
+    add_error_bars(rows, Layer(whole), [part, rest])
+    assert all(math.isnan(row["retention_corrected_jackknife"]) for row in rows)

@@ -5,6 +5,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import curve_fit
 
 from ntps.evaluation.learning_curve import Extrapolation, SkillCurve, extrapolate, skill_curve
@@ -101,6 +102,32 @@ def test_what_partitions_cannot_show():
     )
     same = moments_of(texts, np.zeros(40, int))[0]  # one class, as in test: the guess is never wrong
     assert skill_curve([same, same], same).skill == [0, 0, 0]
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_the_unit_of_a_numeric_target_has_no_say(unit):
+    texts, labels = random_texts(n=400, d=6, seed=2)
+    numbers = labels - labels.mean()
+    found = []
+    for scale in (1, unit):
+        parts = [moments_of_numbers(texts[i::8], scale * numbers[i::8]) for i in range(8)]
+        found.append(skill_curve(parts[1:], parts[0]))
+    assert found[1].skill == pytest.approx(found[0].skill, abs=1e-9) and found[0].skill[-1] > 0.1
+    assert found[1].gain.high == pytest.approx(found[0].gain.high, abs=1e-6)
+
+
+def moments_of_numbers(texts, numbers):
+    """Moments of states and a numeric target, about its mean."""
+    states = np.stack([text.mean(0) for text in texts])
+    n = len(states)
+    return LayerMoments(
+        mean_second_moment=torch.from_numpy(states.T @ states / n),
+        mean_label_moment=torch.from_numpy(states.T @ numbers[:, None] / n),
+        mean_state=torch.from_numpy(states.mean(0)),
+        class_counts=torch.tensor([numbers.sum()]),
+        label_second_moment=float(np.square(numbers).mean()),
+        text_count=n,
+    )
 
 
 @pytest.mark.parametrize(("partitions", "noise"), [(5, 4.0), (8, 4.0), (5, 1e6)])

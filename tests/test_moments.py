@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ntps.errors import UserError
 from ntps.moments.sums import Batch, Moments, from_arrays, permuted_rows, targets_of
-from ntps.scores.subspaces import ntps
+from ntps.scores.layer import ntps
 
 NAMES = (
     "mean_second_moment",

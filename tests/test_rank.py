@@ -1,5 +1,7 @@
 """ntps.rank: rows as people hold them, the ranking that it gives, and the probe of the best layer."""
 
+import math
+import os
 import pickle
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
+import torch
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -15,6 +18,7 @@ from sklearn.model_selection import cross_val_score
 import ntps
 import prescreen
 from ntps.errors import UserError
+from ntps.flags import Prescreening
 from ntps.prescreening.rows import Rows
 from ntps.run import cli
 from ntps.system import array_files, provenance
@@ -191,6 +195,36 @@ def test_what_are_no_arguments(tmp_path):
         ntps.rank("nowhere", *rows, output=str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("limit", 1e2, "a whole number"), ("seed", 1.5, "a whole number"), ("partitions", True, "a whole number"),
+        ("dtype", torch.float32, "a text"), ("device", torch.device("cpu"), "a text"), ("overwrite", "no", "True or False"),
+        ("budget", False, "a number"), ("gain", b"x", "a text"),
+    ],
+)  # fmt: skip
+def test_a_flag_of_another_type_is_refused_by_name(flag, value, words, tmp_path):
+    with pytest.raises(UserError, match=f"--{flag} .*: must be {words}"):
+        ntps.rank("nowhere", ["a", "b"], ["x", "y"], **{"output": str(tmp_path / "out"), flag: value})
+
+
+def test_paths_and_numbers_of_numpy_are_flags(tmp_path):
+    flags = Prescreening(
+        models=[Path("m")], output=tmp_path, limit=np.int64(7), budget=np.float32(3), seed=np.int32(1)
+    )
+    assert (flags.models, flags.output) == (["m"], str(tmp_path))
+    assert [type(value) for value in (flags.limit, flags.budget, flags.seed)] == [int, float, int]
+    with pytest.raises(UserError, match="--output .*holds a byte that is no UTF-8"):
+        Prescreening(models=["m"], output=os.fsdecode(b"out\xff"))
+
+
+def test_a_model_is_ranked_once_however_its_name_is_written(world, tmp_path):
+    models, texts, labels, _ = world
+    again = str(Path(models[0]).parent / "." / ".." / Path(models[0]).parent.name / Path(models[0]).name)
+    ranking = ntps.rank([models[0], again], texts, labels, output=str(tmp_path), **FEW)
+    assert len(ranking.table) == 1
+
+
 def test_none_is_the_default_of_a_flag_and_a_name_may_be_a_number(world, tmp_path):
     models, texts, labels, _ = world
     few = FEW | {"partitions": None, "layers": None, "limit": None, "output": str(tmp_path)}
@@ -266,6 +300,46 @@ def test_the_probe_in_a_pickle_and_in_a_file(world, tmp_path):
         assert np.array_equal(other.decision_function(texts[:10]), expected)
         assert other.predict(texts[:10]).tolist() == probe.predict(texts[:10]).tolist()
         assert other.get_params() == probe.get_params()
+
+
+def test_probes_whose_names_end_in_a_number_do_not_overwrite_each_other(world, tmp_path):
+    _, _, _, ranking = world
+    probe = ranking.probe()
+    paths = {probe.save(tmp_path / name) for name in ("smollm2-1.7b", "smollm2-1.3b", "p.safetensors")}
+    assert {path.name for path in paths} == {
+        "smollm2-1.7b.safetensors",
+        "smollm2-1.3b.safetensors",
+        "p.safetensors",
+    }
+    assert ntps.TextProbe.load(tmp_path / "smollm2-1.7b").layer == probe.layer
+    with pytest.raises(UserError, match="p.json.safetensors does not exist"):
+        ntps.TextProbe.load(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("target", "labels", "words"),
+    [
+        ("class", [1, 2, 1], "target='class'"),
+        ("classes", [1, None, 2], "missing"),
+        ("classes", [1, 1, 1], "two classes or more"),
+        ("classes", [1, "a", 1], "labels"),
+        ("classes", [1, 2], "3 texts and 2 labels"),
+        ("numeric", [1.0, math.nan, 2.0], "missing or not finite"),
+        ("multilabel", np.array([[0, 2], [1, 0], [0, 1]]), "0 and 1 alone"),
+    ],
+)
+def test_labels_of_another_kind_than_the_target_are_refused(target, labels, words):
+    with pytest.raises(UserError, match=words):
+        ntps.TextProbe("nowhere", 1, target).fit(["a", "b", "c"], labels)
+
+
+def test_classes_that_json_has_not_are_refused_when_saved(world, tmp_path):
+    _, texts, labels, ranking = world
+    probe = ranking.probe()
+    probe.classes_ = np.array([pd.Timestamp(2020, 1, 1 + day) for day in range(3)], dtype=object)
+    with pytest.raises(UserError, match="cannot be saved.*; fit it on texts or numbers"):
+        probe.save(tmp_path / "p")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_probe_of_another_model_is_refused(world, tmp_path):

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.scores.layer import Layer
+from ntps.scores.layer import Layer, ntps
 from ntps.scores.linear_algebra import whiten
-from ntps.scores.subspaces import Perception, ntps, solve
+from ntps.scores.subspaces import Perception, solve
 from ntps.scores.table import layer_scores
 from ntps.system.threads import map_layers
 from tests.synthetic_moments import moments_of, random_texts

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ntps.errors import UserError
+from ntps.scores.layer import ntps
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import Nested, Spectrum, head, left_singular, tail, tied, whiten
-from ntps.scores.subspaces import Perception, ntps, solve
+from ntps.scores.subspaces import Perception, solve
 from tests.synthetic_moments import moments_of, random_texts
 
 GOLDEN = Path(__file__).parent / "golden" / "moments_tiny.safetensors"

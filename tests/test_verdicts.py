@@ -44,6 +44,7 @@ def test_a_verdict():
         ({"last_layer_loss": 1.35, "last_layer_loss_low": 1.1}, "; the last layer is no better than guessing;"),
         ({"doubling_gain_low": 0.0}, "whether more labels would help is open: +0 to +5 points"),
         ({"doubling_gain_low": -0.002, "doubling_gain_high": 0.009}, "more labels would hardly help: under 1 point"),
+        ({"doubling_gain_low": 1e-17, "doubling_gain": 1e-16, "doubling_gain_high": 1e-15}, "more labels would hardly help: under 1 point"),
         ({"doubling_gain": math.nan}, "whether more labels would help was not estimated"),
         ({"micro_f1": 0.62}, "usable: micro F1 0.62, explains 57 % of the labels' variance on unseen rows, 0 % by guessing;"),
     ],

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -292,16 +292,24 @@ def train(
         for name, key in logged.items():  # checkpoints hold the log, so the last score may be there
             if not any(key in line and line["step"] == last for line in log):
                 trainer.evaluate({name: rows_of[name]})
-    rows = []
-    for name, key in logged.items():
-        for line in log:
-            if key in line:
-                row = {"layer": task.model.layers[0], "seed": seed, "step": line["step"], "split": name}
-                row |= settled | {"final": line["step"] == last, "tokens": line["num_input_tokens_seen"]}
-                row |= {metric: line[f"eval_{name}_{metric}"] for metric in METRICS}
-                rows.append(row | {"seconds": line["seconds"]})
+    fixed: Row = {"layer": task.model.layers[0], "seed": seed} | settled
+    rows = [fixed | row for name, key in logged.items() for row in rows_of_log(log, name, key, last)]
     rows[-1]["right"] = trainer.right  # of the test rows, which were scored last
     return model, rows
+
+
+def rows_of_log(log: list[dict[str, float]], split: str, key: str, last: int) -> Iterator[Row]:
+    """A row for each line of Trainer's log that has this key, the scores of one split; final: of step `last`."""
+    for line in log:
+        if key in line:
+            yield {
+                "step": line["step"],
+                "split": split,
+                "final": line["step"] == last,
+                "tokens": line["num_input_tokens_seen"],
+                **{metric: line[f"eval_{split}_{metric}"] for metric in METRICS},
+                "seconds": line["seconds"],
+            }
 
 
 def stopped(trainer: Finetuner, patience: int) -> dict[str, bool]:

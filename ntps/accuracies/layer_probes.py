@@ -90,15 +90,11 @@ def requested_layers(cached: Cached, layers: str) -> list[int]:
 def layer_rows(cached: Cached, layer: int, settings: dict[str, Any]) -> list[Row]:
     """The table's rows of one layer; `settings` as for state_rows."""
     place = cached.train.layers.index(layer)
-    rows = moment_rows(*(averages(cached, split, place) for split in SPLITS))
+    rows = moment_rows(*(cached.files[split].of_states(place) for split in SPLITS))
     if cached.states:
         states = [read_states(cached.states[split], place) for split in SPLITS]
         rows += state_rows(*states, classes=cached.train.targets, **settings)
     return [row | {"layer": layer, "final": True} for row in rows]
-
-
-def averages(cached: Cached, split: str, place: int) -> LayerMoments:
-    return cached.files[split].averages(place, prefix=False, permuted=False)
 
 
 def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator[str]:
@@ -114,8 +110,9 @@ def conclusions(cached: Cached, rows: list[Row], flags: LayerProbes) -> Iterator
         majority = float(counts[cached.train.class_counts.argmax()] / cached.test.text_count)
         values = f"accuracy {test['logistic_regression']['accuracy']:.3f}, majority class {majority:.3f}"
     else:
-        guess = probes.mse(probes.constant_probe(averages(cached, "train", 0)), averages(cached, "test", 0))
-        values = f"mse of ridge {test['ridge']['mse']:.4g}, of knowing nothing {guess:.4g}"
+        train, unseen = (cached.files[split].of_states(0) for split in SPLITS)
+        guess = probes.mse(probes.constant_probe(train), unseen)
+        values = f"mse of ridge {test['ridge']['mse']:.4g}, of the mean {guess:.4g}"
     yield f"best layer by cross-validation on train: {best}; on test: {values}"
     fits = [row for row in rows if row["probe"] == "logistic_regression" and row["split"] == "train"]
     if stopped := [str(row["layer"]) for row in fits if not row["converged"]]:

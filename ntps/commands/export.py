@@ -24,13 +24,12 @@ from safetensors.numpy import load_file
 
 from ntps.errors import UserError
 from ntps.results import export_formats
-from ntps.results.tables import METHODS, best_layers, read_table
+from ntps.results.tables import CURVES, METHODS, best_layers, read_table
 from ntps.run import cli
 from ntps.system import array_files, atomic_files, console, provenance
 
 KINDS = ("ntps", "scores", "conditioned", "words", *(f"accuracy/{method}" for method in METHODS))
 DIGITS = 7
-CURVES = ".curves.safetensors"
 
 
 def main(

@@ -8,8 +8,9 @@ where its held-out error is below that of the mean gain and p (one-sided, permut
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pandas as pd
 from scipy.stats import t
 
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws
+from ntps.evaluation.correlation import ALPHA, LEAST, LEVEL, Array, Draws, Family, Positions
 from ntps.results.tables import TARGETS
 from ntps.system import provenance
 
@@ -103,6 +104,23 @@ def mean_square(errors: Array) -> Array:
     return np.square(errors).mean((1, 2))
 
 
+def rmse(found: Points, design: Array) -> float:
+    """Root of the mean square held-out error of a fit."""
+    return math.sqrt(mean_square(held_out(design, found.gain[None], found.across))[0])
+
+
+def shuffled_gains(found: Points, ways: Sequence[Callable[[Array], Array]], draws: Draws) -> Family:
+    """One-sided p of each way's held-out error, a function of gains (b, M, G): how often it is as small where the groups' gains
+    change places; Holm's correction is over the ways."""
+
+    def accuracy(at: Positions) -> Array:
+        gains = found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)
+        less = np.stack([-mean_square(way(gains)) for way in ways], -1)
+        return less[0] if at.ndim == 1 else less
+
+    return draws.permuted(accuracy, len(found.groups), "greater")
+
+
 def nested(found: Points, gains: Array) -> Array:
     """(b, M, G): held-out errors of choosing the predictors too, without the group, for each of gains (b, M, G)."""
     ways = list(designs(found).values())
@@ -124,23 +142,17 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
     half_width = t_{0.95, G - 1 - p} * held-out error, p predictors: a left-out point's error has the variance of a
     new point's to order 1 / G^2.
     """
-    G, gains = len(found.groups), found.gain[None]
+    G = len(found.groups)
     if G < LEAST:
         few = f"{G} independent groups of data sets were measured; at least {LEAST} are needed"
         return {"usable": False, "why": few, "groups": G}
 
-    def accuracy(at: Any) -> Array:
-        return -mean_square(nested(found, found.gain[:, np.atleast_2d(at)].transpose(1, 0, 2)))
-
-    def error(design: Array) -> float:
-        return math.sqrt(mean_square(held_out(design, gains, found.across))[0])
-
     ways = designs(found)
-    errors = {names: error(way) for names, way in ways.items()}
+    errors = {names: rmse(found, way) for names, way in ways.items()}
     best = min(errors, key=lambda names: errors[names])
-    chosen = math.sqrt(mean_square(nested(found, gains))[0])
-    baseline = error(np.ones_like(found.gain)[..., None])
-    p = float(Draws(permutations, seed=seed).permuted(accuracy, G, "greater").p[0])
+    chosen = math.sqrt(mean_square(nested(found, found.gain[None]))[0])
+    baseline = rmse(found, np.ones_like(found.gain)[..., None])
+    p = float(shuffled_gains(found, [partial(nested, found)], Draws(permutations, seed=seed)).p[0])
     flat = ways[best].reshape(-1, 1 + len(best))
     intercept, *slopes = np.linalg.lstsq(flat, found.gain.ravel())[0].tolist()
     usable = chosen < baseline and p <= ALPHA
@@ -160,7 +172,7 @@ def calibrate(found: Points, permutations: int = 10_000, seed: int = 42) -> dict
         "p": p,
         "errors_of_baselines": {
             "mean gain": baseline,
-            "share of the probe's errors": error((1 - found.probe)[..., None]),
+            "share of the probe's errors": rmse(found, (1 - found.probe)[..., None]),
             **{names[0]: errors[names] for names in errors if len(names) == 1},
         },
     }
@@ -184,8 +196,12 @@ class Calibration:
         try:
             self.fit, self.models = about["fit"], about["identity"]["models"]
             self.point = POINT | about["identity"].get("flags", {})
-        except (KeyError, TypeError, AttributeError) as error:
-            why = f"{path} is no whole calibration ({error} is missing)"
+            if self.fit["usable"]:
+                self.slopes = {name: float(slope) for name, slope in self.fit["coefficients"].items()}
+                self.intercept, self.reach = float(self.fit["intercept"]), float(self.fit["half_width"])
+                self.ranges = {name: tuple(map(float, self.fit["range"][name])) for name in self.slopes}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"{path} is no whole calibration ({error} is missing, or no number)"
             raise UserError(f"{why}: run python -m ntps.gain") from None
 
     def predict(self, values: Mapping[str, float], model: str) -> Prediction:
@@ -196,9 +212,8 @@ class Calibration:
         """
         if reason := self.refusal(values, model):
             return Prediction(math.nan, math.nan, math.nan, f"not calibrated for this: {reason}")
-        gain = sum(slope * values[name] for name, slope in self.fit["coefficients"].items())
-        gain, reach = gain + self.fit["intercept"], self.fit["half_width"]
-        return Prediction(gain, gain - reach, gain + reach)
+        gain = self.intercept + sum(slope * values[name] for name, slope in self.slopes.items())
+        return Prediction(gain, gain - self.reach, gain + self.reach)
 
     def refusal(self, values: Mapping[str, float], model: str) -> str:
         if not self.fit["usable"]:
@@ -208,7 +223,7 @@ class Calibration:
         made, wanted = (" ".join(point[name] for name in POINT) for point in (self.point, POINT))
         if made != wanted:
             return f"it takes scores of {made}, and these are of {wanted}"
-        for name, (low, high) in self.fit["range"].items():
+        for name, (low, high) in self.ranges.items():
             if not low <= (value := values.get(name, math.nan)) <= high:
                 shown = f"is {value:.3f}, outside {low:.3f} to {high:.3f}"
                 return f"{name} {shown if math.isfinite(value) else 'is not known'}"

@@ -78,11 +78,12 @@ def content_hash(folder: Path, patterns: Iterable[str]) -> str:
 
 
 def _file_hash(path: Path) -> str:
-    """SHA-256 of a file; a large one's is remembered by path, size and time of change."""
+    """SHA-256 of a file; a large one's is remembered by path, size and what changes with its content."""
     state = path.stat()
     if state.st_size < LARGE:
         return file_sha256(path)
-    key = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    # the time that it was last written can be set, the one that its entry was changed at cannot
+    key = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino])
     memory = cache_folder("hashes") / hashlib.sha256(key.encode()).hexdigest()
     if memory.exists() and re.fullmatch("[0-9a-f]{64}", known := memory.read_text("utf-8", "replace")):
         return known  # else it was cut short

@@ -165,11 +165,11 @@ class StatesFile(SplitFile):
             return self.labels.sum(0).tolist()
         return len(self.labels) if self.numeric else np.bincount(self.labels, minlength=self.targets).tolist()
 
-    def layer(self, place: int) -> np.ndarray:
-        """(n, d), as stored, of the layer at this place."""
+    def layer(self, index: int) -> np.ndarray:
+        """(n, d), as stored, of the layer at place `index`."""
         self.check()
         with safe_open(self.path, "numpy") as file:
-            return file.get_slice("states")[place : place + 1][0]
+            return file.get_slice("states")[index : index + 1][0]
 
 
 class MomentsFile(SplitFile):
@@ -200,6 +200,10 @@ class MomentsFile(SplitFile):
         add_up = (counts >= 0).all() and abs(counts.sum() - labels) < 1e-6
         if not self.numeric and not (add_up and (self.multilabel or abs(power - 1) < 1e-9)):
             raise self.damaged(f"its class_counts {counts.tolist()} do not add up to {self.text_count} rows")
+
+    def of_states(self, index: int) -> LayerMoments:
+        """What a probe is fitted or scored on: without prefix moments and permuted labels."""
+        return self.averages(index, prefix=False, permuted=False)
 
     def averages(self, index: int, prefix: bool = True, permuted: bool = True) -> LayerMoments:
         """The moments of the layer at place `index`, without prefix moments or permuted labels on request."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ntps.errors import UserError
+from ntps.flags import Caching
 from ntps.models.description import output_name, resolve_model
 from ntps.moments import identity
 from ntps.moments.file import MomentsFile, StatesFile, check_together
@@ -134,7 +135,10 @@ class Cached:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""
         flags: list = ["--keep_states"]
         known = provenance.UNSAID | self.train.identity
-        usual = {"limit": None, "seed": 42, "label_permutations": 200, "partitions": 1, **provenance.UNSAID}
+        defaults = {one.name: one.default for one in fields(Caching)}
+        usual = {
+            name: defaults[name] for name in ("limit", "seed", "label_permutations", "partitions")
+        } | provenance.UNSAID
         for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
             flags += [f"--{name}", known[name]]
         if known["layers"] != list(range(len(known["layers"]))):

@@ -15,6 +15,7 @@ from ntps.accuracies.finetuning import fitter
 from ntps.accuracies.lora import chosen_targets, lora_model
 from ntps.accuracies.table import measure
 from ntps.accuracies.task import Row, Task
+from ntps.errors import UserError
 from ntps.evaluation.paired import LEVEL, Difference, mcnemar, share_difference
 from ntps.flags import Forward, Lora, Prescreening
 from ntps.moments.lazy_model import lazy_models
@@ -60,7 +61,9 @@ def finetune(model: str, data: Dataset, flags: Prescreening, measured: Measured)
         return rows
 
     measure(task, method, settings, training, fit)
-    provenance.read(hits, "lora probe")  # an error for one that is gone or cut short
+    if not hits.exists():
+        raise UserError(f"{hits} is gone, though the table beside it is there: run it again with --overwrite")
+    provenance.read(hits, "lora probe")  # an error for one that is cut short
     array_files.verify(hits)
     return columns(pd.read_csv(folder / f"{data.name}.csv"), load_file(hits)["right"].astype(bool), measured)
 

@@ -24,7 +24,7 @@ from ntps.models.loading import load_config, without_weights
 from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
-from ntps.moments.passes import cache_splits
+from ntps.moments.resumable_pass import cache_splits
 from ntps.moments.sums import targets_of
 from ntps.results.tables import HALF
 from ntps.scores import probes
@@ -82,7 +82,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
     best, last = train.layers[place], train.layers[-1]
-    unseen = test.averages(place, prefix=False, permuted=False)
+    unseen = test.of_states(place)
     layer = Layer(train.averages(place), unseen)
     states = [read_states(files[split], place) for split in SPLITS]
     errors = squared_errors(layer.ridge, *states[1])
@@ -102,7 +102,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
         "gcv_skill": skills[best],
         "headroom": skills[best] - skills[last],
         **last_layer_loss(train, files["test"], errors, guesses),
-        **doubling((part.averages(place, prefix=False, permuted=False) for part in parts), unseen),
+        **doubling((part.of_states(place) for part in parts), unseen),
     }
     if not data.numeric:
         row |= accuracies(states[0], states[1], data.targets, flags.seed)
@@ -152,9 +152,11 @@ def source_of(model: str, flags: Prescreening, others: Sequence[LazyModel] = ())
 
 def caching_of(flags: Prescreening, data: Dataset) -> dict[str, Caching]:
     """cache.py's flags for each split. On test there are no permuted labels, for nothing is fitted on it, and partitions in a
-    race only, where both have as many."""
+    race only, where both have as many, of two test rows at least."""
     rows = {split: min(flags.limit, len(data.splits[split].texts)) for split in SPLITS}
-    parts = min(flags.partitions, *rows.values()) if flags.budget else min(flags.partitions, rows["train"])
+    parts = min(flags.partitions, rows["train"])
+    if flags.budget:
+        parts = min(parts, max(1, rows["test"] // 2))
     train = replace(flags.caching, partitions=parts)
     test = replace(train, partitions=parts if flags.budget else 1, label_permutations=0)
     return dict(zip(SPLITS, (train, test)))
@@ -169,21 +171,23 @@ def earlier_seconds(pair: Pair) -> float:
     """What an earlier result says of a model's passes; NaN where it says nothing."""
     try:
         about = provenance.read(pair.output / f"{pair.dataset}.json", "prescreen")
-        return {row["model"]: row["seconds"] for row in about["record"]["models"]}[pair.model] or math.nan
-    except (UserError, KeyError):
+        return float(
+            {row["model"]: row["seconds"] for row in about["record"]["models"]}[pair.model] or math.nan
+        )
+    except (UserError, KeyError, TypeError, ValueError):
         return math.nan
 
 
 def gcv_skill(train: MomentsFile, place: int) -> float:
     """The ridge probe's generalized cross-validation skill at one layer, from train alone."""
-    moments = train.averages(place, prefix=False, permuted=False)
+    moments = train.of_states(place)
     return probes.gcv_skill(probes.ridge(moments), moments)
 
 
 def last_layer_loss(train: MomentsFile, test: StatesFile, errors: np.ndarray, guesses: np.ndarray) -> Row:
     """Skill on test of the probe with these errors minus that of the last layer's, with its interval over the same texts."""
     last = len(train.layers) - 1
-    probe = probes.ridge(train.averages(last, prefix=False, permuted=False))
+    probe = probes.ridge(train.of_states(last))
     lost = squared_errors(probe, *read_states(test, last)) - errors
     return mean_difference(lost / guesses.mean()).columns("last_layer_loss")
 

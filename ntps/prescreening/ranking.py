@@ -60,7 +60,7 @@ class Ranking:
 
         In a launch of several processes a failure ends all: UserError.
         """
-        models = list(dict.fromkeys(self.flags.models))
+        models = self.distinct()
         if self.flags.budget:
             self.dropped = halving.race(models, self.parts, self.flags.budget, self.race)
         else:
@@ -68,6 +68,17 @@ class Ranking:
                 self.attempt(model, self.measure)
         if self.flags.finetune_probe and self.measured:
             self.attempt(self.named[self.measured[0].row["model"]], self.finetune)
+
+    def distinct(self) -> list[str]:
+        """The models, each once however its name is written; one that cannot be read stays, to fail with its reason."""
+        found: dict[str, str] = {}
+        for model in self.flags.models:
+            try:
+                name = measure.pair_of(model, self.where, self.data, self.flags).model
+            except UserError:
+                name = model
+            found.setdefault(name, model)
+        return list(found.values())
 
     def attempt(self, model: str, work: Callable[[str], Found]) -> Found | None:
         try:

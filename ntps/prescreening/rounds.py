@@ -3,6 +3,7 @@
 A part is a partition, with files of its own as `cache.py --shard i/n` makes them; all parts together are one full pass.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from ntps.moments.file import MomentsFile, StatesFile
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.merge import merge, part_name
 from ntps.moments.pair import SPLITS, Pair
-from ntps.moments.passes import CachedSplit, cache_splits
+from ntps.moments.resumable_pass import CachedSplit, cache_splits
 from ntps.prescreening.measure import Row, caching_of, ratio_error, source_of, squared_errors
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
@@ -63,22 +64,23 @@ class Candidate:
         test = [StatesFile(path) for path in self.files("states", "test")[:parts]]
 
         def fit(place: int) -> tuple[probes.Probe, probes.Probe]:
-            moments = reduce(
-                LayerMoments.joined, (file.averages(place, prefix=False, permuted=False) for file in train)
-            )
+            moments = reduce(LayerMoments.joined, (file.of_states(place) for file in train))
             return probes.ridge(moments), probes.constant_probe(moments)
 
         fitted = list(map_layers(fit, range(len(train[0].layers))))
         place = best_place(ridge.gcv_error for ridge, _ in fitted)
         states, labels = map(np.concatenate, zip(*(read_states(file, place) for file in test)))
         errors, guesses = (squared_errors(probe, states, labels) for probe in fitted[place])
-        losses = errors / (guesses.mean() or 1)
+        known = (
+            guesses.mean() > 0
+        )  # else all rows so far are of one class, and every model is as good as guessing
+        losses = errors / (guesses.mean() if known else 1)
         self.row = {
             "model": self.pair.model,
             "layer": train[0].layers[place],
             "layers": train[0].layers[-1],
-            "heldout_skill": 1 - losses.mean(),
-            "heldout_skill_se": ratio_error(errors, guesses),
+            "heldout_skill": 1 - losses.mean() if known else math.nan,
+            "heldout_skill_se": ratio_error(errors, guesses) if known else math.nan,
             "n_train": sum(file.text_count for file in train),
             "n_test": len(labels),
         }
@@ -103,6 +105,7 @@ def dropped_row(row: Row, dropped: Dropped, leader: str) -> Row:
     why = "" if dropped.significant else "the budget was spent; not significantly behind: "
     why += f"{dropped.behind:.3f} ± {dropped.error:.3f} behind {leader} after round {dropped.round}, "
     why += f"on {row['n_train']} train and {row['n_test']} test rows"
+    why += " of one class" if math.isnan(row["heldout_skill"]) else ""
     return row | {
         "round": dropped.round,
         "behind": dropped.behind,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from scipy.special import expit, softmax
@@ -17,7 +19,7 @@ from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from ntps.accuracies.layer_probes import FLOOR, fitting, new_logistic, read_states
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.flags import LayerProbes
 from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import Cached
@@ -27,6 +29,8 @@ from ntps.scores.layer_moments import LayerMoments
 from ntps.system import array_files, atomic_files, provenance
 from ntps.system.provenance import UNSAID
 from ntps.texts.dataset import Dataset
+
+SUFFIX = ".safetensors"
 
 
 class TextProbe(BaseEstimator):
@@ -58,15 +62,18 @@ class TextProbe(BaseEstimator):
         states, labels = read_states(cached.states["train"], cached.train.layers.index(layer))
         if data.numeric:
             labels = labels + data.provenance["label_mean"]  # as in the file
-        classes = np.array([originals.get(name, name) for name in data.classes])
+        names = [originals.get(name, name) for name in data.classes]
+        several = len(set(map(type, names))) > 1  # 1 and "a", of which numpy would make "1" and "a"
+        classes = np.array(names, dtype=object if several else None)
         return probe.fit_states(states, labels, classes, known["model"])
 
     def fit(self, X: Sequence[str], y: Any) -> TextProbe:
         """To texts and their labels; several a text are lists of labels, or a matrix of 0 and 1 (n, C)."""
         self.identity_: dict[str, Any] = {}
-        classes, labels = encoded(y, self.target)
-        states = self.transform(X)
-        return self.fit_states(states, labels, classes, self.source.identity)
+        texts, (classes, labels) = as_texts(X), encoded(y, self.target)
+        if len(texts) != len(labels):
+            raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one a text")
+        return self.fit_states(self.transform(texts), labels, classes, self.source.identity)
 
     def fit_states(
         self, states: np.ndarray, labels: np.ndarray, classes: np.ndarray, model: dict[str, Any]
@@ -115,16 +122,7 @@ class TextProbe(BaseEstimator):
 
     def transform(self, X: Sequence[str]) -> np.ndarray:
         """States (n, d) of texts: of their tokens the mean, or what `pooling` says as for cache.py."""
-        if isinstance(X, str):
-            raise UserError(f"{X!r:.60} is one text: give a list of texts")
-        texts: list[Any] = (
-            list(X)
-            if hasattr(X, "__iter__") and not isinstance(X, dict) and getattr(X, "ndim", 1) == 1
-            else [X]
-        )
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{short(X)} is no list of texts: give one text a row, and no other values")
-        ids, _ = self.source.tokenize(texts)
+        ids, _ = self.source.tokenize(as_texts(X))
         return self.source.states(ids, self.pooling)
 
     def decision_function(self, X: Sequence[str]) -> np.ndarray:
@@ -151,11 +149,15 @@ class TextProbe(BaseEstimator):
         return float((r2_score if self.target == "numeric" else accuracy_score)(y, self.predict(X)))
 
     def save(self, path: str | Path) -> Path:
-        """Write PATH, a safetensors file of B and b with all else as JSON in its header, and the JSON beside it; its path."""
-        path = Path(path).with_suffix(".safetensors")
+        """Write PATH.safetensors, B and b with all else as JSON in its header, and the JSON beside it; its path.
+
+        UserError where classes are neither texts nor numbers.
+        """
+        path = probe_file(path)
         classes = [] if self.target == "numeric" else self.classes_.tolist()
         identity = {"model": self.identity_, "classes": classes, "estimator": self.get_params()}
-        about = provenance.of("probe", identity)
+        with boundary(f"the classes {short(classes)} cannot be saved", "fit it on texts or numbers"):
+            about = provenance.of("probe", json.loads(json.dumps(identity)))
         array_files.write(path, {"coefficients": self.coefficients_, "intercept": self.intercept_}, about)
         atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
         return path
@@ -163,7 +165,7 @@ class TextProbe(BaseEstimator):
     @classmethod
     def load(cls, path: str | Path) -> TextProbe:
         """What `save` wrote. UserError for another file, and, when the model is read, for another model of that name."""
-        path = Path(path)
+        path = probe_file(path)
         identity = provenance.read(path, "probe")["identity"]
         array_files.verify(path, finite=True)
         try:
@@ -195,14 +197,55 @@ class TextProbe(BaseEstimator):
         return tags
 
 
+def probe_file(path: str | Path) -> Path:
+    """PATH with the ending of its file."""
+    path = Path(path)
+    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+
+
+def as_texts(X: Any) -> list[str]:
+    """UserError for what is no list of texts."""
+    if isinstance(X, str):
+        raise UserError(f"{X!r:.60} is one text: give a list of texts")
+    listed = hasattr(X, "__iter__") and not isinstance(X, dict) and getattr(X, "ndim", 1) == 1
+    texts: list[Any] = list(X) if listed else [X]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{short(X)} is no list of texts: give one text a row, and no other values")
+    return texts
+
+
 def encoded(y: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, and labels as in a Split."""
-    if target == "numeric":
-        return np.array([]), np.asarray(y)
-    if target == "classes":
-        return np.unique(y, return_inverse=True)
+    """Classes, and labels as in a Split; UserError for labels of another kind than the target."""
+    with boundary(f"labels {short(y)} are no labels for target={target!r}"):
+        return ENCODINGS[target](y)
+
+
+def of_numbers(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(y, dtype=np.float64)
+    if not np.isfinite(labels).all():
+        raise ValueError("some are missing or not finite")
+    return np.array([]), labels
+
+
+def of_classes(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    labels = pd.Series(list(y), dtype=object)
+    if labels.isna().any():
+        raise ValueError("some are missing")
+    classes, places = np.unique(labels.to_numpy(), return_inverse=True)  # TypeError for several types
+    if len(classes) < 2:
+        raise ValueError("give two classes or more")
+    return np.array(classes.tolist()), places
+
+
+def of_sets(y: Any) -> tuple[np.ndarray, np.ndarray]:
     if getattr(y, "ndim", 1) == 2:
-        return np.array(getattr(y, "columns", range(y.shape[1]))), np.asarray(y).astype(bool)
+        matrix = np.asarray(y)
+        if not np.isin(matrix, (0, 1)).all():
+            raise ValueError("a matrix of labels holds 0 and 1 alone")
+        return np.array(getattr(y, "columns", range(y.shape[1]))), matrix.astype(bool)
     binarizer = MultiLabelBinarizer()
     labels = binarizer.fit_transform(y).astype(bool)
     return binarizer.classes_, labels
+
+
+ENCODINGS = {"classes": of_classes, "multilabel": of_sets, "numeric": of_numbers}

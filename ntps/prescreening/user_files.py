@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from ntps.errors import UserError
-from ntps.flags import Prescreening
+from ntps.flags import Prescreening, whole_text
 from ntps.moments.pair import SPLITS
 from ntps.moments.sums import targets_of
 from ntps.sources import yaml_files
@@ -34,11 +34,15 @@ def description(flags: Prescreening) -> tuple[Path, dict[str, Any]]:
     for name, file in files.items():
         if not Path(file).is_file():
             raise UserError(f"--{name} {file}: there is no such file")
-    spec: dict[str, Any] = {"files": {name: str(Path(file).resolve()) for name, file in files.items()}}
+        try:
+            files[name] = whole_text(str(Path(file).resolve()))
+        except ValueError as error:
+            raise UserError(f"--{name} {file}: its folder {error}") from None
+    spec: dict[str, Any] = {"files": files}
     spec |= flags.keys
     if not flags.test and flags.target == "classes":
         spec["stratify"] = flags.label
-    name = plain_name(without_gz(Path(files["train"])).stem, f"--train {files['train']!a}")
+    name = plain_name(without_gz(Path(files["train"])).stem, f"--train {flags.train!a}")
     return Path(flags.output) / "data" / f"{name}.yaml", spec
 
 
@@ -50,9 +54,10 @@ def load(flags: Prescreening) -> tuple[str, Dataset]:
     if not flags.train:
         return (name := flags.dataset or EXAMPLE), load_dataset(name)
     where, spec = description(flags)
-    earlier = yaml_files.read_yaml(where, "text: COLUMN") if where.exists() else spec
+    kept = where.exists() and not flags.overwrite
+    earlier = yaml_files.read_yaml(where, "text: COLUMN") if kept else spec
     measured = any(Path(flags.output).glob(f"moments/*/{glob.escape(where.stem)}/[!.]*"))
-    if earlier != spec and measured and not flags.overwrite:
+    if earlier != spec and measured:
         raise UserError(f"{where}: an earlier run read other files or columns under this name: give another --output, or "
                         "--overwrite to replace its results")  # fmt: skip
     return str(where), load_dataset(str(where), spec)
@@ -98,12 +103,14 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
         numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
         counts = class_counts(train.labels, data.targets)
         few, most = ((counts > 0) & (counts < 10)).sum(), counts.max()
+        one = np.flatnonzero(class_counts(test.labels, data.targets))
         unseen = (targets_of(test.labels, data.targets).numpy()[:, counts == 0] > 0).any(1).sum()
         warnings |= {
             f"the {data.targets} classes are all numbers: is it --target numeric?":
                 not data.multilabel and data.targets > MANY_NUMBERS and numbers,
             f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
             f"{kind} with fewer than 10 train texts: {few} of {data.targets}": few,
+            f"all {n_test} test texts are {data.classes[one[0]]!r}: accuracy and skill on them say little": len(one) == 1 and not data.multilabel,
             f"{unseen} test texts are of {kind} that train lacks": unseen,
         }  # fmt: skip
     return [warning for warning, holds in warnings.items() if holds]

@@ -73,10 +73,10 @@ def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -
     change, low, high = (row[f"{column}{end}"] for end in ENDS)
     if math.isnan(change):
         return f"{whether} was not estimated"
-    if low > 0:
-        return f"{up}: {points(change, '+')} {where}"
     if high < POINT:
         return f"{flat}: under 1 point {where}"
+    if low > 0:
+        return f"{up}: {points(change, '+')} {where}"
     return f"{whether} is open: {points(low, '+').split()[0]} to {points(high, '+')} {where}"
 
 

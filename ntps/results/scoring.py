@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from ntps.moments.file import MomentsFile, StatesFile, check_together
 from ntps.moments.identity import check_same_run, of_rows, of_scores
 from ntps.moments.pair import Pair, partition_files
 from ntps.moments.sums import targets_of
+from ntps.results.tables import CURVES
 from ntps.scores.best_layer import best_place
 from ntps.scores.conditioning import Tolerances
 from ntps.scores.label_signal import residual_moment
@@ -34,76 +35,107 @@ from ntps.system.threads import map_layers
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
 Work = Callable[[int, torch.device], Result]  # of a place among the layers, and where it is done
+Scored = tuple[
+    LayerScores, Row, list[Row]
+]  # of one layer: its subspaces, itself, and each pair of tolerances
 
 
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
-    """Scores of one pair, all layers: both tables, the curves, and their provenance; nothing where they are there."""
-    started, train, test = time.monotonic(), pair.train_moments(), pair.test_moments()
-    check(pair, train, test)
-    error_bars = flags.error_bars if train.identity["partitions"] > 1 else "none"
-    parts = partition_files(train) if error_bars != "none" else []
-    table, of_layers, path_table = (pair.table(kind) for kind in ("ntps", "scores", "conditioned"))
-    stem, rtols, prefix_rtols = pair.stem("ntps"), flags.rtols, flags.prefix_rtols
-    grid = [Tolerances(*both) for both in itertools.product(rtols, prefix_rtols)]
-    curves_file = stem.with_name(f"{stem.name}.curves.safetensors")
-    of_test = test.identity if test else None
-    identity = of_scores(
-        train.identity, of_test, rtols, prefix_rtols, flags.cross_validated, error_bars, flags.tight_bounds
-    )
-    tables = {table: COLUMNS, of_layers: LAYER_COLUMNS, path_table: CONDITIONED_COLUMNS}
-    output = Output("scores", stem, identity, tables, [curves_file])
-    if output.there(flags.overwrite):
-        console.say(f"already there: {table}")
+    """Scores of one pair, all layers: the tables, the curves, and their provenance; nothing where they are there."""
+    started, scoring = time.monotonic(), PairScoring(pair, flags, device)
+    if scoring.output.there(flags.overwrite):
+        console.say(f"already there: {scoring.tables[0]}")
         return
-    states = kept_states(pair, train)
-    targets = targets_of(states.labels, train.targets) if states else torch.empty(0)
-    if error_bars != "none" and not parts:
-        console.say(f"warning: the partitions of {train.path} are not all there: no error bars")
-
-    def layer_at(place: int, device: torch.device, residuals: bool = True) -> Layer:
-        moments = train.averages(place).to(device)
-        if states and residuals:
-            found = torch.from_numpy(states.layer(place)).to(device), targets.to(device)
-            moments = replace(moments, residual_second_moment=residual_moment(moments, *found))
-        unseen = test.averages(place, prefix=False, permuted=False).to(device) if test else None
-        return Layer(moments, unseen, rtols[0], flags.tight_bounds, prefix_rtols[0])
-
-    def score(place: int, device: torch.device) -> tuple[LayerScores, Row, list[Row]]:
-        layer = layer_at(place, device)
-        of_layer = layer_row(layer)  # first: its eigen-solves need much memory, of which little is taken yet
-        return subspace_scores(layer), of_layer, conditioned_rows(layer, grid)
-
-    def jackknife(place: int, device: torch.device) -> None:
-        layer = layer_at(place, device, residuals=False)
-        shares = (part.averages(place, permuted=False).to(device) for part in parts)
-        tolerances = add_error_bars(scores[place].rows, layer, shares)
-        if flags.cross_validated:
-            conditioned[place].extend(conditioned_rows(layer, tolerances))
-
-    every = range(len(train.layers))
-    scores, others, conditioned = zip(*each_layer(score, train.layers, every, device, str(pair)))
-    if parts:
-        best = best_place(row["gcv_error"] for row in others)
-        chosen = sorted({best, every[-1]}) if error_bars == "best" else every
-        each_layer(jackknife, train.layers, chosen, device, f"{pair}, error bars")
-    heads = [{"model": pair.model, "dataset": pair.dataset, "layer": layer} for layer in train.layers]
-    rows = [head | row for head, layer in zip(heads, scores) for row in layer.rows]
-    path_rows = [head | row for head, layer in zip(heads, conditioned) for row in layer]
-    more = {"n_texts": train.text_count, "headroom": headroom(others)}
-    layer_rows = [head | row | more for head, row in zip(heads, others)]
-    found = {table: rows, of_layers: layer_rows, path_table: path_rows}
-    record = train.record | {"class_counts": train.class_counts.tolist()}
-    with output.written(flags=asdict(flags), moments=record) as about:
-        for path, columns in tables.items():
-            atomic_files.write_text(path, pd.DataFrame(found[path])[list(columns)].to_csv(index=False))
-        for path in (of_layers, path_table):
-            atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
-        array_files.write(curves_file, curves(train.layers, scores), about)
+    scores = scoring.run()
+    of_pair, of_layers, of_path = scoring.tables
     seconds = time.monotonic() - started
-    console.say(f"wrote {table}, {curves_file.name} and {of_layers}: {len(scores)} layers in {seconds:.0f} s")
+    console.say(
+        f"wrote {of_pair}, {scoring.curves_file.name}, {of_layers} and {of_path}: {len(scores)} layers in {seconds:.0f} s"
+    )
 
 
-def check(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
+class PairScoring:
+    """The files that one pair is scored from, and those that it is scored into. UserError where they do not belong together."""
+
+    def __init__(self, pair: Pair, flags: Scoring, device: torch.device):
+        self.pair, self.flags, self.device = pair, flags, device
+        self.train, self.test = pair.train_moments(), pair.test_moments()
+        check_moments(pair, self.train, self.test)
+        self.error_bars = flags.error_bars if self.train.identity["partitions"] > 1 else "none"
+        self.parts = partition_files(self.train) if self.error_bars != "none" else []
+        self.tolerances = [Tolerances(*both) for both in itertools.product(flags.rtols, flags.prefix_rtols)]
+        stem = pair.stem("ntps")
+        self.curves_file = stem.with_name(f"{stem.name}{CURVES}")
+        self.tables = [pair.table(kind) for kind in ("ntps", "scores", "conditioned")]
+        columns = dict(zip(self.tables, (COLUMNS, LAYER_COLUMNS, CONDITIONED_COLUMNS)))
+        self.output = Output("scores", stem, self.identity, columns, [self.curves_file])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        flags, of_test = self.flags, self.test.identity if self.test else None
+        settings = flags.rtols, flags.prefix_rtols, flags.cross_validated, self.error_bars, flags.tight_bounds
+        return of_scores(self.train.identity, of_test, *settings)
+
+    def run(self) -> Sequence[LayerScores]:
+        """Score all layers, then those that have error bars, and write the tables."""
+        self.states = kept_states(self.pair, self.train)
+        self.targets = targets_of(self.states.labels, self.train.targets) if self.states else torch.empty(0)
+        if self.error_bars != "none" and not self.parts:
+            console.say(f"warning: the partitions of {self.train.path} are not all there: no error bars")
+        every, name = range(len(self.train.layers)), str(self.pair)
+        found = self.each(self.score, every, name)
+        if self.parts:
+            best = best_place(of_layer["gcv_error"] for _, of_layer, _ in found)
+            chosen = sorted({best, every[-1]}) if self.error_bars == "best" else every
+            self.each(lambda place, device: self.jackknife(found[place], place, device), chosen, f"{name}, error bars")  # fmt: skip
+        self.write(found)
+        return [scores for scores, _, _ in found]
+
+    def each(self, work: Work[Result], places: Sequence[int], title: str) -> list[Result]:
+        return each_layer(work, self.train.layers, places, self.device, title)
+
+    def layer_at(self, place: int, device: torch.device, residuals: bool = True) -> Layer:
+        moments = self.train.averages(place).to(device)
+        if self.states and residuals:
+            found = torch.from_numpy(self.states.layer(place)).to(device), self.targets.to(device)
+            moments = replace(moments, residual_second_moment=residual_moment(moments, *found))
+        unseen = self.test.of_states(place).to(device) if self.test else None
+        return Layer(
+            moments, unseen, self.flags.rtols[0], self.flags.tight_bounds, self.flags.prefix_rtols[0]
+        )
+
+    def score(self, place: int, device: torch.device) -> Scored:
+        layer = self.layer_at(place, device)
+        of_layer = layer_row(layer)  # first: its eigen-solves need much memory, of which little is taken yet
+        return subspace_scores(layer), of_layer, conditioned_rows(layer, self.tolerances)
+
+    def jackknife(self, scored: Scored, place: int, device: torch.device) -> None:
+        """Error bars into a layer's rows, and rows at the tolerances of cross-validation."""
+        scores, _, conditioned = scored
+        layer = self.layer_at(place, device, residuals=False)
+        shares = (part.averages(place, permuted=False).to(device) for part in self.parts)
+        tolerances = add_error_bars(scores.rows, layer, shares)
+        if self.flags.cross_validated:
+            conditioned.extend(conditioned_rows(layer, tolerances))
+
+    def write(self, found: Sequence[Scored]) -> None:
+        train, more = self.train, {"headroom": headroom([of_layer for _, of_layer, _ in found])}
+        kinds: list[list[Row]] = [[], [], []]
+        for layer, (scores, of_layer, conditioned) in zip(train.layers, found):
+            head = {"model": self.pair.model, "dataset": self.pair.dataset, "layer": layer}
+            of_layer = of_layer | more | {"n_texts": train.text_count}
+            for rows, own in zip(kinds, (scores.rows, [of_layer], conditioned)):
+                rows += [head | row for row in own]
+        record = train.record | {"class_counts": train.class_counts.tolist()}
+        with self.output.written(flags=asdict(self.flags), moments=record) as about:
+            for (path, columns), rows in zip(self.output.tables.items(), kinds):
+                atomic_files.write_text(path, pd.DataFrame(rows)[list(columns)].to_csv(index=False))
+            for path in self.tables[1:]:
+                atomic_files.write_text(path.with_suffix(".json"), atomic_files.to_json(about))
+            array_files.write(self.curves_file, curves(train.layers, [one for one, _, _ in found]), about)
+
+
+def check_moments(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> None:
     """UserError where all labels are one, for nothing is explained, and for files of different runs."""
     common = float((train.class_counts / train.text_count).square().sum())
     if train.label_second_moment - common <= 1e-12 * common:

@@ -33,6 +33,7 @@ DIRECTION = SUBSPACE | LAYER | ON_TEST
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
 TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
 METHODS = tuple(method.name for method in registry.METHODS)
+CURVES = ".curves.safetensors"  # ending of a pair's file of curves over kv
 HALF = 0.5  # the signal share below which NTPS describes the sample
 COVARIATES = {
     "classes": "number of classes",
@@ -114,6 +115,16 @@ def load_pairs(folder: str | Path, groups: Sequence[str] = ()) -> pd.DataFrame:
             pairs[name] = pairs[target.of] - pairs[target.minus]
     columns = [*PAIR, "group", "n_texts", *COVARIATES, "best_layer", "headroom", *TARGETS]
     return pairs.reindex(columns=columns)
+
+
+def in_papers_order(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of U_r and the leading directions of V."""
+    return (table["order"] == "descending") & (table["rule"] == "task_rank")
+
+
+def at_tenth(scores: pd.DataFrame) -> pd.DataFrame:
+    """The headline's rows: ku = rank of the labels, kv = d/10, the paper's order."""
+    return scores[in_papers_order(scores) & scores["fraction"].isna()]
 
 
 def at_points(long: pd.DataFrame, order: str = "descending", rule: str = "task_rank") -> pd.DataFrame:

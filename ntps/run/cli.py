@@ -85,7 +85,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     keep_heap()
     kind = settings_class(main)
     try:
-        with processes.launched():
+        with processes.launched(), enough_memory(NO_MEMORY):
             return main(kind(**values)) if kind else main(**values)
     except processes.Elsewhere:
         return 1

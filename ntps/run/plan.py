@@ -29,7 +29,7 @@ from ntps.moments.batches import plan_batches, tokenize
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import moments_layout
 from ntps.moments.lazy_model import default_budget, parse_layers
-from ntps.moments.passes import check_parts
+from ntps.moments.resumable_pass import check_parts
 from ntps.moments.sums import GAP, SCAN, STRIPS, Moments
 from ntps.run.cli import for_each_pair
 from ntps.system import array_files, atomic_files

@@ -89,6 +89,8 @@ class LabelSignal:
     @property
     def refusal(self) -> str:
         """Why no share of the signal is reported; "" where it is."""
+        if not self.total > 0:
+            return "all labels are the same"
         if self.n <= self.rank + 1:
             return f"{self.n} rows are too few for {self.rank} dimensions"
         if not self.p_value <= SIGNIFICANT:

@@ -1,5 +1,6 @@
 """NTPS, excess loss and retention of one layer as curves over kv, from subspaces that are each decomposed once.
 
+ntps    the score of one layer's moments, by itself
 Layer   the moments of one layer, its eigen-solves and probes, computed when first needed
 Order   its autoregressive directions in one order, and every curve over kv = 1..K
 Point   one (order, rule, ku, kv): what a score of ntps/scores/registry.py is a function of
@@ -216,10 +217,16 @@ class Order:
         """Energies of N, what the labels leave free of these directions, N N^T = W W^T - U U^T."""
         return (self.every - self.columns.sum(1)).clamp(min=0)
 
+    def curve(self, ku: int | None = None) -> Tensor:
+        """(K,): NTPS, ||P U_ku||_F^2 / ||U_ku||_F^2 with P the projector on V_kv; None: of U_r, all that the labels determine."""
+        weights, null_share = self.layer.task.weights(ku, self.name)
+        energies = self.columns @ weights
+        return share(energies + null_share * self.null_space if null_share else energies, self.layer.K)
+
     @cached_property
     def ntps(self) -> Tensor:
         """(K,): rule task_rank."""
-        return share(self.columns.sum(1), self.layer.K)
+        return self.curve()
 
     @cached_property
     def missed(self) -> Tensor:
@@ -357,11 +364,7 @@ class Point:
 
     @cached_property
     def ntps(self) -> float:
-        weights, null_share = self.weights
-        energies = self.of.columns @ weights
-        if null_share:
-            energies = energies + null_share * self.of.null_space
-        return min(1.0, float(energies[: self.kv].sum() / energies.sum()))
+        return self.at(self.of.ntps if self.rule == "task_rank" else self.of.curve(self.ku))
 
     @cached_property
     def chance(self) -> float:
@@ -403,3 +406,20 @@ class Point:
     @property
     def tight(self) -> tuple[float, float]:
         return self.of.tight.get(self.kv, (math.nan, math.nan))
+
+
+def ntps(
+    moments: LayerMoments, ku: int | None = None, kv: int | None = None, order: str = "descending"
+) -> Tensor | float:
+    """NTPS of one layer's moments: ||P U_ku||_F^2 / ||U_ku||_F^2, P the projector on V_kv; in [0, 1].
+
+    ku=None takes the directions that the labels determine (rule task_rank, where order "released" reverses
+    V only); a number is rule fraction's: the null space in expectation, and "released" reverses both sides.
+    kv=None gives every kv = 1..rank P0. Source: arXiv 2505.17169.
+    """
+    layer = Layer(moments)
+    of, rank = Order(layer, order), layer.task.mean.rank
+    if (ku is not None and not 1 <= ku <= rank) or (kv is not None and not 1 <= kv <= layer.K):
+        raise UserError(f"ku goes from 1 to {rank} and kv from 1 to {layer.K}, not {ku} and {kv}")
+    curve = of.curve(ku)
+    return curve if kv is None else float(curve[kv - 1])

@@ -1,4 +1,4 @@
-"""The perception and autoregression subspaces of one layer, and the score that compares them.
+"""The perception and autoregression subspaces of one layer.
 
 All inputs are moments (averages over rows); all work is float64 on the device of the input. Notation:
 M = E[m m^T], S = E[m y^T], P0 and P1 the prefix moments; d coordinates, C classes; U = perception
@@ -14,17 +14,7 @@ from torch import Tensor
 
 from ntps.errors import UserError
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.linear_algebra import (
-    RANK_RTOL,
-    Nested,
-    Whitened,
-    finite,
-    gram,
-    head,
-    left_singular,
-    tied,
-    whiten,
-)
+from ntps.scores.linear_algebra import RANK_RTOL, Whitened, finite, gram, left_singular, tied
 
 ORDERS = ("descending", "released")
 
@@ -151,26 +141,3 @@ def autoregression(moments: LayerMoments, rtol: float = RANK_RTOL) -> Solution:
         raise UserError("no row has two tokens, or all states are zero: there is no next token to predict")
     solution = solve(P1, moments.prefix_spectrum.whitened(rtol))
     return replace(solution, left=P1.new_empty(0))  # as large as V, and not used
-
-
-def ntps(
-    moments: LayerMoments, ku: int | None = None, kv: int | None = None, order: str = "descending"
-) -> Tensor | float:
-    """NTPS of one layer's moments: ||P U_ku||_F^2 / ||U_ku||_F^2, P the projector on V_kv; in [0, 1].
-
-    ku=None takes the directions that the labels determine (rule task_rank, where order "released" reverses
-    V only); a number is rule fraction's: the null space in expectation, and "released" reverses both sides.
-    kv=None gives every kv = 1..rank P0.
-    """
-    if order not in ORDERS:
-        raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-    task = Perception(whiten(moments.mean_second_moment), moments.mean_label_moment)
-    V = autoregression(moments).vectors
-    if (ku is not None and not 1 <= ku <= task.mean.rank) or (kv is not None and not 1 <= kv <= V.shape[1]):
-        raise UserError(
-            f"ku goes from 1 to {task.mean.rank} and kv from 1 to {V.shape[1]}, not {ku} and {kv}"
-        )
-    (weights, share), spans = task.weights(ku, order), Nested(V if order == "descending" else V.flip(1))
-    energies = spans.energies(task.U) @ (weights - share) + share * spans.energies(task.mean.W).sum(1)
-    curve = (head(energies, V.shape[1]) / energies.sum()).clamp(max=1)
-    return curve if kv is None else float(curve[kv - 1])

@@ -121,11 +121,7 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     cleaner.dropped["rare_class"] = 0 if sets else sum(counts[label] for label in rare)  # rows
     classes = [] if numeric else _sort_classes(set(counts) - rare, order)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
-    labels = splits["train"].labels
-    if len(np.unique(labels, axis=0)) < 2 or (sets and len(classes) < 2):
-        kinds = {"numeric": f"number {labels[0]}", "multilabel": "label or set of them"}
-        only = kinds.get(spec.get("target", "classes")) or f"class {classes[labels[0]]!r}"
-        raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
+    check_labels(splits["train"].labels, classes, spec.get("target", "classes"), where)
     for words in class_warnings(classes):
         print(f"warning: {where}: label: {words}", file=sys.stderr)
     unused = ("about", "megabytes", "size", *facts)
@@ -141,11 +137,20 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         "classes": classes,
     }
     if numeric:
-        if not TINY < labels.std():
-            raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}")
+        labels = splits["train"].labels
         provenance["label_mean"] = mean = math.fsum(labels) / len(labels)
         splits = {name: replace(part, labels=part.labels - mean) for name, part in splits.items()}
     return Dataset(where.stem, classes, splits, provenance)
+
+
+def check_labels(labels: np.ndarray, classes: list[str], target: str, where: Path) -> None:
+    """UserError where train's labels are all the same, so that nothing can be learnt."""
+    if len(np.unique(labels, axis=0)) < 2 or (target == "multilabel" and len(classes) < 2):
+        kinds = {"numeric": f"number {labels[0]}", "multilabel": "label or set of them"}
+        only = kinds.get(target) or f"class {classes[labels[0]]!r}"
+        raise UserError(f"{where}: label: all of train has the one {only}; at least two are needed")
+    if target == "numeric" and not TINY < labels.std():
+        raise UserError(f"{where}: label: the numbers of train differ by less than {TINY:g}")
 
 
 def check_rows(splits: dict[str, list[Clean]], cleaner: Cleaner) -> None:

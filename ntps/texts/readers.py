@@ -22,6 +22,7 @@ from ntps.texts.columns import named_columns
 Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
 LARGEST = 2**31  # bytes of a packed file, unpacked
+CELL = 64  # bytes that a value takes in Python, at least
 HEADER = 100_000  # characters in which the header ends: below the longest field of the csv module
 ARRAY = re.compile(r"\s*\[")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
@@ -179,8 +180,29 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         table = pd.read_csv(io.BytesIO(raw), na_filter=False, **options)
+    _check_quotes(table, text, delimiter)
     lines = table.itertuples(index=False, name=None)
     return _table(next(lines), lines)
+
+
+def _check_quotes(table: Any, text: str, delimiter: str) -> None:
+    """ValueError where a quote that is never closed has made several rows the text of one: at the next quote, in another line,
+    text goes on. Such a quote within one line is left as pandas reads it."""
+    if not any("\n" in field for name in table for field in table[name]):
+        return
+    lines, before = io.StringIO(text, newline=""), 0
+    while True:
+        rows, whole = csv.reader(lines, delimiter=delimiter, strict=True), 0
+        try:
+            for _ in rows:
+                whole = rows.line_num
+            return
+        except csv.Error as error:
+            first, last = before + whole + 1, before + rows.line_num
+            if last > first and "field limit" not in str(error):  # a long text is none
+                raise ValueError(f"the quote in line {first} is not closed, and lines to {last} would become its text: double quotes "
+                                 "inside quoted fields, or save it as JSON Lines") from error  # fmt: skip
+            before = last
 
 
 def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
@@ -211,7 +233,9 @@ def _json(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
 def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
+    bounded(file.metadata.num_rows * file.metadata.num_columns * CELL)
+    return file.read().to_pylist()
 
 
 def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:

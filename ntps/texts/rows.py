@@ -1,6 +1,8 @@
 """From rows to texts and labels, as a description says, with a count of the rows that are dropped."""
 
+import ast
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,13 +22,33 @@ Clean = dict[str, Any]
 
 
 def as_text(value: Any) -> str:
-    """A cell as text; choices, a list or a dict of lists with `text`, become "(0) first (1) second"."""
+    """A cell as text; choices, a list or a dict of lists with `text`, become "(0) first (1) second".
+
+    ValueError for what would be text only as Python prints it: an object, or bytes that are no UTF-8.
+    """
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value = value["text"]
+    if isinstance(value, dict):
+        raise ValueError(
+            f"an object, {value!r:.80}, where a text should be: give its parts columns of their own"
+        )
+    if isinstance(value, bytes):
+        value = value.decode()  # UnicodeDecodeError is a ValueError
     if isinstance(value, list):
         return " ".join(f"({i}) {as_text(choice)}" for i, choice in enumerate(value))
     text = "" if value is None or value != value else str(value)
     return text if text.isascii() else HALVES.sub("\ufffd", text)
+
+
+def as_list(text: str) -> list[Any] | None:
+    """What a text such as "['a', 'b']" lists, as pandas writes lists into a CSV; None for another text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def untyped(label: str) -> str:
@@ -129,6 +151,8 @@ class Cleaner:
             return [cleaned for row in rows if (cleaned := self._row(row))]
         except RecursionError as error:
             raise UserError(f"{self.where}: split {split!r} has a cell that is nested too deep") from error
+        except ValueError as error:
+            raise UserError(f"{self.where}: split {split!r} has a cell that is no text: {error}") from error
 
     def deduplicate(self, splits: dict[str, list[Clean]]) -> None:
         """Takes the first row of equal texts over all splits, train first: no other split then shares one."""
@@ -154,7 +178,12 @@ class Cleaner:
 
     def _check_columns(self, split: str, rows: list[Row]) -> None:
         known = dict.fromkeys(name for row in rows for name in row)
-        for key, name in named_columns(self.spec, known):
+        named = list(named_columns(self.spec, known))
+        columns = {key: {name for of, name in named if of == key} for key in ("text", "label")}
+        if split == "train" and (shared := columns["text"] & columns["label"]):
+            said = f"the text holds the label's column {sorted(shared)[0]!r}, so that any model can read the label"
+            print(f"warning: {self.where}: text: {said}", file=sys.stderr)
+        for key, name in named:
             if name not in known:
                 hint = suggest(name, known)
                 if "files" in self.spec and (len(known) == 1 or re.search(r"[;|\t]", "".join(known))):
@@ -193,6 +222,8 @@ class Cleaner:
         cells, mark = row.get(self.spec["label"]), self.spec.get("label_separator")
         if not isinstance(cells, list):
             text = fill(self.spec["label"], row).strip()
+            if (listed := as_list(text)) is not None:
+                return tuple(sorted({self._label(as_text(cell).strip()) for cell in listed} - {""}))
             if text and not mark:
                 remedy = "say what lies between labels, label_separator: ';' (flag --label_separator)"
                 raise UserError(f"{self.where}: label: {text!r:.200} is no list of labels: {remedy}")

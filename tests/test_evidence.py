@@ -1,0 +1,44 @@
+"""report/evidence.py: finished pairs go into the committed tables, two runs at once lose none, other folders are one error."""
+
+import pandas as pd
+import pytest
+
+from ntps.errors import UserError
+from ntps.system import locks
+from report import evidence, reference, which_model
+
+
+def table(*datasets):
+    return {"best.csv": pd.DataFrame({"model": "m", "dataset": datasets, "layer": 0})}
+
+
+def test_pairs_take_the_place_of_older_ones_and_others_stay(tmp_path):
+    evidence.add(table("a", "b"), tmp_path)
+    evidence.add({"best.csv": table("b")["best.csv"].assign(layer=1)}, tmp_path)
+    found = pd.read_csv(tmp_path / "best.csv")
+    assert found["dataset"].tolist() == ["a", "b"] and found["layer"].tolist() == [0, 1]
+
+
+def test_two_at_once_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "tables", lambda _: table("a"))
+    with locks.locked(tmp_path / ".evidence.lock"), pytest.raises(UserError, match="another process"):
+        evidence.main("results", str(tmp_path))
+    assert evidence.main("results", str(tmp_path)) == 0
+
+
+def test_folders_without_finished_pairs_are_one_error(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="has no finished pairs"):
+            evidence.main(str(folder), str(tmp_path / "out"))
+        with pytest.raises(UserError, match="no scores of whole layers|no scores"):
+            reference.reference([str(folder)])
+        with pytest.raises(UserError, match="has no scores of candidates"):
+            which_model.main(run=str(folder), folder="results/evidence", docs=str(tmp_path))
+
+
+def test_tables_of_an_earlier_version_are_one_error(tmp_path):
+    for kind in ("ntps", "accuracy/linear_training"):
+        (tmp_path / kind / "m").mkdir(parents=True)
+        (tmp_path / kind / "m/d.csv").write_text("model,dataset,layer\nm,d,0\n")
+    with pytest.raises(UserError, match="has no column order, rule.*run K_sweep.py with --overwrite"):
+        evidence.main(str(tmp_path), str(tmp_path / "out"))
