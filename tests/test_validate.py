@@ -50,6 +50,12 @@ def test_a_data_set_of_files_is_read(check, tmp_path):
     assert lines["classes"] == "3: class0, class1, class2" and lines["test split"] == "as given"
 
 
+def test_control_characters_of_labels_do_not_reach_the_terminal(check, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\nx\x1b[2J,1\ny,\x1b]0;t\x07\n")
+    code, lines, _ = check("files: {train: a.csv, test: a.csv}\ntext: a\nlabel: b\n")
+    assert code == 0 and lines["classes"] == r"2: \x1b]0;t\x07, 1"
+
+
 def test_a_model_in_a_folder_is_looked_into(check, tmp_path):
     tiny_model(tmp_path / "tiny", pad=False)
     code, lines, _ = check("path: tiny\nlora_targets: [q_proj]\n")

@@ -22,6 +22,7 @@ from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment
 from ntps.sources import licences, yaml_files
 from ntps.sources.hub import is_commit
+from ntps.system.console import visible
 from ntps.texts import description as texts
 from ntps.texts.dataset import find_description, load_dataset
 from ntps.texts.readers import FILE_READERS, without_gz
@@ -48,7 +49,7 @@ def main(flags: Flags) -> int:
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {part}" for key, part in value.items())
         if value:
-            print(f"{name:<16} {value}")
+            print(visible(f"{name:<16} {value}"))
     return 0
 
 

@@ -16,6 +16,7 @@ from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, si
 from ntps.prescreening.pictures import draw
 from ntps.prescreening.verdicts import RULES, THRESHOLDS, finetuned, points, standing, verdict_of
 from ntps.system import atomic_files, provenance
+from ntps.system.console import visible
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -205,7 +206,7 @@ def report(
     ]
     if not facts["flags"]["finetune_probe"]:
         lines += [f"{outlook(rows[0], facts)}\n"]
-    print("\n".join(lines))
+    print(visible("\n".join(lines)))
     for path, content in files.items():
         atomic_files.write_text(Path(path), content)
         print(f"wrote {path}")

@@ -27,6 +27,7 @@ from ntps.prescreening.rows import Rows
 from ntps.prescreening.text_probe import TextProbe
 from ntps.sources.yaml_files import suggest
 from ntps.system import atomic_files, processes
+from ntps.system.console import visible
 
 Found = TypeVar("Found")
 
@@ -88,7 +89,7 @@ class Ranking:
             if processes.count() > 1:
                 raise UserError(f"{model}: {error}") from error
             self.failed[model] = str(error)
-            print(f"error: {model}: {error}", file=sys.stderr)
+            print(visible(f"error: {model}: {error}"), file=sys.stderr)
             return None
 
     def measure(self, model: str, flags: Prescreening | None = None) -> Measured:

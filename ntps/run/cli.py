@@ -16,7 +16,7 @@ import jsonargparse
 from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.run.experiments import ROOT, read_experiment, script_path
 from ntps.system import processes
-from ntps.system.console import keep_heap, quiet
+from ntps.system.console import keep_heap, quiet, visible
 
 REQUIRED = inspect.Parameter.empty
 
@@ -90,7 +90,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     except processes.Elsewhere:
         return 1
     except (UserError, OSError, processes.Lost) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on with what is missing", file=sys.stderr)
@@ -158,7 +158,7 @@ def for_each_pair(models: Iterable[str], datasets: Iterable[str], work: Callable
             text = f"{model} x {dataset}: {error}"
             if processes.count() > 1:
                 raise UserError(text) from error
-            print(f"error: {text}", file=sys.stderr)
+            print(visible(f"error: {text}"), file=sys.stderr)
             failed = 1
     return failed
 

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -12,13 +13,19 @@ from tqdm import tqdm
 
 from ntps.system import processes
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 def say(text: str) -> None:
     """A line for the user that leaves progress bars whole; once, however many processes there are."""
     if processes.first():
-        tqdm.write(text)
+        tqdm.write(visible(text))
+
+
+def visible(text: str) -> str:
+    """With control characters of texts, labels and names spelled out, which a terminal would obey; ends of lines and tabs stay."""
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def progress(total: int, unit: str, text: str, initial: int = 0, over: Iterable[Any] | None = None) -> tqdm:
