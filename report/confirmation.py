@@ -23,7 +23,7 @@ from ntps.system import atomic_files
 from report import evidence
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
-from report.facts import markdown, p_text
+from report.words import markdown, number, p_text
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
@@ -217,10 +217,6 @@ def controls_table(table: pd.DataFrame) -> str:
     wide = table.pivot_table("rho", keys, "score", sort=False, dropna=False)
     wide = wide.dropna(how="all")[[*SCORES, *CONTROLS]].map(number)
     return markdown(wide.reset_index())
-
-
-def number(value: float) -> str:
-    return "-" if value != value else f"{value:+.2f}".replace("-", "−")
 
 
 if __name__ == "__main__":

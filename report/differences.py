@@ -14,10 +14,10 @@ from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
-from report.confirmation import number, rows_of
+from report.confirmation import rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
-from report.facts import markdown
 from report.reproduction import filled
+from report.words import markdown, number
 
 TEMPLATE = Path(__file__).with_name("differences.template.md")
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension

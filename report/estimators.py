@@ -12,7 +12,6 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ntps.scores.layer import Layer
 from ntps.system import atomic_files, console
 from report.estimator_trials import PARTITIONS, TOLERANCES, Cell, judged, trial
 from report.estimators_figure import estimators_figure
+from report.words import markdown
 
 TEMPLATE = Path(__file__).with_name("estimators.template.md")
 BARS = (
@@ -138,12 +138,6 @@ def numbers(rows: pd.DataFrame, estimator: str, *columns: str) -> str:
     return text.replace("-", "−").replace("%", " %")
 
 
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [*map(list, [head]), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def named(cell: Cell) -> str:
     labels = "a number" if cell.targets == 1 else f"{cell.targets} classes"
     rest = "; V estimated" * (cell.directions == "drawn") + "; t states" * (cell.freedom < math.inf)
@@ -168,9 +162,8 @@ def retention_table(table: pd.DataFrame) -> str:
         return numbers(rows, estimator, *columns) + (f" ({refused} refused)" if refused else "")
 
     head = ["bias / RMSE / coverage", *(f"n/d = {ratio}" for ratio in BARS)]
-    return markdown(
-        head, ([label, *(value(cell, ratio, one) for ratio in BARS)] for label, cell, one in lines)
-    )
+    rows = [[label, *(value(cell, ratio, one) for ratio in BARS)] for label, cell, one in lines]
+    return markdown(pd.DataFrame(rows, columns=head))
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -191,13 +184,12 @@ def verdict(table: pd.DataFrame) -> str:
 def estimator_table(table: pd.DataFrame) -> str:
     found = {ratio: of_cell(table, replace(MAIN, ratio=ratio)) for ratio in RATIOS}
     found = {ratio: rows for ratio, rows in found.items() if len(rows)}
-    return markdown(
-        ["n/d", *(f"{ratio:g}" for ratio in found)],
-        (
-            [label, *(numbers(rows, name, "bias", "rmse", "rank") for rows in found.values())]
-            for name, label in SHOWN.items()
-        ),
-    )
+    head = ["n/d", *(f"{ratio:g}" for ratio in found)]
+    lines = [
+        [label, *(numbers(rows, name, "bias", "rmse", "rank") for rows in found.values())]
+        for name, label in SHOWN.items()
+    ]
+    return markdown(pd.DataFrame(lines, columns=head))
 
 
 def conditioned_table(table: pd.DataFrame) -> str:
@@ -214,13 +206,12 @@ def conditioned_table(table: pd.DataFrame) -> str:
                 (f"its permutation null alone, {choice} (knows no labels)", f"conditioned_null {choice}")
             )
     lines += [("corrected retention", "retention_corrected")]
-    return markdown(
-        ["own value / NTPS", *(f"n/d = {ratio}" for ratio in found)],
-        (
-            [label, *(numbers(rows, name, "rank", "rank_ntps") for rows in found.values())]
-            for label, name in lines
-        ),
-    )
+    head = ["own value / NTPS", *(f"n/d = {ratio}" for ratio in found)]
+    rows = [
+        [label, *(numbers(rows, name, "rank", "rank_ntps") for rows in found.values())]
+        for label, name in lines
+    ]
+    return markdown(pd.DataFrame(rows, columns=head))
 
 
 if __name__ == "__main__":

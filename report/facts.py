@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,19 @@ from ntps.results.tables import PAIR, at_tenth, lowest_error
 from ntps.system import provenance
 from report.evidence import FOLDER, halves, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
+from report.words import (
+    Columns,
+    interval,
+    markdown,
+    marked,
+    p_values,
+    rho,
+    tenths,
+    three,
+    two,
+    whole,
+    written,
+)
 
 Z = float(norm.ppf((1 + LEVEL) / 2))
 SEEN = {
@@ -25,59 +38,9 @@ SEEN = {
     "not significant": "is not seen here",
     "not measurable": "cannot be measured here",
 }
-Columns = Mapping[str, tuple[str, Callable[[Any], str]]]  # heading: column, and how its values are written
 
 
-# --- numbers in words ----------------------------------------------------------------------------------------------
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table of strings."""
-    head = [list(table.columns), ["---"] * len(table.columns)]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [*head, *table.itertuples(index=False)])
-
-
-def written(table: pd.DataFrame, columns: Columns) -> str:
-    """A Markdown table of the index and of some columns."""
-    cells = {head: [write(value) for value in table[column]] for head, (column, write) in columns.items()}
-    return markdown(pd.DataFrame({"data set": table.index, **cells}))
-
-
-whole, tenths = "{:.0f}".format, "{:.1f}".format
-
-
-def three(value: Any) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
-
-
-def p_text(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2g}"
-
-
-def points_of(value: float) -> str:
-    """A share or an accuracy, in hundredths."""
-    return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
-
-
-def two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f" [{two(low)}, {two(high)}]"
-
-
-def rho(row: pd.Series[float]) -> str:
-    return two(row["rho"]) + interval(row["low"], row["high"])
-
-
-def p_values(p: float, after_holm: float) -> str:
-    return f"p {p_text(p)}, after Holm {p_text(after_holm)}"
-
-
-def marked(text: str, reading: str) -> str:
-    """With a star where the correlation is significant."""
-    return text + " *" * (reading in ("holds", "reversed"))
+# --- parts of tables -------------------------------------------------------------------------------------------------
 
 
 def related(table: pd.DataFrame, x: str, y: str, groups: pd.Series[str]) -> str:

@@ -13,7 +13,6 @@ from ntps.evaluation.gain import Points
 from ntps.results.tables import PAIR
 from report import gain_confirmation, kernel_variants
 from report.evidence import halves
-from report.facts import markdown, p_text, points_of, three
 from report.gains import (
     GAIN,
     MEASURED,
@@ -29,6 +28,7 @@ from report.gains import (
     optional,
 )
 from report.reproduction import filled
+from report.words import markdown, p_text, points_of, three
 
 TEMPLATE = Path(__file__).with_name("finetuning.template.md")
 ANSWERS = ("gained", "verdict", "tested", "all")  # what the page begins with, those that there are

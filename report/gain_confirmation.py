@@ -18,7 +18,7 @@ from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws
 from ntps.evaluation.gain import Points, designs, held_out, points, rmse, shuffled_gains
 from report.confirmation import LEAST, defined
 from report.evidence import FOLDER, write_or_remove
-from report.facts import markdown, p_text, points_of, three, two
+from report.words import markdown, p_text, points_of, three, two
 
 PLAN = "74b813d"
 MODEL, SEED = "smollm2-135m", 0

@@ -22,8 +22,8 @@ from ntps.moments.pair import Pair
 from ntps.results.tables import PAIR
 from ntps.run import cli
 from ntps.system import atomic_files, provenance
-from report.facts import markdown, points_of, two
 from report.hits import task_of
+from report.words import markdown, points_of, two
 
 SHOWN = ("accuracy_states", "accuracy_joint", "accuracy_gain", "skill_gain", "gcv_skill_gain", "weight")
 ALL = slice(None)

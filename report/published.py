@@ -11,8 +11,8 @@ from ntps import results
 from ntps.results.tables import PAIR, read_tables
 from ntps.scores.words import SPACES, right_side
 from ntps.system import atomic_files
-from report.facts import rho, three
 from report.tables import Facts, Tables, one
+from report.words import rho, three
 
 TARGETS = {"fig2_accuracy": "probe_train_accuracy", "fig2_mse": "probe_train_mse", "fig3": "lora_gain_linear"}
 

@@ -19,11 +19,11 @@ from ntps.results.tables import read_tables
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import within
-from report.confirmation import LAYERS, best_and_last, defined, number
+from report.confirmation import LAYERS, best_and_last, defined
 from report.evidence import FOLDER, KEY, PROBES, halves, score_tables, whole_rows
-from report.facts import markdown, p_text, points_of
 from report.reproduction import filled
 from report.within import Rankings
+from report.words import markdown, number, p_text, points_of
 
 HYPOTHESIS = "8b5658d"  # the commit that fixed the plan
 TEMPLATE, PAGE = Path(__file__).with_name("which_model.template.md"), "which-model.md"
