@@ -23,6 +23,7 @@ from ntps.system import atomic_files
 from report import evidence
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
+from report.tables import real
 from report.words import markdown, number, p_text
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
@@ -150,14 +151,14 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
     tested = table[table["half"] == "confirmation"]
     if tested.empty:
         return "Not measured yet.\n"
-    real = [model for model in dict.fromkeys(tested["model"]) if not model.endswith("-random")]
+    trained = real(tested)["model"].unique().tolist()
     parts = [
         f"Written by `python -m report.confirmation` from the tables in `{FOLDER}`; hypothesis and test as of commit `{HYPOTHESIS}`.",
-        whole(tested, real),
-        *(sign_test(rows, halves["confirmation"], model) for model in real),
-        control(tested[tested["model"].isin(real)]),
+        whole(tested, trained),
+        *(sign_test(rows, halves["confirmation"], model) for model in trained),
+        control(tested[tested["model"].isin(trained)]),
         f"![Every data set's score and accuracy, by score and model]({PAGE.with_suffix('.png').name})",
-        readings_table(tested[tested["model"].isin(real)]),
+        readings_table(tested[tested["model"].isin(trained)]),
         "Controls, and the same on the discovery half, where the hypothesis is from (correlations; no test):",
         controls_table(table),
     ]

@@ -17,6 +17,7 @@ from ntps.system import atomic_files
 from report.confirmation import rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.reproduction import filled
+from report.tables import real
 from report.words import markdown, number
 
 TEMPLATE = Path(__file__).with_name("differences.template.md")
@@ -54,10 +55,6 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
     print(f"wrote {path}")
     return 0
-
-
-def real(table: pd.DataFrame) -> pd.DataFrame:
-    return table[~table["model"].str.endswith("-random")]
 
 
 def rho(table: pd.DataFrame, score: str, target: str = "accuracy") -> str:

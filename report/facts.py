@@ -16,7 +16,7 @@ from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
 from ntps.results.tables import PAIR, at_tenth, lowest_error
 from ntps.system import provenance
 from report.evidence import FOLDER, halves, with_accuracy
-from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one
+from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one, real
 from report.words import (
     Columns,
     interval,
@@ -201,7 +201,7 @@ def checked(tables: Tables) -> Facts:
     """On other data sets: a choice made on these, null_lift at the embeddings, with the best layer's probe; what orders models within a data set;
     and what GCV's layer costs."""
     every = with_accuracy(FOLDER)
-    every = every[~every["model"].str.endswith("-random")]
+    every = real(every)
     best = lowest_error(every)[[*PAIR, "accuracy"]]
     half = halves()["confirmation"]
     first = every.loc[(every["layer"] == 0) & every["dataset"].isin(half), [*PAIR, "null_lift"]].merge(

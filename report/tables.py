@@ -63,6 +63,11 @@ def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     return table[table["model"] == model]
 
 
+def real(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the models of random weights."""
+    return table[~table["model"].str.endswith("-random")]
+
+
 def by_dataset(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     return of_model(table, model).set_index("dataset")
 
