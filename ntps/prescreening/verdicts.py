@@ -11,7 +11,7 @@ POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
 THRESHOLDS = (
     "Usable: significantly better than guessing in skill and, where rows have one class each, in rows right; hardly usable: in one of the two. Loses, gains, "
-    "would help: significantly; would hardly help: by under one point of skill; open: neither is known. By 95 % intervals (the rules are below)."
+    "would help: significantly; would hardly help: by under one point of skill, whatever the sign; open: neither is known. By 95 % intervals (the rules are below)."
 )
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
@@ -19,7 +19,7 @@ RULES = {
     "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0; where it is all of "
     "the skill, the last layer is no better than guessing. The layer was chosen on the train rows alone.",
     "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises significantly up to twice "
-    "as many. They would hardly help where the upper end of that interval is under one point; else it is open.",
+    "as many. They would hardly help where the upper end of that interval is under one point, though it be above 0; else it is open.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
     "Price 2012 for shares right), by profile likelihood for the power law. It is a statement on one model, not on the best of many.",
     "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
