@@ -42,11 +42,15 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     place, path = Path(folder), Path(docs) / "differences.md"
     best = real(rows_of(place))
     best = best[best["which"] == "best"]
-    parts = {
+    tables = {
         "rows": by_rows(real(pd.read_csv(place / "rows.csv"))),
         "tolerance": by_tolerance(real(pd.read_parquet(place / "conditioned.parquet")), best),
         "layer": by_layer(place),
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
+    }
+    parts = {
+        **in_short(tables),
+        **{name: markdown(table) for name, table in tables.items()},
         "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),
         "again": run_again(place),
@@ -55,6 +59,27 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
     print(f"wrote {path}")
     return 0
+
+
+def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """What the page's first lines take from the tables of rows, tolerances, layers and kv."""
+    rows, off = tables["rows"], "off its value of all rows"
+    few, many = rows.iloc[0], rows.iloc[len(rows) // 2]
+
+    def between(table: str, column: str) -> str:
+        values = tables[table][column][tables[table][column] != "-"]
+        order = values.str.replace("−", "-").astype(float).sort_values().index
+        return f"{values[order[0]]} to {values[order[-1]]}"
+
+    return {
+        "few": few["n/d"], "few.off": few[off], "many": many["n/d"], "many.off": many[off],
+        "lift": between("tolerance", "ρ of its lift"),
+        "layer.ntps": between("layer", "ρ of NTPS"),
+        "layer.corrected": between("layer", "ρ of corrected retention"),
+        "layer.pca": between("layer", "ρ of PCA's"),
+        "kv.ntps": between("kv", "ρ of NTPS with accuracy"),
+        "kv.retention": between("kv", "ρ of retention"),
+    }  # fmt: skip
 
 
 def rho(table: pd.DataFrame, score: str, target: str = "accuracy") -> str:
@@ -67,7 +92,7 @@ def mean(table: pd.DataFrame, column: str, form: str = ".3f") -> str:
     return f"{values.mean():{form}}".replace("-", "−") if len(values) else "-"
 
 
-def by_rows(rows: pd.DataFrame) -> str:
+def by_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over pairs and layers by n/d, and how far a score is from its own value of all rows."""
     keys = [*PAIR, "which"]
     whole = rows.loc[
@@ -90,10 +115,10 @@ def by_rows(rows: pd.DataFrame) -> str:
                     "ridge probe's skill, less": mean(part, "ridge_test_skill_gap"),
                 }  # fmt: skip
 
-    return markdown(pd.DataFrame(lines()))
+    return pd.DataFrame(lines())
 
 
-def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> str:
+def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     table = conditioned.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
     same = table[(table["choice"] == "grid") & (table["rtol"] == table["prefix_rtol"])]
     choices = [(f"{tau:.0e}", same[same["rtol"] == tau]) for tau in sorted(same["rtol"].unique())]
@@ -111,10 +136,10 @@ def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> str:
                     "ρ of the null alone": rho(own, "conditioned_null_mean"),
                 }  # fmt: skip
 
-    return markdown(pd.DataFrame(lines()))
+    return pd.DataFrame(lines())
 
 
-def by_layer(place: Path) -> str:
+def by_layer(place: Path) -> pd.DataFrame:
     table = real(with_accuracy(place))
     deepest = table.groupby(PAIR)["layer"].transform("max")
 
@@ -129,10 +154,10 @@ def by_layer(place: Path) -> str:
                     "ρ of PCA's": rho(own, "retention_corrected_pca"),
                 }  # fmt: skip
 
-    return markdown(pd.DataFrame(lines()))
+    return pd.DataFrame(lines())
 
 
-def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
+def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     table = sweep.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
     table = table[in_papers_order(table)]
 
@@ -145,7 +170,7 @@ def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> str:
                     "ρ of retention": rho(own, "retention"),
                 }  # fmt: skip
 
-    return markdown(pd.DataFrame(lines()))
+    return pd.DataFrame(lines())
 
 
 def by_targets(place: Path) -> str:
