@@ -71,11 +71,13 @@ def setting(default: Any, help: str) -> Any:
 
 
 def as_type(value: Any, kind: Any) -> Any:
-    """A flag's value from Python as its type has it: a path is a text, a number of numpy a number.
+    """A flag's value from Python as its type has it: a path is a text, a number of numpy or torch a number.
 
-    TypeError for another kind, such as 1.0 or True for a whole number; ValueError for a text with half a character, as Linux
-    writes a byte of a path that is no UTF-8.
+    TypeError for another kind, such as 1.0 or True for a whole number; ValueError for a text that is no UTF-8, as of a path whose
+    bytes are none.
     """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         if value is None and NoneType in inner:

@@ -62,14 +62,17 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
 
 
 def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """What the page's first lines take from the tables of rows, tolerances, layers and kv."""
+    """What the page's first lines take from the tables: of rows two lines, of the others each model's smallest and largest ρ."""
     rows, off = tables["rows"], "off its value of all rows"
     few, many = rows.iloc[0], rows.iloc[len(rows) // 2]
 
     def between(table: str, column: str) -> str:
-        values = tables[table][column][tables[table][column] != "-"]
-        order = values.str.replace("−", "-").astype(float).sort_values().index
-        return f"{values[order[0]]} to {values[order[-1]]}"
+        known = tables[table][tables[table][column] != "-"]
+        ordered = known.sort_values(column, key=lambda values: values.str.replace("−", "-").astype(float))
+        ends = ordered.groupby("model", sort=False)[column].agg(["first", "last"])
+        return ", ".join(
+            f"{ends['first'][model]} to {ends['last'][model]} ({model})" for model in sorted(ends.index)
+        )
 
     return {
         "few": few["n/d"], "few.off": few[off], "many": many["n/d"], "many.off": many[off],
@@ -179,7 +182,7 @@ def by_targets(place: Path) -> str:
     if not path.exists():
         return NOT_RUN
     attention, every = (final_runs(pd.read_csv(file)) for file in (place / "lora.csv", path))
-    both = attention.join(every, rsuffix="_all", how="inner").reset_index()
+    both = attention.join(every.add_suffix("_all"), how="inner").reset_index()
     best = rows_of(place)
     both = both.merge(best[best["which"] == "best"][[*PAIR, "accuracy"]], on=PAIR, suffixes=("", "_probe"))
     errors = (both[name] * (1 - both[name]) / both["n"] for name in ("accuracy", "accuracy_all"))

@@ -28,6 +28,7 @@ HALVES = Path("configs/experiments/halves.json")
 KEY = [*PAIR, "layer"]
 SWEEP = [*KEY, "order", "rule", "fraction", "ku", "kv", "ntps", "retention"]
 FACTS = [*PAIR, *"group n_texts classes majority tokens_per_text n_over_d best_layer headroom".split()]
+WAIT = 600  # seconds for another that adds its pairs
 ALL_LINEAR = "all_linear.csv"
 DERIVED = ["conditioned_chance", "conditioned_ntps_minus_pca"]
 PROBES = ("logistic_regression", "ridge")
@@ -40,7 +41,7 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         results: the folder of `make evidence`
         output: the folder of the tables
     """
-    with locks.locked(Path(output) / ".evidence.lock"):
+    with locks.locked(Path(output) / ".evidence.lock", wait=WAIT):
         add(tables(Path(results)), Path(output))
     return 0
 

@@ -956,10 +956,36 @@ def test_bytes_of_parquet_are_text(describe):
     assert dataset.splits["train"].texts == ["é", "b", "c"] and dataset.classes == ["x", "y"]
 
 
+def test_of_parquet_only_the_columns_that_are_named_are_read(describe, monkeypatch):
+    content = parquet(text=["a", "b"], label=[0, 1], **{f"x{place}": [0, 0] for place in range(20)})
+    monkeypatch.setattr(readers, "LARGEST", 2 * 2 * readers.CELL)
+    files = {"train": "t.parquet", "test": "t.parquet"}
+    assert describe({"t.parquet": content}, files=files).splits["train"].texts == ["a", "b"]
+    with pytest.raises(UserError, match="no column 'y'.*x19"):
+        monkeypatch.undo()
+        describe({"t.parquet": content}, files=files, label="y")
+    monkeypatch.setattr(readers, "LARGEST", 2 * 2 * readers.CELL - 1)
+    with pytest.raises(UserError, match="its 2 rows of text, label do not fit in memory"):
+        describe({"t.parquet": content}, files=files)
+
+
 def test_quoted_lines_and_quotes_within_a_line_are_text(describe):
-    content = 'text,label\n"a, b\nc, d\n""e"", f",1\n"Great" it is,0\n'
+    content = 'text,label\n"a, b\nc, d\n""e"", f",1\n"Great" it is,0\n"g\nh" ,0\n"Great" i "j\nk",1\n'
     dataset = describe({"t.csv": content}, files={"train": "t.csv", "test": "t.csv"})
-    assert dataset.splits["train"].texts == ['a, b\nc, d\n"e", f', "Great it is"]
+    assert dataset.splits["train"].texts[:3] == ['a, b\nc, d\n"e", f', "Great it is", "g\nh"]
+
+
+def test_a_text_longer_than_the_csv_module_takes_is_text(describe):
+    long = "word, of a line\n" * 10_000
+    content = pd.DataFrame({"text": [long, "b"], "label": [0, 1]}).to_csv(index=False)
+    dataset = describe({"t.csv": content}, files={"train": "t.csv", "test": "t.csv"})
+    assert dataset.splits["train"].texts == [long.strip(), "b"] and csv.field_size_limit() == 131_072
+
+
+def test_an_unclosed_quote_in_a_folder_of_csv_is_refused_too(describe):
+    content = 'text,label\nfine,a\n"Great 1,b\nbad 2,a\n"Great 3,b\n'
+    with pytest.raises(UserError, match="the quote in line 3 is not closed"):
+        describe({"folder/train.csv": content}, id="folder")
 
 
 def test_a_list_of_labels_as_pandas_writes_it_is_a_list(describe):
@@ -968,6 +994,13 @@ def test_a_list_of_labels_as_pandas_writes_it_is_a_list(describe):
     dataset = describe({"t.csv": content}, files=files, target="multilabel", label_separator=";")
     assert dataset.classes == ["[2", "x", "y"]
     assert dataset.splits["train"].labels.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+    with pytest.raises(UserError, match="neither a list of Python nor of JSON"):  # an array of numpy
+        describe(
+            {"t.csv": "text,label\na,['x' 'y']\nb,['x']\n"},
+            files=files,
+            target="multilabel",
+            label_separator=";",
+        )
 
 
 def test_a_text_that_holds_its_label_is_named_in_a_warning(describe, capsys):

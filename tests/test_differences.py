@@ -79,6 +79,28 @@ def test_the_largest_difference_of_a_pair_run_again(tmp_path):
     assert row["LoRA's accuracy"] == "0.002" and float(row["probe's accuracy"]) == 0
 
 
+def test_all_linear_modules_stand_beside_the_attention_projections_of_the_same_seed(tmp_path):
+    pair, final = {"model": "m", "dataset": "d"}, {"final": True, "split": "test", "n": 400, "step": 500}
+    best = pair | {"layer": 1, "gcv_error": 0.1}
+    probes = pair | {"layer": 1, "probe": "logistic_regression", "split": "test", "accuracy": 0.7}
+    lora = [pair | final | {"seed": seed, "accuracy": 0.8 + seed / 10} for seed in (0, 1)]
+    every = pair | final | {"seed": 0, "accuracy": 0.9, "settled": False}
+    rows = {
+        "best": [best],
+        "probes": [probes],
+        "facts": [pair | {"majority": 0.5}],
+        "lora": lora,
+        "all_linear": [every],
+    }
+    for name, lines in rows.items():
+        evidence.to_csv(pd.DataFrame(lines), tmp_path / f"{name}.csv")
+    (row,) = lines_of(differences.by_targets(tmp_path)).to_dict("records")
+    error = ((0.8 * 0.2 + 0.9 * 0.1) / 400) ** 0.5
+    assert row["more"] == f"+0.100 ± {error:.3f}" and row["probe"] == "0.700" and row["settled"] == "no"
+    (tmp_path / "all_linear.csv").unlink()
+    assert differences.by_targets(tmp_path) == differences.NOT_RUN
+
+
 def test_the_committed_page_is_what_the_committed_tables_say(tmp_path):
     assert differences.main(str(ROOT / "results/evidence"), str(tmp_path)) == 0
     assert (tmp_path / "differences.md").read_text() == (ROOT / "docs/differences.md").read_text()

@@ -1,5 +1,8 @@
 """report/evidence.py: finished pairs go into the committed tables, two runs at once lose none, other folders are one error."""
 
+import threading
+import time
+
 import pandas as pd
 import pytest
 
@@ -19,8 +22,24 @@ def test_pairs_take_the_place_of_older_ones_and_others_stay(tmp_path):
     assert found["dataset"].tolist() == ["a", "b"] and found["layer"].tolist() == [0, 1]
 
 
-def test_two_at_once_are_refused(tmp_path, monkeypatch):
+def test_of_two_at_once_one_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "tables", lambda _: table("a"))
+    monkeypatch.setattr(evidence, "WAIT", 20)
+    held = threading.Event()
+
+    def other():
+        with locks.locked(tmp_path / ".evidence.lock"):
+            held.set()
+            time.sleep(0.5)
+            evidence.add(table("b"), tmp_path)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait()
+    assert evidence.main("results", str(tmp_path)) == 0
+    thread.join()
+    assert pd.read_csv(tmp_path / "best.csv")["dataset"].tolist() == ["a", "b"]
+    monkeypatch.setattr(evidence, "WAIT", 0.1)
     with locks.locked(tmp_path / ".evidence.lock"), pytest.raises(UserError, match="another process"):
         evidence.main("results", str(tmp_path))
     assert evidence.main("results", str(tmp_path)) == 0

@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import datasets
@@ -210,9 +211,14 @@ def test_a_flag_of_another_type_is_refused_by_name(flag, value, words, tmp_path)
 
 def test_paths_and_numbers_of_numpy_are_flags(tmp_path):
     flags = Prescreening(
-        models=[Path("m")], output=tmp_path, limit=np.int64(7), budget=np.float32(3), seed=np.int32(1)
+        models=[Path("m")],
+        output=tmp_path,
+        limit=np.int64(7),
+        budget=np.float32(3),
+        seed=torch.tensor(1),
+        overwrite=np.True_,
     )
-    assert (flags.models, flags.output) == (["m"], str(tmp_path))
+    assert (flags.models, flags.output, flags.overwrite) == (["m"], str(tmp_path), True)
     assert [type(value) for value in (flags.limit, flags.budget, flags.seed)] == [int, float, int]
     with pytest.raises(UserError, match="--output .*holds a byte that is no UTF-8"):
         Prescreening(models=["m"], output=os.fsdecode(b"out\xff"))
@@ -223,6 +229,21 @@ def test_a_model_is_ranked_once_however_its_name_is_written(world, tmp_path):
     again = str(Path(models[0]).parent / "." / ".." / Path(models[0]).parent.name / Path(models[0]).name)
     ranking = ntps.rank([models[0], again], texts, labels, output=str(tmp_path), **FEW)
     assert len(ranking.table) == 1
+
+
+def test_two_models_of_one_name_and_one_that_cannot_be_read_are_rows(world, tmp_path):
+    models, texts, labels, _ = world
+    for name, model in zip("ab", models):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cand.yaml").write_text(f"path: {model}\n")
+    bad = tmp_path / "bad"
+    shutil.copytree(models[0], bad)
+    (bad / "config.json").unlink()
+    (bad / "config.json").symlink_to("/proc/self/mem")  # read in vain: an OSError
+    names = [str(tmp_path / name / "cand.yaml") for name in "ab"]
+    ranking = ntps.rank([*names, str(bad)], texts, labels, output=str(tmp_path / "out"), **FEW)
+    assert len(ranking.table) == 3 and len(ranking.measured) == 1
+    assert "another run: model" in ranking.failed[names[1]] and ranking.failed[str(bad)]
 
 
 def test_none_is_the_default_of_a_flag_and_a_name_may_be_a_number(world, tmp_path):
@@ -326,6 +347,8 @@ def test_probes_whose_names_end_in_a_number_do_not_overwrite_each_other(world, t
         ("classes", [1, 2], "3 texts and 2 labels"),
         ("numeric", [1.0, math.nan, 2.0], "missing or not finite"),
         ("multilabel", np.array([[0, 2], [1, 0], [0, 1]]), "0 and 1 alone"),
+        ("classes", np.zeros((3, 2)), "the shape .3, 2."),
+        ("numeric", np.zeros((3, 2)), "the shape .3, 2."),
     ],
 )
 def test_labels_of_another_kind_than_the_target_are_refused(target, labels, words):

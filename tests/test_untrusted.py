@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -609,8 +610,10 @@ def test_dates_of_parquet_that_no_calendar_has_are_one_error(texts, tmp_path, ki
     column = pa.array([1, far], raw).view(dates)
     table = pa.table({"text": ["a", "b"], "label": ["0", "1"], "day": column})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    files = {"train": "a.parquet", "test": "a.parquet"}
+    assert texts(files=files).classes == ["0", "1"]  # a column that is not named is not read
     one_error(
-        lambda: texts(files={"train": "a.parquet", "test": "a.parquet"}),
+        lambda: texts(files=files, label="day"),
         "mine.yaml: files: ",
         "a.parquet",
     )
@@ -650,7 +653,7 @@ def test_validate_suggests_names(capsys):
 @pytest.mark.parametrize(
     "outside", ["{top}/secret.csv", "../secret.csv", "../*.csv", "https://example.org/x.csv"]
 )
-def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, outside):
+def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, monkeypatch, outside):
     (tmp_path / "secret.csv").write_text(ROWS)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -659,7 +662,13 @@ def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, outside):
     front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
     (folder / "README.md").write_text(f"---\n{front}---\n")
     (tmp_path / "d.yaml").write_text("id: data\ntext: text\nlabel: label\n")
-    with pytest.raises(UserError, match="d.yaml: id: "):
+    monkeypatch.setattr(
+        datasets, "load_dataset_builder", lambda *_: pytest.fail("an address may be asked for")
+    )
+    with pytest.raises(UserError, match="d.yaml: id: data: .* does not lie in it"):
         load_dataset(str(tmp_path / "d.yaml"))
+    monkeypatch.undo()
     (folder / "README.md").unlink()
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "d.yaml").write_text("id: link\ntext: text\nlabel: label\n")
     assert load_dataset(str(tmp_path / "d.yaml")).splits["train"].texts

@@ -82,7 +82,7 @@ def _file_hash(path: Path) -> str:
     state = path.stat()
     if state.st_size < LARGE:
         return file_sha256(path)
-    # the time that it was last written can be set, the one that its entry was changed at cannot
+    # mtime can be set, as `cp -p` and archives do; ctime cannot
     key = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino])
     memory = cache_folder("hashes") / hashlib.sha256(key.encode()).hexdigest()
     if memory.exists() and re.fullmatch("[0-9a-f]{64}", known := memory.read_text("utf-8", "replace")):

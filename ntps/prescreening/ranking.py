@@ -19,6 +19,7 @@ from ntps.evaluation import halving
 from ntps.evaluation.gain import Calibration
 from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
+from ntps.models.description import resolve_model
 from ntps.moments.pair import Cached
 from ntps.prescreening import measure, page, user_files
 from ntps.prescreening.measure import Measured, Row
@@ -72,14 +73,15 @@ class Ranking:
 
     def distinct(self) -> list[str]:
         """The models, each once however its name is written; one that cannot be read stays, to fail with its reason."""
-        found: dict[str, str] = {}
+        models, seen = list[str](), list[Any]()
         for model in self.flags.models:
             try:
-                name = measure.pair_of(model, self.where, self.data, self.flags).model
-            except UserError:
-                name = model
-            found.setdefault(name, model)
-        return list(found.values())
+                one: Any = resolve_model(model)
+            except (UserError, OSError):
+                one = model
+            if one not in seen:
+                models, seen = [*models, model], [*seen, one]
+        return models
 
     def attempt(self, model: str, work: Callable[[str], Found]) -> Found | None:
         try:

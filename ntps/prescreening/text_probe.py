@@ -220,18 +220,24 @@ def encoded(y: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
         return ENCODINGS[target](y)
 
 
+def one_column(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim != 1 and labels.shape[1:] != (1,):
+        raise ValueError(f"they have the shape {labels.shape}: give one a text")
+    return labels.reshape(-1)
+
+
 def of_numbers(y: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels = np.asarray(y, dtype=np.float64)
+    labels = one_column(np.asarray(y, dtype=np.float64))
     if not np.isfinite(labels).all():
         raise ValueError("some are missing or not finite")
     return np.array([]), labels
 
 
 def of_classes(y: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels = pd.Series(list(y), dtype=object)
-    if labels.isna().any():
+    labels = one_column(np.asarray(y, dtype=object))
+    if pd.isna(labels).any():
         raise ValueError("some are missing")
-    classes, places = np.unique(labels.to_numpy(), return_inverse=True)  # TypeError for several types
+    classes, places = np.unique(labels, return_inverse=True)  # TypeError for several types
     if len(classes) < 2:
         raise ValueError("give two classes or more")
     return np.array(classes.tolist()), places

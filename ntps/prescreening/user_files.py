@@ -103,14 +103,15 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
         numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
         counts = class_counts(train.labels, data.targets)
         few, most = ((counts > 0) & (counts < 10)).sum(), counts.max()
-        one = np.flatnonzero(class_counts(test.labels, data.targets))
+        there = np.flatnonzero(class_counts(test.labels, data.targets))
+        only = data.classes[there[0]] if len(there) == 1 and not data.multilabel else ""
         unseen = (targets_of(test.labels, data.targets).numpy()[:, counts == 0] > 0).any(1).sum()
         warnings |= {
             f"the {data.targets} classes are all numbers: is it --target numeric?":
                 not data.multilabel and data.targets > MANY_NUMBERS and numbers,
             f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
             f"{kind} with fewer than 10 train texts: {few} of {data.targets}": few,
-            f"all {n_test} test texts are {data.classes[one[0]]!r}: accuracy and skill on them say little": len(one) == 1 and not data.multilabel,
+            f"all {n_test} test texts are {only!r}: accuracy and skill on them say little": only,
             f"{unseen} test texts are of {kind} that train lacks": unseen,
         }  # fmt: skip
     return [warning for warning, holds in warnings.items() if holds]

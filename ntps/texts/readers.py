@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -114,7 +115,9 @@ def csv_options(path: Path, spec: Spec, notes: list[str]) -> dict[str, str]:
     content = _unpacked(path.read_bytes(), notes)
     text = _text(content, spec, notes)
     usual = "\t" if without_gz(path).suffix.lower() == ".tsv" else ","
-    return {"encoding": _encoding(content, spec), "sep": _delimiter(text, spec, notes, usual)}
+    delimiter = _delimiter(text, spec, notes, usual)
+    _check_quotes(text, delimiter)
+    return {"encoding": _encoding(content, spec), "sep": delimiter}
 
 
 def _encoding(content: bytes, spec: Spec) -> str:
@@ -173,6 +176,7 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
 
     text = _text(content, spec, notes)
     delimiter = _delimiter(text, spec, notes, usual)
+    _check_quotes(text, delimiter)
     # Everything is text, nothing is guessed: "NA" is a word, "01" is not 1. Too many fields are an error.
     raw = content if _encoding(content, spec) == "utf-8" else text.encode()
     # dtype object takes a third of the time of str.
@@ -180,29 +184,37 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         table = pd.read_csv(io.BytesIO(raw), na_filter=False, **options)
-    _check_quotes(table, text, delimiter)
     lines = table.itertuples(index=False, name=None)
     return _table(next(lines), lines)
 
 
-def _check_quotes(table: Any, text: str, delimiter: str) -> None:
-    """ValueError where a quote that is never closed has made several rows the text of one: at the next quote, in another line,
-    text goes on. Such a quote within one line is left as pandas reads it."""
-    if not any("\n" in field for name in table for field in table[name]):
+def _check_quotes(text: str, delimiter: str) -> None:
+    """ValueError where a quote that is never closed makes several rows the text of one.
+
+    Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows, with as many
+    delimiters as the header has. Other quotes inside quoted fields are left as the reader takes them.
+    """
+    if '"' not in text:
         return
-    lines, before = io.StringIO(text, newline=""), 0
-    while True:
-        rows, whole = csv.reader(lines, delimiter=delimiter, strict=True), 0
-        try:
-            for _ in rows:
-                whole = rows.line_num
-            return
-        except csv.Error as error:
-            first, last = before + whole + 1, before + rows.line_num
-            if last > first and "field limit" not in str(error):  # a long text is none
-                raise ValueError(f"the quote in line {first} is not closed, and lines to {last} would become its text: double quotes "
-                                 "inside quoted fields, or save it as JSON Lines") from error  # fmt: skip
-            before = last
+    lines, start, limit = io.StringIO(text, newline="").readlines(), 0, csv.field_size_limit(sys.maxsize)
+    columns, left = len(next(csv.reader(lines, delimiter=delimiter), ())), iter(lines)
+    try:
+        while start < len(lines):
+            rows, whole = csv.reader(left, delimiter=delimiter, strict=True), 0
+            try:
+                for _ in rows:
+                    whole = rows.line_num
+                return
+            except csv.Error as error:
+                first, start = start + whole, start + rows.line_num
+                whole_rows = all(
+                    line.count(delimiter) == columns - 1 > 0 for line in (lines[first], lines[start - 1])
+                )
+                if start - 1 > first and whole_rows:
+                    raise ValueError(f"the quote in line {first + 1} is not closed, and lines to {start} would become its text: double quotes "
+                                     "inside quoted fields, or save it as JSON Lines") from error  # fmt: skip
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
@@ -234,8 +246,14 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-    bounded(file.metadata.num_rows * file.metadata.num_columns * CELL)
-    return file.read().to_pylist()
+    there = file.schema_arrow.names
+    named = list(dict.fromkeys(name for _, name in named_columns(spec, there)))
+    columns = named if set(named) <= set(there) else there  # else the error names all that there are
+    if file.metadata.num_rows * len(columns) * CELL > LARGEST:
+        raise ValueError(
+            f"its {file.metadata.num_rows} rows of {', '.join(columns)} do not fit in memory: save fewer rows"
+        )
+    return file.read(columns).to_pylist()
 
 
 def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:

@@ -1,6 +1,8 @@
 """From rows to texts and labels, as a description says, with a count of the rows that are dropped."""
 
 import ast
+import contextlib
+import json
 import re
 import sys
 from collections import Counter
@@ -41,14 +43,20 @@ def as_text(value: Any) -> str:
 
 
 def as_list(text: str) -> list[Any] | None:
-    """What a text such as "['a', 'b']" lists, as pandas writes lists into a CSV; None for another text."""
-    if not (text.startswith("[") and text.endswith("]")):
+    """What a text such as "['a', 'b']" or '["a"]' lists, as pandas and JSON write lists; None for another text.
+
+    ValueError for one that only looks so, such as the "['a' 'b']" of a numpy array, in which Python would see one text.
+    """
+    if not re.fullmatch(r"\[\s*(['\"].*)?\]", text, re.DOTALL):
         return None
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        if repr(found := ast.literal_eval(text)) == text:
+            return found
+    raise ValueError(
+        f"{text:.80} is neither a list of Python nor of JSON: save the table as JSON Lines, or join labels by ;"
+    )
 
 
 def untyped(label: str) -> str:

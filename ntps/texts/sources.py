@@ -11,8 +11,11 @@ import re
 import sys
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ntps.errors import UserError, boundary, one_line
 from ntps.sources.hub import locked, snapshot
@@ -24,6 +27,7 @@ from ntps.texts import readers
 from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
+ABOUT = ("README.md", ".huggingface.yaml")  # where a folder says which files are its rows
 
 
 class TextSource(ABC):
@@ -164,8 +168,11 @@ class Hub(TextSource):
             facts["revision"] = folder.name
         remedy = "check id, config and revision" + ", or name each file under files:" * local
         with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
+            what = f"{where}: id: {spec['id']}"
+            self._check_inside(asked_for(folder), folder, what)  # before `datasets` asks for an address
             config = datasets.load_dataset_builder(str(folder), spec.get("config")).config
-            self._check_inside(config, folder, f"{where}: id: {spec['id']}")
+            found = dict(config.data_files or {}).values()
+            self._check_inside((str(file) for files in found for file in files), folder, what)
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
             loaded = datasets.load_dataset(str(folder), spec.get("config"), **options)
         facts |= {"recognised": recognised} if recognised else {}
@@ -183,14 +190,13 @@ class Hub(TextSource):
         return splits, facts
 
     @staticmethod
-    def _check_inside(config: Any, folder: Path, what: str) -> None:
-        """UserError where the folder's README.md names files elsewhere, of this machine or of the network."""
-        top = os.path.abspath(folder)  # as written: in the hub's cache files are links
-        for path in (str(file) for files in dict(config.data_files or {}).values() for file in files):
-            if "://" in path or not Path(os.path.abspath(path)).is_relative_to(top):
-                raise UserError(
-                    f"{what}: its README.md names {path}, which does not lie in it: name each file under files:"
-                )
+    def _check_inside(paths: Iterable[str], folder: Path, what: str) -> None:
+        """UserError where one lies elsewhere on this machine, or on the network. Links in the folder are followed: in the hub's
+        cache every file is one."""
+        top = folder.resolve()
+        for path in paths:
+            if "://" in path or not Path(os.path.abspath(top / path)).is_relative_to(top):
+                raise UserError(f"{what}: {path} does not lie in it: name each file under files:")
 
     @staticmethod
     def _csv_options(
@@ -231,6 +237,28 @@ class Hub(TextSource):
                 absent = label < 0 and spec.get("target") != "numeric"  # the hub's -1: not labelled
                 row[spec["label"]] = None if absent else names[label] if names else label
         return rows, names
+
+
+FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)  # of a README.md
+
+
+def asked_for(folder: Path) -> list[str]:
+    """The files and folders that a data set's README.md, or its older .huggingface.yaml, names in its configs."""
+    texts = {name: path.read_text(encoding="utf-8") for name in ABOUT if (path := folder / name).is_file()}
+    fronts = [match[1] if (match := FRONT.match(text)) else "" for text in texts.values()]
+    abouts = map(yaml.safe_load, [*fronts, texts.get(".huggingface.yaml", "")])
+    configs = [about.get("configs") for about in abouts if isinstance(about, dict)]
+    left: list[Any] = [one for several in configs if isinstance(several, list) for one in several]
+    left = [one.get(key) for one in left if isinstance(one, dict) for key in ("data_files", "data_dir")]
+    found, seen = list[str](), set[int]()
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict | list) and id(value) not in seen:  # an alias may stand anywhere
+            seen.add(id(value))
+            left += value.values() if isinstance(value, dict) else value
+    return found
 
 
 class Files(TextSource):
