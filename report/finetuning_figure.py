@@ -15,7 +15,7 @@ TEXT = (
 )
 
 RETENTION = (
-    "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows. "
+    "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows alone, not of seeds. "
     "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles, those of one source averaged."
 )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
-from ntps.evaluation.correlation import spearman
+from ntps.evaluation.correlation import LEVEL, spearman
 from ntps.evaluation.gain import Points
 from ntps.results.tables import PAIR
 from report import gain_confirmation, kernel_variants
@@ -82,7 +82,7 @@ def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: li
         if 0 < half < 1
         else "more groups than can be said"
     )
-    worth, two = int((found.gain > WORTH).sum()), int((table["seeds"] > 1).sum())
+    worth = int((found.gain > WORTH).sum())
     return {
         "state": state(table),
         "gained": gained(table, floor),
@@ -94,7 +94,7 @@ def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: li
         "judgement": judgement_table(judged),
         "test": points_of(floor["test"]),
         "paired": paired_words(table, floor),
-        "seeds": f"{points_of(floor['seeds'])} points, from {two} data set{'s' * (two != 1)} of two seeds, so that it may well be half or twice that" if floor["seeds"] == floor["seeds"] else "not known, each has one seed",
+        "seeds": seeds_words(table, floor["seeds"]),
         "reliability": f"{floor['reliability']:.2f}",
         "worth": f"{worth} of {found.gain.size}",
         "needed": needed,
@@ -146,6 +146,19 @@ def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
         f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f}, the mean of {SPLITS} splits, nine in ten of which give {floor['low']:.2f} to {floor['high']:.2f}: "
         f"a reliability of {floor['twice_as_many']:.2f} for all rows, by Spearman and Brown"
     )  # fmt: skip
+
+
+def seeds_words(table: pd.DataFrame, error: float) -> str:
+    """The error that seeds leave, with its interval by chi-squared, and the data set whose seeds are farthest apart."""
+    free = int((table["seeds"] - 1).sum())
+    if not free:
+        return "not known, each has one seed"
+    low, high = (error * math.sqrt(free / chi2.ppf(q, free)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+    far = table.sort_values("seed_variance").dropna(subset="seed_variance").iloc[-1]
+    return (
+        f"{points_of(error)} points [{points_of(low)}, {points_of(high)}], from {int((table['seeds'] > 1).sum())} data sets of two seeds and more, as if all had one variance, "
+        f"which they have not (the seeds of {far['dataset']} have a standard deviation of {points_of(far['seed_variance'] ** 0.5)}: patience may end one training long before another)"
+    )
 
 
 def over(both: pd.DataFrame) -> str:

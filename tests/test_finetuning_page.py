@@ -242,6 +242,19 @@ def test_a_curve_that_no_law_fits_counts_with_its_end_and_no_accuracy_is_above_o
     assert found[GROUPS[0]] == 0.2 and found[GROUPS[1]] == 1
 
 
+def test_the_error_of_seeds_has_the_interval_of_a_variance(tables):
+    table = gains.measured(tables)
+    table["seed_variance"] = [0.0] * 11 + [0.12]
+    rng = np.random.default_rng(0)
+    drawn = np.sqrt(rng.chisquare(12, 100_000) / 12)  # of an error of 1, over what it is estimated to be
+    words = finetuning_page.seeds_words(table, 1.0)
+    low, high = (100 / np.quantile(drawn, q) for q in (0.95, 0.05))
+    shown = [float(part) for part in words.split("[")[1].split("]")[0].split(", ")]
+    assert words.startswith("100.0 points [") and shown == pytest.approx([low, high], abs=1)
+    assert f"the seeds of {GROUPS[-1]} have a standard deviation of 34.6" in words
+    assert finetuning_page.seeds_words(table.assign(seeds=1), math.nan).startswith("not known")
+
+
 def test_seeds_and_test_rows_leave_the_floor(tables):
     table = gains.measured(tables)
     found, _ = gains.points(table, ["ntps"], "lora_gain")
