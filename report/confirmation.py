@@ -23,7 +23,7 @@ from ntps.system import atomic_files
 from report import evidence
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
-from report.tables import real
+from report.tables import CONTROL, real
 from report.words import markdown, number, p_text
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
@@ -110,11 +110,13 @@ def defined(rows: pd.DataFrame, score: str) -> pd.Series:
 
 
 def judged(half: str, model: str, rows: pd.DataFrame) -> Iterator[Reading]:
-    """The six readings, in which Holm counts those that are not measurable too; then the controls, without a verdict."""
+    """The six readings, in which Holm counts those that are not measurable too; then the controls, without a verdict, as are
+    all readings of random weights."""
     tests = [reading(half, model, rows, layer, score) for layer in LAYERS for score in SCORES]
     adjusted = holm(np.array([1.0 if test.p != test.p else test.p for test in tests]))
     for test, p in zip(tests, adjusted):
-        yield Reading(**asdict(test) | {"p_holm": p, "verdict": verdict(test, p)})
+        found = {} if model.endswith(CONTROL) else {"p_holm": p, "verdict": verdict(test, p)}
+        yield Reading(**asdict(test) | found)
     for target in TARGETS:
         for layer in LAYERS:
             for score in (*SCORES, *CONTROLS) if target != TARGETS[0] else CONTROLS:

@@ -33,7 +33,8 @@ def confirmation_figure(rows: pd.DataFrame, readings: pd.DataFrame, halves: dict
             left_out = str(found["left_out"]).split()
             shown = points.loc[~points.index.isin(left_out), [score, "accuracy"]].reindex(datasets)
             numbered_points(axes, shown.set_axis(["x", "y"], axis=1))
-            axes.set_title(f"ρ {found['rho']:.2f}, p {found['p_holm']:.2g}, n {found['n']}")
+            p = "" if pd.isna(found["p_holm"]) else f", p {found['p_holm']:.2g}"  # a control is not tested
+            axes.set_title(f"ρ {found['rho']:.2f}{p}, n {found['n']}")
             axes.set_xlabel(label)
         line[0].set_ylabel(f"{model}\nprobe accuracy on test")
     caption(figure, number_list(datasets), TEXT)

@@ -200,8 +200,7 @@ def released(tables: Tables) -> Facts:
 def checked(tables: Tables) -> Facts:
     """On other data sets: a choice made on these, null_lift at the embeddings, with the best layer's probe; what orders models within a data set;
     and what GCV's layer costs."""
-    every = with_accuracy(FOLDER)
-    every = real(every)
+    every = real(with_accuracy(FOLDER))
     best = lowest_error(every)[[*PAIR, "accuracy"]]
     half = halves()["confirmation"]
     first = every.loc[(every["layer"] == 0) & every["dataset"].isin(half), [*PAIR, "null_lift"]].merge(

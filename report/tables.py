@@ -63,9 +63,12 @@ def of_model(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     return table[table["model"] == model]
 
 
+CONTROL = "-random"  # how models of random weights are called
+
+
 def real(table: pd.DataFrame) -> pd.DataFrame:
     """Without the models of random weights."""
-    return table[~table["model"].str.endswith("-random")]
+    return table[~table["model"].str.endswith(CONTROL)]
 
 
 def by_dataset(table: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:

@@ -66,6 +66,18 @@ def test_the_verdicts_of_known_orders(tmp_path, page):
     assert page.with_suffix(".png").stat().st_size > 10_000
 
 
+def test_random_weights_stand_beside_without_a_verdict(tmp_path, page):
+    order = np.arange(13.0)
+    for model in ("one", "two", "two-random"):
+        write_tables(tmp_path, model, order, order)
+    confirmation.main(str(tmp_path))
+    control = pd.read_csv(tmp_path / "confirmation.csv").query("model == 'two-random'")
+    assert len(control) and control["verdict"].isna().all() and control["p_holm"].isna().all()
+    assert (control.query("score == 'conditioned_lift' and layer == 'best'")["rho"] == 1).all()
+    before, after = page.read_text().split("Controls, and the same")
+    assert "two-random" in after and "two-random" not in before
+
+
 def test_reversed_is_not_confirmed(tmp_path, page):
     for model in ("one", "two"):
         write_tables(tmp_path, model, -np.arange(13.0), np.arange(13.0))
