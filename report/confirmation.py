@@ -159,6 +159,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         whole(tested, trained),
         *(sign_test(rows, halves["confirmation"], model) for model in trained),
         control(tested[tested["model"].isin(trained)]),
+        *random_weights(tested[~tested["model"].isin(trained)]),
         f"![Every data set's score and accuracy, by score and model]({PAGE.with_suffix('.png').name})",
         readings_table(tested[tested["model"].isin(trained)]),
         "Controls, and the same on the discovery half, where the hypothesis is from (correlations; no test):",
@@ -202,6 +203,17 @@ def control(tested: pd.DataFrame) -> str:
     ]
     said = " and ".join(f"{number(row['rho'])} ({row['model']})" for row in here.to_dict("records"))
     return f"The ridge probe's skill, cross-validated on the same train rows (`gcv_skill`, not named beforehand), goes with accuracy at {said}."
+
+
+def random_weights(tested: pd.DataFrame) -> list[str]:
+    """What each model of random weights, on which nothing was trained, shows at its best layer."""
+    here = tested[(tested["target"] == TARGETS[0]) & (tested["layer"] == LAYERS[0])]
+    return [
+        f"With random weights ({model}), for comparison: "
+        + ", ".join(f"{row['score']} {number(row['rho'])}" for row in own.to_dict("records"))
+        + " (ρ with accuracy, best layer; no test)."
+        for model, own in here.groupby("model", sort=False)
+    ]
 
 
 def readings_table(tested: pd.DataFrame) -> str:
