@@ -194,7 +194,7 @@ def by_targets(place: Path) -> str:
                 "model": row["model"], "data set": row["dataset"], "seed": f"{row['seed']}", "probe": f"{row['accuracy_probe']:.3f}",
                 "attention alone": f"{row['accuracy']:.3f}", "all linear modules": f"{row['accuracy_all']:.3f}",
                 "more": f"{row['more']:+.3f} ± {row['error']:.3f}".replace("-", "−"),
-                "best step": f"{row['step']} and {row['step_all']}", "settled": f"{row['settled_all']}".replace("True", "yes").replace("False", "no"),
+                "best step": f"{row['step']} and {row['step_all']}", "settled": "yes" if row["settled_all"] else "no",
             }  # fmt: skip
 
     return markdown(pd.DataFrame(lines()))

@@ -89,9 +89,8 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
     points, sums = list[tuple[int, float]](), list[tuple[int, LayerMoments]]()  # of m partitions, m falling
 
     def add_point(train: LayerMoments) -> None:
-        constant = (
-            train.centred.power <= 1e-12 * train.label_second_moment
-        )  # one class: its probe is the guess
+        # of one class, or one number: its probe is the guess
+        constant = train.centred.power <= 1e-12 * train.label_second_moment
         skill = 0.0 if constant else probes.skill(probes.ridge(train), train, test)
         points.append((train.text_count, skill))
 

@@ -71,9 +71,7 @@ class Candidate:
         place = best_place(ridge.gcv_error for ridge, _ in fitted)
         states, labels = map(np.concatenate, zip(*(read_states(file, place) for file in test)))
         errors, guesses = (squared_errors(probe, states, labels) for probe in fitted[place])
-        known = (
-            guesses.mean() > 0
-        )  # else all rows so far are of one class, and every model is as good as guessing
+        known = guesses.mean() > 0  # else all rows so far are of one class: any model is as good as guessing
         losses = errors / (guesses.mean() if known else 1)
         self.row = {
             "model": self.pair.model,
