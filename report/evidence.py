@@ -42,7 +42,7 @@ def main(results: str, output: str = str(FOLDER)) -> int:
         output: the folder of the tables
     """
     with locks.locked(Path(output) / ".evidence.lock", wait=WAIT):
-        add(tables(Path(results)), Path(output))
+        add(tables(Path(results), Path(output)), Path(output))
     return 0
 
 
@@ -54,7 +54,7 @@ def add(found: dict[str, pd.DataFrame], output: Path) -> None:
         path = output / name
         read, write = (pd.read_parquet, to_parquet) if path.suffix == ".parquet" else (read_csv, to_csv)
         older = read(path) if path.exists() else table[:0]
-        here = set(map(tuple, table[PAIR].to_numpy()))
+        here = pairs_of(table)
         older = older[~among(older, here)]
         whole = pd.concat([part for part in (older, table) if len(part)]) if len(table) else older
         write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
@@ -94,14 +94,58 @@ def to_parquet(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(temporary, index=False, compression="zstd", compression_level=19)
 
 
-def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """By file name: of the pairs that have been trained on, the last step of `make evidence`."""
-    head = read_tables(folder, "accuracy/linear_training")
-    done = set(map(tuple, head[PAIR].to_numpy()))
-    if not done:
+def tables(folder: Path, output: Path) -> dict[str, pd.DataFrame]:
+    """By file name: of the pairs that have been trained on, the last step of `make evidence`.
+
+    Tables of `make finetuning` may join those that the output has of a pair from an earlier folder.
+    """
+    head, path = read_tables(folder, "accuracy/linear_training"), output / "head.csv"
+    done, earlier = pairs_of(head), pairs_of(read_csv(path) if path.exists() else head[:0])
+    check_same_runs(folder, output, earlier - done)
+    later = {name: table for name, table in fine_tuned(folder).items() if among(table, done | earlier).any()}
+    if not done and not later:
         raise UserError(
             f"{folder} has no finished pairs, those with accuracy/linear_training: run make evidence"
         )
+    found = first_tables(folder, head, done) if done else {}
+    return found | {name: table[among(table, done | earlier)] for name, table in later.items()}
+
+
+def check_same_runs(folder: Path, output: Path, earlier: set[tuple]) -> None:
+    """UserError where LoRA was trained from other weights or rows than the output's tables of the pair are of."""
+    facts = pd.read_csv(output / "facts.csv").set_index(PAIR) if earlier else pd.DataFrame()
+    for model, dataset in sorted(earlier):
+        path = folder / "accuracy/lora_finetuning" / model / f"{dataset}.json"
+        if not path.exists():
+            continue
+        identity = provenance.read(path)["identity"]
+        hashes = identity["data"]["texts_sha256"]
+        now = [identity["model"]["weights"], hashes["train"], hashes["test"]]
+        then = list(facts.loc[(model, dataset), ["weights", "train_sha256", "test_sha256"]])
+        if now != then:
+            raise UserError(
+                f"{path} is of other weights or rows than {output} has of {model} x {dataset}: run make evidence again"
+            )
+
+
+def pairs_of(table: pd.DataFrame) -> set[tuple]:
+    return set(map(tuple, table[PAIR].to_numpy()))
+
+
+def fine_tuned(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of `make finetuning`."""
+    return {
+        "lora.csv": read_tables(folder, "accuracy/lora_finetuning"),
+        "finetune_probe.csv": read_tables(folder, "finetune_probe"),
+        "kernel_variants.csv": read_tables(folder, "kernel_variants"),
+        ALL_LINEAR: read_tables(folder / "all-linear", "accuracy/lora_finetuning"),
+        "short.csv": read_tables(folder / "short", "accuracy/lora_finetuning"),
+        "hits.csv": read_hits(folder),
+    }
+
+
+def first_tables(folder: Path, head: pd.DataFrame, done: set[tuple]) -> dict[str, pd.DataFrame]:
+    """The tables of `make evidence`."""
 
     def of_done(table: pd.DataFrame) -> pd.DataFrame:
         return table[among(table, done)]
@@ -120,12 +164,6 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "conditioned.parquet": conditioned.round(dict.fromkeys(values, 5)).drop(columns=DERIVED),
         "probes.csv": probes,
         "head.csv": head,
-        "lora.csv": of_done(read_tables(folder, "accuracy/lora_finetuning")),
-        "finetune_probe.csv": of_done(read_tables(folder, "finetune_probe")),
-        "kernel_variants.csv": of_done(read_tables(folder, "kernel_variants")),
-        ALL_LINEAR: of_done(read_tables(folder / "all-linear", "accuracy/lora_finetuning")),
-        "short.csv": of_done(read_tables(folder / "short", "accuracy/lora_finetuning")),
-        "hits.csv": of_done(read_hits(folder)),
         "rows.csv": of_done(read_tables(folder, "rows")),
         "facts.csv": with_provenance(folder, of_done(load_pairs(folder)[FACTS])),
         "sweep.parquet": sweep,

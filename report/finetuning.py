@@ -14,7 +14,7 @@ from ntps.evaluation.correlation import LEAST, Draws
 from ntps.evaluation.gain import points
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import gain_confirmation
+from report import gain_confirmation, second_model
 from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.finetuning_page import page, sections
@@ -49,7 +49,11 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     both = over_both(table, further, draws)
     write_or_remove(both, Path(folder) / BOTH)
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
+    second = second_model.both_gains(Path(folder))
+    of_second = second_model.judged(second, draws)
+    write_or_remove(of_second, Path(folder) / second_model.TABLE)
     further_sections = sections(Path(folder), table, further, outcome, both)
+    further_sections |= second_model.sections(second, of_second)
     atomic_files.write_text(
         Path(docs) / "finetuning.md", page(table, found, judged, left_out, further_sections)
     )

@@ -31,7 +31,13 @@ from report.reproduction import filled
 from report.words import markdown, p_text, points_of, three
 
 TEMPLATE = Path(__file__).with_name("finetuning.template.md")
-ANSWERS = ("gained", "verdict", "tested", "all")  # what the page begins with, those that there are
+ANSWERS = (
+    "gained",
+    "verdict",
+    "tested",
+    "all",
+    "of_second",
+)  # what the page begins with, those that there are
 AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
 
 

@@ -51,14 +51,15 @@ Errors = Callable[[Points], Array]  # (M, G): prediction - gain of each group, f
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, half: str = "discovery") -> pd.DataFrame:
-    """A row a pair with LoRA runs: the gain on test, what is known of its error, and every predictor.
+def measured(folder: Path, half: str = "discovery", model: str = gain_confirmation.MODEL) -> pd.DataFrame:
+    """A row a data set of the model's LoRA runs: the gain on test, what is known of its error, and every predictor.
 
-    half: confirmation, of which the model and the seed of its test alone, or discovery, which is all else.
+    half: confirmation, of which the seed of its test alone, or discovery, which is all else.
     """
     runs = pd.read_csv(folder / "lora.csv")
+    runs = runs[runs["model"] == model]
     further = runs["dataset"].isin(halves()["confirmation"])
-    planned = (runs["model"] == gain_confirmation.MODEL) & (runs["seed"] == gain_confirmation.SEED)
+    planned = runs["seed"] == gain_confirmation.SEED
     runs = runs[further & planned if half == "confirmation" else ~further]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(

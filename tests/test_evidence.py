@@ -1,5 +1,6 @@
 """report/evidence.py: finished pairs go into the committed tables, two runs at once lose none, other folders are one error."""
 
+import json
 import threading
 import time
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ntps.errors import UserError
-from ntps.system import locks
+from ntps.system import locks, provenance
 from report import evidence, reference, which_model
 
 
@@ -23,7 +24,7 @@ def test_pairs_take_the_place_of_older_ones_and_others_stay(tmp_path):
 
 
 def test_of_two_at_once_one_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "tables", lambda _: table("a"))
+    monkeypatch.setattr(evidence, "tables", lambda *_: table("a"))
     monkeypatch.setattr(evidence, "WAIT", 20)
     held = threading.Event()
 
@@ -61,3 +62,32 @@ def test_tables_of_an_earlier_version_are_one_error(tmp_path):
         (tmp_path / kind / "m/d.csv").write_text("model,dataset,layer\nm,d,0\n")
     with pytest.raises(UserError, match="has no column order, rule.*run K_sweep.py with --overwrite"):
         evidence.main(str(tmp_path), str(tmp_path / "out"))
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def trained_later(folder, weights):
+    """A folder with nothing but LoRA's table of the pair m x d, trained from these weights."""
+    identity = {"model": {"weights": weights}, "data": {"texts_sha256": {"train": "a", "test": "b"}}}
+    about = {"format": f"ntps accuracy {provenance.FORMAT}", "identity": identity}
+    written(folder / "accuracy/lora_finetuning/m/d.csv", "model,dataset,seed,accuracy\nm,d,0,0.5\n")
+    written(folder / "accuracy/lora_finetuning/m/d.json", json.dumps(about))
+
+
+def test_lora_joins_the_pair_of_an_earlier_folder(tmp_path):
+    """Scores and probes stand in the output; the folder they came from is gone."""
+    run, output = tmp_path / "run", tmp_path / "out"
+    trained_later(run, "w")
+    with pytest.raises(UserError, match="has no finished pairs"):
+        evidence.main(str(run), str(output))
+    written(output / "head.csv", "model,dataset\nm,d\n")
+    written(output / "facts.csv", "model,dataset,weights,train_sha256,test_sha256\nm,d,w,a,b\n")
+    assert evidence.main(str(run), str(output)) == 0
+    assert pd.read_csv(output / "lora.csv")["accuracy"].tolist() == [0.5]
+    assert sorted(path.name for path in output.glob("*.*v")) == ["facts.csv", "head.csv", "lora.csv"]
+    trained_later(run, "others")
+    with pytest.raises(UserError, match="of other weights or rows .* of m x d"):
+        evidence.main(str(run), str(output))

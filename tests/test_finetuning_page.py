@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points
-from report import evidence, finetuning, finetuning_page, gain_confirmation, gains
+from report import evidence, finetuning, finetuning_page, gain_confirmation, gains, second_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/evidence"
@@ -105,7 +105,7 @@ def test_groups_needed_is_the_power_of_fishers_z():
 @pytest.fixture
 def tables(tmp_path):
     """Twelve pairs of one model; LoRA's gain is half of what is seen at step 100."""
-    rng, model = np.random.default_rng(1), "tiny"
+    rng, model = np.random.default_rng(1), gain_confirmation.MODEL
     frames: dict[str, list] = {
         name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe", "short", "hits")
     }
@@ -176,6 +176,8 @@ def test_the_committed_page_is_what_the_committed_tables_say():
     further, outcome = gains.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
     both = pd.read_csv(path) if (path := TABLES / finetuning.BOTH).exists() else None
     more = finetuning_page.sections(TABLES, table, further, outcome, both)
+    second = pd.read_csv(path) if (path := TABLES / second_model.TABLE).exists() else None
+    more |= second_model.sections(second_model.both_gains(TABLES), second)
     page = finetuning_page.page(table, found, judged, left_out, more)
     assert page == (ROOT / "docs/finetuning.md").read_text()
 
@@ -192,6 +194,7 @@ def test_the_committed_errors_are_those_of_scikit_learn(name, of):
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs.rename("lora").reset_index()
     )
+    table = table[table["model"] == "smollm2-135m"]
     table = table[table["dataset"].isin([data for half in of for data in gains.halves()[half]])]
     table["gain"] = table["lora"] - table["accuracy"]
     table = table.groupby(table["dataset"].replace({"trec50": "trec6"}))[
@@ -295,7 +298,7 @@ def test_the_floor_has_the_mean_of_many_splits(tables):
 def test_the_committed_rows_add_up_to_the_committed_accuracies():
     """hits.csv, from adapters and probes once more, against the tables of the trainers."""
     hits, lora = evidence.read_csv(TABLES / "hits.csv"), pd.read_csv(TABLES / "lora.csv")
-    lora = lora[lora["final"] & (lora["split"] == "test")]
+    lora = lora[lora["final"] & (lora["split"] == "test") & (lora["model"] == "smollm2-135m")]
     lora = lora.set_index(["dataset", "seed"])["accuracy"]
     best = gains.rows_of(TABLES)
     best = best[(best["which"] == "best") & (best["model"] == "smollm2-135m")]

@@ -1,0 +1,79 @@
+"""The second model of docs/finetuning.md: its judgement against scikit-learn's folds, and what the page says before it can be made."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import cross_val_predict
+
+from ntps.evaluation.correlation import Draws
+from report import evidence, gains, second_model
+
+TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
+FEW = Draws(permutations=500)
+
+
+def made(groups, slope, seed=0):
+    """Gains of both models, that of the second slope times the first's with noise; two data sets of the first group."""
+    rng = np.random.default_rng(seed)
+    first = rng.uniform(0, 0.1, groups + 1)
+    names = [f"data{i:02d}" for i in range(groups + 1)]
+    return pd.DataFrame({
+        "model": "second", "dataset": names, "group": [names[0], *names[:-1]], "first_gain": first, "corrected_refusal": None,
+        "retention_corrected": rng.uniform(size=groups + 1), "lora_gain": slope * first + 0.003 * rng.normal(size=groups + 1),
+        "probe_accuracy": 0.7, "lora_accuracy": 0.75, "test_error": 0.01, "steps": 300, "settled": 1.0,
+    })  # fmt: skip
+
+
+def test_errors_are_those_of_scikit_learn_on_left_out_groups():
+    table = made(9, 1)
+    found = second_model.judged(table, FEW).set_index("predictor")
+    means = table.groupby("group")[["lora_gain", *second_model.PREDICTORS]].mean()
+    y = means["lora_gain"].to_numpy()
+    assert found["groups"].eq(9).all()
+    assert found["rmse_of_mean"].to_numpy() == pytest.approx(y.std() * 9 / 8)
+    for name in second_model.PREDICTORS:
+        predicted = cross_val_predict(LinearRegression(), means[[name]].to_numpy(), y, cv=9)
+        assert found.loc[name, "rmse"] == pytest.approx(np.sqrt(np.mean((predicted - y) ** 2)))
+    assert found.loc["first_gain", "better"] and not found.loc["retention_corrected", "better"]
+    assert found.loc["first_gain", "p_holm"] == pytest.approx(2 * found.loc["first_gain", "p"])
+
+
+def test_noise_is_not_better():
+    assert sum(second_model.judged(made(9, 0, seed), FEW)["better"].any() for seed in range(8)) <= 2
+
+
+def test_few_groups_are_not_measurable_and_none_are_not_run():
+    table = made(8, 1)
+    table.loc[4, ["retention_corrected", "corrected_refusal"]] = 0.5, "refused"  # as some pairs are
+    assert second_model.judged(table, FEW) is None
+    words = second_model.sections(table, None)
+    assert words["of_second"] == "" and "**Not measurable yet**: 9 data sets are run" in words["second"]
+    assert second_model.sections(table[:0], None)["second"] == "**Not run yet.**"
+    table = made(9, 1)
+    words = second_model.sections(table, second_model.judged(table, FEW))
+    assert "was not shown to be better" in words["of_second"] and words["second"].startswith(
+        words["of_second"]
+    )
+    assert "go together at" in words["second"] and words["second"].count("\n| data") == 11
+
+
+def test_its_runs_have_no_part_in_the_judgement_of_the_first(tmp_path):
+    for path in TABLES.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lora = pd.read_csv(tmp_path / "lora.csv")
+    lora = lora[lora["model"] == "smollm2-135m"]
+    evidence.to_csv(lora, tmp_path / "lora.csv")
+    alone = gains.measured(tmp_path)
+    second = lora[lora["dataset"] == "trec6"].assign(model=second_model.MODEL, accuracy=0.9)
+    evidence.to_csv(pd.concat([lora, second]), tmp_path / "lora.csv")
+    pd.testing.assert_frame_equal(gains.measured(tmp_path), alone)
+    (row,) = second_model.both_gains(tmp_path).to_dict("records")
+    known = alone.set_index("dataset")["lora_gain"]
+    assert row["first_gain"] == known["trec6"] and row["dataset"] == "trec6"
+    assert row["lora_gain"] == pytest.approx(0.9 - row["probe_accuracy"]) and not math.isnan(
+        row["retention_corrected"]
+    )
