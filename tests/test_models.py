@@ -603,6 +603,15 @@ def test_device_and_dtype_rules(tiny, tmp_path):
     assert pick_dtype(None, fixed, torch.device("cpu")) == torch.bfloat16
 
 
+@pytest.mark.parametrize(("capability", "dtype", "said"), [
+    ("AVX2", "bfloat16", True), ("AVX2", "float32", False), ("AVX512", "bfloat16", False),
+])  # fmt: skip
+def test_a_dtype_without_instructions_is_said_to_be_slow(tiny, monkeypatch, capsys, capability, dtype, said):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    load_model(resolve_model(str(tiny)), getattr(torch, dtype), "cpu")
+    assert ("bfloat16 is slow on this CPU" in capsys.readouterr().out) is said
+
+
 # ------------------------------------------------------------------------------------------------------- hub
 @pytest.fixture
 def hub(tiny, tmp_path, monkeypatch):

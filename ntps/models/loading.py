@@ -73,6 +73,16 @@ def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch
     return getattr(torch, name)
 
 
+def say_if_slow(dtype: torch.dtype, device: torch.device) -> None:
+    """A line where the CPU has instructions for float32 alone, as those with AVX2 and no AVX-512."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    if half and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        name = str(dtype).removeprefix("torch.")
+        console.say(
+            f"{name} is slow on this CPU, which has no instructions for it: --dtype float32 is faster"
+        )
+
+
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
     """The model's configuration alone: for hub models no weights are fetched."""
     source = (spec.base or spec).source
@@ -119,6 +129,7 @@ def load_model(
     Raises UserError when it cannot be fetched or built, when its checkpoint lacks weights or holds others
     than the model's and a head's, when an adapter does not fit, and when any weight is not finite.
     """
+    say_if_slow(dtype, torch.device(device))
     config = load_config(spec)
     config.use_cache = False  # nothing is generated: no keys and values to keep
     config.return_dict = True
