@@ -14,6 +14,7 @@ from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
+from report import trained
 from report.confirmation import rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.reproduction import filled
@@ -51,6 +52,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     parts = {
         **in_short(tables),
         **{name: markdown(table) for name, table in tables.items()},
+        "trained": trained.section(place),
         "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),
         "again": run_again(place),

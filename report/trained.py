@@ -1,0 +1,66 @@
+"""What training makes of the scores: SmolLM2-135M beside its own architecture with random weights, over all data sets.
+
+Scores and statistics were fixed before those of random weights were read on the discovery half.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from ntps.evaluation.correlation import Array, Draws, Positions, spearman
+from report.confirmation import defined, rows_of
+from report.evidence import halves
+from report.tables import CONTROL, MODEL
+from report.words import interval, markdown, number, p_text, two
+
+SCORES = {
+    "ntps": "NTPS", "null_lift": "its lift above its null", "conditioned_lift": "conditioned NTPS's lift", "retention_corrected": "corrected retention",
+    "retention_corrected_pca": "that of principal components", "retention_corrected_minus_pca": "corrected retention less that", "gcv_skill": "cross-validated skill",
+}  # fmt: skip
+COUNTED = ("retention_corrected", "retention_corrected_pca", "retention_corrected_minus_pca", "gcv_skill")
+
+
+def section(folder: Path) -> str:
+    """The table, or of how many data sets there is something to compare."""
+    both, planned = side_by_side(folder), [*halves()["discovery"], *halves()["confirmation"]]
+    if lacking := [name for name in planned if name not in set(both["dataset"])]:
+        return f"**Not complete**: {len(planned) - len(lacking)} of the {len(planned)} data sets are scored with random weights."
+    return markdown(pd.DataFrame([compared(both, score) for score in SCORES]))
+
+
+def side_by_side(folder: Path) -> pd.DataFrame:
+    """A row a data set that both are scored on, each at its own best layer; columns of random weights end in CONTROL."""
+    rows = rows_of(folder)
+    rows = rows[rows["which"] == "best"]
+    trained, random = (rows[rows["model"] == name].set_index("dataset") for name in (MODEL, MODEL + CONTROL))
+    groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
+    for score in SCORES:
+        for table in (trained, random):
+            table[score] = table[score].where(defined(table, score))
+    kept = ["accuracy", *SCORES]
+    both = trained[kept].join(random[kept].add_suffix(CONTROL), how="inner").join(groups)
+    return both.reset_index()
+
+
+def compared(both: pd.DataFrame, score: str) -> dict[str, str]:
+    """A line of the table: over groups of data sets that have the score with both, means over the data sets of one source."""
+    names = [score, "accuracy", score + CONTROL, f"accuracy{CONTROL}"]
+    values = both.dropna(subset=names).groupby("group")[names].mean().to_numpy(float).T
+    own, accuracy, control, its_accuracy = values
+
+    def difference(at: Positions) -> Array:
+        return spearman(own[at], accuracy[at]) - spearman(control[at], its_accuracy[at])
+
+    n, everything = len(own), np.arange(len(own))
+    low, high = map(float, Draws().interval(difference, n))
+    higher, ties = int((own > control).sum()), int((own == control).sum())
+    p = binomtest(higher, n - ties).pvalue if n > ties else 1.0
+    return {
+        "score": SCORES[score], "groups": f"{n}", "ρ, trained": number(float(spearman(own, accuracy))),
+        "ρ, random": number(float(spearman(control, its_accuracy))),
+        "difference": f"{number(float(difference(everything)))}{interval(low, high)}",
+        "mean, trained": two(own.mean()), "mean, random": two(control.mean()),
+        "higher when trained": f"{higher} of {n}" + (f" (p {p_text(p)})" if score in COUNTED else ""),
+    }  # fmt: skip
