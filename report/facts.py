@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, sem, t
 
 from fig_plot.relations import correlation
-from ntps.evaluation.correlation import LEVEL, Draws, spearman, verdicts
+from ntps.evaluation.correlation import ALPHA, LEVEL, Draws, spearman, verdicts
 from ntps.results.tables import PAIR, at_tenth, lowest_error
 from ntps.system import provenance
 from report.evidence import FOLDER, halves, with_accuracy
@@ -22,6 +22,7 @@ from report.words import (
     interval,
     markdown,
     marked,
+    p_text,
     p_values,
     rho,
     tenths,
@@ -133,6 +134,8 @@ def datasets(tables: Tables) -> Facts:
         "retention.significant": str((best["retention_p_value"] <= 0.05).sum()),
         "ntps.by_chance": f"{len(best) / 20:.1f}",
         "ntps.below": str((best["ntps"] < best["null_mean"]).sum()),
+        "ntps.below_all": str((best["p_value"] == 1).sum()),
+        "ntps.below_p": p_text(together(best, pairs["group"])),
         "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
         "chance": three(best["chance"].median()),
         "gain.over_probe": three(pairs["lora_gain"].mean()),
@@ -140,6 +143,13 @@ def datasets(tables: Tables) -> Facts:
         "commonsense.scores": f"NTPS {with_null(commonsense, 'ntps')}, retention {with_null(commonsense, 'retention')}",
         "commonsense.skill": three(commonsense["heldout_skill_full"]),
     }
+
+
+def together(best: pd.DataFrame, groups: pd.Series[str], permutations: int = 20) -> float:
+    """Two-sided p of Stouffer's z: is NTPS on one side of its null? A z a data set by Student's t of a new draw beside R, means over groups."""
+    t_values = (best["ntps"] - best["null_mean"]) / best["null_std"] / math.sqrt(1 + 1 / permutations)
+    z = pd.Series(norm.ppf(t.cdf(t_values, permutations - 1)), best.index).groupby(groups).mean()
+    return float(2 * norm.sf(abs(z.sum()) / math.sqrt(len(z))))
 
 
 def compared(tables: Tables) -> Facts:
@@ -215,6 +225,7 @@ def checked(tables: Tables) -> Facts:
     last = every.loc[every.groupby(PAIR)["layer"].idxmax()].set_index(PAIR)["accuracy"]
     models = pd.read_csv(FOLDER / "which_judged.csv").query("layer == 'best' and adapters == 'left out'")
     orders = models.set_index("score")  # of report/which_model.py
+    over_last = 100 * (found - last)
     own, pairs = at_tenth(tables.scores), by_dataset(tables.pairs)
     own = by_dataset(own[own["layer"] == 0]).assign(accuracy=pairs["probe_accuracy"])
     return {
@@ -225,8 +236,25 @@ def checked(tables: Tables) -> Facts:
         "models.p": two(float(orders["rho less gcv_skill_p_holm"]["ntps"])),
         "layer.pairs": str(len(found)),
         "layer.loss": f"{100 * (layers.max() - found).mean():.1f}",
-        "layer.over_last": f"{100 * (found - last).mean():.1f}",
+        "layer.over_last": f"{over_last.mean():.1f} ± {sem(over_last.groupby('dataset').mean()):.1f}",
+        "layer.below": str((over_last < 0).sum()),
+        "models.first": "significantly"
+        if orders["regret_p_holm"]["gcv_skill"] <= ALPHA
+        else "not significantly",
+        "all.datasets": str(found.index.get_level_values("dataset").nunique()),
+        "all.ntps": on_all_rows(every),
     }
+
+
+def on_all_rows(every: pd.DataFrame) -> str:
+    """NTPS with the probe's accuracy at each model's best layer, over the groups of all data sets."""
+    facts = pd.read_csv(FOLDER / "facts.csv")[[*PAIR, "group"]]
+    best = lowest_error(every).merge(facts, on=PAIR)
+    said = (
+        f"{related(rows, 'ntps', 'accuracy', rows['group']).removeprefix('ρ = ').split(', n')[0]} ({model})"
+        for model, rows in best.groupby("model", sort=False)
+    )
+    return " and ".join(said)
 
 
 def gains(tables: Tables) -> Facts:

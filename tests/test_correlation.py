@@ -267,6 +267,18 @@ def test_a_perfect_order_has_no_interval():
     assert low < 0.95 and high == 1
 
 
+def test_a_statistic_that_many_samples_leave_undefined_has_no_interval(rng):
+    """Given z of two values, one of them once: a third of the samples have one value alone."""
+    x, y = rng.normal(size=(2, 12))
+    z = np.array([1.0] + [0.0] * 11)
+
+    def given(at):
+        return rs.partial(x[at], y[at], z[at])
+
+    assert math.isfinite(given(np.arange(12)))
+    assert all(map(math.isnan, Draws(20, 1000, 0).interval(given, 12, held=1)))
+
+
 def test_too_few_groups_and_the_undefined_have_no_interval(rng):
     x, y = rng.normal(size=(2, 6))
     assert all(map(math.isnan, interval(x[:5], y[:5])))

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import combine_pvalues, t
 
 from ntps.errors import UserError
 from ntps.run import cli
@@ -69,3 +71,20 @@ def test_the_command_writes_the_page_and_its_figure(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_text() for name in PAGES} == PAGES
     assert (tmp_path / "reproduction.png").stat().st_size > 20_000
     assert "(docs/" in (tmp_path / "README.md").read_text()
+
+
+def test_scores_and_their_nulls_together_are_stouffers():
+    """Each data set by Student's t of a further draw; of two data sets of one source the mean z counts once."""
+    rng = np.random.default_rng(0)
+    best = pd.DataFrame(
+        {"ntps": rng.normal(-1, 1, 9), "null_mean": 0.1, "null_std": rng.uniform(0.5, 1, 9)},
+        index=list("abcdefghi"),
+    )
+    scaled = (best["ntps"] - 0.1) / (best["null_std"] * np.sqrt(21 / 20))
+    p = t.sf(scaled, 19)
+    groups = pd.Series(list("abcdefghi"), best.index)
+    together = 2 * combine_pvalues(p, method="stouffer").pvalue
+    assert facts.together(best, groups) == pytest.approx(min(together, 2 - together))
+    twice = pd.concat([best, best.iloc[[0]].set_axis(["j"])])
+    both = pd.Series([*groups, "a"], twice.index)
+    assert facts.together(twice, both) == pytest.approx(facts.together(best, groups))

@@ -24,6 +24,9 @@ LEAST = 6  # groups for an interval: fewer have too few distinct bootstrap sampl
 FEWEST = 5  # groups for a test: no order of fewer has a two-sided p up to ALPHA (2 / 4! = .083)
 LEVEL = 0.9  # of every interval
 ALPHA = 0.05  # of a family of tests, after Holm
+RARE = (
+    1 - LEVEL
+) / 2  # share of an interval's samples in which its statistic may be undefined: as many as lie beyond an end
 DIGITS = 12  # correlations are rounded, so that equal ones tie
 BATCH = 2500  # permutations at a time
 
@@ -131,19 +134,29 @@ class Draws:
         """BCa interval (scipy.stats.bootstrap) over n groups; held: variables held constant, each of which costs a group.
 
         statistic: positions (n,) -> (...), (b, n) -> (..., b). In a sample where it is undefined it is 0: one side is constant,
-        in n^(1-n) of the samples without ties. NaN with fewer than LEAST groups, and for a perfect order: no
-        sample differs from it, so that nothing is known of its error.
+        in n^(1-n) of the samples without ties. NaN with fewer than LEAST groups, where more than RARE of the samples are
+        undefined, and for a perfect order: no sample differs from it, so that nothing is known of its error.
         """
         observed = statistic(np.arange(n))
         low = high = np.full(np.shape(observed), math.nan)
+        unknown = np.isnan(observed)
         if n - held >= LEAST:
+            undefined = np.zeros(np.shape(observed))
+
+            def defined(at: Positions, axis: int) -> Array:
+                values = statistic(at)
+                if at.shape[1:] == (n,):  # of samples, not of the jackknife
+                    undefined[...] += np.isnan(values).sum(-1)
+                return np.nan_to_num(values)
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a perfect order
                 low, high = bootstrap(
-                    (np.arange(n),), lambda at, axis: np.nan_to_num(statistic(at)), vectorized=True, method="BCa",
+                    (np.arange(n),), defined, vectorized=True, method="BCa",
                     confidence_level=LEVEL, n_resamples=self.resamples, rng=self.seed,
                 ).confidence_interval  # fmt: skip
-        return np.where(np.isnan(observed), math.nan, low), np.where(np.isnan(observed), math.nan, high)
+            unknown = unknown | (undefined > RARE * self.resamples)
+        return np.where(unknown, math.nan, low), np.where(unknown, math.nan, high)
 
     def permuted(self, statistic: Statistic, n: int, alternative: Alternative = "two-sided") -> Family:
         """Of statistics of n groups under all orders of the groups: positions (n,) -> (m,), (b, n) -> (b, m)."""

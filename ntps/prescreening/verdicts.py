@@ -11,13 +11,14 @@ POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
 THRESHOLDS = (
     "Usable: significantly better than guessing in skill and, where rows have one class each, in rows right; hardly usable: in one of the two. Loses, gains, "
-    "would help: significantly; would hardly help: by under one point of skill, whatever the sign; open: neither is known. By 95 % intervals (the rules are below)."
+    "would help: significantly; would hardly help, hardly anything: under one point of skill, whatever the sign; open: neither is known. By 95 % intervals (the rules are below)."
 )
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
     "of them are right than by predicting the most frequent one. Hardly usable: one of the two; not usable: neither.",
     "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0; where it is all of "
-    "the skill, the last layer is no better than guessing. The layer was chosen on the train rows alone.",
+    "the skill, the last layer is no better than guessing. It loses hardly anything where the upper end of the interval is under one point, "
+    "though the lower one be below 0; else it is open. The layer was chosen on the train rows alone.",
     "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises significantly up to twice "
     "as many. They would hardly help where the upper end of that interval is under one point, though it be above 0; else it is open.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
@@ -54,13 +55,16 @@ def on_unseen_rows(row: Row) -> str:
 def last_layer(row: Row) -> str:
     if row["layer"] == row["layers"]:
         return "the last layer is the best"
-    if row["last_layer_loss_low"] > 0:
-        if row["last_layer_loss"] >= row["heldout_skill"]:
+    loss, low, high = (row[f"last_layer_loss{end}"] for end in ENDS)
+    if low > 0:
+        if loss >= row["heldout_skill"]:
             return "the last layer is no better than guessing"
-        return f"the last layer loses {points(row['last_layer_loss'])} of skill"
-    if row["last_layer_loss_high"] < 0:
-        return f"the last layer gains {points(-row['last_layer_loss'])} of skill"
-    return "the last layer loses nothing significant"
+        return f"the last layer loses {points(loss)} of skill"
+    if high < 0:
+        return f"the last layer gains {points(-loss)} of skill"
+    if high < POINT:
+        return "the last layer loses hardly anything: under 1 point of skill"
+    return f"whether the last layer loses skill is open: {points(low, '+').split()[0]} to {points(high, '+')}"
 
 
 def more_labels(row: Row) -> str:
