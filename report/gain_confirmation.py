@@ -3,10 +3,8 @@
 The plan was committed (PLAN) before LoRA was trained on a data set of that half; the test is made when all of them are there.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,16 @@ from scipy.stats import pearsonr
 
 from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws
-from ntps.evaluation.gain import Points, designs, held_out, points, rmse, shuffled_gains
+from ntps.evaluation.gain import Points, design, points
+from report import gains
 from report.confirmation import LEAST, defined
 from report.evidence import FOLDER, write_or_remove
+from report.gains import GAIN
 from report.words import markdown, p_text, points_of, three, two
 
 PLAN = "74b813d"
-MODEL, SEED = "smollm2-135m", 0
 TABLE = "gain_confirmation.csv"
-GAIN, SCORE = "lora_gain", "retention_corrected"
+SCORE = "retention_corrected"
 POWER = {
     13: 0.72,
     8: 0.47,
@@ -73,36 +72,32 @@ def complete(table: pd.DataFrame, planned: Sequence[str]) -> bool:
 
 
 def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcome | None:
-    """Tables: report.gains.measured, of each half. None where fewer than LEAST groups have a retention.
+    """`gains.judged` of the score, and what is said beside it; None where fewer than LEAST groups have a retention.
 
-    p: one-sided, of a held-out error as small when the gains change places among the groups.
+    Tables: `gains.measured`, of each half.
     """
     known = table[defined(table, SCORE)]
     if known["group"].nunique() < LEAST:
         return None
     found, _ = points(known, [SCORE], GAIN)
-    design = designs(found)[(SCORE,)]
-
-    p = float(shuffled_gains(found, [partial(held_out, design, across=found.across)], draws).p[0])
-    slope = float(line(found)[1])
-    carried = design @ line(points(discovery[defined(discovery, SCORE)], [SCORE], GAIN)[0])
-    off = math.sqrt(np.square(carried - found.gain).mean())
+    (test,) = gains.judged(found, {SCORE: gains.fit(SCORE)}, draws).to_dict("records")
+    carried = design(found, [SCORE]) @ line(points(discovery[defined(discovery, SCORE)], [SCORE], GAIN)[0])
     r = pearsonr(found.x[0, :, 0], found.gain[0])
     low, high = r.confidence_interval(LEVEL)
     return Outcome(
-        len(found.groups), rmse(found, design[..., :1]), rmse(found, design), p, slope, off,
+        test["groups"], test["rmse_of_mean"], test["rmse"], test["p"], float(line(found)[1]), gains.root_mean_square(carried - found.gain),
         float(r.statistic), float(low), float(high), reliability(known["test_error"], known[GAIN]),
     )  # fmt: skip
 
 
-def reliability(errors: pd.Series, gains: pd.Series) -> float:
+def reliability(errors: pd.Series, gain: pd.Series) -> float:
     """The share of the gains' variance that is not the mean square of their standard errors."""
-    return 1 - float(np.square(errors).mean()) / float(gains.var())
+    return 1 - float(np.square(errors).mean()) / float(gain.var())
 
 
 def line(found: Points) -> Array:
     """(2,): intercept and slope over all points."""
-    return np.linalg.lstsq(designs(found)[(SCORE,)][0], found.gain[0])[0]
+    return np.linalg.lstsq(design(found, [SCORE])[0], found.gain[0])[0]
 
 
 def write(found: Outcome | None, folder: Path) -> None:

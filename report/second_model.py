@@ -3,16 +3,16 @@
 Predictors and rule were committed before one of its trainings was read.
 """
 
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from ntps.evaluation.correlation import ALPHA, Draws, spearman
-from ntps.evaluation.gain import designs, held_out, points, rmse, shuffled_gains
+from ntps.evaluation.correlation import Draws, spearman
+from ntps.evaluation.gain import points
+from report import gains
 from report.confirmation import LEAST, defined
 from report.gain_confirmation import SCORE
-from report.gains import GAIN, PROBE, measured
+from report.gains import GAIN, PROBE, fit, measured
 from report.words import markdown, p_text, points_of, three, two
 
 MODEL, NAME = "gemma3-270m", "Gemma 3 270M"
@@ -28,19 +28,12 @@ def both_gains(folder: Path) -> pd.DataFrame:
 
 
 def judged(table: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
-    """A row a predictor: held-out errors, one-sided p, and Holm's; None where fewer than LEAST groups have both predictors."""
+    """gains.judged of the two predictors; None where fewer than LEAST groups have both."""
     known = table[defined(table, SCORE)].dropna(subset=[GAIN, *PREDICTORS])
     if known["group"].nunique() < LEAST:
         return None
     found, _ = points(known, list(PREDICTORS), GAIN)
-    fits = [designs(found)[(name,)] for name in PREDICTORS]
-    tests = shuffled_gains(found, [partial(held_out, fit, across=found.across) for fit in fits], draws)
-    mean = rmse(found, fits[0][..., :1])
-    rows = pd.DataFrame({
-        "predictor": list(PREDICTORS), "groups": len(found.groups), "rmse_of_mean": mean,
-        "rmse": [rmse(found, fit) for fit in fits], "p": tests.p, "p_holm": tests.holm,
-    })  # fmt: skip
-    return rows.assign(better=(rows["rmse"] < mean) & (rows["p_holm"] <= ALPHA))
+    return gains.judged(found, {name: fit(name) for name in PREDICTORS}, draws)
 
 
 def sections(table: pd.DataFrame, found: pd.DataFrame | None) -> dict[str, str]:

@@ -105,7 +105,7 @@ def test_groups_needed_is_the_power_of_fishers_z():
 @pytest.fixture
 def tables(tmp_path):
     """Twelve pairs of one model; LoRA's gain is half of what is seen at step 100."""
-    rng, model = np.random.default_rng(1), gain_confirmation.MODEL
+    rng, model = np.random.default_rng(1), gains.MODEL
     frames: dict[str, list] = {
         name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe", "short", "hits")
     }
