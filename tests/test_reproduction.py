@@ -9,7 +9,7 @@ import pytest
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import facts, reproduction
+from report import facts, pages, reproduction
 from report.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,3 +69,8 @@ def test_the_command_writes_the_page_and_its_figure(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_text() for name in PAGES} == PAGES
     assert (tmp_path / "reproduction.png").stat().st_size > 20_000
     assert "(docs/" in (tmp_path / "README.md").read_text()
+
+
+def test_a_name_that_is_not_given_to_a_page_is_an_error():
+    with pytest.raises(UserError, match="which_model.template.md names what no table supplies: 'size' is"):
+        pages.filled("which_model", {"state": "", "answer": "", "practice": ""})
