@@ -6,9 +6,9 @@ The discovery half is judged in the same way, for comparison: the hypothesis is 
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,26 +35,6 @@ LEAST = 8  # data sets of a reading
 PAGE = Path("docs/confirmation.md")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Spearman's correlation of a score with a target over the data sets of one half, at one layer of one model.
-
-    p and p_holm: two-sided, by permutation of the data sets, and after Holm's correction; NaN where not tested.
-    """
-
-    half: str
-    model: str
-    layer: str
-    score: str
-    target: str
-    n: int
-    rho: float
-    p: float
-    p_holm: float
-    verdict: str
-    left_out: str  # data sets where the score is refused
-
-
 def main(folder: str = str(FOLDER)) -> int:
     """Run the test.
 
@@ -74,7 +54,7 @@ def main(folder: str = str(FOLDER)) -> int:
         raise UserError(
             f"{folder} has no model with all data sets of a half: run make evidence, report.evidence"
         )
-    table = pd.DataFrame(map(asdict, readings)).assign(hypothesis=HYPOTHESIS)
+    table = pd.DataFrame(readings).assign(hypothesis=HYPOTHESIS)
     to_csv(table, Path(folder) / "confirmation.csv")
     save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
     text = PAGE.read_text(encoding="utf-8").split("## Result\n")[0]
@@ -109,14 +89,13 @@ def defined(rows: pd.DataFrame, score: str) -> pd.Series:
     return there
 
 
-def judged(half: str, model: str, rows: pd.DataFrame) -> Iterator[Reading]:
+def judged(half: str, model: str, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The six readings, in which Holm counts those that are not measurable too; then the controls, without a verdict, as are
     all readings of random weights."""
     tests = [reading(half, model, rows, layer, score) for layer in LAYERS for score in SCORES]
-    adjusted = holm(np.array([1.0 if test.p != test.p else test.p for test in tests]))
+    adjusted = holm(np.nan_to_num([test["p"] for test in tests], nan=1.0))
     for test, p in zip(tests, adjusted):
-        found = {} if model.endswith(CONTROL) else {"p_holm": p, "verdict": verdict(test, p)}
-        yield Reading(**asdict(test) | found)
+        yield test | ({} if model.endswith(CONTROL) else {"p_holm": p, "verdict": verdict(test, p)})
     for target in TARGETS:
         for layer in LAYERS:
             for score in (*SCORES, *CONTROLS) if target != TARGETS[0] else CONTROLS:
@@ -125,7 +104,11 @@ def judged(half: str, model: str, rows: pd.DataFrame) -> Iterator[Reading]:
 
 def reading(
     half: str, model: str, rows: pd.DataFrame, layer: str, score: str, target: str = TARGETS[0]
-) -> Reading:
+) -> dict[str, Any]:
+    """Spearman's correlation of a score with a target over the data sets of one half, at one layer of one model.
+
+    p: two-sided, by permutation of the data sets; NaN with fewer than LEAST. left_out: data sets where the score is refused.
+    """
     here = rows[rows["which"] == layer]
     kept = here[defined(here, score)]
     rho = p = float("nan")
@@ -133,16 +116,18 @@ def reading(
         x, y = kept[score].to_numpy(float), kept[target].to_numpy(float)
         statistic = ordered([(x[None], y)])
         rho, p = float(statistic(np.arange(len(y)))[0]), float(Draws().permuted(statistic, len(y)).p[0])
-    left_out = " ".join(sorted(set(here["dataset"]) - set(kept["dataset"])))
-    return Reading(half, model, layer, score, target, len(kept), rho, p, float("nan"), "", left_out)
+    return {
+        "half": half, "model": model, "layer": layer, "score": score, "target": target, "n": len(kept), "rho": rho, "p": p,
+        "p_holm": float("nan"), "verdict": "", "left_out": " ".join(sorted(set(here["dataset"]) - set(kept["dataset"]))),
+    }  # fmt: skip
 
 
-def verdict(test: Reading, p: float) -> str:
-    if test.n < LEAST:
+def verdict(test: Mapping[str, Any], p: float) -> str:
+    if test["n"] < LEAST:
         return "not measurable"
     if p > ALPHA:
         return "not confirmed"
-    return "confirmed" if test.rho > 0 else "reversed"
+    return "confirmed" if test["rho"] > 0 else "reversed"
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ntps.system import atomic_files
 from report import gain_confirmation, second_model
 from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
-from report.finetuning_page import page, sections
+from report.finetuning_page import page
 from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both
 
 BOTH = "finetuning_both.csv"
@@ -32,7 +32,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
         permutations: of the gains, for p
     """
     table, draws = measured(Path(folder)), Draws(permutations)
-    found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
+    found, _ = points(table, [*STATIC, *MEASURED], GAIN)
     if len(found.groups) < LEAST:
         raise UserError(
             f"{folder}: {len(found.groups)} groups of data sets have LoRA runs; at least {LEAST} are needed"
@@ -40,8 +40,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     cost = costs(table[table["group"].isin(found.groups)])
     floor, judged = floors(table, found), judgement(found, cost, draws)
     to_csv(judged, Path(folder) / "finetuning.csv")
-    further, outcome = measured(Path(folder), "confirmation"), None
-    if gain_confirmation.complete(further, halves()["confirmation"]):
+    further, planned, outcome = measured(Path(folder), "confirmation"), halves()["confirmation"], None
+    if gain_confirmation.complete(further, planned):
         outcome = gain_confirmation.judged(further, table, Draws())
         picture = retention_figure({"discovery": table, "confirmation": further})
         save(picture, Path(docs) / "finetuning-retention", ["png"])
@@ -52,11 +52,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     second = second_model.both_gains(Path(folder))
     of_second = second_model.judged(second, draws)
     write_or_remove(of_second, Path(folder) / second_model.TABLE)
-    further_sections = sections(Path(folder), table, further, outcome, both)
-    further_sections |= second_model.sections(second, of_second)
-    atomic_files.write_text(
-        Path(docs) / "finetuning.md", page(table, found, judged, left_out, further_sections)
-    )
+    text = page(Path(folder), table, judged, further, planned, outcome, both, second, of_second)
+    atomic_files.write_text(Path(docs) / "finetuning.md", text)
     print(judged.to_string(index=False))
     return 0
 

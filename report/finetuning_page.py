@@ -1,18 +1,21 @@
-"""The words and tables of docs/finetuning.md, from what report/gains.py measures and judges."""
+"""What docs/finetuning.md says in numbers and tables, from what report/gains.py measures and judges; its words are in finetuning.template.md."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2, norm
 
 from ntps.evaluation.correlation import LEVEL, spearman
-from ntps.evaluation.gain import Points
+from ntps.evaluation.gain import Points, points
 from ntps.results.tables import PAIR
-from report import gain_confirmation, kernel_variants
+from report import gain_confirmation, kernel_variants, pages, second_model
+from report.confirmation import LEAST, defined
 from report.evidence import halves
+from report.gain_confirmation import SCORE, Outcome
 from report.gains import (
     GAIN,
     MEASURED,
@@ -27,148 +30,129 @@ from report.gains import (
     groups_needed,
     optional,
 )
-from report.reproduction import filled
-from report.words import markdown, p_text, points_of, three
+from report.second_model import FIRST
+from report.words import Columns, p_text, percent, points_of, tenths, three, whole, written
 
-TEMPLATE = Path(__file__).with_name("finetuning.template.md")
-ANSWERS = (
-    "gained",
-    "verdict",
-    "tested",
-    "all",
-    "of_second",
-)  # what the page begins with, those that there are
-AFTERWARDS = {"classes": "the number of classes", "n_texts": "the number of train rows"}
+ACCURACIES: Columns = {"probe": (PROBE, three), "LoRA": ("lora_accuracy", three), "gain": (GAIN, three)}
+ENDS: Columns = {"best step": ("steps", whole), "settled": ("settled", percent)}
+PASSES: Columns = {"passes": ("lora_passes", whole)}
+RETENTION: Columns = {"corrected retention": (SCORE, three)}
+OF_DISCOVERY: Columns = {
+    **ACCURACIES, "error: seeds": ("seeds_error", three), "test rows": ("test_error", three), "seeds": ("seeds", str), **PASSES, **ENDS,
+    "kernel": ("kernel_gain", three), f"{SHORT} steps": ("own_gain", three), "law": ("law_gain", three),
+}  # fmt: skip
+OF_CONFIRMATION: Columns = {
+    **ACCURACIES, "its error from test rows": ("error_text", str), **RETENTION, **PASSES, **ENDS,
+}  # fmt: skip
+OF_SECOND: Columns = {
+    **ACCURACIES, "its error from test rows, at most": ("test_error", three), "SmolLM2's gain": (FIRST, three), **RETENTION, **ENDS,
+}  # fmt: skip
+JUDGEMENT: Columns = {
+    "passes": ("passes", tenths), "RMSE": ("rmse", points_of), "MAE": ("mae", points_of), "p": ("p", p_text), "after Holm": ("p_holm", p_text),
+    "90 % intervals hold": ("covered_text", str), "right on “worth it”": ("sign_text", str),
+}  # fmt: skip
 
 
 def page(
-    table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str], more: Mapping[str, str]
-) -> str:
-    """more: of `sections`."""
-    words = {**facts(table, found, judged, left_out), **more}
-    words["answers"] = "\n".join(f"* {words[name]}" for name in ANSWERS if words[name])
-    return filled(TEMPLATE.read_text(encoding="utf-8"), words)
-
-
-def sections(
-    folder: Path, table: pd.DataFrame, further: pd.DataFrame, outcome: gain_confirmation.Outcome | None, both: pd.DataFrame | None
-) -> dict[str, str]:  # fmt: skip
-    """Tables: `measured` of the discovery and of the confirmation half, whose test has the outcome; both: `over_both`."""
+    folder: Path, table: pd.DataFrame, judged: pd.DataFrame, further: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None,
+    both: pd.DataFrame | None, second: pd.DataFrame, of_second: pd.DataFrame | None,
+) -> str:  # fmt: skip
+    """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
+    first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
+    values = of_discovery(table, judged) | of_confirmation(further, planned, outcome)
+    return pages.filled("finetuning", {
+        **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
+        "second": of_model(second), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
+        "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+    })  # fmt: skip
+
+
+def runs(table: pd.DataFrame, columns: Columns) -> dict[str, Any]:
+    """Of a table of trainings: how many there are, how many above the probe, and a line each, the smallest gain first."""
+    lines = written(table.sort_values(GAIN).set_index("dataset"), columns)
+    return {"count": len(table), "above": int((table[GAIN] > 0).sum()), "gain": table[GAIN], "table": lines}
+
+
+def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
+    found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
+    floor, own, half = floors(table, found), table["own_gain"].dropna(), halves()["discovery"]
+    error = np.hypot(table["test_error"], table["seeds_error"].fillna(0))
     return {
-        "power": f"{gain_confirmation.POWER[13]:.0%}",
-        "power_of_eight": f"{gain_confirmation.POWER[8]:.0%}",
-        "variants": kernel_variants.summary(variants, table),
-        "tested": gain_confirmation.headline(further, outcome),
-        "next_test": gain_confirmation.result(further, outcome, halves()["confirmation"]),
-        "afterwards_further": " and ".join(rho(further, name) for name in AFTERWARDS),
-        "both": both_words(table, further, both),
-        "all": "" if both is None else verdict(both, over(both)),
+        "planned": half,
+        "missing": [name for name in half if name not in set(table["dataset"])],
+        "twice": int((table["seeds"] > 1).sum()),
+        "first": runs(table, OF_DISCOVERY) | {"passes": table["lora_passes"]},
+        "clear": int((table[GAIN] > norm.ppf(0.95) * error).sum()),
+        "verdict": verdict(judged),
+        "found": found,
+        "floor": floor,
+        "paired": int(table["paired_error"].notna().sum()),
+        "seeds": seeds(table, floor["seeds"]),
+        "above_short": [int((own > 0).sum()), len(own)],
+        "worth": int((found.gain > WORTH).sum()),
+        "judgement": judgement_table(judged),
+        "left_out": left_out,
+        "needed": needed(floor, found, judged),
+        "rho": rho(table),
     }
 
 
-def both_words(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame | None) -> str:
-    """What `over_both` says, or how much of it is there."""
-    if both is None:
-        run, planned = further.dropna(subset=[*MEASURED])["dataset"].nunique(), len(halves()["confirmation"])
-        return f"**Not made yet**: the kernel and the short runs are there on {run} of the {planned} data sets of the second half."
-    known = pd.concat([table, further]).dropna(subset=[*STATIC, *MEASURED])
-    share = gain_confirmation.reliability(known["test_error"], known.groupby("group")[GAIN].mean())
-    return (
-        f"{verdict(both, over(both))} As far as test rows go, these gains have a reliability of {share:.2f}.\n\n"
-        f"{judgement_table(both)}"
-    )
-
-
-def facts(table: pd.DataFrame, found: Points, judged: pd.DataFrame, left_out: list[str]) -> dict[str, str]:
-    floor, short = floors(table, found), table["own_gain"].dropna()
-    half = math.sqrt(max(floor["reliability"], 0) / 2)
-    needed = (
-        f"roughly {groups_needed(half, len(judged) - 1)} groups"
-        if 0 < half < 1
-        else "more groups than can be said"
-    )
-    worth = int((found.gain > WORTH).sum())
+def of_confirmation(table: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None) -> dict[str, Any]:
+    paired = table["paired_error"].notna()
+    errors = table["test_error"].map(three) + np.where(paired, "", " at most")
     return {
-        "state": state(table),
-        "gained": gained(table, floor),
-        "afterwards": ", ".join(f"{words} at {rho(table, name)}" for name, words in AFTERWARDS.items()),
-        "short_above": f"{int((short > 0).sum())} of {len(short)}",
-        "verdict": verdict(judged),
-        "pairs": f"{', '.join(found.models)}; {len(table)} data sets, {len(found.groups)} groups of them judged",
-        "gains": gains_table(table),
-        "judgement": judgement_table(judged),
-        "test": points_of(floor["test"]),
-        "paired": paired_words(table, floor),
-        "seeds": seeds_words(table, floor["seeds"]),
-        "reliability": f"{floor['reliability']:.2f}",
-        "worth": f"{worth} of {found.gain.size}",
-        "needed": needed,
-        "left_out": "; ".join(left_out) or "none of those that were run",
-        "short": str(SHORT),
-        "training": str(TRAINING),
-    }  # fmt: skip
+        "further": runs(table.assign(error_text=errors), OF_CONFIRMATION) | {"passes": table["lora_passes"]},
+        "further_planned": planned,
+        "further_complete": gain_confirmation.complete(table, planned),
+        "further_measured": table.dropna(subset=[*MEASURED])["dataset"].nunique(),
+        "refused": table.loc[~defined(table, SCORE), "dataset"].tolist(),
+        "tested": outcome,
+        "tested_verdict": outcome and gain_confirmation.verdict(outcome),
+        "missed": gain_confirmation.missed(outcome) if outcome else [],
+        "power": gain_confirmation.POWER,
+        "further_rho": rho(table),
+    }
 
 
-def rho(table: pd.DataFrame, name: str) -> str:
-    return f"{float(spearman(*table[[name, GAIN]].to_numpy(float).T)):.2f}".replace("-", "−")
+def of_both(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame) -> dict[str, Any]:
+    known = pd.concat([table, further]).dropna(subset=[*STATIC, *MEASURED])
+    return {
+        "verdict": verdict(both, f"Over both halves, {both['groups'][0]} groups of data sets,"),
+        "reliability": gain_confirmation.reliability(
+            known["test_error"], known.groupby("group")[GAIN].mean()
+        ),
+        "table": judgement_table(both),
+    }
 
 
-def state(table: pd.DataFrame) -> str:
-    """Which data sets of the discovery half have no LoRA runs yet."""
-    half = halves()["discovery"]
-    missing = [name for name in half if name not in set(table["dataset"])]
-    if not missing:
-        return ""
-    return (
-        f"**Not complete: {len(half) - len(missing)} of the {len(half)} data sets of the discovery half are run** (not yet: {', '.join(missing)}), "
-        f"{int((table['seeds'] > 1).sum())} of them with a second seed.\n\n"
-    )
+def of_model(second: pd.DataFrame) -> dict[str, Any]:
+    """Trainings of the second model; together: Spearman's correlation of both models' gains, NaN of fewer than LEAST data sets."""
+    pairs = second[[FIRST, GAIN]].dropna().to_numpy(float)
+    together = float(spearman(*pairs.T)) if len(pairs) >= LEAST else math.nan
+    return runs(second, OF_SECOND) | {"pairs": len(pairs), "together": together}
 
 
-def gained(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
-    """How often LoRA is above the probe, by how much, and for how many passes."""
-    gains, seeds = table[GAIN], table["seeds_error"].fillna(0)
-    clear = int((gains > norm.ppf(0.95) * np.hypot(table["test_error"], seeds)).sum())
-    return (
-        f"**Once it has settled, LoRA is above the linear probe of the best layer on {int((gains > 0).sum())} of {len(table)} data sets** (gains from "
-        f"{points_of(gains.min())} to {points_of(gains.max())} points), on {clear} by more than chance in test rows"
-        f"{'' if math.isnan(floor['seeds']) else ' and seeds'} explains (each by itself, one-sided, 5 %). It takes {table['lora_passes'].min():.0f} "
-        f"to {table['lora_passes'].max():.0f} forward passes over the train rows, those over the validation rows not counted."
-    )
+def rho(table: pd.DataFrame) -> dict[str, float]:
+    """Spearman's correlation of the gain with what was looked at afterwards."""
+    return {name: float(spearman(*table[[name, GAIN]].to_numpy(float).T)) for name in ("classes", "n_texts")}
 
 
-def paired_words(table: pd.DataFrame, floor: Mapping[str, float]) -> str:
-    """How many errors are paired, and test-retest over halves of the test rows."""
-    known = int(table["paired_error"].notna().sum())
-    words = (
-        "paired, row by row"
-        if known == len(table)
-        else f"paired, row by row, on {known} of {len(table)}; an upper limit elsewhere"
-    )
-    if math.isnan(floor["retest"]):
-        return words
-    return (
-        f"{words}; gains on two random halves of the test rows correlate at {floor['retest']:.2f}, the mean of {SPLITS} splits, nine in ten of which give {floor['low']:.2f} to {floor['high']:.2f}: "
-        f"a reliability of {floor['twice_as_many']:.2f} for all rows, by Spearman and Brown"
-    )  # fmt: skip
+def needed(floor: Mapping[str, float], found: Points, judged: pd.DataFrame) -> int | None:
+    """Groups to find a predictor that explains half of the true differences; None where that cannot be said."""
+    half = math.sqrt(max(floor["reliability"], 0) / 2)
+    return groups_needed(half, len(judged) - 1) if 0 < half < 1 else None
 
 
-def seeds_words(table: pd.DataFrame, error: float) -> str:
+def seeds(table: pd.DataFrame, error: float) -> dict[str, Any] | None:
     """The error that seeds leave, with its interval by chi-squared, and the data set whose seeds are farthest apart."""
     free = int((table["seeds"] - 1).sum())
     if not free:
-        return "not known, each has one seed"
+        return None
     low, high = (error * math.sqrt(free / chi2.ppf(q, free)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
     far = table.sort_values("seed_variance").dropna(subset="seed_variance").iloc[-1]
-    return (
-        f"{points_of(error)} points [{points_of(low)}, {points_of(high)}], from {int((table['seeds'] > 1).sum())} data sets of two seeds and more, as if all had one variance, "
-        f"which they have not (the seeds of {far['dataset']} have a standard deviation of {points_of(far['seed_variance'] ** 0.5)}: patience may end one training long before another)"
-    )
-
-
-def over(both: pd.DataFrame) -> str:
-    return f"Over both halves, {both['groups'][0]} groups of data sets,"
+    apart = far["seed_variance"] ** 0.5
+    return {"error": error, "low": low, "high": high, "far": far["dataset"], "apart": apart}
 
 
 def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
@@ -186,24 +170,10 @@ def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
     return f"**{where} significantly better than the mean gain: {named}.** {spread}."
 
 
-def gains_table(table: pd.DataFrame) -> str:
-    return markdown(pd.DataFrame([
-        {
-            "data set": row["dataset"], "probe": three(row[PROBE]), "LoRA": three(row["lora_accuracy"]), "gain": f"{three(row[GAIN])}",
-            "error: seeds": three(row["seeds_error"]), "test rows": three(row["test_error"]), "seeds": row["seeds"], "passes": f"{row['lora_passes']:.0f}",
-            "best step": f"{row['steps']:.0f}", "settled": f"{row['settled']:.0%}", "kernel": three(row["kernel_gain"]),
-            f"{SHORT} steps": three(row["own_gain"]), "law": three(row["law_gain"]),
-        }
-        for row in table.sort_values(GAIN).to_dict("records")
-    ]))  # fmt: skip
-
-
 def judgement_table(judged: pd.DataFrame) -> str:
-    return markdown(pd.DataFrame([
-        {
-            "predictor": NAMES[row["predictor"]], "passes": f"{row['passes']:.1f}", "RMSE": points_of(row["rmse"]), "MAE": points_of(row["mae"]),
-            "p": p_text(row["p"]), "after Holm": p_text(row["p_holm"]), "90 % intervals hold": f"{row['covered'] * row['groups']:.0f} of {row['groups']}",
-            "right on “worth it”": f"{row['sign'] * row['groups']:.0f} of {row['groups']}",
-        }
-        for row in judged.to_dict("records")
-    ]))  # fmt: skip
+    groups = judged["groups"]
+    counts = {
+        f"{name}_text": (judged[name] * groups).map(whole) + " of " + groups.map(str)
+        for name in ("covered", "sign")
+    }
+    return written(judged.assign(**counts).set_index(judged["predictor"].map(NAMES)), JUDGEMENT, "predictor")

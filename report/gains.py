@@ -15,13 +15,13 @@ from scipy.stats import norm, t
 
 from ntps.accuracies.task import WATCH_EVERY
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws, pearson
-from ntps.evaluation.gain import Points, designs, held_out, nested, points, shuffled_gains
+from ntps.evaluation.gain import Points, design, held_out, nested, points, shuffled_gains
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
-from report import gain_confirmation
 from report.confirmation import rows_of
 from report.evidence import halves, read_csv
 
+MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's runs
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
 WORTH = 0.01  # a gain of one point: LoRA is worth it
@@ -46,12 +46,14 @@ MEASURED = {  # these take passes of their own
 }
 MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
 NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
-Errors = Callable[[Points], Array]  # (M, G): prediction - gain of each group, from the others
+Way = Callable[
+    [Points, Array], Array
+]  # points, gains (b, M, G) -> (b, M, G): prediction - gain of each group, from the others
 
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, half: str = "discovery", model: str = gain_confirmation.MODEL) -> pd.DataFrame:
+def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.DataFrame:
     """A row a data set of the model's LoRA runs: the gain on test, what is known of its error, and every predictor.
 
     half: confirmation, of which the seed of its test alone, or discovery, which is all else.
@@ -59,7 +61,7 @@ def measured(folder: Path, half: str = "discovery", model: str = gain_confirmati
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["model"] == model]
     further = runs["dataset"].isin(halves()["confirmation"])
-    planned = runs["seed"] == gain_confirmation.SEED
+    planned = runs["seed"] == SEED
     runs = runs[further & planned if half == "confirmation" else ~further]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
@@ -201,31 +203,42 @@ def floors(table: pd.DataFrame, found: Points) -> dict[str, float]:
 # --- judgement -----------------------------------------------------------------------------------------------------
 
 
-def ways(found: Points) -> dict[str, Errors]:
-    """Every predictor's held-out errors, as functions of the points."""
+def fit(*predictors: str) -> Way:
+    """Least squares on predictors; on none it is the mean gain."""
+    return lambda found, gains: held_out(design(found, predictors), gains, found.across)
 
-    def single(name: str) -> Errors:
-        return lambda points: held_out(designs(points)[(name,)], points.gain[None], points.across)[0]
 
-    ones = np.ones((*found.gain.shape, 1))
-    mean: Errors = lambda points: held_out(ones[:, : len(points.groups)], points.gain[None], points.across)[0]  # noqa: E731
-    return (
-        {MEAN: mean}
-        | {name: single(name) for name in found.predictors}
-        | {STACK: lambda points: nested(points, points.gain[None])[0]}
-    )
+def judged(found: Points, ways: Mapping[str, Way], draws: Draws) -> pd.DataFrame:
+    """A row a way of predicting: its held-out error (root mean square) beside the mean gain's, and whether it is better.
+
+    p: one-sided, of a held-out error as small when the gains change places among the groups; p_holm: Holm's over the ways.
+    """
+    tests = shuffled_gains(found, [partial(way, found) for way in ways.values()], draws)
+    mean = root_mean_square(off(found, fit()))
+    table = pd.DataFrame({
+        "predictor": list(ways), "groups": len(found.groups), "rmse_of_mean": mean,
+        "rmse": [root_mean_square(off(found, way)) for way in ways.values()], "p": tests.p, "p_holm": tests.holm,
+    })  # fmt: skip
+    return table.assign(better=(table["rmse"] < mean) & (table["p_holm"] <= ALPHA))
+
+
+def off(found: Points, way: Way) -> Array:
+    """(M, G): held-out errors of the gains as they are."""
+    return way(found, found.gain[None])[0]
+
+
+def root_mean_square(errors: Array) -> float:
+    return math.sqrt(np.square(errors).mean())
 
 
 def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.DataFrame:
-    """A row a predictor. p: one-sided, of a held-out error as small when the gains change places among the groups; Holm's over all."""
-    rows = [row(name, errors, found, cost[name]) for name, errors in ways(found).items()]
-    fits = designs(found)
-    singles = [partial(held_out, fits[(name,)], across=found.across) for name in found.predictors]
-    tests = shuffled_gains(found, [*singles, partial(nested, found)], draws)
-    table = pd.DataFrame(rows)
-    table["p"], table["p_holm"] = [math.nan, *tests.p], [math.nan, *tests.holm]
-    better = (table["rmse"] < table["rmse"][0]) & (table["p_holm"] <= ALPHA)
-    return table.assign(better=better)
+    """A row the mean gain, each predictor and the stack: `judged`, and what `row` says of them."""
+    ways = {**{name: fit(name) for name in found.predictors}, STACK: nested}
+    table = pd.DataFrame([row(name, way, found, cost[name]) for name, way in ({MEAN: fit()} | ways).items()])
+    tests = judged(found, ways, draws)
+    return table.assign(
+        p=[math.nan, *tests["p"]], p_holm=[math.nan, *tests["p_holm"]], better=[False, *tests["better"]]
+    )
 
 
 def over_both(discovery: pd.DataFrame, confirmation: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
@@ -238,22 +251,22 @@ def over_both(discovery: pd.DataFrame, confirmation: pd.DataFrame, draws: Draws)
     return judgement(found, costs(table[table["group"].isin(found.groups)]), draws)
 
 
-def row(name: str, errors: Errors, found: Points, cost: float) -> dict[str, object]:
+def row(name: str, way: Way, found: Points, cost: float) -> dict[str, object]:
     """RMSE and MAE in accuracy, the share of 90 % intervals that hold the gain, and of right answers on whether it is above WORTH."""
-    off = errors(found)
-    halves = np.array([half_width(name, errors, without(found, g)) for g in range(len(found.groups))])
-    right = (found.gain + off > WORTH) == (found.gain > WORTH)
+    errors = off(found, way)
+    halves = np.array([half_width(name, way, without(found, g)) for g in range(len(found.groups))])
+    right = (found.gain + errors > WORTH) == (found.gain > WORTH)
     return {
-        "predictor": name, "passes": cost, "rmse": math.sqrt(np.square(off).mean()), "mae": float(np.abs(off).mean()),
-        "covered": float((np.abs(off) <= halves).mean()), "sign": float(right.mean()), "groups": len(found.groups),
+        "predictor": name, "passes": cost, "rmse": root_mean_square(errors), "mae": float(np.abs(errors).mean()),
+        "covered": float((np.abs(errors) <= halves).mean()), "sign": float(right.mean()), "groups": len(found.groups),
     }  # fmt: skip
 
 
-def half_width(name: str, errors: Errors, found: Points) -> float:
+def half_width(name: str, way: Way, found: Points) -> float:
     """t_{0.95, G - 1 - p} times the held-out error among these groups, p predictors (two of the stack's)."""
     parameters = {MEAN: 0, STACK: 2}.get(name, 1)
     quantile = t.ppf((1 + LEVEL) / 2, len(found.groups) - 1 - parameters)
-    return float(quantile * math.sqrt(np.square(errors(found)).mean()))
+    return float(quantile * root_mean_square(off(found, way)))
 
 
 def without(found: Points, g: int) -> Points:

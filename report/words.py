@@ -17,13 +17,13 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [*head, *table.itertuples(index=False)])
 
 
-def written(table: pd.DataFrame, columns: Columns) -> str:
-    """A Markdown table of the index and of some columns."""
+def written(table: pd.DataFrame, columns: Columns, index: str = "data set") -> str:
+    """A Markdown table of the index, under this heading, and of some columns."""
     cells = {head: [write(value) for value in table[column]] for head, (column, write) in columns.items()}
-    return markdown(pd.DataFrame({"data set": table.index, **cells}))
+    return markdown(pd.DataFrame({index: table.index, **cells}))
 
 
-whole, tenths = "{:.0f}".format, "{:.1f}".format
+whole, tenths, percent = "{:.0f}".format, "{:.1f}".format, "{:.0%}".format
 
 
 def three(value: Any) -> str:

@@ -15,7 +15,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points
-from report import evidence, finetuning, finetuning_page, gain_confirmation, gains, second_model
+from report import evidence, finetuning, finetuning_page, gains
+from tests.finetuning_tables import page_with
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/evidence"
@@ -105,7 +106,7 @@ def test_groups_needed_is_the_power_of_fishers_z():
 @pytest.fixture
 def tables(tmp_path):
     """Twelve pairs of one model; LoRA's gain is half of what is seen at step 100."""
-    rng, model = np.random.default_rng(1), gain_confirmation.MODEL
+    rng, model = np.random.default_rng(1), gains.MODEL
     frames: dict[str, list] = {
         name: [] for name in ("best", "probes", "facts", "rows", "lora", "finetune_probe", "short", "hits")
     }
@@ -171,15 +172,7 @@ def test_the_page_of_a_known_answer(tables, tmp_path, capsys):
 
 
 def test_the_committed_page_is_what_the_committed_tables_say():
-    table, judged = gains.measured(TABLES), pd.read_csv(TABLES / "finetuning.csv")
-    found, left_out = gains.points(table, [*gains.STATIC, *gains.MEASURED], "lora_gain")
-    further, outcome = gains.measured(TABLES, "confirmation"), gain_confirmation.read(TABLES)
-    both = pd.read_csv(path) if (path := TABLES / finetuning.BOTH).exists() else None
-    more = finetuning_page.sections(TABLES, table, further, outcome, both)
-    second = pd.read_csv(path) if (path := TABLES / second_model.TABLE).exists() else None
-    more |= second_model.sections(second_model.both_gains(TABLES), second)
-    page = finetuning_page.page(table, found, judged, left_out, more)
-    assert page == (ROOT / "docs/finetuning.md").read_text()
+    assert page_with() == (ROOT / "docs/finetuning.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -216,14 +209,14 @@ def test_both_halves_are_judged_once_every_predictor_is_there():
     full = further.assign(**{name: rng.normal(size=len(further)) for name in gains.MEASURED})
     partial = full.assign(kernel_gain=[math.nan, *full["kernel_gain"][1:]])
     assert gains.over_both(table, partial, FEW) is None
-    assert f"{len(full) - 1} of the {len(full)} data sets" in finetuning_page.both_words(table, partial, None)
+    assert f"{len(full) - 1} of the {len(full)} data sets" in page_with(further=partial, both=None)
     judged = gains.over_both(table, full, FEW)
     known = pd.concat([table, full]).dropna(subset=[*gains.STATIC, *gains.MEASURED])
     assert judged["groups"].eq(known["group"].nunique()).all()
     means = known.groupby("group")["lora_gain"].mean().to_numpy()
     assert judged["rmse"][0] == pytest.approx(means.std() * len(means) / (len(means) - 1))
-    words = finetuning_page.both_words(table, full, judged)
-    assert f"Over both halves, {len(means)} groups" in words and "| gradient kernel" in words
+    section = page_with(further=full, both=judged).split("## All predictors over both halves")[1]
+    assert f"**Over both halves, {len(means)} groups" in section and "| gradient kernel" in section
 
 
 def test_the_short_run_is_read_at_its_end_and_by_its_law(tables):
@@ -250,12 +243,13 @@ def test_the_error_of_seeds_has_the_interval_of_a_variance(tables):
     table["seed_variance"] = [0.0] * 11 + [0.12]
     rng = np.random.default_rng(0)
     drawn = np.sqrt(rng.chisquare(12, 100_000) / 12)  # of an error of 1, over what it is estimated to be
-    words = finetuning_page.seeds_words(table, 1.0)
-    low, high = (100 / np.quantile(drawn, q) for q in (0.95, 0.05))
-    shown = [float(part) for part in words.split("[")[1].split("]")[0].split(", ")]
-    assert words.startswith("100.0 points [") and shown == pytest.approx([low, high], abs=1)
-    assert f"the seeds of {GROUPS[-1]} have a standard deviation of 34.6" in words
-    assert finetuning_page.seeds_words(table.assign(seeds=1), math.nan).startswith("not known")
+    found = finetuning_page.seeds(table, 1.0)
+    low, high = (1 / np.quantile(drawn, q) for q in (0.95, 0.05))
+    assert found["error"] == 1 and [found["low"], found["high"]] == pytest.approx([low, high], abs=0.01)
+    assert found["far"] == GROUPS[-1] and found["apart"] == pytest.approx(0.346, abs=5e-4)
+    assert finetuning_page.seeds(table.assign(seeds=1), math.nan) is None
+    alone = table.assign(seeds=1, seeds_error=math.nan, n_test=400, classes=range(12))
+    assert "from seeds: not known, each has one seed. They" in page_with(table=alone)
 
 
 def test_seeds_and_test_rows_leave_the_floor(tables):

@@ -15,6 +15,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import Draws
 from report import evidence, gain_confirmation, gains
 from report.finetuning_figure import retention_figure
+from tests.finetuning_tables import page_with
 
 TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
 
@@ -27,7 +28,13 @@ def made(count, slope, noise=0.01, seed=0):
         "model": "tiny", "dataset": names, "group": names, "retention_corrected": score, "corrected_refusal": None,
         "probe_accuracy": 0.7, "lora_accuracy": 0.75, "lora_gain": 0.1 + slope * score + noise * rng.normal(size=count),
         "test_error": 0.01, "paired_error": [math.nan, *[0.01] * (count - 1)], "lora_passes": 12.0, "steps": 300, "settled": 1.0,
+        "classes": range(count), "n_texts": 100, **dict.fromkeys(gains.MEASURED, math.nan),
     })  # fmt: skip
+
+
+def said_of(table, outcome, planned):
+    """The page of this second half."""
+    return page_with(further=table, outcome=outcome, planned=planned, both=None)
 
 
 def left_out(table):
@@ -39,63 +46,67 @@ def check_correlation(found, table, rel=1e-6):
     """Fisher: artanh r is normal with variance 1 / (n - 3)."""
     r = np.corrcoef(table["retention_corrected"], table["lora_gain"])[0, 1]
     ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * norm.ppf(0.95) / math.sqrt(len(table) - 3))
-    assert [found.r, found.r_low, found.r_high] == pytest.approx([r, *ends], rel=rel)
+    assert [found["r"], found["r_low"], found["r_high"]] == pytest.approx([r, *ends], rel=rel)
 
 
 def test_errors_and_p_are_those_of_scikit_learn_and_of_all_orders():
     table, older = made(8, -0.1, 0.03), made(12, -0.1, seed=1)
     found = gain_confirmation.judged(table, older, Draws(40_320))
     y = table["lora_gain"].to_numpy()
-    assert found.rmse == pytest.approx(left_out(table))
-    assert found.rmse_of_mean == pytest.approx(y.std() * 8 / 7)  # a left-out mean is off by n / (n - 1)
+    assert found["rmse"] == pytest.approx(left_out(table))
+    assert found["rmse_of_mean"] == pytest.approx(y.std() * 8 / 7)  # a left-out mean is off by n / (n - 1)
     line = np.polyfit(older["retention_corrected"], older["lora_gain"], 1)
     off = np.polyval(line, table["retention_corrected"]) - y
-    assert found.rmse_of_discovery == pytest.approx(np.sqrt(np.mean(off**2)))
+    assert found["rmse_of_discovery"] == pytest.approx(np.sqrt(np.mean(off**2)))
     drawn = np.random.default_rng(1).permutation(list(permutations(range(8))))[:500]
-    share = np.mean([left_out(table.assign(lora_gain=y[order])) <= found.rmse + 1e-12 for order in drawn])
-    assert found.p == pytest.approx(share, abs=0.05)
-    assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0])
+    share = np.mean([left_out(table.assign(lora_gain=y[order])) <= found["rmse"] + 1e-12 for order in drawn])
+    assert found["p"] == pytest.approx(share, abs=0.05)
+    assert found["slope"] == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0])
     check_correlation(found, table)
 
 
 def test_only_a_falling_line_that_predicts_is_confirmed():
     older = made(12, -0.1, seed=1)
-    assert gain_confirmation.judged(made(13, -0.1), older, Draws(500)).verdict == "confirmed"
+    falling = gain_confirmation.judged(made(13, -0.1), older, Draws(500))
+    assert gain_confirmation.verdict(falling) == "confirmed"
     table = made(13, 0.1)
     rising = gain_confirmation.judged(table, older, Draws(500))
-    assert rising.verdict == "not confirmed" and rising.p < 0.05
-    said = gain_confirmation.result(table, rising, table["dataset"])
-    assert said.startswith("**Not confirmed**: a lower retention goes with a smaller gain. Over 13 groups")
+    assert gain_confirmation.verdict(rising) == "not confirmed" and rising["p"] < 0.05
+    said = said_of(table, rising, table["dataset"])
+    assert "\n**Not confirmed**: a lower retention goes with a smaller gain. Over 13 groups" in said
     noise = gain_confirmation.judged(made(13, 0, 0.1), older, Draws(500))
-    assert noise.verdict == "not confirmed" and "p is above 0.05" in noise.missed
+    assert gain_confirmation.verdict(noise) == "not confirmed"
+    assert "p is above 0.05" in gain_confirmation.missed(noise)
 
 
 def test_refused_data_sets_have_no_part_and_too_few_groups_are_not_measurable():
     table, older = made(9, -0.1), made(12, -0.1, seed=1)
     table.loc[0, "corrected_refusal"] = "too little signal"
     found = gain_confirmation.judged(table, older, Draws(100))
-    assert found.groups == 8
-    assert "refused on data00" in gain_confirmation.result(table, found, table["dataset"])
+    assert found["groups"] == 8
+    assert "refused on data00" in said_of(table, found, table["dataset"])
     assert gain_confirmation.judged(table.assign(group=["a"] * 5 + list("bcde")), older, Draws(100)) is None
     table.loc[1, "corrected_refusal"] = "too little signal"
     assert gain_confirmation.judged(table, older, Draws(100)) is None
-    assert "Not measurable" in gain_confirmation.result(table, None, table["dataset"])
+    assert "Not measurable" in said_of(table, None, table["dataset"])
 
 
 def test_nothing_is_said_of_the_score_before_all_data_sets_are_trained(tmp_path):
     table = made(13, -0.1)
     early, planned = table[:12], table["dataset"]
-    said = gain_confirmation.result(early, None, planned)
-    assert "12 of the 13" in said and "slope" not in said and table["dataset"][0] not in said
-    assert gain_confirmation.headline(early, None) == ""
+    said = said_of(early, None, planned)
+    assert "12 of the 13" in said and "; slope" not in said and table["dataset"][0] not in said
+    assert "further data sets corrected retention" not in said
     found = gain_confirmation.judged(table, table, Draws(100))
-    headline = gain_confirmation.headline(table, found)
-    assert "is confirmed as a predictor**" in headline and "on 13 of 13" in headline
-    assert found.reliability == pytest.approx(1 - 0.01**2 / table["lora_gain"].var())
-    assert "at most" in gain_confirmation.result(table, found, planned)
+    said = said_of(table, found, planned)
+    assert "* **On 13 further data sets" in said and "is confirmed as a predictor**" in said
+    assert "on 13 of 13" in said and "0.010 at most" in said
+    assert found["reliability"] == pytest.approx(1 - 0.01**2 / table["lora_gain"].var())
     gain_confirmation.write(found, tmp_path)
     again = gain_confirmation.read(tmp_path)
-    assert again.verdict == "confirmed" and again.rmse == pytest.approx(found.rmse, rel=1e-6)
+    assert gain_confirmation.verdict(again) == "confirmed" and again["rmse"] == pytest.approx(
+        found["rmse"], rel=1e-6
+    )
     gain_confirmation.write(None, tmp_path)
     assert gain_confirmation.read(tmp_path) is None
     with pytest.raises(UserError, match="data00: LoRA is trained, and there is no probe"):
@@ -110,7 +121,8 @@ def test_the_power_of_the_rule_is_as_the_page_says(r, power):
         table = made(13, 0)
         x, noise = np.random.default_rng(seed).normal(size=(2, 13))
         table = table.assign(retention_corrected=x, lora_gain=-r * x + math.sqrt(1 - r**2) * noise)
-        confirmed += gain_confirmation.judged(table, table, Draws(200)).verdict == "confirmed"
+        found = gain_confirmation.judged(table, table, Draws(200))
+        confirmed += gain_confirmation.verdict(found) == "confirmed"
     error = math.sqrt(power * (1 - power) / repetitions)
     assert confirmed / repetitions == pytest.approx(power, abs=3 * error)
 
@@ -152,16 +164,18 @@ def test_the_committed_result_is_that_of_scikit_learn():
     table["lora_gain"] = table["lora"] - table["accuracy"]
     found = gain_confirmation.read(TABLES)
     y = table["lora_gain"].to_numpy()
-    assert found.groups == len(y)
-    assert found.rmse == pytest.approx(left_out(table), rel=1e-5)
-    assert found.rmse_of_mean == pytest.approx(y.std() * len(y) / (len(y) - 1), rel=1e-5)
-    assert found.slope == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0], rel=1e-5)
+    assert found["groups"] == len(y)
+    assert found["rmse"] == pytest.approx(left_out(table), rel=1e-5)
+    assert found["rmse_of_mean"] == pytest.approx(y.std() * len(y) / (len(y) - 1), rel=1e-5)
+    assert found["slope"] == pytest.approx(np.polyfit(table["retention_corrected"], y, 1)[0], rel=1e-5)
     check_correlation(found, table, 1e-5)
     rng = np.random.default_rng(0)
-    reached = [left_out(table.assign(lora_gain=rng.permutation(y))) <= found.rmse + 1e-9 for _ in range(500)]
-    assert np.mean(reached) == pytest.approx(found.p, abs=0.06)
-    holds = found.rmse < found.rmse_of_mean and found.p <= 0.05 and found.slope < 0
-    assert found.verdict == ("confirmed" if holds else "not confirmed")
+    reached = [
+        left_out(table.assign(lora_gain=rng.permutation(y))) <= found["rmse"] + 1e-9 for _ in range(500)
+    ]
+    assert np.mean(reached) == pytest.approx(found["p"], abs=0.06)
+    holds = found["rmse"] < found["rmse_of_mean"] and found["p"] <= 0.05 and found["slope"] < 0
+    assert gain_confirmation.verdict(found) == ("confirmed" if holds else "not confirmed")
 
 
 def test_the_figure_has_both_halves():

@@ -11,7 +11,7 @@ from scipy.stats import combine_pvalues, t
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import facts, reproduction
+from report import facts, pages, reproduction
 from report.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,3 +88,8 @@ def test_scores_and_their_nulls_together_are_stouffers():
     twice = pd.concat([best, best.iloc[[0]].set_axis(["j"])])
     both = pd.Series([*groups, "a"], twice.index)
     assert facts.together(twice, both) == pytest.approx(facts.together(best, groups))
+
+
+def test_a_name_that_is_not_given_to_a_page_is_an_error():
+    with pytest.raises(UserError, match="which_model.template.md names what no table supplies: 'size' is"):
+        pages.filled("which_model", {"state": "", "answer": "", "practice": ""})

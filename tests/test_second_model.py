@@ -11,6 +11,7 @@ from sklearn.model_selection import cross_val_predict
 
 from ntps.evaluation.correlation import Draws
 from report import evidence, gains, second_model
+from tests.finetuning_tables import page_with
 
 TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
 FEW = Draws(permutations=500)
@@ -50,15 +51,15 @@ def test_few_groups_are_not_measurable_and_none_are_not_run():
     table = made(8, 1)
     table.loc[4, ["retention_corrected", "corrected_refusal"]] = 0.5, "refused"  # as some pairs are
     assert second_model.judged(table, FEW) is None
-    words = second_model.sections(table, None)
-    assert words["of_second"] == "" and "**Not measurable yet**: 9 data sets are run" in words["second"]
-    assert second_model.sections(table[:0], None)["second"] == "**Not run yet.**"
+    page = page_with(second=table, of_second=None)
+    assert "a second model**" not in page and "\n**Not measurable yet**: 9 data sets are run" in page
+    assert page_with(second=table[:0], of_second=None).endswith("*not measurable*.\n\n**Not run yet.**\n")
     table = made(9, 1)
-    words = second_model.sections(table, second_model.judged(table, FEW))
-    assert "was not shown to be better" in words["of_second"] and words["second"].startswith(
-        words["of_second"]
-    )
-    assert "go together at" in words["second"] and words["second"].count("\n| data") == 11
+    page = page_with(second=table, of_second=second_model.judged(table, FEW))
+    above, section = page.split("## A second model, fixed before its runs")
+    (answer,) = (line[2:] for line in above.splitlines() if "a second model**" in line)
+    assert "was not shown to be better" in answer and f"\n\n{answer}\n\nOver the 10 data sets" in section
+    assert "go together at" in section and section.count("\n| data") == 11
 
 
 def test_its_runs_have_no_part_in_the_judgement_of_the_first(tmp_path):

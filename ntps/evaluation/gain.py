@@ -81,11 +81,15 @@ def reliability(gain: Array, variance: Array) -> dict[str, float]:
 # --- held-out error ------------------------------------------------------------------------------------------------
 
 
+def design(found: Points, predictors: Sequence[str]) -> Array:
+    """(M, G, coefficients) of a fit: a column of ones, then the predictors'; of none it is the mean gain."""
+    places = [found.predictors.index(name) for name in predictors]
+    return np.append(np.ones_like(found.gain)[..., None], found.x[..., places], -1)
+
+
 def designs(found: Points) -> dict[tuple[str, ...], Array]:
-    """(M, G, coefficients) of every fit with one or two predictors: a column of ones, then theirs."""
-    ones, names = np.ones_like(found.gain)[..., None], found.predictors
-    subsets = [list(part) for size in (1, 2) for part in combinations(range(len(names)), size)]
-    return {tuple(names[i] for i in part): np.append(ones, found.x[..., part], -1) for part in subsets}
+    """`design` of every fit with one or two predictors."""
+    return {part: design(found, part) for size in (1, 2) for part in combinations(found.predictors, size)}
 
 
 def held_out(design: Array, gains: Array, across: bool) -> Array:
