@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import atomic_files
 from ntps.texts.dataset import Dataset, load_dataset
@@ -46,6 +48,17 @@ def main(page: str = "docs/datasets.md") -> int:
     atomic_files.write_text(path, TABLE.sub(lambda m: m[1] + table + m[2], path.read_text(encoding="utf-8")))
     print(f"wrote {path}")
     return 0
+
+
+def of_words(page: str = "docs/datasets.md") -> pd.DataFrame:
+    """What `main` wrote of each data set: majority and, on test, what words alone reach (words)."""
+    found = TABLE.search((ROOT / page).read_text(encoding="utf-8"))
+    if found is None:
+        raise UserError(f"{page} has no table between <!-- baselines --> and <!-- /baselines -->")
+    lines = [line.strip("| ").split(" | ") for line in found[0].splitlines() if line.startswith("| ")]
+    table = pd.DataFrame(lines[1:], columns=lines[0])
+    wanted = {"data set": "dataset", "majority": "majority", "TF-IDF, test": "words"}
+    return table[[*wanted]].rename(columns=wanted).astype({"majority": float, "words": float})
 
 
 def cells(data: Dataset) -> Iterator[str]:

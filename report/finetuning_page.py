@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2, norm
+from scipy.stats import norm
 
-from ntps.evaluation.correlation import LEVEL, spearman
+from ntps.evaluation.correlation import ALPHA, LEVEL, Array, holm, spearman
 from ntps.evaluation.gain import Points, points
 from ntps.results.tables import PAIR
-from report import gain_confirmation, kernel_variants, pages, second_model
+from report import baselines, gain_confirmation, kernel_variants, pages, second_model
 from report.confirmation import LEAST, defined
 from report.evidence import halves
 from report.gain_confirmation import SCORE, Outcome
@@ -31,9 +31,11 @@ from report.gains import (
     optional,
 )
 from report.second_model import FIRST
-from report.words import Columns, p_text, percent, points_of, tenths, three, whole, written
+from report.words import Columns, p_text, percent, points_of, tenths, three, two, whole, written
 
-ACCURACIES: Columns = {"probe": (PROBE, three), "LoRA": ("lora_accuracy", three), "gain": (GAIN, three)}
+ACCURACIES: Columns = {
+    "majority": ("majority", two), "words alone": ("words", two), "probe": (PROBE, three), "LoRA": ("lora_accuracy", three), "gain": (GAIN, three),
+}  # fmt: skip
 ENDS: Columns = {"best step": ("steps", whole), "settled": ("settled", percent)}
 PASSES: Columns = {"passes": ("lora_passes", whole)}
 RETENTION: Columns = {"corrected retention": (SCORE, three)}
@@ -60,30 +62,32 @@ def page(
     """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
     first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
-    values = of_discovery(table, judged) | of_confirmation(further, planned, outcome)
+    values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
         "second": of_model(second), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
-        "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+        "over_words": over_words(pd.concat([table, further])), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
     })  # fmt: skip
 
 
 def runs(table: pd.DataFrame, columns: Columns) -> dict[str, Any]:
     """Of a table of trainings: how many there are, how many above the probe, and a line each, the smallest gain first."""
-    lines = written(table.sort_values(GAIN).set_index("dataset"), columns)
+    table = table.merge(baselines.of_words(), "left", "dataset").sort_values(GAIN)
+    lines = written(table.set_index("dataset"), columns)
     return {"count": len(table), "above": int((table[GAIN] > 0).sum()), "gain": table[GAIN], "table": lines}
 
 
 def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
     found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
     floor, own, half = floors(table, found), table["own_gain"].dropna(), halves()["discovery"]
-    error = np.hypot(table["test_error"], table["seeds_error"].fillna(0))
+    p = pd.Series(p_values(table, table["seeds_error"].fillna(0)))
     return {
         "planned": half,
         "missing": [name for name in half if name not in set(table["dataset"])],
         "twice": int((table["seeds"] > 1).sum()),
         "first": runs(table, OF_DISCOVERY) | {"passes": table["lora_passes"]},
-        "clear": int((table[GAIN] > norm.ppf(0.95) * error).sum()),
+        "clear": int((p <= ALPHA).sum()),
+        "clear_holm": int((holm(p.to_numpy()) <= ALPHA).sum()),
         "verdict": verdict(judged),
         "found": found,
         "floor": floor,
@@ -98,12 +102,41 @@ def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def of_confirmation(table: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None) -> dict[str, Any]:
-    paired = table["paired_error"].notna()
-    errors = table["test_error"].map(three) + np.where(paired, "", " at most")
+def p_values(table: pd.DataFrame, seeds_error: Any) -> Array:
+    """One-sided, of each gain by its normal errors of test rows and seeds."""
+    return norm.sf(table[GAIN] / np.hypot(table["test_error"], seeds_error))
+
+
+def seed_variance(table: pd.DataFrame) -> float:
+    """Of one seed's accuracy, the mean over the data sets that have two and more; 0 where none has."""
+    known = table["seed_variance"].dropna()
+    return float(known.mean()) if len(known) else 0.0
+
+
+def over_words(table: pd.DataFrame) -> dict[str, Any]:
+    """Mean gains over the data sets: over the probe, and over the better of it and words alone."""
+    known = table.merge(baselines.of_words(), on="dataset")
+    better = known[[PROBE, "words"]].max(axis=1)
+    return {
+        "count": len(known), "words_better": int((known["words"] > known[PROBE]).sum()),
+        "gain": known[GAIN].mean(), "less": (known["lora_accuracy"] - better).mean(),
+    }  # fmt: skip
+
+
+def of_confirmation(
+    table: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None, of_seeds: float
+) -> dict[str, Any]:
+    """of_seeds: the variance of one seed, of the other half; here each has one."""
+    paired, variance = table["paired_error"].notna(), float(table[GAIN].var())
+    with_seeds = 1 - (float(np.square(table["test_error"]).mean()) + of_seeds) / variance
+    errors = [
+        three(error) + ("" if known else " at most") for error, known in zip(table["test_error"], paired)
+    ]
     return {
         "further": runs(table.assign(error_text=errors), OF_CONFIRMATION) | {"passes": table["lora_passes"]},
         "further_planned": planned,
+        "further_clear": int((p_values(table, math.sqrt(of_seeds)) <= ALPHA).sum()),
+        "further_with_seeds": with_seeds,
         "further_complete": gain_confirmation.complete(table, planned),
         "further_measured": table.dropna(subset=[*MEASURED])["dataset"].nunique(),
         "refused": table.loc[~defined(table, SCORE), "dataset"].tolist(),
@@ -145,14 +178,13 @@ def needed(floor: Mapping[str, float], found: Points, judged: pd.DataFrame) -> i
 
 
 def seeds(table: pd.DataFrame, error: float) -> dict[str, Any] | None:
-    """The error that seeds leave, with its interval by chi-squared, and the data set whose seeds are farthest apart."""
-    free = int((table["seeds"] - 1).sum())
-    if not free:
+    """The error that they leave, and the standard deviations between those of a data set: the median, and the two largest by name."""
+    known = table.dropna(subset="seed_variance").sort_values("seed_variance")
+    if known.empty:
         return None
-    low, high = (error * math.sqrt(free / chi2.ppf(q, free)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-    far = table.sort_values("seed_variance").dropna(subset="seed_variance").iloc[-1]
-    apart = far["seed_variance"] ** 0.5
-    return {"error": error, "low": low, "high": high, "far": far["dataset"], "apart": apart}
+    apart = known["seed_variance"] ** 0.5
+    far = zip(known["dataset"].iloc[:-3:-1], apart.iloc[:-3:-1])
+    return {"error": error, "median": apart.median(), "far": list(far)}
 
 
 def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
@@ -162,7 +194,7 @@ def verdict(judged: pd.DataFrame, where: str = "On these data sets") -> str:
         near = judged.iloc[1:].sort_values("rmse").iloc[0]
         return (
             f"**{where} nothing was shown to predict the gain better than the mean gain.** {spread}; nearest is {NAMES[near['predictor']]}, "
-            f"off by {points_of(near['rmse'])} (p {p_text(near['p'])} by itself, {p_text(near['p_holm'])} after Holm)."
+            f"off by {points_of(near['rmse'])} (one-sided p {p_text(near['p'])} by itself, {p_text(near['p_holm'])} after Holm)."
         )
     named = "; ".join(
         f"{NAMES[name]}: {points_of(rmse)}" for name, rmse in better[["predictor", "rmse"]].to_numpy()

@@ -97,7 +97,7 @@ def write(found: Outcome | None, folder: Path) -> None:
 
 def read(folder: Path) -> Outcome | None:
     path = folder / TABLE
-    return pd.read_csv(path, dtype={"plan": str}).to_dict("records")[0] if path.exists() else None
+    return dict(pd.read_csv(path, dtype={"plan": str}).iloc[0]) if path.exists() else None
 
 
 def fact(_: object) -> dict[str, str]:

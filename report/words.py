@@ -40,7 +40,7 @@ def points_of(value: float) -> str:
 
 
 def two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+    return "-" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
 def interval(low: float, high: float) -> str:
