@@ -14,13 +14,12 @@ from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
+from report import pages
 from report.confirmation import rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
-from report.reproduction import filled
 from report.tables import real
 from report.words import markdown, number
 
-TEMPLATE = Path(__file__).with_name("differences.template.md")
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
 DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
 ORIGINAL = "smollm2-135m"  # whose poolings and copies are compared
@@ -56,7 +55,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "again": run_again(place),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
     }  # fmt: skip
-    atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
+    atomic_files.write_text(path, pages.filled("differences", parts))
     print(f"wrote {path}")
     return 0
 
@@ -75,13 +74,13 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         )
 
     return {
-        "few": few["n/d"], "few.off": few[off], "many": many["n/d"], "many.off": many[off],
-        "lift": between("tolerance", "ρ of its lift"),
-        "layer.ntps": between("layer", "ρ of NTPS"),
-        "layer.corrected": between("layer", "ρ of corrected retention"),
-        "layer.pca": between("layer", "ρ of PCA's"),
-        "kv.ntps": between("kv", "ρ of NTPS with accuracy"),
-        "kv.retention": between("kv", "ρ of retention"),
+        "few": few["n/d"], "few_off": few[off], "many": many["n/d"], "many_off": many[off],
+        "rho_lift": between("tolerance", "ρ of its lift"),
+        "layer_ntps": between("layer", "ρ of NTPS"),
+        "layer_corrected": between("layer", "ρ of corrected retention"),
+        "layer_pca": between("layer", "ρ of PCA's"),
+        "kv_ntps": between("kv", "ρ of NTPS with accuracy"),
+        "kv_retention": between("kv", "ρ of retention"),
     }  # fmt: skip
 
 
