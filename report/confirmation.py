@@ -20,11 +20,11 @@ from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import evidence
+from report import evidence, pages
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
 from report.tables import CONTROL, real
-from report.words import markdown, number, p_text
+from report.words import Columns, markdown, number, p_text, written
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
@@ -133,83 +133,37 @@ def verdict(test: Mapping[str, Any], p: float) -> str:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
+READINGS: Columns = {
+    "layer": ("layer", str), "score": ("score", str), "data sets": ("n", str), "ρ with accuracy": ("rho", number), "p": ("p", p_text),
+    "after Holm": ("p_holm", p_text), "verdict": ("verdict", "**{}**".format), "refused on": ("left_out", lambda names: names or "-"),
+}  # fmt: skip
+
+
 def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]) -> str:
     """The page's last part."""
     tested = table[table["half"] == "confirmation"]
-    if tested.empty:
-        return "Not measured yet.\n"
-    trained = real(tested)["model"].unique().tolist()
-    parts = [
-        f"Written by `python -m report.confirmation` from the tables in `{FOLDER}`; hypothesis and test as of commit `{HYPOTHESIS}`.",
-        whole(tested, trained),
-        *(sign_test(rows, halves["confirmation"], model) for model in trained),
-        control(tested[tested["model"].isin(trained)]),
-        *random_weights(tested[~tested["model"].isin(trained)]),
-        f"![Every data set's score and accuracy, by score and model]({PAGE.with_suffix('.png').name})",
-        readings_table(tested[tested["model"].isin(trained)]),
-        "Controls, and the same on the discovery half, where the hypothesis is from (correlations; no test):",
-        controls_table(table),
-    ]
-    return "\n\n".join(parts) + "\n"
+    at_best = tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[0])]
+    trained, control = real(at_best), at_best[at_best["model"].str.endswith(CONTROL)]
+    whole = trained[trained["score"] == SCORES[0]]
+    return pages.filled("confirmation", {
+        "measured": not tested.empty, "folder": FOLDER, "hypothesis": HYPOTHESIS, "picture": PAGE.with_suffix(".png").name,
+        "whole": whole.to_dict("records"),
+        "holds": bool((whole["verdict"] == "confirmed").any() and (whole["rho"] > 0).all()),
+        "less": [sign_test(rows, halves["confirmation"], model) for model in trained["model"].unique()],
+        "probe": trained[trained["score"] == CONTROLS[-1]].to_dict("records"),
+        "random": {model: own.to_dict("records") for model, own in control.groupby("model", sort=False)},
+        "readings": written(real(tested[tested["verdict"] != ""]).set_index("model"), READINGS, "model"),
+        "controls": controls_table(table),
+    })  # fmt: skip
 
 
-def whole(tested: pd.DataFrame, real: list[str]) -> str:
-    """The conditioning hypothesis: confirmed at the best layer of one model at least, and positive at the other's."""
-    where = {"score": SCORES[0], "layer": "best", "target": TARGETS[0]}
-    of = tested[(tested[list(where)] == list(where.values())).all(axis=1) & tested["model"].isin(real)]
-    said = "; ".join(
-        f"{row['model']} {number(row['rho'])}, {row['verdict']}" for row in of.to_dict("records")
-    )
-    if len(of) < 2:
-        return f"**The conditioning hypothesis is not tested yet: one model of two is measured** ({said})."
-    holds = bool((of["verdict"] == "confirmed").any() and (of["rho"] > 0).all())
-    return f"**The conditioning hypothesis is {'' if holds else 'not '}confirmed** (conditioned_lift, best layer. {said})."
-
-
-def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> str:
-    here = rows[
-        (rows["which"] == "best")
-        & (rows["model"] == model)
-        & rows["dataset"].isin(datasets)
-        & defined(rows, SCORES[1])
-    ]
-    gaps = here["retention_corrected_minus_pca"].dropna()
+def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> dict[str, Any]:
+    """On how many data sets next-token directions keep less of the label signal than principal components."""
+    here = rows[(rows["which"] == "best") & (rows["model"] == model) & rows["dataset"].isin(datasets)]
+    gaps = here.loc[defined(here, SCORES[1]), "retention_corrected_minus_pca"].dropna()
     lower = int((gaps < 0).sum())
     p = binomtest(lower, int((gaps != 0).sum())).pvalue
-    return (
-        f"{model}: next-token directions keep less of the label signal than as many principal components on {lower} of {len(gaps)} "
-        f"data sets (sign test, two-sided p {p:.2g}); median difference {number(float(gaps.median()))}."
-    )
-
-
-def control(tested: pd.DataFrame) -> str:
-    here = tested[
-        (tested["target"] == TARGETS[0]) & (tested["score"] == CONTROLS[-1]) & (tested["layer"] == "best")
-    ]
-    said = " and ".join(f"{number(row['rho'])} ({row['model']})" for row in here.to_dict("records"))
-    return f"The ridge probe's skill, cross-validated on the same train rows (`gcv_skill`, not named beforehand), goes with accuracy at {said}."
-
-
-def random_weights(tested: pd.DataFrame) -> list[str]:
-    """What each model of random weights, on which nothing was trained, shows at its best layer."""
-    here = tested[(tested["target"] == TARGETS[0]) & (tested["layer"] == LAYERS[0])]
-    return [
-        f"With random weights ({model}), for comparison: "
-        + ", ".join(f"{row['score']} {number(row['rho'])}" for row in own.to_dict("records"))
-        + " (ρ with accuracy, best layer; no test)."
-        for model, own in here.groupby("model", sort=False)
-    ]
-
-
-def readings_table(tested: pd.DataFrame) -> str:
-    return markdown(pd.DataFrame([
-        {
-            "model": row["model"], "layer": row["layer"], "score": row["score"], "data sets": row["n"],
-            "ρ with accuracy": number(row["rho"]), "p": p_text(row["p"]), "after Holm": p_text(row["p_holm"]),
-            "verdict": f"**{row['verdict']}**", "refused on": row["left_out"] or "-",
-        }
-        for row in tested[tested["verdict"] != ""].to_dict("records")
-    ]))  # fmt: skip
+    return {"model": model, "lower": lower, "count": len(gaps), "p": p, "median": float(gaps.median())}
 
 
 def controls_table(table: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ python -m report.differences        # from those of report/evidence.py and repor
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,14 +14,12 @@ from ntps.evaluation.correlation import spearman
 from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import trained
+from report import pages, trained
 from report.confirmation import rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
-from report.reproduction import filled
 from report.tables import real
-from report.words import markdown, number
+from report.words import Columns, markdown, number, three, written
 
-TEMPLATE = Path(__file__).with_name("differences.template.md")
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
 DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
 ORIGINAL = "smollm2-135m"  # whose poolings and copies are compared
@@ -29,6 +27,7 @@ AGAIN = {
     "ntps": "NTPS", "retention_corrected": "corrected retention", "gcv_skill": "cross-validated skill", "accuracy": "probe's accuracy",
 }  # fmt: skip
 NOT_RUN = "Not run yet."
+Statistic = Callable[[pd.DataFrame], str]  # of a part of a table, as it is written
 ERRORS = {name: f"{name}_se" for name in ("ntps", "retention_corrected")}
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # kv / d
 
@@ -58,7 +57,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         "again": run_again(place),
         "pairs": ", ".join(f"{model} on {count} data sets" for model, count in best["model"].value_counts(sort=False).items()),
     }  # fmt: skip
-    atomic_files.write_text(path, filled(TEMPLATE.read_text(encoding="utf-8"), parts))
+    atomic_files.write_text(path, pages.filled("differences", parts))
     print(f"wrote {path}")
     return 0
 
@@ -77,50 +76,72 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         )
 
     return {
-        "few": few["n/d"], "few.off": few[off], "many": many["n/d"], "many.off": many[off],
-        "lift": between("tolerance", "ρ of its lift"),
-        "layer.ntps": between("layer", "ρ of NTPS"),
-        "layer.corrected": between("layer", "ρ of corrected retention"),
-        "layer.pca": between("layer", "ρ of PCA's"),
-        "kv.ntps": between("kv", "ρ of NTPS with accuracy"),
-        "kv.retention": between("kv", "ρ of retention"),
+        "few": few["n/d"], "few_off": few[off], "many": many["n/d"], "many_off": many[off],
+        "rho_lift": between("tolerance", "ρ of its lift"),
+        "layer_ntps": between("layer", "ρ of NTPS"),
+        "layer_corrected": between("layer", "ρ of corrected retention"),
+        "layer_pca": between("layer", "ρ of PCA's"),
+        "kv_ntps": between("kv", "ρ of NTPS with accuracy"),
+        "kv_retention": between("kv", "ρ of retention"),
     }  # fmt: skip
 
 
-def rho(table: pd.DataFrame, score: str, target: str = "accuracy") -> str:
-    both = table[[score, target]].dropna().to_numpy(float)
-    return number(float(spearman(*both.T))) if len(both) > 5 else "-"
+def rho(score: str, target: str = "accuracy") -> Statistic:
+    def text(table: pd.DataFrame) -> str:
+        both = table[[score, target]].dropna().to_numpy(float)
+        return number(float(spearman(*both.T))) if len(both) > 5 else "-"
+
+    return text
 
 
-def mean(table: pd.DataFrame, column: str, form: str = ".3f") -> str:
-    values = table[column].dropna()
-    return f"{values.mean():{form}}".replace("-", "−") if len(values) else "-"
+def mean(column: str, form: str = ".3f") -> Statistic:
+    def text(table: pd.DataFrame) -> str:
+        values = table[column].dropna()
+        return f"{values.mean():{form}}".replace("-", "−") if len(values) else "-"
+
+    return text
+
+
+def count(table: pd.DataFrame) -> str:
+    return str(len(table))
+
+
+def lines(
+    parts: Iterable[tuple[Mapping[str, str], pd.DataFrame]], columns: Mapping[str, Statistic]
+) -> pd.DataFrame:
+    """A line a part of a table: what it is called, and the columns' statistics of it."""
+    return pd.DataFrame(
+        [{**called, **{head: of(part) for head, of in columns.items()}} for called, part in parts]
+    )
+
+
+def by_model(
+    kind: str, parts: Iterable[tuple[str, pd.DataFrame]]
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Each part's models."""
+    for name, part in parts:
+        for model, own in part.groupby("model", sort=False):
+            yield {kind: name, "model": str(model)}, own
 
 
 def by_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over pairs and layers by n/d, and how far a score is from its own value of all rows."""
-    keys = [*PAIR, "which"]
-    whole = rows.loc[
-        rows.groupby(keys)["partitions"].idxmax(), [*keys, "ntps", "retention_corrected", "ridge_test_skill"]
-    ]
+    keys, scores = [*PAIR, "which"], ["ntps", "retention_corrected", "ridge_test_skill"]
+    whole = rows.loc[rows.groupby(keys)["partitions"].idxmax(), [*keys, *scores]]
     fewer = rows.merge(whole, "left", keys, suffixes=("", "_whole"))
     fewer = fewer[fewer["partitions"] < fewer["partitions"].max()]
-    for name in ("ntps", "retention_corrected", "ridge_test_skill"):
-        fewer[f"{name}_gap"] = fewer[name] - fewer[f"{name}_whole"]
-    fewer["far"], fewer["far_corrected"] = fewer["ntps_gap"].abs(), fewer["retention_corrected_gap"].abs()
-
-    def lines() -> Iterator[dict[str, str]]:
-        for low, high in zip(BINS, (*BINS[1:], float("inf"))):
-            part = fewer[(fewer["n_over_d"] > low) & (fewer["n_over_d"] <= high)]
-            if len(part):
-                yield {
-                    "n/d": f"{low} to {high:g}", "cases": f"{len(part)}", "NTPS": mean(part, "ntps"),
-                    "off its value of all rows": mean(part, "far"), "corrected retention": mean(part, "retention_corrected"),
-                    "off": mean(part, "far_corrected"), "signal share": mean(part, "signal_share", ".2f"),
-                    "ridge probe's skill, less": mean(part, "ridge_test_skill_gap"),
-                }  # fmt: skip
-
-    return pd.DataFrame(lines())
+    gaps = {f"{name}_gap": fewer[name] - fewer[f"{name}_whole"] for name in scores}
+    fewer = fewer.assign(
+        **gaps, far=gaps["ntps_gap"].abs(), far_corrected=gaps["retention_corrected_gap"].abs()
+    )
+    parts = (
+        ({"n/d": f"{low} to {high:g}"}, fewer[(fewer["n_over_d"] > low) & (fewer["n_over_d"] <= high)])
+        for low, high in zip(BINS, (*BINS[1:], float("inf")))
+    )
+    return lines([(called, part) for called, part in parts if len(part)], {
+        "cases": count, "NTPS": mean("ntps"), "off its value of all rows": mean("far"), "corrected retention": mean("retention_corrected"),
+        "off": mean("far_corrected"), "signal share": mean("signal_share", ".2f"), "ridge probe's skill, less": mean("ridge_test_skill_gap"),
+    })  # fmt: skip
 
 
 def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
@@ -129,53 +150,35 @@ def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     choices = [(f"{tau:.0e}", same[same["rtol"] == tau]) for tau in sorted(same["rtol"].unique())]
     choices += [(choice, table[table["choice"] == choice]) for choice in ("cv", "cv_1se")]
 
-    def lines() -> Iterator[dict[str, str]]:
-        for name, part in choices:
-            for model, own in part.groupby("model", sort=False):
-                significant = own["conditioned_p_value"].dropna() <= 0.05
-                yield {
-                    "tolerance of M and P0": name, "model": str(model), "data sets": f"{len(own)}",
-                    "NTPS": mean(own, "conditioned_ntps"), "null": mean(own, "conditioned_null_mean"),
-                    "PCA": mean(own, "conditioned_ntps_pca"), "significant": f"{significant.sum()} of {len(significant)}",
-                    "ρ of NTPS with accuracy": rho(own, "conditioned_ntps"), "ρ of its lift": rho(own, "conditioned_lift"),
-                    "ρ of the null alone": rho(own, "conditioned_null_mean"),
-                }  # fmt: skip
+    def significant(own: pd.DataFrame) -> str:
+        p = own["conditioned_p_value"].dropna()
+        return f"{(p <= 0.05).sum()} of {len(p)}"
 
-    return pd.DataFrame(lines())
+    return lines(by_model("tolerance of M and P0", choices), {
+        "data sets": count, "NTPS": mean("conditioned_ntps"), "null": mean("conditioned_null_mean"), "PCA": mean("conditioned_ntps_pca"),
+        "significant": significant, "ρ of NTPS with accuracy": rho("conditioned_ntps"), "ρ of its lift": rho("conditioned_lift"),
+        "ρ of the null alone": rho("conditioned_null_mean"),
+    })  # fmt: skip
 
 
 def by_layer(place: Path) -> pd.DataFrame:
     table = real(with_accuracy(place))
     deepest = table.groupby(PAIR)["layer"].transform("max")
-
-    def lines() -> Iterator[dict[str, str]]:
-        for depth in DEPTHS:
-            for model, own in table[table["layer"] == (depth * deepest).round()].groupby("model", sort=False):
-                yield {
-                    "depth": f"{depth:g}", "model": str(model), "probe's accuracy": mean(own, "accuracy"),
-                    "NTPS": mean(own, "ntps"), "its lift": mean(own, "null_lift"),
-                    "corrected retention": mean(own, "retention_corrected"), "PCA's": mean(own, "retention_corrected_pca"),
-                    "ρ of NTPS": rho(own, "ntps"), "ρ of corrected retention": rho(own, "retention_corrected"),
-                    "ρ of PCA's": rho(own, "retention_corrected_pca"),
-                }  # fmt: skip
-
-    return pd.DataFrame(lines())
+    parts = [(f"{depth:g}", table[table["layer"] == (depth * deepest).round()]) for depth in DEPTHS]
+    return lines(by_model("depth", parts), {
+        "probe's accuracy": mean("accuracy"), "NTPS": mean("ntps"), "its lift": mean("null_lift"),
+        "corrected retention": mean("retention_corrected"), "PCA's": mean("retention_corrected_pca"),
+        "ρ of NTPS": rho("ntps"), "ρ of corrected retention": rho("retention_corrected"), "ρ of PCA's": rho("retention_corrected_pca"),
+    })  # fmt: skip
 
 
 def by_kv(sweep: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     table = sweep.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
     table = table[in_papers_order(table)]
-
-    def lines() -> Iterator[dict[str, str]]:
-        for fraction in FRACTIONS:
-            for model, own in table[(table["fraction"] - fraction).abs() < 1e-4].groupby("model", sort=False):
-                yield {
-                    "kv / d": f"{fraction:g}", "model": str(model), "NTPS": mean(own, "ntps"),
-                    "retention": mean(own, "retention"), "ρ of NTPS with accuracy": rho(own, "ntps"),
-                    "ρ of retention": rho(own, "retention"),
-                }  # fmt: skip
-
-    return pd.DataFrame(lines())
+    parts = [(f"{share:g}", table[(table["fraction"] - share).abs() < 1e-4]) for share in FRACTIONS]
+    return lines(by_model("kv / d", parts), {
+        "NTPS": mean("ntps"), "retention": mean("retention"), "ρ of NTPS with accuracy": rho("ntps"), "ρ of retention": rho("retention"),
+    })  # fmt: skip
 
 
 def by_targets(place: Path) -> str:
@@ -188,18 +191,17 @@ def by_targets(place: Path) -> str:
     best = rows_of(place)
     both = both.merge(best[best["which"] == "best"][[*PAIR, "accuracy"]], on=PAIR, suffixes=("", "_probe"))
     errors = (both[name] * (1 - both[name]) / both["n"] for name in ("accuracy", "accuracy_all"))
-    both = both.assign(more=both["accuracy_all"] - both["accuracy"], error=sum(errors) ** 0.5)
-
-    def lines() -> Iterator[dict[str, str]]:
-        for _, row in both.iterrows():
-            yield {
-                "model": row["model"], "data set": row["dataset"], "seed": f"{row['seed']}", "probe": f"{row['accuracy_probe']:.3f}",
-                "attention alone": f"{row['accuracy']:.3f}", "all linear modules": f"{row['accuracy_all']:.3f}",
-                "more": f"{row['more']:+.3f} ± {row['error']:.3f}".replace("-", "−"),
-                "best step": f"{row['step']} and {row['step_all']}", "settled": "yes" if row["settled_all"] else "no",
-            }  # fmt: skip
-
-    return markdown(pd.DataFrame(lines()))
+    more, error = both["accuracy_all"] - both["accuracy"], sum(errors) ** 0.5
+    both = both.assign(
+        more=[f"{gap:+.3f} ± {se:.3f}".replace("-", "−") for gap, se in zip(more, error)],
+        steps=both["step"].map(str) + " and " + both["step_all"].map(str),
+        settled=both["settled_all"].map({True: "yes", False: "no"}),
+    )
+    columns: Columns = {
+        "data set": ("dataset", str), "seed": ("seed", str), "probe": ("accuracy_probe", three), "attention alone": ("accuracy", three),
+        "all linear modules": ("accuracy_all", three), "more": ("more", str), "best step": ("steps", str), "settled": ("settled", str),
+    }  # fmt: skip
+    return written(both.set_index("model"), columns, "model")
 
 
 def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -226,28 +228,26 @@ def beside(kind: str, ways: dict[str, pd.DataFrame]) -> str:
     original = next(iter(ways.values()))
     first = original.set_index("dataset")
 
-    def less(own: pd.DataFrame, name: str) -> str:
-        if own is original:
-            return "-"
-        change = (own.set_index("dataset")[name] - first[name]).dropna().to_numpy(float)
-        return f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−") if len(change) > 1 else "-"
+    def less(name: str) -> Statistic:
+        def text(own: pd.DataFrame) -> str:
+            change = (own.set_index("dataset")[name] - first[name]).dropna().to_numpy(float)
+            if own is original or len(change) < 2:
+                return "-"
+            return f"{change.mean():+.3f} ± {sem(change):.3f}".replace("-", "−")
 
-    def known(own: pd.DataFrame, name: str) -> str:
-        count = own[name].notna().sum()
-        return mean(own, name) + (f" ({count})" if count < len(own) else "")
+        return text
 
-    def lines() -> Iterator[dict[str, str]]:
-        for name, own in ways.items():
-            yield {
-                kind: name.rsplit("-", 1)[0] if "bit-" in name else name, "data sets": f"{len(own)}",
-                "probe's accuracy": mean(own, "probe_accuracy"), "accuracy, less the first's": less(own, "probe_accuracy"),
-                "ridge probe's skill": mean(own, "ridge_test_skill"), "NTPS": mean(own, "ntps"), "NTPS, less the first's": less(own, "ntps"),
-                "its lift": mean(own, "null_lift"), "corrected retention": known(own, "retention_corrected"),
-                "retention, less the first's": less(own, "retention_corrected"),
-                "ρ of NTPS with accuracy": rho(own.rename(columns={"probe_accuracy": "accuracy"}), "ntps"),
-            }  # fmt: skip
+    def corrected(own: pd.DataFrame) -> str:
+        known = own["retention_corrected"].notna().sum()
+        return mean("retention_corrected")(own) + (f" ({known})" if known < len(own) else "")
 
-    return markdown(pd.DataFrame(lines()))
+    parts = [({kind: name.rsplit("-", 1)[0] if "bit-" in name else name}, own) for name, own in ways.items()]
+    return markdown(lines(parts, {
+        "data sets": count, "probe's accuracy": mean("probe_accuracy"), "accuracy, less the first's": less("probe_accuracy"),
+        "ridge probe's skill": mean("ridge_test_skill"), "NTPS": mean("ntps"), "NTPS, less the first's": less("ntps"),
+        "its lift": mean("null_lift"), "corrected retention": corrected, "retention, less the first's": less("retention_corrected"),
+        "ρ of NTPS with accuracy": rho("ntps", "probe_accuracy"),
+    }))  # fmt: skip
 
 
 def run_again(place: Path) -> str:

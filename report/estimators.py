@@ -9,10 +9,11 @@ so that a longer run is one with --trials 4 and another --docs.
 
 import gc
 import math
-import re
 import sys
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ from ntps.moments.file import MomentsFile
 from ntps.run import cli
 from ntps.scores.layer import Layer
 from ntps.system import atomic_files, console
+from report import pages
 from report.estimator_trials import PARTITIONS, TOLERANCES, Cell, judged, trial
 from report.estimators_figure import estimators_figure
 from report.words import markdown
 
-TEMPLATE = Path(__file__).with_name("estimators.template.md")
 BARS = (
     2,
     8,
@@ -111,21 +112,16 @@ def of_cell(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
 
 
 def page(table: pd.DataFrame) -> str:
-    facts = {
-        "samples": f"{table.drop_duplicates(list(asdict(MAIN)))['trials'].sum()}",
-        "retention": retention_table(table),
-        "verdict": verdict(table),
-        "estimators": estimator_table(table),
-        "conditioned": conditioned_table(table),
-    }
-    text = TEMPLATE.read_text(encoding="utf-8")
-    return re.sub(
-        r"\{\{(.+?)\}\}", lambda match: facts.get(match[1]) or number(table, *match[1].split("|")), text
-    )
+    kinds = {"known": MAIN, "drawn": DRAWN, "jackknife": JACKKNIFED, "weak": KINDS[2]}
+    within, missed = bars(table)
+    return pages.filled("estimators", {
+        **{name: partial(number, table, cell) for name, cell in kinds.items()},
+        "samples": table.drop_duplicates(list(asdict(MAIN)))["trials"].sum(), "within": within, "missed": missed,
+        "retention": retention_table(table), "estimators": estimator_table(table), "conditioned": conditioned_table(table),
+    })  # fmt: skip
 
 
-def number(table: pd.DataFrame, cell: str, ratio: str, estimator: str, column: str) -> str:
-    kind = {"known": MAIN, "drawn": DRAWN, "jackknife": JACKKNIFED, "weak": KINDS[2]}[cell]
+def number(table: pd.DataFrame, kind: Cell, ratio: float, estimator: str, column: str) -> str:
     return numbers(of_cell(table, replace(kind, ratio=float(ratio))), estimator, column)
 
 
@@ -166,52 +162,51 @@ def retention_table(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame(rows, columns=head))
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Which of the cells with known V and normal states are within the bars."""
-    places = [(cell, replace(cell, ratio=ratio)) for cell in (MAIN, *KINDS) for ratio in BARS]
-    found = {
-        f"{named(kind)}, n/d = {cell.ratio}": rows.loc["retention_corrected", ["bias", "rmse"]].to_numpy(
-            float
-        )
-        for kind, cell in places
-        if len(rows := of_cell(table, cell))
+def bars(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The cells with known V and normal states, by name: those within the bars of bias and RMSE, and those outside."""
+    within: list[str] = []
+    missed: list[str] = []
+    for kind in (MAIN, *KINDS):
+        for ratio in BARS:
+            if len(rows := of_cell(table, replace(kind, ratio=ratio))):
+                bias, rmse = rows.loc["retention_corrected", ["bias", "rmse"]].to_numpy(float)
+                side = missed if abs(bias) > 0.02 or rmse > 0.06 else within
+                side.append(f"{named(kind)}, n/d = {ratio}")
+    return within, missed
+
+
+def over_ratios(
+    table: pd.DataFrame,
+    cell: Cell,
+    ratios: Sequence[float],
+    head: tuple[str, str],
+    lines: Mapping[str, str],
+    columns: Sequence[str],
+) -> str:
+    """A line an estimator, by its label, and a column a ratio that the table has; head: of the labels and of each ratio."""
+    found = {ratio: of_cell(table, replace(cell, ratio=ratio)) for ratio in ratios}
+    texts = {
+        head[1].format(ratio): [numbers(rows, name, *columns) for name in lines.values()]
+        for ratio, rows in found.items()
+        if len(rows)
     }
-    missed = [label for label, (bias, rmse) in found.items() if abs(bias) > 0.02 or rmse > 0.06]
-    text = f"Bias within .02 and RMSE within .06: {len(found) - len(missed)} of {len(found)} rows and n/d with V known and normal states"
-    return f"{text}; outside: {'; '.join(missed)}." if missed else f"{text}."
+    return markdown(pd.DataFrame({head[0]: list(lines), **texts}))
 
 
 def estimator_table(table: pd.DataFrame) -> str:
-    found = {ratio: of_cell(table, replace(MAIN, ratio=ratio)) for ratio in RATIOS}
-    found = {ratio: rows for ratio, rows in found.items() if len(rows)}
-    head = ["n/d", *(f"{ratio:g}" for ratio in found)]
-    lines = [
-        [label, *(numbers(rows, name, "bias", "rmse", "rank") for rows in found.values())]
-        for name, label in SHOWN.items()
-    ]
-    return markdown(pd.DataFrame(lines, columns=head))
+    lines = {label: name for name, label in SHOWN.items()}
+    return over_ratios(table, MAIN, RATIOS, ("n/d", "{:g}"), lines, ["bias", "rmse", "rank"])
 
 
 def conditioned_table(table: pd.DataFrame) -> str:
-    found = {ratio: of_cell(table, replace(DRAWN, ratio=ratio)) for ratio in BARS}
-    found = {ratio: rows for ratio, rows in found.items() if len(rows)}
-    lines = [("NTPS, tolerance 1e-12 (the paper's)", "ntps")]
+    lines = {"NTPS, tolerance 1e-12 (the paper's)": "ntps"}
     for choice in ("cv", "cv_1se", "cv of M alone", *(f"{tau:.0e}" for tau in TOLERANCES[1:])):
-        lines += [
-            (f"conditioned NTPS, {choice}", f"conditioned_ntps {choice}"),
-            (f"its lift, {choice}", f"conditioned_lift {choice}"),
-        ]
+        lines[f"conditioned NTPS, {choice}"] = f"conditioned_ntps {choice}"
+        lines[f"its lift, {choice}"] = f"conditioned_lift {choice}"
         if choice.startswith("cv"):
-            lines.append(
-                (f"its permutation null alone, {choice} (knows no labels)", f"conditioned_null {choice}")
-            )
-    lines += [("corrected retention", "retention_corrected")]
-    head = ["own value / NTPS", *(f"n/d = {ratio}" for ratio in found)]
-    rows = [
-        [label, *(numbers(rows, name, "rank", "rank_ntps") for rows in found.values())]
-        for label, name in lines
-    ]
-    return markdown(pd.DataFrame(rows, columns=head))
+            lines[f"its permutation null alone, {choice} (knows no labels)"] = f"conditioned_null {choice}"
+    lines["corrected retention"] = "retention_corrected"
+    return over_ratios(table, DRAWN, BARS, ("own value / NTPS", "n/d = {}"), lines, ["rank", "rank_ntps"])
 
 
 if __name__ == "__main__":

@@ -97,7 +97,10 @@ def write(found: Outcome | None, folder: Path) -> None:
 
 def read(folder: Path) -> Outcome | None:
     path = folder / TABLE
-    return dict(pd.read_csv(path, dtype={"plan": str}).iloc[0]) if path.exists() else None
+    if not path.exists():
+        return None
+    (row,) = pd.read_csv(path, dtype={"plan": str}).to_dict("records")
+    return {str(name): value for name, value in row.items()}
 
 
 def fact(_: object) -> dict[str, str]:

@@ -3,7 +3,7 @@
     python -m report.reproduction
     python -m report.reproduction --published results/released     # first: statistics of an import of the published values
 
-Every number comes from a table: *.template.md hold the words, and {{name}} in it is an entry of `all_facts`.
+Every number comes from a table: the templates of PAGES hold the words, and {{name}} in them is an entry of `all_facts`.
 The first lines of the report, between <!-- short --> and <!-- /short -->, are put between the same marks in README.md.
 A verdict is ntps.selection's: two-sided permutation tests with Holm's correction for the scores compared.
 """

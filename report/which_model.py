@@ -9,6 +9,7 @@ Candidates, scores, references and tests were committed before a candidate was s
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,15 +19,14 @@ from ntps.evaluation.correlation import ALPHA, Draws
 from ntps.results.tables import read_tables
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import within
+from report import pages, within
 from report.confirmation import LAYERS, best_and_last, defined
 from report.evidence import FOLDER, KEY, PROBES, halves, score_tables, whole_rows
-from report.reproduction import filled
 from report.within import Rankings
-from report.words import markdown, number, p_text, points_of
+from report.words import Columns, markdown, number, p_text, points_of, whole, written
 
 HYPOTHESIS = "8b5658d"  # the commit that fixed the plan
-TEMPLATE, PAGE = Path(__file__).with_name("which_model.template.md"), "which-model.md"
+PAGE = "which-model.md"
 MODEL, BASE = "smollm2-135m", "no adapter"  # BASE: the candidate that is the model itself
 ADAPTED = rf"^{MODEL}\+(?P<adapter>.+)-seed0-[0-9a-f]{{6}}$"
 SKILL, STATIC, ALWAYS, CHANCE = "gcv_skill", "static order", "no adapter always", "chance"
@@ -205,38 +205,37 @@ def of(judged: pd.DataFrame, which: str, seen: str) -> pd.DataFrame:
 def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
     verdicts, ranked = of(judged, "best", OUT), rankings(table, "best", OUT)
     clear, pairs = within.clear_pairs(ranked)
-    share, least = within.reliability(ranked), within.least_regret(ranked)
-    facts = {
-        "state": state(table),
-        "answer": answer(verdicts, of(judged, "best", ALONE)),
-        "practice": practice(verdicts),
-        "size": f"{len(candidates(table))} candidates, {len(ranked.datasets)} data sets in {ranked.group_count} groups",
-        "hypothesis": HYPOTHESIS,
-        "against_chance": chance_table(verdicts),
-        "against_references": reference_table(verdicts),
-        "other_readings": readings_table(judged),
-        "datasets": datasets_table(table, ranked),
-        "clear": f"{clear.sum()} of {pairs.sum()} pairs ({clear.sum() / pairs.sum():.0%})",
-        "reliability": f"{ranked.of_groups(share).mean():.2f}",
-        "ceiling": f"{ranked.of_groups(np.sqrt(share)).mean():.2f}",
-        "knowing": points_of(least),
-        "floored": f"{int((share == 0).sum())} of {len(share)}",
-        "critical": critical(verdicts),
+    share, wanted = within.reliability(ranked), planned()
+    return pages.filled("which_model", {
+        **verdict(verdicts, of(judged, "best", ALONE)),
+        "candidates": candidates(table), "planned": wanted, "missing": [name for name in wanted if name not in candidates(table)],
+        "scored": int((table["which"] == "best").sum()), "ranked": ranked, "hypothesis": HYPOTHESIS,
+        "against_chance": chance_table(verdicts), "against_references": reference_table(verdicts),
+        "other_readings": readings_table(judged), "datasets": datasets_table(table, ranked),
+        "clear": clear.sum(), "pairs": pairs.sum(), "reliability": ranked.of_groups(share).mean(),
+        "ceiling": ranked.of_groups(np.sqrt(share)).mean(), "knowing": within.least_regret(ranked), "floored": int((share == 0).sum()),
+    })  # fmt: skip
+
+
+def verdict(verdicts: pd.DataFrame, among_adapters: pd.DataFrame) -> dict[str, Any]:
+    """What is significant; critical: the mean rho from which on a score is, by score."""
+    better, worse = ({name: different(verdicts, name, good) for name in (STATIC, SKILL)} for good in (1, -1))
+    return {
+        "ordering": named(significant(verdicts, "rho", 1)),
+        "above_static": named(better[STATIC]),
+        "above_probe": named(better[SKILL]),
+        "alone": "" if among_adapters.empty else named(significant(among_adapters, "rho", 1)),
+        "ntps_below": [CALLED[name] for name in (STATIC, SKILL) if "ntps" in worse[name]],
+        "rho": verdicts["rho"],
+        "lost": verdicts["regret"],
+        "critical": None if verdicts["rho_critical"].isna()[SKILL] else verdicts["rho_critical"],
+        "probe_orders": SKILL in significant(verdicts, "rho", 1),
+        "probe_better": SKILL in better[STATIC],
+        "probe_worse": SKILL in worse[STATIC],
+        "p_of_chance": verdicts["regret_p_holm"][SKILL],
+        "p_of_always": verdicts[f"regret less {ALWAYS}_p"][SKILL],
+        "alpha": ALPHA,
     }
-    return filled(TEMPLATE.read_text(encoding="utf-8"), facts)
-
-
-def state(table: pd.DataFrame) -> str:
-    """Which candidates and pairs are missing."""
-    there, wanted = candidates(table), planned()
-    pairs, data_sets = int((table["which"] == "best").sum()), len(wanted) - 1
-    if pairs == len(wanted) * data_sets:
-        return ""
-    missing = ", ".join(name for name in wanted if name not in there)
-    return (
-        f"**Not complete: {len(there)} of {len(wanted)} candidates**{f' (not yet: {missing})' if missing else ''}, "
-        f"{pairs} of their {len(there) * data_sets} pairs with a data set.\n\n"
-    )
 
 
 def significant(verdicts: pd.DataFrame, value: str, sign: int) -> list[str]:
@@ -255,98 +254,36 @@ def named(scores: Collection[str]) -> str:
     return ", ".join(f"`{name}`" for name in SCORES if name in scores) or "none"
 
 
-def answer(verdicts: pd.DataFrame, among_adapters: pd.DataFrame) -> str:
-    rho, lost = verdicts["rho"].map(number), verdicts["regret"].map(points_of)
-    worse = [name for name in (STATIC, SKILL) if "ntps" in different(verdicts, name, -1)]
-    ntps = (
-        f"significantly worse than the {' and the '.join(CALLED[name] for name in worse)}"
-        if worse
-        else "not significantly worse than either"
-    )
-    apart = "" if among_adapters.empty else (
-        "Among the adapters alone, without the model itself (looked at afterwards), these scores order them significantly better than chance: "
-        f"{named(significant(among_adapters, 'rho', 1))}."
-    )  # fmt: skip
-    return (
-        f"**Scores that order the candidates within a data set significantly better than chance: {named(significant(verdicts, 'rho', 1))}; better than the "
-        f"{CALLED[STATIC]}: {named(different(verdicts, STATIC, 1))}; better than the {CALLED[SKILL]}: {named(different(verdicts, SKILL, 1))}.** The static order is a candidate's mean "
-        f"accuracy on other data sets. Mean ρ with test accuracy: NTPS {rho['ntps']}, ridge probe's skill {rho[SKILL]}, static order {rho[STATIC]}. NTPS is {ntps}. "
-        f"{apart}\n\n"
-        f"Choosing the first candidate loses, in points of accuracy below the best one: {lost[SKILL]} by the ridge probe's skill, {lost['ntps']} by NTPS, {lost[STATIC]} by the "
-        f"static order, {lost[CHANCE]} by chance, and {lost[ALWAYS]} by always keeping the model without an adapter."
-    )  # fmt: skip
-
-
-def practice(verdicts: pd.DataFrame) -> str:
-    """What to do, by what is significant."""
-    if verdicts["rho_critical"].isna()[SKILL]:
-        return "not known yet; no order of so few candidates would be significant."
-    better, worse = (SKILL in different(verdicts, STATIC, good) for good in (1, -1))
-    if better and worse:
-        return "not to be said: as an order and in points lost a probe on your own rows and the static order differ in opposite directions."
-    if worse:
-        return "take the model that has done best on other data sets: a probe on so few rows of your own chooses worse."
-    if SKILL not in significant(verdicts, "rho", 1):
-        return "from so few rows choose by no score. Fit probes to all rows that you have, and compare their accuracies on rows set aside."
-    rank = "to order models take the cross-validated skill of a ridge probe on your own rows, as `prescreen.py` does"
-    if better:
-        return f"{rank}: that chooses better than how they have done on other data sets. {loss(verdicts)}"
-    return f"{rank}; how they have done on other data sets, where that is known, is not significantly worse, and takes no pass. {loss(verdicts)}"
-
-
-def loss(verdicts: pd.DataFrame) -> str:
-    """What taking the first by the ridge probe's skill loses, beside chance and beside keeping the model itself."""
-    lost, p = verdicts["regret"], verdicts["regret_p_holm"][SKILL]
-    kept = verdicts[f"regret less {ALWAYS}_p"][SKILL]
-
-    def differs(p: float) -> str:
-        return "significantly" if p <= ALPHA else "not significantly"
-
-    words = (
-        f"The first of that order loses {points_of(lost[SKILL])} points, {differs(p)} other than a candidate taken by chance ({points_of(lost[CHANCE])}, p {p_text(p)})"
-    )  # fmt: skip
-    if kept != kept:
-        return f"{words}."
-    return f"{words} and {differs(kept)} other than always the model without an adapter ({points_of(lost[ALWAYS])}, p {p_text(kept)}, looked at afterwards)."
-
-
-def critical(verdicts: pd.DataFrame) -> str:
-    """The mean rho from which on scores are significant."""
-    if verdicts["rho_critical"].isna()[SKILL]:
-        return "With so few candidates no mean ρ would be significant."
-    least = verdicts["rho_critical"]
-    return f"A mean ρ is significant from {least.min():.2f} to {least.max():.2f} on, by score (`{SKILL}`: {least[SKILL]:.2f})."
-
-
-def spread(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
-    """A value with its interval."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return write(row[name]) + ("" if low != low else f" [{write(low)}, {write(high)}]")
+def spread(table: pd.DataFrame, name: str, write: Callable[[float], str]) -> list[str]:
+    """Values with their intervals."""
+    parts = zip(table[name], table[f"{name}_low"], table[f"{name}_high"])
+    return [write(at) + ("" if low != low else f" [{write(low)}, {write(high)}]") for at, low, high in parts]
 
 
 def chance_table(verdicts: pd.DataFrame) -> str:
-    return markdown(pd.DataFrame([
-        {
-            "chosen by": name, "mean ρ": spread(row, "rho", number), "p of ρ": p_text(row["rho_p_holm"]), "points lost": spread(row, "regret", points_of),
-            "p of points lost": p_text(row["regret_p_holm"]), "hits, %": f"{points_of(row['hits'])}", "groups": f"{row['groups']:.0f}",
-        }
-        for name, row in verdicts.iterrows()
-    ]))  # fmt: skip
+    texts = {
+        "rho_text": spread(verdicts, "rho", number),
+        "regret_text": spread(verdicts, "regret", points_of),
+    }
+    columns: Columns = {
+        "mean ρ": ("rho_text", str), "p of ρ": ("rho_p_holm", p_text), "points lost": ("regret_text", str),
+        "p of points lost": ("regret_p_holm", p_text), "hits, %": ("hits", points_of), "groups": ("groups", whole),
+    }  # fmt: skip
+    return written(verdicts.assign(**texts), columns, "chosen by")
 
 
 def reference_table(verdicts: pd.DataFrame) -> str:
-    def cell(row: pd.Series, name: str, write: Callable[[float], str]) -> str:
-        p = row[f"{name}_p_holm"]
-        return "-" if p != p else f"{write(row[name])} (p {p_text(p)})"
+    rows = verdicts.loc[list(SCORES)]
 
-    return markdown(pd.DataFrame([
-        {
-            "score": name,
-            **{f"ρ less {CALLED[other]}'s": cell(row, f"rho less {other}", number) for other in (STATIC, SKILL)},
-            **{f"points lost, less {CALLED[other]}'s": cell(row, f"regret less {other}", points_of) for other in (STATIC, SKILL, ALWAYS)},
-        }
-        for name, row in verdicts.loc[list(SCORES)].iterrows()
-    ]))  # fmt: skip
+    def less(name: str, write: Callable[[float], str]) -> list[str]:
+        cells = zip(rows[name], rows[f"{name}_p_holm"])
+        return ["-" if p != p else f"{write(value)} (p {p_text(p)})" for value, p in cells]
+
+    return markdown(pd.DataFrame({
+        "score": rows.index,
+        **{f"ρ less {CALLED[other]}'s": less(f"rho less {other}", number) for other in (STATIC, SKILL)},
+        **{f"points lost, less {CALLED[other]}'s": less(f"regret less {other}", points_of) for other in (STATIC, SKILL, ALWAYS)},
+    }))  # fmt: skip
 
 
 def readings_table(judged: pd.DataFrame) -> str:

@@ -312,7 +312,7 @@ def test_fewer_than_three_candidates_are_an_error(page_of, tmp_path):
 
 
 def test_the_plan_is_on_the_page_as_it_was_committed():
-    files = (ROOT / "docs/which-model.md", which_model.TEMPLATE)
+    files = (ROOT / "docs/which-model.md", ROOT / "report/which_model.template.md")
     page, template = (path.read_text(encoding="utf-8").partition("**Candidates.**")[2] for path in files)
     assert page == template != ""
 
