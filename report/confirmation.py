@@ -16,11 +16,11 @@ from scipy.stats import binomtest
 
 from fig_plot.panels import save
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered
+from ntps.evaluation.correlation import ALPHA, Array, Draws, holm, ordered, spearman
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import evidence, pages
+from report import baselines, evidence, pages
 from report.confirmation_figure import confirmation_figure
 from report.evidence import FOLDER, to_csv, with_accuracy
 from report.tables import CONTROL, real
@@ -28,7 +28,12 @@ from report.words import Columns, markdown, number, p_text, written
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
-CONTROLS = ("ntps", "null_lift", "gcv_skill")  # the last one was not fixed beforehand
+CONTROLS = (
+    "ntps",
+    "null_lift",
+    "retention_corrected_random",
+    "gcv_skill",
+)  # the last two were not fixed beforehand
 LAYERS = ("best", "last")
 TARGETS = ("accuracy", "accuracy above majority")
 LEAST = 8  # data sets of a reading
@@ -142,8 +147,8 @@ READINGS: Columns = {
 def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]) -> str:
     """The page's last part."""
     tested = table[table["half"] == "confirmation"]
-    at_best = tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[0])]
-    trained, control = real(at_best), at_best[at_best["model"].str.endswith(CONTROL)]
+    first = tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[0])]
+    trained, control = real(first), first[first["model"].str.endswith(CONTROL)]
     whole = trained[trained["score"] == SCORES[0]]
     return pages.filled("confirmation", {
         "measured": not tested.empty, "folder": FOLDER, "hypothesis": HYPOTHESIS, "picture": PAGE.with_suffix(".png").name,
@@ -151,7 +156,11 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         "holds": bool((whole["verdict"] == "confirmed").any() and (whole["rho"] > 0).all()),
         "less": [sign_test(rows, halves["confirmation"], model) for model in trained["model"].unique()],
         "probe": trained[trained["score"] == CONTROLS[-1]].to_dict("records"),
+        "directions": trained[trained["score"] == CONTROLS[-2]].to_dict("records"),
+        "afterwards": [afterwards(rows, halves["confirmation"], model) for model in trained["model"].unique()],
+        "least_p": holm(trained_p(tested)).min(),
         "random": {model: own.to_dict("records") for model, own in control.groupby("model", sort=False)},
+        "embeddings": {model: embeddings(rows, halves["confirmation"], str(model)) for model in control["model"].unique()},
         "readings": written(real(tested[tested["verdict"] != ""]).set_index("model"), READINGS, "model"),
         "controls": controls_table(table),
     })  # fmt: skip
@@ -159,11 +168,38 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
 
 def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> dict[str, Any]:
     """On how many data sets next-token directions keep less of the label signal than principal components."""
-    here = rows[(rows["which"] == "best") & (rows["model"] == model) & rows["dataset"].isin(datasets)]
+    here = at_best(rows, datasets, model)
     gaps = here.loc[defined(here, SCORES[1]), "retention_corrected_minus_pca"].dropna()
     lower = int((gaps < 0).sum())
     p = binomtest(lower, int((gaps != 0).sum())).pvalue
     return {"model": model, "lower": lower, "count": len(gaps), "p": p, "median": float(gaps.median())}
+
+
+def trained_p(tested: pd.DataFrame) -> Array:
+    """Of the readings of all models together; 1 where one is not measurable."""
+    return tested.loc[tested["verdict"] != "", "p"].fillna(1.0).to_numpy(float)
+
+
+def at_best(rows: pd.DataFrame, datasets: list[str], model: str) -> pd.DataFrame:
+    return rows[(rows["which"] == "best") & (rows["model"] == model) & rows["dataset"].isin(datasets)]
+
+
+def afterwards(rows: pd.DataFrame, datasets: list[str], model: str) -> dict[str, Any]:
+    """What the tolerances of cross-validation left of P0, and correlations with the number of rows and with what words alone reach."""
+    here = at_best(rows, datasets, model).merge(baselines.of_words()[["dataset", "words"]], "left", "dataset")
+    lift = here[defined(here, SCORES[0])]
+    whole = here["conditioned_rank_prefix"] >= here["rank_prefix"] - 1
+    return {
+        "model": model, "whole": int(whole.sum()), "count": len(here),
+        "rows": float(spearman(*lift[[SCORES[0], "n_texts"]].to_numpy(float).T)),
+        "words": float(spearman(*here[["words", "accuracy"]].to_numpy(float).T)),
+    }  # fmt: skip
+
+
+def embeddings(rows: pd.DataFrame, datasets: list[str], model: str) -> str:
+    """On how many data sets the best layer is that of the embeddings."""
+    here = at_best(rows, datasets, model)
+    return f"{(here['layer'] == 0).sum()} of {len(here)}"
 
 
 def controls_table(table: pd.DataFrame) -> str:

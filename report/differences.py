@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import sem
 
-from ntps.evaluation.correlation import spearman
+from ntps.evaluation.correlation import ALPHA, spearman
 from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import pages, trained
-from report.confirmation import rows_of
+from report.confirmation import LAYERS, rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.tables import real
 from report.words import Columns, markdown, number, three, written
@@ -40,11 +40,13 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
         docs: the folder of the page
     """
     place, path = Path(folder), Path(docs) / "differences.md"
-    best = real(rows_of(place))
-    best = best[best["which"] == "best"]
+    both = real(rows_of(place))
+    best, last = (both[both["which"] == which] for which in LAYERS)
+    conditioned = real(pd.read_parquet(place / "conditioned.parquet"))
     tables = {
         "rows": by_rows(real(pd.read_csv(place / "rows.csv"))),
-        "tolerance": by_tolerance(real(pd.read_parquet(place / "conditioned.parquet")), best),
+        "tolerance": by_tolerance(conditioned, best),
+        "tolerance_last": by_tolerance(conditioned, last),
         "layer": by_layer(place),
         "kv": by_kv(real(pd.read_parquet(place / "sweep.parquet")), best),
     }
@@ -78,6 +80,7 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     return {
         "few": few["n/d"], "few_off": few[off], "many": many["n/d"], "many_off": many[off],
         "rho_lift": between("tolerance", "ρ of its lift"),
+        "rho_lift_last": between("tolerance_last", "ρ of its lift"),
         "layer_ntps": between("layer", "ρ of NTPS"),
         "layer_corrected": between("layer", "ρ of corrected retention"),
         "layer_pca": between("layer", "ρ of PCA's"),
@@ -144,19 +147,21 @@ def by_rows(rows: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def by_tolerance(conditioned: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    table = conditioned.merge(best[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+def by_tolerance(conditioned: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """rows: of one layer of each pair."""
+    table = conditioned.merge(rows[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
     same = table[(table["choice"] == "grid") & (table["rtol"] == table["prefix_rtol"])]
     choices = [(f"{tau:.0e}", same[same["rtol"] == tau]) for tau in sorted(same["rtol"].unique())]
     choices += [(choice, table[table["choice"] == choice]) for choice in ("cv", "cv_1se")]
 
     def significant(own: pd.DataFrame) -> str:
-        p = own["conditioned_p_value"].dropna()
-        return f"{(p <= 0.05).sum()} of {len(p)}"
+        tested = own.dropna(subset="conditioned_p_value")
+        lift = tested.loc[tested["conditioned_p_value"] <= ALPHA, "conditioned_lift"]
+        return f"{(lift > 0).sum()} and {(lift < 0).sum()} of {len(tested)}"
 
     return lines(by_model("tolerance of M and P0", choices), {
         "data sets": count, "NTPS": mean("conditioned_ntps"), "null": mean("conditioned_null_mean"), "PCA": mean("conditioned_ntps_pca"),
-        "significant": significant, "ρ of NTPS with accuracy": rho("conditioned_ntps"), "ρ of its lift": rho("conditioned_lift"),
+        "above and below the null": significant, "ρ of NTPS with accuracy": rho("conditioned_ntps"), "ρ of its lift": rho("conditioned_lift"),
         "ρ of the null alone": rho("conditioned_null_mean"),
     })  # fmt: skip
 

@@ -116,7 +116,7 @@ def page(table: pd.DataFrame) -> str:
     within, missed = bars(table)
     return pages.filled("estimators", {
         **{name: partial(number, table, cell) for name, cell in kinds.items()},
-        "samples": table.drop_duplicates(list(asdict(MAIN)))["trials"].sum(), "within": within, "missed": missed,
+        "uncovered": uncovered(table), "samples": table.drop_duplicates(list(asdict(MAIN)))["trials"].sum(), "within": within, "missed": missed,
         "retention": retention_table(table), "estimators": estimator_table(table), "conditioned": conditioned_table(table),
     })  # fmt: skip
 
@@ -173,6 +173,13 @@ def bars(table: pd.DataFrame) -> tuple[list[str], list[str]]:
                 side = missed if abs(bias) > 0.02 or rmse > 0.06 else within
                 side.append(f"{named(kind)}, n/d = {ratio}")
     return within, missed
+
+
+def uncovered(table: pd.DataFrame) -> str:
+    """Of the same cells, those whose 90 % intervals hold fewer than 85 % or more than 95 % of the truths."""
+    rows = [of_cell(table, replace(kind, ratio=ratio)) for kind in (MAIN, *KINDS) for ratio in BARS]
+    held = [float(found["coverage"]["retention_corrected"]) for found in rows if len(found)]
+    return f"{sum(not 0.85 <= share <= 0.95 for share in held)} of {len(held)}"
 
 
 def over_ratios(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from ntps.evaluation.correlation import Array, Draws, Positions, spearman
+from ntps.evaluation.correlation import Array, Draws, Positions, holm, spearman
 from report.confirmation import defined, rows_of
 from report.evidence import halves
 from report.tables import CONTROL, MODEL
@@ -27,7 +27,11 @@ def section(folder: Path) -> str:
     both, planned = side_by_side(folder), [*halves()["discovery"], *halves()["confirmation"]]
     if lacking := [name for name in planned if name not in set(both["dataset"])]:
         return f"**Not complete**: {len(planned) - len(lacking)} of the {len(planned)} data sets are scored with random weights."
-    return markdown(pd.DataFrame([compared(both, score) for score in SCORES]))
+    lines = {score: compared(both, score) for score in SCORES}
+    p = holm(np.array([sign_p(both, score) for score in COUNTED]))
+    for score, adjusted in zip(COUNTED, p):
+        lines[score]["higher when trained"] += f" (p {p_text(adjusted)})"
+    return markdown(pd.DataFrame(list(lines.values())))
 
 
 def side_by_side(folder: Path) -> pd.DataFrame:
@@ -46,21 +50,30 @@ def side_by_side(folder: Path) -> pd.DataFrame:
 
 def compared(both: pd.DataFrame, score: str) -> dict[str, str]:
     """A line of the table: over groups of data sets that have the score with both, means over the data sets of one source."""
-    names = [score, "accuracy", score + CONTROL, f"accuracy{CONTROL}"]
-    values = both.dropna(subset=names).groupby("group")[names].mean().to_numpy(float).T
-    own, accuracy, control, its_accuracy = values
+    own, accuracy, control, its_accuracy = values_of(both, score)
 
     def difference(at: Positions) -> Array:
         return spearman(own[at], accuracy[at]) - spearman(control[at], its_accuracy[at])
 
     n, everything = len(own), np.arange(len(own))
     low, high = map(float, Draws().interval(difference, n))
-    higher, ties = int((own > control).sum()), int((own == control).sum())
-    p = binomtest(higher, n - ties).pvalue if n > ties else 1.0
     return {
         "score": SCORES[score], "groups": f"{n}", "ρ, trained": number(float(spearman(own, accuracy))),
         "ρ, random": number(float(spearman(control, its_accuracy))),
         "difference": f"{number(float(difference(everything)))}{interval(low, high)}",
         "mean, trained": two(own.mean()), "mean, random": two(control.mean()),
-        "higher when trained": f"{higher} of {n}" + (f" (p {p_text(p)})" if score in COUNTED else ""),
+        "higher when trained": f"{(own > control).sum()} of {n}",
     }  # fmt: skip
+
+
+def values_of(both: pd.DataFrame, score: str) -> Array:
+    """(4, groups): score and accuracy when trained, and with random weights."""
+    names = [score, "accuracy", score + CONTROL, f"accuracy{CONTROL}"]
+    return both.dropna(subset=names).groupby("group")[names].mean().to_numpy(float).T
+
+
+def sign_p(both: pd.DataFrame, score: str) -> float:
+    """Two-sided, of the sign test over groups; 1 where all are equal."""
+    own, _, control, _ = values_of(both, score)
+    differ = int((own != control).sum())
+    return float(binomtest(int((own > control).sum()), differ).pvalue) if differ else 1.0

@@ -233,7 +233,7 @@ def verdict(verdicts: pd.DataFrame, among_adapters: pd.DataFrame) -> dict[str, A
         "probe_better": SKILL in better[STATIC],
         "probe_worse": SKILL in worse[STATIC],
         "p_of_chance": verdicts["regret_p_holm"][SKILL],
-        "p_of_always": verdicts[f"regret less {ALWAYS}_p"][SKILL],
+        "p_of_always": verdicts[f"regret less {ALWAYS}_p_holm"][SKILL],
         "alpha": ALPHA,
     }
 

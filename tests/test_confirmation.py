@@ -27,7 +27,7 @@ def write_tables(folder, model, lift, accuracy, refused=0):
                 "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
                 "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
                 "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
-                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
+                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "retention_corrected_random": noise[place, 0], "n_texts": 100 + place, "rank_prefix": 50 + place % 3, "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
                 "corrected_refusal": "not significant" if place < refused else None,
             })  # fmt: skip
     table = pd.DataFrame(rows)
@@ -76,7 +76,29 @@ def test_random_weights_stand_beside_without_a_verdict(tmp_path, page):
     assert (control.query("score == 'conditioned_lift' and layer == 'best'")["rho"] == 1).all()
     before, after = page.read_text().split("Controls, and the same")
     assert "two-random" in after and before.count("two-random") == 1
-    assert "With random weights (two-random), for comparison: conditioned_lift +1.00" in before
+    said = "With random weights (two-random; its best layer is the embeddings on 13 of 13), for comparison: "
+    assert f"{said}conditioned_lift +1.00" in before
+
+
+def test_what_was_looked_at_afterwards_is_scipys(tmp_path, page):
+    """Rows grow with the order of the data sets, so does one model's lift; P0 is left whole on two of three data sets."""
+    order = np.arange(13.0)
+    write_tables(tmp_path, "one", order, order)
+    write_tables(tmp_path, "two", np.roll(order, 2), order)
+    confirmation.main(str(tmp_path))
+    text = " ".join(page.read_text().split())
+    rho = spearmanr(np.roll(order, 2), order).statistic
+    assert "on 9 of 13 data sets (one) and 9 of 13 data sets (two)" in text
+    assert f"with the number of train rows at +1.00 and {rho:+.2f}".replace("-", "−") in text
+    words = (ROOT / "docs/datasets.md").read_text().split("<!-- baselines -->")[1].splitlines()
+    words = {
+        cells[1].strip(): float(cells[8])
+        for line in words
+        if len(cells := line.split("|")) > 9 and "0." in cells[8]
+    }
+    datasets = json.loads(HALVES.read_text())["confirmation"]
+    alone = spearmanr([words[name] for name in datasets], order).statistic
+    assert f"the probe's accuracy at {alone:+.2f} and".replace("-", "−") in text
 
 
 def test_reversed_is_not_confirmed(tmp_path, page):

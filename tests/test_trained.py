@@ -41,8 +41,8 @@ def test_a_line_is_that_of_scipy_over_groups():
     ]
     assert shown == pytest.approx([rho, control, rho - control], abs=0.0051)
     higher = int((means["retention_corrected"] > means["retention_corrected-random"]).sum())
-    p = binomtest(higher, 13).pvalue
-    assert line["higher when trained"] == f"{higher} of 13 (p {p:.2g})" and line["groups"] == "13"
+    assert trained.sign_p(both, "retention_corrected") == pytest.approx(binomtest(higher, 13).pvalue)
+    assert line["higher when trained"] == f"{higher} of 13" and line["groups"] == "13"
 
 
 def test_what_is_refused_with_either_has_no_part():
