@@ -99,8 +99,10 @@ def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
 
 
 def of_confirmation(table: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None) -> dict[str, Any]:
-    paired = table["paired_error"].notna()
-    errors = table["test_error"].map(three) + np.where(paired, "", " at most")
+    errors = [
+        three(error) + ("" if there else " at most")
+        for error, there in zip(table["test_error"], table["paired_error"].notna())
+    ]
     return {
         "further": runs(table.assign(error_text=errors), OF_CONFIRMATION) | {"passes": table["lora_passes"]},
         "further_planned": planned,
