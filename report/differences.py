@@ -199,7 +199,7 @@ def by_targets(place: Path) -> str:
     more, error = both["accuracy_all"] - both["accuracy"], sum(errors) ** 0.5
     both = both.assign(
         more=[f"{gap:+.3f} ± {se:.3f}".replace("-", "−") for gap, se in zip(more, error)],
-        steps=both["step"].map(str) + " and " + both["step_all"].map(str),
+        steps=[f"{one} and {other}" for one, other in zip(both["step"], both["step_all"])],
         settled=both["settled_all"].map({True: "yes", False: "no"}),
     )
     columns: Columns = {

@@ -91,5 +91,5 @@ def test_scores_and_their_nulls_together_are_stouffers():
 
 
 def test_a_name_that_is_not_given_to_a_page_is_an_error():
-    with pytest.raises(UserError, match="which_model.template.md names what no table supplies: 'size' is"):
-        pages.filled("which_model", {"state": "", "answer": "", "practice": ""})
+    with pytest.raises(UserError, match="confirmation.template.md names what no table supplies: 'folder' is"):
+        pages.filled("confirmation", {"measured": True})
