@@ -3,6 +3,7 @@
 python -m report.differences        # from those of report/evidence.py and report/pooling.py
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,10 @@ from report.tables import real
 from report.words import Columns, markdown, number, three, written
 
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
+EQUAL, NEAR = (
+    (1.3, 2.5, 6),
+    1.4,
+)  # rows a dimension at which data sets are compared, and a factor they may be off
 DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
 ORIGINAL = "smollm2-135m"  # whose poolings and copies are compared
 AGAIN = {
@@ -45,6 +50,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     conditioned = real(pd.read_parquet(place / "conditioned.parquet"))
     tables = {
         "rows": by_rows(real(pd.read_csv(place / "rows.csv"))),
+        "equal": at_equal_rows(real(pd.read_csv(place / "rows.csv")), both),
         "tolerance": by_tolerance(conditioned, best),
         "tolerance_last": by_tolerance(conditioned, last),
         "layer": by_layer(place),
@@ -69,8 +75,11 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     rows, off = tables["rows"], "off its value of all rows"
     few, many = rows.iloc[0], rows.iloc[len(rows) // 2]
 
-    def between(table: str, column: str) -> str:
-        known = tables[table][tables[table][column] != "-"]
+    def between(name: str, column: str, **where: str) -> str:
+        table = tables[name]
+        for head, value in where.items():
+            table = table[table[head] == value]
+        known = table[table[column] != "-"]
         ordered = known.sort_values(column, key=lambda values: values.str.replace("−", "-").astype(float))
         ends = ordered.groupby("model", sort=False)[column].agg(["first", "last"])
         return ", ".join(
@@ -78,6 +87,8 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         )
 
     return {
+        "equal_best": between("equal", "ρ of NTPS", layer="best"),
+        "equal_last": between("equal", "ρ of NTPS", layer="last"),
         "few": few["n/d"], "few_off": few[off], "many": many["n/d"], "many_off": many[off],
         "rho_lift": between("tolerance", "ρ of its lift"),
         "rho_lift_last": between("tolerance_last", "ρ of its lift"),
@@ -144,6 +155,25 @@ def by_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return lines([(called, part) for called, part in parts if len(part)], {
         "cases": count, "NTPS": mean("ntps"), "off its value of all rows": mean("far"), "corrected retention": mean("retention_corrected"),
         "off": mean("far_corrected"), "signal share": mean("signal_share", ".2f"), "ridge probe's skill, less": mean("ridge_test_skill_gap"),
+    })  # fmt: skip
+
+
+def at_equal_rows(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
+    """Of each pair the part of its rows whose n/d is nearest to one of EQUAL, within NEAR of it; accuracy is that of all rows."""
+    table = rows.merge(both[[*PAIR, "which", "accuracy"]], on=[*PAIR, "which"])
+
+    def parts() -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+        for which in LAYERS:
+            for target in EQUAL:
+                off = (table["n_over_d"] / target).map(math.log).abs()
+                near = table.assign(off=off)[(off <= math.log(NEAR)) & (table["which"] == which)]
+                nearest = near.sort_values("off", kind="stable").drop_duplicates(PAIR).sort_values(PAIR)
+                for model, own in nearest.groupby("model", sort=False):
+                    yield {"layer": which, "n/d about": f"{target:g}", "model": str(model)}, own
+
+    return lines(parts(), {
+        "data sets": count, "ρ of NTPS": rho("ntps"), "ρ of corrected retention": rho("retention_corrected"),
+        "ρ of PCA's": rho("retention_corrected_pca"), "ρ of the ridge probe's skill": rho("gcv_skill"),
     })  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -104,3 +105,22 @@ def test_all_linear_modules_stand_beside_the_attention_projections_of_the_same_s
 def test_the_committed_page_is_what_the_committed_tables_say(tmp_path):
     assert differences.main(str(ROOT / "results/evidence"), str(tmp_path)) == 0
     assert (tmp_path / "differences.md").read_text() == (ROOT / "docs/differences.md").read_text()
+
+
+def test_data_sets_are_compared_at_the_part_nearest_to_equal_rows():
+    """Eight data sets of 4, 6 and 20 rows a dimension: at 6 the second part; one of which no part is near has none."""
+    accuracy = np.random.default_rng(0).uniform(size=8)
+    parts = [
+        {"model": "m", "dataset": f"d{i}", "which": "best", "n_over_d": size, "ntps": accuracy[i] if size == 6 else -accuracy[i],
+         "retention_corrected": 0.5, "retention_corrected_pca": 0.5, "gcv_skill": accuracy[i]}
+        for i in range(8) for size in (4, 6, 20)
+        if i or size != 6
+    ]  # fmt: skip
+    parts = [part for part in parts if part["dataset"] != "d0" or part["n_over_d"] == 20]
+    both = pd.DataFrame(
+        {"model": "m", "dataset": [f"d{i}" for i in range(8)], "which": "best", "accuracy": accuracy}
+    )
+    table = differences.at_equal_rows(pd.DataFrame(parts), both)
+    (row,) = table[table["n/d about"] == "6"].to_dict("records")
+    assert row["data sets"] == "7" and row["ρ of NTPS"] == "+1.00" and row["ρ of corrected retention"] == "-"
+    assert set(table["layer"]) == {"best"} and set(table["n/d about"]) == {"6"}
