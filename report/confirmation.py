@@ -149,6 +149,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
     tested = table[table["half"] == "confirmation"]
     first = tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[0])]
     trained, control = real(first), first[first["model"].str.endswith(CONTROL)]
+    above = real(tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[1])])
     whole = trained[trained["score"] == SCORES[0]]
     return pages.filled("confirmation", {
         "measured": not tested.empty, "folder": FOLDER, "hypothesis": HYPOTHESIS, "picture": PAGE.with_suffix(".png").name,
@@ -156,6 +157,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         "holds": bool((whole["verdict"] == "confirmed").any() and (whole["rho"] > 0).all()),
         "less": [sign_test(rows, halves["confirmation"], model) for model in trained["model"].unique()],
         "probe": trained[trained["score"] == CONTROLS[-1]].to_dict("records"),
+        "probe_above": above[above["score"] == CONTROLS[-1]].to_dict("records"),
         "directions": trained[trained["score"] == CONTROLS[-2]].to_dict("records"),
         "afterwards": [afterwards(rows, halves["confirmation"], model) for model in trained["model"].unique()],
         "least_p": holm(trained_p(tested)).min(),
