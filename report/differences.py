@@ -59,7 +59,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     parts = {
         **in_short(tables),
         **{name: markdown(table) for name, table in tables.items()},
-        "trained": trained.section(place),
+        **trained.sections(place),
         "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),
         "again": run_again(place),

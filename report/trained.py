@@ -4,6 +4,7 @@ Scores and statistics were fixed before those of random weights were read on the
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,16 +23,18 @@ SCORES = {
 COUNTED = ("retention_corrected", "retention_corrected_pca", "retention_corrected_minus_pca", "gcv_skill")
 
 
-def section(folder: Path) -> str:
-    """The table, or of how many data sets there is something to compare."""
+def sections(folder: Path) -> dict[str, Any]:
+    """trained: the table, or of how many data sets there is something to compare; training: its lines by score, none before that."""
     both, planned = side_by_side(folder), [*halves()["discovery"], *halves()["confirmation"]]
     if lacking := [name for name in planned if name not in set(both["dataset"])]:
-        return f"**Not complete**: {len(planned) - len(lacking)} of the {len(planned)} data sets are scored with random weights."
+        there = len(planned) - len(lacking)
+        words = f"**Not complete**: {there} of the {len(planned)} data sets are scored with random weights."
+        return {"trained": words, "training": {}}
     lines = {score: compared(both, score) for score in SCORES}
     p = holm(np.array([sign_p(both, score) for score in COUNTED]))
     for score, adjusted in zip(COUNTED, p):
         lines[score]["higher when trained"] += f" (p {p_text(adjusted)})"
-    return markdown(pd.DataFrame(list(lines.values())))
+    return {"trained": markdown(pd.DataFrame(list(lines.values()))), "training": lines}
 
 
 def side_by_side(folder: Path) -> pd.DataFrame:

@@ -211,7 +211,7 @@ def timeless(value):
 
 
 def unequal(found, wanted, where: str = "") -> list[str]:
-    """Where two contents differ, numbers by more than 1e-12."""
+    """Where two contents differ, numbers by more than 1e-12; those kept in float32 may have been rounded to its next number."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         odd, both = found.keys() ^ wanted.keys(), found.keys() & wanted.keys()
         lines = [f"{where}/{key}: {'left over' if key in found else 'missing'}" for key in odd]
@@ -220,7 +220,8 @@ def unequal(found, wanted, where: str = "") -> list[str]:
         return [line for i, pair in enumerate(zip(found, wanted)) for line in unequal(*pair, f"{where}[{i}]")]
     if isinstance(found, float | np.ndarray) and np.shape(found) == np.shape(wanted):
         scale = max(1.0, np.abs(np.nan_to_num(wanted)).max(initial=0))
-        same = np.allclose(found, wanted, rtol=0, atol=1e-12 * scale, equal_nan=True)
+        step = np.spacing(np.abs(wanted)) if getattr(wanted, "dtype", None) == np.float32 else 0.0
+        same = np.allclose(found, wanted, rtol=0, atol=1e-12 * scale + step, equal_nan=True)
         return [] if same else [f"{where}: differs by {np.abs(np.subtract(found, wanted)).max()}"]
     return [] if found == wanted else [f"{where}: {str(found)[:60]} for {str(wanted)[:60]}"]
 

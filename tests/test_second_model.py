@@ -52,7 +52,10 @@ def test_few_groups_are_not_measurable_and_none_are_not_run():
     table.loc[4, ["retention_corrected", "corrected_refusal"]] = 0.5, "refused"  # as some pairs are
     assert second_model.judged(table, FEW) is None
     page = page_with(second=table, of_second=None)
-    assert "a second model**" not in page and "\n**Not measurable yet**: 9 data sets are run" in page
+    assert (
+        "a second model**" not in page
+        and "\n**Not measurable yet**: trained on 9 of the ten data sets" in page
+    )
     assert page_with(second=table[:0], of_second=None).endswith("*not measurable*.\n\n**Not run yet.**\n")
     table = made(9, 1)
     page = page_with(second=table, of_second=second_model.judged(table, FEW))
