@@ -135,7 +135,9 @@ def datasets(tables: Tables) -> Facts:
         "ntps.by_chance": f"{len(best) / 20:.1f}",
         "ntps.below": str((best["ntps"] < best["null_mean"]).sum()),
         "ntps.below_all": str((best["p_value"] == 1).sum()),
-        "ntps.below_p": p_text(together(best, pairs["group"])),
+        "ntps.below_p": p_text(
+            together(best, pairs["group"], used(tables, "scores", "ntps")["train"]["label_permutations"])
+        ),
         "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
         "chance": three(best["chance"].median()),
         "gain.over_probe": three(pairs["lora_gain"].mean()),
@@ -145,7 +147,7 @@ def datasets(tables: Tables) -> Facts:
     }
 
 
-def together(best: pd.DataFrame, groups: pd.Series[str], permutations: int = 20) -> float:
+def together(best: pd.DataFrame, groups: pd.Series[str], permutations: int) -> float:
     """Two-sided p of Stouffer's z: is NTPS on one side of its null? A z a data set by Student's t of a new draw beside R, means over groups."""
     t_values = (best["ntps"] - best["null_mean"]) / best["null_std"] / math.sqrt(1 + 1 / permutations)
     z = pd.Series(norm.ppf(t.cdf(t_values, permutations - 1)), best.index).groupby(groups).mean()
@@ -451,14 +453,16 @@ def beats(accuracy: float, scratch: float, n: int) -> str:
     return "beats it" if z > Z else "loses" if z < -Z else "matches"
 
 
+def used(tables: Tables, kind: str, table: str) -> dict[str, Any]:
+    """What a run used, from the provenance of its table."""
+    return provenance.read(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
+
+
 def settings(tables: Tables) -> Facts:
-    """What the runs used, from the provenance of their tables."""
-
-    def used(kind: str, table: str) -> dict[str, Any]:
-        return provenance.read(tables.folder / table / MODEL / "trec6.json", kind)["identity"]
-
-    lora, scratch = (used("accuracy", f"accuracy/{method}") for method in ("lora_finetuning", "from_scratch"))
-    scores = used("scores", "ntps")["train"]
+    """What the runs used."""
+    methods = ("lora_finetuning", "from_scratch")
+    lora, scratch = (used(tables, "accuracy", f"accuracy/{method}") for method in methods)
+    scores = used(tables, "scores", "ntps")["train"]
     seeds = tables.final_tests("lora_finetuning").groupby("dataset")["seed"].nunique()
     facts = {
         "limit": str(lora["limit"]), "max_length": str(lora["max_length"]), "lora.dtype": lora["dtype"],

@@ -84,10 +84,10 @@ def test_scores_and_their_nulls_together_are_stouffers():
     p = t.sf(scaled, 19)
     groups = pd.Series(list("abcdefghi"), best.index)
     together = 2 * combine_pvalues(p, method="stouffer").pvalue
-    assert facts.together(best, groups) == pytest.approx(min(together, 2 - together))
+    assert facts.together(best, groups, 20) == pytest.approx(min(together, 2 - together))
     twice = pd.concat([best, best.iloc[[0]].set_axis(["j"])])
     both = pd.Series([*groups, "a"], twice.index)
-    assert facts.together(twice, both) == pytest.approx(facts.together(best, groups))
+    assert facts.together(twice, both, 20) == pytest.approx(facts.together(best, groups, 20))
 
 
 def test_a_name_that_is_not_given_to_a_page_is_an_error():
