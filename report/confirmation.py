@@ -173,8 +173,19 @@ def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> dict[str, 
     here = at_best(rows, datasets, model)
     gaps = here.loc[defined(here, SCORES[1]), "retention_corrected_minus_pca"].dropna()
     lower = int((gaps < 0).sum())
-    p = binomtest(lower, int((gaps != 0).sum())).pvalue
-    return {"model": model, "lower": lower, "count": len(gaps), "p": p, "median": float(gaps.median())}
+    return {
+        "model": model,
+        "lower": lower,
+        "count": len(gaps),
+        "p": sign_p(gaps),
+        "median": float(gaps.median()),
+    }
+
+
+def sign_p(gaps: Any) -> float:
+    """Two-sided, of the sign test; 1 where all are 0."""
+    differ = int((gaps != 0).sum())
+    return float(binomtest(int((gaps > 0).sum()), differ).pvalue) if differ else 1.0
 
 
 def trained_p(tested: pd.DataFrame) -> Array:

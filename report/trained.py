@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from ntps.evaluation.correlation import Array, Draws, Positions, holm, spearman
-from report.confirmation import defined, rows_of
+from report.confirmation import defined, rows_of, sign_p
 from report.evidence import halves
 from report.tables import CONTROL, MODEL
 from report.words import interval, markdown, number, p_text, two
@@ -31,7 +30,7 @@ def sections(folder: Path) -> dict[str, Any]:
         words = f"**Not complete**: {there} of the {len(planned)} data sets are scored with random weights."
         return {"trained": words, "training": {}}
     lines = {score: compared(both, score) for score in SCORES}
-    p = holm(np.array([sign_p(both, score) for score in COUNTED]))
+    p = holm(np.array([sign_p(gaps(both, score)) for score in COUNTED]))
     for score, adjusted in zip(COUNTED, p):
         lines[score]["higher when trained"] += f" (p {p_text(adjusted)})"
     return {"trained": markdown(pd.DataFrame(list(lines.values()))), "training": lines}
@@ -75,8 +74,7 @@ def values_of(both: pd.DataFrame, score: str) -> Array:
     return both.dropna(subset=names).groupby("group")[names].mean().to_numpy(float).T
 
 
-def sign_p(both: pd.DataFrame, score: str) -> float:
-    """Two-sided, of the sign test over groups; 1 where all are equal."""
+def gaps(both: pd.DataFrame, score: str) -> Array:
+    """(groups,): the score when trained less that with random weights."""
     own, _, control, _ = values_of(both, score)
-    differ = int((own != control).sum())
-    return float(binomtest(int((own > control).sum()), differ).pvalue) if differ else 1.0
+    return own - control

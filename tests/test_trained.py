@@ -41,7 +41,9 @@ def test_a_line_is_that_of_scipy_over_groups():
     ]
     assert shown == pytest.approx([rho, control, rho - control], abs=0.0051)
     higher = int((means["retention_corrected"] > means["retention_corrected-random"]).sum())
-    assert trained.sign_p(both, "retention_corrected") == pytest.approx(binomtest(higher, 13).pvalue)
+    assert trained.sign_p(trained.gaps(both, "retention_corrected")) == pytest.approx(
+        binomtest(higher, 13).pvalue
+    )
     assert line["higher when trained"] == f"{higher} of 13" and line["groups"] == "13"
 
 
