@@ -14,7 +14,7 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sklearn import metrics
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, TrainerState
 
 import cache
 import from_scratch
@@ -30,7 +30,7 @@ from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
 from ntps.moments.lazy_model import LazyModel
-from ntps.system import checkpoint_clock, locks
+from ntps.system import checkpoint_clock, console, locks
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model
 
@@ -414,6 +414,17 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
             load_file(out / "adapters/small/tiny-seed0/adapter_model.safetensors") for out in (whole, cut)
         )
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_speed_of_a_resumed_training_is_its_own():
+    with console.progress(1000, "token", "a run") as bar:
+        bar.start_t -= 10  # seconds ago
+        watcher = finetuning.Watcher(bar, None)
+        watcher.on_train_begin(None, TrainerState(num_input_tokens_seen=600), None)
+        bar.update(50)
+        shown = bar.format_dict
+    assert shown["n"] == 650 and shown["initial"] == 600
+    assert (shown["n"] - shown["initial"]) / shown["elapsed"] == pytest.approx(5, rel=0.01)
 
 
 def test_finished_seeds_are_not_trained_again(pair, tmp_path, monkeypatch):

@@ -146,8 +146,8 @@ class Watcher(TrainerCallback):
         self.clock, self.step_end = CheckpointClock(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
-        self.bar.update(state.num_input_tokens_seen - self.bar.n)
-
+        bar = self.bar  # what an interrupted run has seen says nothing of this one's speed
+        bar.initial = bar.n = bar.last_print_n = state.num_input_tokens_seen
         if self.patience and any(VALIDATION in line for line in state.log_history):
             self.on_evaluate(args, state, control)  # of the checkpoint that it goes on from
 
