@@ -1,6 +1,7 @@
-"""What training makes of the scores: SmolLM2-135M beside its own architecture with random weights, over all data sets.
+"""What training makes of the scores: a model beside its own architecture with random weights, over all data sets.
 
-Scores and statistics were fixed before those of random weights were read on the discovery half.
+Scores and statistics were fixed before those of SmolLM2's random weights were read on the discovery half, and for Gemma before
+its random weights were scored at all.
 """
 
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ntps.evaluation.correlation import Array, Draws, Positions, holm, spearman
+from report import second_model
 from report.confirmation import defined, rows_of, sign_p
 from report.evidence import halves
 from report.tables import CONTROL, MODEL
 from report.words import interval, markdown, number, p_text, two
 
+MODELS = {"SmolLM2-135M": MODEL, second_model.NAME: second_model.MODEL}
 SCORES = {
     "ntps": "NTPS", "null_lift": "its lift above its null", "conditioned_lift": "conditioned NTPS's lift", "retention_corrected": "corrected retention",
     "retention_corrected_pca": "that of principal components", "retention_corrected_minus_pca": "corrected retention less that", "gcv_skill": "cross-validated skill",
@@ -23,24 +26,35 @@ COUNTED = ("retention_corrected", "retention_corrected_pca", "retention_correcte
 
 
 def sections(folder: Path) -> dict[str, Any]:
-    """trained: the table, or of how many data sets there is something to compare; training: its lines by score, none before that."""
-    both, planned = side_by_side(folder), [*halves()["discovery"], *halves()["confirmation"]]
+    """By model, trained: the table, or of how many data sets there is something to compare; training: its lines by score, if complete."""
+    lines = {name: lines_of(side_by_side(folder, model)) for name, model in MODELS.items()}
+    return {
+        "trained": {
+            name: found if isinstance(found, str) else markdown(pd.DataFrame(list(found.values())))
+            for name, found in lines.items()
+        },
+        "training": {name: found for name, found in lines.items() if not isinstance(found, str)},
+    }  # fmt: skip
+
+
+def lines_of(both: pd.DataFrame) -> dict[str, dict[str, str]] | str:
+    """The table's lines by score, or of how many data sets there is something to compare."""
+    planned = [*halves()["discovery"], *halves()["confirmation"]]
     if lacking := [name for name in planned if name not in set(both["dataset"])]:
         there = len(planned) - len(lacking)
-        words = f"**Not complete**: {there} of the {len(planned)} data sets are scored with random weights."
-        return {"trained": words, "training": {}}
+        return f"**Not complete**: {there} of the {len(planned)} data sets are scored with random weights."
     lines = {score: compared(both, score) for score in SCORES}
     p = holm(np.array([sign_p(gaps(both, score)) for score in COUNTED]))
     for score, adjusted in zip(COUNTED, p):
         lines[score]["higher when trained"] += f" (p {p_text(adjusted)})"
-    return {"trained": markdown(pd.DataFrame(list(lines.values()))), "training": lines}
+    return lines
 
 
-def side_by_side(folder: Path) -> pd.DataFrame:
+def side_by_side(folder: Path, model: str = MODEL) -> pd.DataFrame:
     """A row a data set that both are scored on, each at its own best layer; columns of random weights end in CONTROL."""
     rows = rows_of(folder)
     rows = rows[rows["which"] == "best"]
-    trained, random = (rows[rows["model"] == name].set_index("dataset") for name in (MODEL, MODEL + CONTROL))
+    trained, random = (rows[rows["model"] == name].set_index("dataset") for name in (model, model + CONTROL))
     groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
     for score in SCORES:
         for table in (trained, random):
