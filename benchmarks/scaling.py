@@ -26,7 +26,7 @@ import torch
 
 from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
-from ntps.run.plan import Outline, moments_flops
+from ntps.run.plan import Batches, Outline, moments_flops
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import array_files
 
@@ -195,7 +195,7 @@ def tables(table: pd.DataFrame) -> str:
         for texts, tokens in BATCHES:
             chosen = (adds.d == d) & (adds.tokens_each == tokens)
             seconds = float(adds.seconds[chosen].iloc[0])
-            work = moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(texts, tokens)])
+            work = moments_flops(d, CLASSES, PERMUTATIONS, True, Batches.of([np.full(texts, tokens)]))
             cells.append(f"{1e6 * seconds / (texts * tokens):.3g} ({work / seconds / 1e9:.0f})")
         seconds, taken = float(solves.seconds[d]), float(solves.megabytes[d])
         lines.append(
@@ -219,7 +219,7 @@ def tables(table: pd.DataFrame) -> str:
         empty = Moments(model.layers, d, CLASSES, PERMUTATIONS, device="meta")
         held = empty.nbytes
         disk = array_files.layout_bytes(moments_layout(empty))
-        moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, [np.full(64, 32)]) / 2048
+        moments = L * moments_flops(d, CLASSES, PERMUTATIONS, True, Batches.of([np.full(64, 32)])) / 2048
         lines.append(
             f"| {name} | {d} | {L} | {model.weight_bytes / 1e9:.2f} GB | {held / 1e9:.2f} GB | {disk / 1e9:.2f} GB | "
             f"{2 * sum(model.block_weights):.2g} | {moments:.2g} | {L * cubic * d**3 / 3600:.2g} core hours | {matrices * 8 * d**2 / 1e9:.2f} GB |"

@@ -108,8 +108,18 @@ def test_forward_operations_are_those_that_torch_counts(tmp_path, arch, layers):
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         for n in batches:
             encoder.run(torch.ones(n.sum(), dtype=torch.int64), n, lambda place, states: None)
-    ours = found.forward_flops(batches)
+    ours = found.forward_flops(plan.Batches.of(batches))
     assert ours == pytest.approx(counted.get_total_flops(), rel=0.01)  # 0.01: angles of rotary positions
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 9])
+def test_padded_batches_are_of_similar_length(rows):
+    lengths = np.array([3, 9, 4, 4, 7, 1])
+    ordered = sorted(lengths.tolist(), reverse=True)
+    batches = [ordered[start : start + rows] for start in range(0, 6, rows)]
+    found = plan.Batches.padded(lengths, rows)
+    assert found.lengths.tolist() == [max(batch) for batch in batches for _ in batch]
+    assert found.tokens.tolist() == [max(batch) * len(batch) for batch in batches]
 
 
 @pytest.mark.parametrize("d, prefix", [(64, True), (63, True), (32, False)])
@@ -124,7 +134,10 @@ def test_moments_operations_are_those_that_torch_counts(d, prefix):
     # M and the labels are added by addmm_ in place, which torch does not count: 8 texts, 4 strips
     labels, step = 2 * 8 * d * C * (R + 1), -(-d // 4)
     gram = 2 * 8 * sum(min(step, d - start) * (d - start) for start in range(0, d, step))
-    assert plan.moments_flops(d, C, R, prefix, batches) == counted.get_total_flops() + labels + gram
+    assert (
+        plan.moments_flops(d, C, R, prefix, plan.Batches.of(batches))
+        == counted.get_total_flops() + labels + gram
+    )
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -241,7 +254,7 @@ def test_memory_of_training_is_what_adafactor_keeps_and_bounds_what_autograd_kee
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    length = max(int(n.max()) for n in planned.batches)
+    length = int(planned.batches.lengths.max())
     ids = torch.ones(6, length, dtype=torch.int64)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
@@ -378,7 +391,7 @@ def test_the_calibration_runs_one_block_of_the_models_own_size(tmp_path, arch):
     model = plan.one_block(found)
     whole = find_blocks(AutoModel.from_config(tiny_config(arch, 600)))
     assert [p.shape for p in find_blocks(model)[0].parameters()] == [p.shape for p in whole[0].parameters()]
-    assert 0 < found.measured([np.full(4, 10), np.full(2, 10)]) < 1e14
+    assert 0 < found.measured(plan.Batches.of([np.full(4, 10), np.full(2, 10)])) < 1e14
 
 
 def test_a_split_without_a_size_has_that_of_test(no_hub):
@@ -419,4 +432,4 @@ def test_a_recurrent_decoder_is_planned_without_attention(tmp_path, kind):
     tiny_model(tmp_path)
     AutoConfig.for_model(kind, **shape).save_pretrained(tmp_path)
     outline = plan.Outline(str(tmp_path), {"layers": "all"}, CPU)
-    assert outline.block_attention == [0, 0, 0] and outline.measured([np.array([8, 4])]) > 0
+    assert outline.block_attention == [0, 0, 0] and outline.measured(plan.Batches.of([np.array([8, 4])])) > 0

@@ -44,8 +44,9 @@ class Grid:
                 hint = "in a grid it stands at the top: scripts read each other's results"
                 raise UserError(f"{where}: {script}: output: {hint}")
         models, datasets = zip(*(pair for script in self.scripts for pair in self.experiment.pairs(script)))
-        self.models = {output_name(resolve_model(name)): name for name in models}  # by their names in paths
-        self.datasets = {dataset_name(name): name for name in datasets}
+        # by their names in paths
+        self.models = {output_name(resolve_model(name)): name for name in dict.fromkeys(models)}
+        self.datasets = {dataset_name(name): name for name in dict.fromkeys(datasets)}
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
         self.splits = list(cache["splits"])
         self.kinds = ["moments", "states"] if cache["keep_states"] else ["moments"]  # that cache.py writes

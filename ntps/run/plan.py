@@ -37,11 +37,34 @@ from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.description import read_description
 
 Flags = Mapping[str, Any]  # of a script, by name
-Batches = Sequence[np.ndarray]  # the tokens of every batch's texts, with their padding if there is any
 ASSUMED = {"train": 10_000, "test": 10_000, "tokens": 32, "classes": 10}  # of texts that are not here
 CHARACTERS_PER_TOKEN = 4  # where the texts are here but the tokenizer is not
 TIMED_CPU, TIMED_GPU = 1e10, 1e12  # operations that are timed: well under a second
 UPDATES_CPU, UPDATES_GPU = 1e8, 3e9  # numbers that Adafactor updates a second, about
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Lengths in tokens of texts, batch after batch and with their padding if there is any, and how many each batch has."""
+
+    lengths: np.ndarray  # (texts,)
+    counts: np.ndarray  # (batches,)
+
+    @classmethod
+    def of(cls, batches: Sequence[np.ndarray]) -> "Batches":
+        return cls(np.concatenate(batches), np.array(list(map(len, batches))))
+
+    @classmethod
+    def padded(cls, lengths: np.ndarray, rows: int) -> "Batches":
+        """Of `rows` texts of similar length, padded to the longest, as the trainers make them."""
+        longest = np.sort(lengths)[::-1][::rows]
+        counts = np.diff([*range(0, len(lengths), rows), len(lengths)])
+        return cls(np.repeat(longest, counts), counts)
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        """(batches,)"""
+        return np.add.reduceat(self.lengths, self.counts.cumsum() - self.counts)
 
 
 class Outline:
@@ -97,16 +120,17 @@ class Outline:
         """
         run = slice(blocks or self.layers[-1])
         weights, attention = sum(self.block_weights[run]), sum(self.block_attention[run])
-        return float(sum((n * (2.0 * weights + 4.0 * attention * n)).sum() for n in batches))
+        n = batches.lengths
+        return float((n * (2.0 * weights + 4.0 * attention * n)).sum())
 
     def measured(self, batches: Batches) -> float:
         """Operations a second of a forward pass here, by one block with random weights on a batch of average size.
 
         Of a larger batch as many texts as take well under a second. UserError where one block does not fit.
         """
-        texts, tokens = sum(map(len, batches)), sum(int(n.sum()) for n in batches)
-        rows, length = -(-texts // len(batches)), -(-tokens // texts)
-        work = self.forward_flops([np.array([length])], blocks=1)
+        texts, tokens = len(batches.lengths), int(batches.lengths.sum())
+        rows, length = -(-texts // len(batches.counts)), -(-tokens // texts)
+        work = self.forward_flops(Batches.of([np.array([length])]), blocks=1)
         rows = max(1, min(rows, int((TIMED_CPU if self.device.type == "cpu" else TIMED_GPU) / work)))
         with enough_memory(f"{self.name}: not even one block fits on {self.device}"), torch.inference_mode():
             ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
@@ -137,7 +161,7 @@ def moments_flops(width: int, targets: int, permutations: int, prefix: bool, bat
     """
     step = -(-width // STRIPS)
     gram = sum(2 * min(step, width - start) * (width - start) for start in range(0, width, step))
-    texts, tokens = np.array([(len(n), n.sum()) for n in batches], float).T
+    texts, tokens = batches.counts.astype(float), batches.tokens.astype(float)
     blocks = np.where(tokens > SCAN, np.ceil(tokens / SCAN), 0)  # the sums of one need no joining
     work = texts * (gram + 2 * width * targets * (permutations + 1))
     work += 2 * width * (tokens // SCAN * SCAN**2 + (tokens % SCAN) ** 2 + blocks**2)
@@ -171,6 +195,12 @@ def texts_of(dataset: str) -> Dataset | None:
     return None
 
 
+@functools.cache
+def described_size(where: Path) -> dict[str, int]:
+    """A description's size:, {} without one."""
+    return read_description(where)[1].get("size", {})
+
+
 def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: Flags, read: bool) -> Texts:
     """The texts of some splits, or what their description says of them; read=False does not look for them."""
     data, limit, where = texts_of(dataset) if read else None, flags.get("limit"), find_description(dataset)
@@ -180,7 +210,7 @@ def planned_texts(dataset: str, outline: Outline, splits: Sequence[str], flags: 
         assumed = f"its tokenizer is not here: {CHARACTERS_PER_TOKEN} characters a token"
         notes = [] if outline.tokenizer else [assumed]
         return Texts(where.stem, lengths, data.targets, notes, data.multilabel)
-    described = read_description(where)[1].get("size", {})
+    described = described_size(where)
     size = ASSUMED | described
     tokens = min(size["tokens"], outline.max_length)
     counts = {split: size.get(split, size["test"]) for split in splits}  # validation: about as many as test
@@ -223,7 +253,7 @@ class Plan:
     @property
     def batch(self) -> int:
         """Bytes of the largest batch."""
-        return self.per_token * max(int(n.sum()) for n in self.batches)
+        return self.per_token * int(self.batches.tokens.max())
 
     @property
     def memory(self) -> int:
@@ -266,16 +296,16 @@ def plan_cache(outline: Outline, texts: Texts, flags: Flags) -> Plan:
         disk += (len(shares) + (len(shares) > 1)) * array_files.layout_bytes(moments_layout(empty))
         if flags["keep_states"]:
             disk += len(layers) * sum(map(len, shares)) * d * max(4, outline.dtype.itemsize)
-        moments += len(layers) * moments_flops(d, texts.targets, R, prefix, batches)
+        moments += len(layers) * moments_flops(d, texts.targets, R, prefix, Batches.of(batches))
         planned += batches
-    work = {"forward": outline.forward_flops(planned), "moments": moments}
-    return Plan(texts, outline.weight_bytes, sums, outline.batch_bytes, planned, disk, work)
+    work = {"forward": outline.forward_flops(every := Batches.of(planned)), "moments": moments}
+    return Plan(texts, outline.weight_bytes, sums, outline.batch_bytes, every, disk, work)
 
 
 def plan_linear(outline: Outline, texts: Texts) -> Plan:
     """linear_training.py: one forward pass over every text; its head costs next to nothing beside it."""
     budget = default_budget(outline.device)
-    batches = [n[rows] for n in texts.lengths.values() for rows in plan_batches(n, budget)]
+    batches = Batches.of([n[rows] for n in texts.lengths.values() for rows in plan_batches(n, budget)])
     work, states = {"forward": outline.forward_flops(batches)}, 4 * outline.width * texts.count
     return Plan(texts, outline.weight_bytes, states, outline.batch_bytes, batches, 0, work)
 
@@ -300,26 +330,22 @@ def plan_training(outline: Outline, texts: Texts, flags: Flags, lora: bool) -> P
 
     rows, steps, seeds = flags["batch_size"], flags["max_steps"], len(flags["seeds"])
     train, test, work = texts.lengths["train"], texts.lengths["test"], outline.forward_flops
-    batches = padded(train, rows)
-    epoch = (2 if lora else 3) * work(batches) + lora * 6.0 * trained * sum(int(n.sum()) for n in batches)
+    batches = Batches.padded(train, rows)
+    epoch = (2 if lora else 3) * work(batches) + lora * 6.0 * trained * int(batches.lengths.sum())
     epochs = seeds * steps * flags["gradient_accumulation"] * rows / len(train)
     at_once, times = max(rows, EVALUATION_BATCH), steps // flags["eval_every"]
     watched = train[: math.ceil(len(train) / WATCH_EVERY)]
     if flags["released_protocol"]:
         watched, times = test, max(0, times - 1)
-    scores = seeds * (work(padded(test, at_once)) + times * work(padded(watched, at_once)))
+    scores = seeds * (work(Batches.padded(test, at_once)) + times * work(Batches.padded(watched, at_once)))
     weights, sums = lora * outline.weight_bytes, 8 * trained + means + copies
     disk = 2 * (4 * trained + means) + lora * seeds * 4 * trained  # two checkpoints while it runs, adapters
     operations = {"training": epochs * epoch, "forward": scores}
     updated = float(seeds * steps * trained)
-    per_token = outline.training_bytes + max(outline.attention_bytes(int(n.max())) for n in batches)
+    per_token = outline.training_bytes + max(
+        map(outline.attention_bytes, np.unique(batches.lengths).tolist())
+    )
     return Plan(texts, weights, sums, per_token, batches, disk, operations, updated)
-
-
-def padded(lengths: np.ndarray, rows: int) -> Batches:
-    """Batches of `rows` texts of similar length, padded to the longest, as the trainers make them."""
-    ordered = np.sort(lengths)[::-1]
-    return [np.full_like(n, n.max()) for n in np.split(ordered, range(rows, len(ordered), rows))]
 
 
 # --- does it fit ---------------------------------------------------------------------------------------------------
