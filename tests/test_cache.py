@@ -239,6 +239,14 @@ def test_a_checkpoint_of_other_settings_is_not_used(world, tmp_path):
     assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def test_a_checkpoint_of_other_token_ids_is_not_used(world, tmp_path, capsys, monkeypatch):
+    """As another version of a tokenizer may give them."""
+    killed(world, tmp_path, 4)
+    monkeypatch.setattr(resumable_pass, "digest", lambda ids: "other")
+    flags = ["--splits", "train", "--tokens_per_batch", "128"]
+    assert call(world, tmp_path, *flags) == 0 and "starting over: " in capsys.readouterr().out
+
+
 def test_checkpoint_and_states_of_two_killed_runs_are_not_mixed(world, tmp_path):
     killed(world, tmp_path / "a", 4, "--keep_states")
     killed(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ntps.errors import UserError
-from ntps.run import cli
+from ntps.run import cli, experiments
 from ntps.run.experiments import read_experiment, script_path
 from ntps.sources.yaml_files import config_names
 
@@ -91,6 +91,8 @@ def test_a_file_of_flags_alone(run):
             "models: [m]\ncahce: {keep: true}\n",
             "e.yaml: cahce: no script has this name; did you mean 'cache'",
         ),
+        ("models: [m]\ndata/pack/evil: {}\n", "e.yaml: data/pack/evil: no script has this name"),
+        (f"models: [m]\n{'x' * 300}: {{}}\n", "no script has this name"),
         ("models: [m]\ncache: 3\n", "e.yaml: cache: a section holds `flag: value` lines, not 3"),
         ("- models\n", "e.yaml: it must be made of `key: value` lines"),
         ("models: [m]\nlimit: many\n", "many"),
@@ -101,6 +103,16 @@ def test_what_is_refused(run, capsys, text, message):
     with pytest.raises(SystemExit):
         run(text)
     assert message in capsys.readouterr().err
+
+
+def test_a_section_is_no_path_to_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    (tmp_path / "data").mkdir()
+    for place in ("data/evil.py", "fine.py"):
+        (tmp_path / place).write_text("# cli.run(main)\n")
+    assert experiments.script_path("fine") == tmp_path / "fine.py"
+    for name in ("data/evil", "../x", str(tmp_path / "fine"), "data.evil", ""):
+        assert experiments.script_path(name) is None
 
 
 def test_a_file_that_is_not_there(capsys):

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -526,6 +526,21 @@ def test_a_tokenizer_from_elsewhere_and_none_at_all(tiny, tmp_path):
     assert hub.tokenizer == {"id": "org/tok", "revision": "v1"}
 
 
+def test_ids_are_the_files_whatever_was_tokenized_before(tmp_path):
+    """The class and the file give one text of 200 other ids."""
+    folder = tiny_model(tmp_path / "m", "qwen2")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace("7", "boat")])
+    file.save(str(folder / "tokenizer.json"))
+    rare, usual = ["river"] * 101 + ["river 7"] + ["river"] * 98, ["zebra fish"] * 200
+    for order in ([rare], [usual, rare], [rare, usual, rare]):
+        source = LazyModel(str(folder), None, "cpu", None, None, "all")
+        for texts in order:
+            ids, _ = source.tokenize(list(texts))
+            assert [one.tolist() for one in ids] == [found.ids for found in file.encode_batch(texts)]
+
+
 @pytest.mark.parametrize("cls", ["Qwen2Tokenizer", "GPT2Tokenizer", "BertTokenizer", None])
 @pytest.mark.parametrize("pad", [True, False])
 def test_a_tokenizer_that_is_not_its_files_gives_way_to_it(tmp_path, cls, pad, capsys):
@@ -549,7 +564,7 @@ def test_a_tokenizer_that_is_not_its_files_gives_way_to_it(tmp_path, cls, pad, c
         assert ids[0].tolist() == own.encode(text).ids[:64] and cut == 200
     assert (
         capsys.readouterr().out
-        == f"{source.name}: {was} differed from tokenizer.json in 50 of 50 texts: tokenizer.json is used\n"
+        == f"{source.name}: {was} differed from tokenizer.json in 200 of 200 texts: tokenizer.json is used\n"
     )
     facts = tokenizer_facts(source.tokenizer)
     assert facts["put_right"][0] == "padding_side was left" and facts["put_right"][-1].startswith(was)

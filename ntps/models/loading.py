@@ -28,7 +28,7 @@ from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import console, processes
 
-SAMPLE = 64  # texts, about, that show whether a tokenizer is its file's
+AT_ONCE = 1000  # texts to be tokenized: a tokenizer takes many times the memory of the ids it returns
 CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
@@ -270,20 +270,25 @@ def tokenizer_file(spec: ModelSpec, loaded: Any) -> Tokenizer | None:
 
 
 def truer_tokenizer(spec: ModelSpec, loaded: Any, file: Tokenizer | None, texts: Sequence[str]) -> Any:
-    """The loaded tokenizer, or that of the file where it gives some of the texts other ids."""
+    """The loaded tokenizer, or that of the file where it gives any of the texts other ids.
+
+    All texts are looked at: so their ids are the file's, whichever texts came before or will.
+    """
     if file is None or type(loaded) is PreTrainedTokenizerFast:
         return loaded
-    some = list(texts[:: len(texts) // SAMPLE + 1])
-    ids = loaded(some, verbose=False).input_ids
-    if ids == [found.ids for found in file.encode_batch(some)]:
-        return loaded
-    theirs = load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)  # takes seconds
-    own_ids = theirs(some, verbose=False).input_ids
-    other = sum(ours != own for ours, own in zip(ids, own_ids, strict=True))
-    if not other:
+    theirs, other = None, 0
+    for start in range(0, len(texts), AT_ONCE):
+        some = list(texts[start : start + AT_ONCE])
+        ids = loaded(some, verbose=False).input_ids
+        if ids != [found.ids for found in file.encode_batch(some)]:
+            if theirs is None:  # takes seconds
+                theirs = load_tokenizer(spec, PreTrainedTokenizerFast, pad_token=loaded.pad_token)
+            own_ids = theirs(some, verbose=False).input_ids
+            other += sum(ours != own for ours, own in zip(ids, own_ids, strict=True))
+    if theirs is None or not other:
         return loaded
     was = f"{type(loaded).__name__} differed from tokenizer.json"
-    console.say(f"{spec.name}: {was} in {other} of {len(some)} texts: tokenizer.json is used")
+    console.say(f"{spec.name}: {was} in {other} of {len(texts)} texts: tokenizer.json is used")
     theirs.init_kwargs["put_right"] = [*loaded.init_kwargs["put_right"], was]
     return theirs
 

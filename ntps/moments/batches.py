@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ntps.errors import UserError
+from ntps.models.loading import AT_ONCE
 from ntps.moments.sums import Batch, permuted_rows, targets_of
-
-TEXTS_AT_ONCE = 1000  # to be tokenized: a tokenizer takes many times the memory of the ids it returns
 
 
 def tokenize(
@@ -23,8 +22,8 @@ def tokenize(
     """
     ids: list[np.ndarray] = []
     cut = 0
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = list(texts[start : start + TEXTS_AT_ONCE])
+    for start in range(0, len(texts), AT_ONCE):
+        some = list(texts[start : start + AT_ONCE])
         encoded = tokenizer(some, truncation=True, max_length=max_length, return_attention_mask=False)
         ids += [np.asarray(row, dtype=np.int64) for row in encoded["input_ids"]]
         full = [text for text, tokens in zip(some, ids[start:]) if len(tokens) == max_length]

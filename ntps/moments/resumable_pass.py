@@ -8,6 +8,7 @@ Several processes share the batches of a part; the first reads and writes all fi
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,6 +114,7 @@ class CachedSplit:
         if states and not moments:  # a pass over both, killed before the states had their name, goes on
             with contextlib.suppress(UserError):
                 begun = provenance.read(self.resume, "resume")["identity"]
+                begun.pop("ids", None)  # not known before the texts are tokenized
                 moments = not provenance.differences(begun, self.pass_identity(True, True))
         return moments, states
 
@@ -125,6 +127,12 @@ class CachedSplit:
         """Sums of nothing yet; on the device `meta` they take no memory."""
         shape = (self.model.layers, self.model.config.hidden_size, self.data.targets)
         return Moments(*shape, self.flags.label_permutations, self.prefix, device, self.data.multilabel)
+
+
+def digest(ids: Sequence[np.ndarray]) -> str:
+    """SHA-256 of the token ids of all texts."""
+    joined = np.concatenate(ids), np.array(list(map(len, ids)))
+    return hashlib.sha256(b"".join(part.astype("<i8").tobytes() for part in joined)).hexdigest()
 
 
 class ForwardPass:
@@ -149,7 +157,7 @@ class ForwardPass:
         ]
         self.part_of = [number for number, _ in self.plan] + [-1]  # each batch; -1 beyond both ends
         self.tokens = np.array([lengths[rows].sum() for _, rows in self.plan])
-        self.identity = cached.pass_identity(want_moments, want_states)
+        self.identity = cached.pass_identity(want_moments, want_states) | {"ids": digest(ids)}
         self.moments: Moments | None = None  # of the part that is begun
         shape = (len(model.layers), len(self.rows), model.config.hidden_size)
         double, row = model.dtype == torch.float64, split.labels.shape[1:]

@@ -79,7 +79,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     values = parser.parse_args(argv).as_dict()
     values.pop("config", None)
     for name, flag in flags.items():
-        if flag.type == str | None and values[name] == "":
+        if flag.type in (str, str | None) and values[name] == "":
             parser.error(f"--{name} is empty: leave it out, or give it a value")
     quiet()
     keep_heap()

@@ -9,6 +9,7 @@ A script takes its own section over what stands at the top, and the command line
 sections is a list of flags for one script.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
@@ -65,6 +66,8 @@ def check(where: str, script: str, flags: dict[str, Any], known: Collection[str]
 
 def script_path(name: str) -> Path | None:
     """The file of a script, at the top of the checkout or run with python -m; None if there is none."""
+    if not re.fullmatch(r"\w{1,100}", name, re.ASCII):  # no path: a script is imported
+        return None
     for folder in ("", "ntps/commands", "fig_plot"):
         path = ROOT / folder / f"{name}.py"
         if path.is_file() and "cli.run(main)" in path.read_text(encoding="utf-8"):
