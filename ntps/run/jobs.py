@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ntps.models.description import output_name, resolve_model
 from ntps.run.cli import script_flags
 from ntps.run.experiments import read_experiment
 from ntps.run.plan import Outline, Plan, plan_pair
-from ntps.texts.dataset import dataset_name
+from ntps.texts.dataset import dataset_name, find_description
 
 # the scripts in their order, and what of cache.py's output each waits for
 READS: dict[str, tuple[str, ...]] = {
@@ -29,6 +30,15 @@ SOLVE_SECONDS, SOLVE_MATRICES = 42.0, 30
 PROBE_SECONDS = 25 / (2000 * 576 * 31)  # linear_sklearn.py: of a text, dimension and layer
 
 
+def by_name(names: dict[str, str], source: Callable[[str], Any]) -> dict[str, str]:
+    """What was given, by its name in output paths; UserError for two different ones of one name."""
+    found: dict[str, str] = {}
+    for given, name in names.items():
+        if source(first := found.setdefault(name, given)) != source(given):
+            raise UserError(f"{first} and {given} are both called {name} in output paths: rename one")
+    return found
+
+
 class Grid:
     """An experiment's pairs by their names in output paths, and the flags of every script with its defaults."""
 
@@ -43,10 +53,14 @@ class Grid:
             if "output" in own:
                 hint = "in a grid it stands at the top: scripts read each other's results"
                 raise UserError(f"{where}: {script}: output: {hint}")
-        models, datasets = zip(*(pair for script in self.scripts for pair in self.experiment.pairs(script)))
-        # by their names in paths
-        self.models = {output_name(resolve_model(name)): name for name in dict.fromkeys(models)}
-        self.datasets = {dataset_name(name): name for name in dict.fromkeys(datasets)}
+        pairs = (pair for script in self.scripts for pair in self.experiment.pairs(script))
+        models, datasets = map(dict.fromkeys, zip(*pairs))
+        self.names = [
+            {given: output_name(resolve_model(given)) for given in models},
+            {given: dataset_name(given) for given in datasets},
+        ]  # in output paths
+        self.models = by_name(self.names[0], resolve_model)
+        self.datasets = by_name(self.names[1], find_description)
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
         self.splits = list(cache["splits"])
         self.kinds = ["moments", "states"] if cache["keep_states"] else ["moments"]  # that cache.py writes
@@ -55,8 +69,8 @@ class Grid:
 
     def pairs(self, script: str) -> list[tuple[str, str]]:
         """Models and data sets of a script, by their names in output paths."""
-        short = {name: key for key, name in (self.models | self.datasets).items()}
-        return [(short[model], short[dataset]) for model, dataset in self.experiment.pairs(script)]
+        models, datasets = self.names
+        return list(dict.fromkeys((models[m], datasets[d]) for m, d in self.experiment.pairs(script)))
 
     def cached(self, model: str, dataset: str, kind: str = "moments") -> list[str]:
         """What cache.py makes of a pair, of one kind."""
