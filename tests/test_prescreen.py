@@ -569,3 +569,6 @@ def test_verdict_says_when_nothing_is_learnt():
     one = measure.Measured(row, None, np.ones(3), np.ones(3))  # type: ignore[arg-type]
     (ranked,) = ranking.ordered([one])
     assert "none of these models can be recommended" in page.verdict([ranked.row])
+    other = ranked.row | {"model": "b", "heldout_skill": 0.009, "heldout_skill_se": 0.001}
+    said = page.verdict([ranked.row, other])
+    assert said == "a is first, but its held-out skill is not distinguishable from 0; that of b is above it."

@@ -243,7 +243,21 @@ def test_two_models_of_one_name_and_one_that_cannot_be_read_are_rows(world, tmp_
     names = [str(tmp_path / name / "cand.yaml") for name in "ab"]
     ranking = ntps.rank([*names, str(bad)], texts, labels, output=str(tmp_path / "out"), **FEW)
     assert len(ranking.table) == 3 and len(ranking.measured) == 1
-    assert "another run: model" in ranking.failed[names[1]] and ranking.failed[str(bad)]
+    assert f"{names[0]} is called cand in the results, too: rename one" in ranking.failed[names[1]]
+    assert ranking.failed[str(bad)]
+    again = ntps.rank(names, texts, labels, output=str(tmp_path / "out"), **FEW, overwrite=True)
+    assert again.named == {"cand": names[0]} and list(again.failed) == names[1:]
+
+
+def test_a_last_layer_that_was_not_measured_is_not_called_the_last(world, tmp_path):
+    models, texts, labels, _ = world
+    few = FEW | {"layers": "0,1", "output": str(tmp_path)}
+    ranking = ntps.rank(models[0], texts, labels, **few)
+    (row,) = ranking.table.to_dict("records")
+    assert row["layers"] > 1 and math.isnan(row["last_layer_loss"]) and math.isnan(row["headroom"])
+    assert "the last layer was not measured" in repr(ranking)
+    shown = ranking.report(tmp_path / "page.html").read_text()
+    assert "The last layer was not measured." in shown and f"of {row['layers']} a linear probe" in shown
 
 
 def test_none_is_the_default_of_a_flag_and_a_name_may_be_a_number(world, tmp_path):

@@ -43,6 +43,7 @@ def test_a_verdict():
         ({"last_layer_loss_low": -0.02, "last_layer_loss_high": 0.009}, "; the last layer loses hardly anything: under 1 point of skill;"),
         ({"last_layer_loss": -0.024, "last_layer_loss_low": -0.03, "last_layer_loss_high": -0.01}, "the last layer gains 2.4 points"),
         ({"last_layer_loss": 1.35, "last_layer_loss_low": 1.1}, "; the last layer is no better than guessing;"),
+        ({"last_layer_loss": math.nan}, "; the last layer was not measured;"),
         ({"doubling_gain_low": 0.0}, "whether more labels would help is open: +0 to +5 points"),
         ({"doubling_gain_low": -0.002, "doubling_gain_high": 0.009}, "more labels would hardly help: under 1 point"),
         ({"doubling_gain_low": 1e-17, "doubling_gain": 1e-16, "doubling_gain_high": 1e-15}, "more labels would hardly help: under 1 point"),

@@ -81,7 +81,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     found = map_layers(lambda place: gcv_skill(train, place), range(len(train.layers)))
     skills = dict(zip(train.layers, found))
     place = best_place(-skill for skill in skills.values())  # skill falls as gcv_error grows
-    best, last = train.layers[place], train.layers[-1]
+    best = train.layers[place]
     unseen = test.of_states(place)
     layer = Layer(train.averages(place), unseen)
     states = [read_states(files[split], place) for split in SPLITS]
@@ -95,13 +95,11 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     row |= {
         "pooling": flags.pooling,
         "layer": best,
-        "layers": last,
         "heldout_skill": whole["ridge_test_skill"],
         "heldout_skill_se": ratio_error(errors, guesses),
         "heldout_mse": whole["ridge_test_mse"],
         "gcv_skill": skills[best],
-        "headroom": skills[best] - skills[last],
-        **last_layer_loss(train, files["test"], errors, guesses),
+        **last_layer_loss(row["layers"], skills, train, files["test"], errors, guesses),
         **doubling((part.of_states(place) for part in parts), unseen),
     }
     if not data.numeric:
@@ -136,6 +134,7 @@ def forward(model: str, pair: Pair, data: Dataset, flags: Prescreening) -> Row:
     parameters = sum(weight.numel() for weight in without_weights(source.spec, source.config).parameters())
     return {
         "model": source.name,
+        "layers": source.config.num_hidden_layers,
         "parameters": parameters,
         "weights_gb": parameters * source.dtype.itemsize / 1e9,
         "device": str(source.device),
@@ -184,12 +183,26 @@ def gcv_skill(train: MomentsFile, place: int) -> float:
     return probes.gcv_skill(probes.ridge(moments), moments)
 
 
-def last_layer_loss(train: MomentsFile, test: StatesFile, errors: np.ndarray, guesses: np.ndarray) -> Row:
-    """Skill on test of the probe with these errors minus that of the last layer's, with its interval over the same texts."""
-    last = len(train.layers) - 1
-    probe = probes.ridge(train.of_states(last))
-    lost = squared_errors(probe, *read_states(test, last)) - errors
-    return mean_difference(lost / guesses.mean()).columns("last_layer_loss")
+def last_layer_loss(
+    last: int,
+    skills: dict[int, float],
+    train: MomentsFile,
+    test: StatesFile,
+    errors: np.ndarray,
+    guesses: np.ndarray,
+) -> Row:
+    """Skill on test of the probe with these errors minus that of the last layer's, with its interval over the same texts.
+
+    headroom: the same of skills, cross-validated on train. All NaN where --layers has left out the model's last layer.
+    """
+    if last not in skills:
+        return Difference(*[math.nan] * 3).columns("last_layer_loss") | {"headroom": math.nan}
+    place = train.layers.index(last)
+    probe = probes.ridge(train.of_states(place))
+    lost = squared_errors(probe, *read_states(test, place)) - errors
+    return mean_difference(lost / guesses.mean()).columns("last_layer_loss") | {
+        "headroom": max(skills.values()) - skills[last]
+    }
 
 
 def doubling(parts: Iterable[LayerMoments], test: LayerMoments) -> Row:

@@ -25,9 +25,15 @@ def layers_picture(ranked: Sequence[Measured]) -> Figure:
     axes = figure.add_subplot()
     for row in (one.row for one in ranked):
         skills, best = row["layer_skills"], row["layer"]
-        depth = np.array(list(skills)) / max(*skills, 1)
-        (line,) = axes.plot(depth, [*skills.values()], label=row["model"], marker=".", markersize=2.5)
-        axes.plot(best / max(*skills, 1), skills[best], "o", color=line.get_color(), markersize=5)
+        blocks = max(row["layers"], 1)
+        (line,) = axes.plot(
+            np.array(list(skills)) / blocks,
+            [*skills.values()],
+            label=legend_name(row),
+            marker=".",
+            markersize=2.5,
+        )
+        axes.plot(best / blocks, skills[best], "o", color=line.get_color(), markersize=5)
     low = min(min(one.row["layer_skills"].values()) for one in ranked)
     axes.set(xlabel="depth (0 = embeddings, 1 = last layer)", ylabel="cross-validated skill on train",
              xlim=(-0.01, 1.01), ylim=(max(low, -0.5) - 0.02, None))  # fmt: skip
@@ -50,7 +56,7 @@ def labels_picture(ranked: Sequence[Measured]) -> Figure:
     for place, row in enumerate(one.row for one in ranked):
         rows, skill = row["learning_curve"]["rows"], row["learning_curve"]["skill"]
         color, sizes = f"C{place % 8}", sizes | set(rows)
-        axes.plot(rows, skill, "o", alpha=0.7, markersize=2.5, label=row["model"], color=color)
+        axes.plot(rows, skill, "o", alpha=0.7, markersize=2.5, label=legend_name(row), color=color)
         if not math.isnan(row["doubling_gain"]):
             sizes |= {2 * rows[-1]}
             at = np.geomspace(min(rows), 2 * rows[-1], 30)
@@ -77,6 +83,11 @@ def steps_panel(axes: Axes, row: Row) -> None:
     axes.axhline(row["accuracy"], color="0", linestyle="--", linewidth=0.9, label="linear probe, unseen rows")
     axes.set(xlabel="steps", ylabel="share of rows right")
     axes.legend(loc="best")
+
+
+def legend_name(row: Row) -> str:
+    """The model's name; matplotlib leaves out of a legend what begins with _."""
+    return f" {row['model']}" if row["model"].startswith("_") else row["model"]
 
 
 def without_math(axes: Axes) -> None:

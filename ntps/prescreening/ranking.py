@@ -19,7 +19,7 @@ from ntps.evaluation import halving
 from ntps.evaluation.gain import Calibration
 from ntps.evaluation.halving import Dropped
 from ntps.flags import Prescreening
-from ntps.models.description import resolve_model
+from ntps.models.description import output_name, resolve_model
 from ntps.moments.pair import Cached
 from ntps.prescreening import measure, page, user_files
 from ntps.prescreening.measure import Measured, Row
@@ -72,16 +72,23 @@ class Ranking:
             self.attempt(self.named[self.measured[0].row["model"]], self.finetune)
 
     def distinct(self) -> list[str]:
-        """The models, each once however its name is written; one that cannot be read stays, to fail with its reason."""
-        models, seen = list[str](), list[Any]()
+        """The models, each once however its name is written; one that cannot be read stays, to fail with its reason.
+
+        Of two of one name, whose results would be in one place, the second fails.
+        """
+        models, seen = dict[str, str](), list[Any]()  # by their names in the results
         for model in self.flags.models:
             try:
                 one: Any = resolve_model(model)
+                name = output_name(one)
             except (UserError, OSError):
-                one = model
-            if one not in seen:
-                models, seen = [*models, model], [*seen, one]
-        return models
+                one = name = model
+            if one in seen:
+                continue
+            seen.append(one)
+            if (other := models.setdefault(name, model)) != model:
+                self.fail(model, f"{other} is called {name} in the results, too: rename one")
+        return list(models.values())
 
     def attempt(self, model: str, work: Callable[[str], Found]) -> Found | None:
         try:
@@ -90,9 +97,12 @@ class Ranking:
         except (UserError, OSError) as error:  # OSError: no permission, a file for a folder, a full disk
             if processes.count() > 1:
                 raise UserError(f"{model}: {error}") from error
-            self.failed[model] = str(error)
-            print(visible(f"error: {model}: {error}"), file=sys.stderr)
+            self.fail(model, str(error))
             return None
+
+    def fail(self, model: str, why: str) -> None:
+        self.failed[model] = why
+        print(visible(f"error: {model}: {why}"), file=sys.stderr)
 
     def measure(self, model: str, flags: Prescreening | None = None) -> Measured:
         """One more model: its forward pass, unless it is there, and its place among the others. UserError if it cannot be."""
@@ -151,9 +161,8 @@ class Ranking:
 
     def __repr__(self) -> str:
         rows = [one.row for one in self.measured]
-        return "\n".join(
-            [page.answer(rows, self.others), *(f"warning: {warning}" for warning in self.warnings)]
-        )
+        lines = [page.answer(rows, self.others), *(f"warning: {warning}" for warning in self.warnings)]
+        return visible("\n".join(lines))
 
     def report(self, path: str | Path) -> Path:
         """Write the page that explains every number, one file of HTML without a network; its path."""

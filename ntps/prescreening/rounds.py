@@ -40,12 +40,13 @@ class Candidate:
         self.model, self.pair, self.data, self.flags = model, pair, data, flags
         self.others = [one.source for one in others if one.source]
         self.source: LazyModel | None = None  # between rounds without its weights
-        self.seconds, self.row = 0.0, Row()
+        self.seconds, self.row, self.depth = 0.0, Row(), 0
 
     def forward(self, new: range) -> None:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags = time.monotonic(), self.flags
         source = self.source = self.source or source_of(self.model, flags, self.others)
+        self.depth = source.config.num_hidden_layers
         try:
             for split, own in caching_of(flags, self.data).items():
                 rows = self.data.select(split, flags.limit, flags.seed)
@@ -76,7 +77,7 @@ class Candidate:
         self.row = {
             "model": self.pair.model,
             "layer": train[0].layers[place],
-            "layers": train[0].layers[-1],
+            "layers": self.depth,
             "heldout_skill": 1 - losses.mean() if known else math.nan,
             "heldout_skill_se": ratio_error(errors, guesses) if known else math.nan,
             "n_train": sum(file.text_count for file in train),

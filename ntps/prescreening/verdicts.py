@@ -56,6 +56,8 @@ def last_layer(row: Row) -> str:
     if row["layer"] == row["layers"]:
         return "the last layer is the best"
     loss, low, high = (row[f"last_layer_loss{end}"] for end in ENDS)
+    if math.isnan(loss):
+        return "the last layer was not measured"
     if low > 0:
         if loss >= row["heldout_skill"]:
             return "the last layer is no better than guessing"
