@@ -57,7 +57,8 @@ def show(name: str, results: str) -> None:
     if warning := sample_warning(folder):
         display(Markdown(warning))
     if entry.table:
-        display(entry.table(folder).style.format("{:.3f}", na_rep="missing"))
+        shown = entry.table(folder).style.format("{:.3f}", na_rep="missing")
+        display(shown.format_index(escape="html", axis=0).format_index(escape="html", axis=1))
     for title, figure in entry.draw(folder):
         picture, _ = save(figure, folder / "figures" / title)
         display(Image(str(picture), embed=True, width=round(120 * figure.get_figwidth())))

@@ -3,9 +3,7 @@
 python -m fig_plot.summary results
 """
 
-import html
 import math
-import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -16,9 +14,10 @@ import pandas as pd
 from fig_plot.panels import save
 from fig_plot.summary_figure import demo_figure
 from fig_plot.tables import CONDITIONED, KEY, headlines, remedy
-from ntps.results.tables import PAIR, best_layers
+from ntps.results.tables import PAIR, best_layers, two_sided
 from ntps.run import cli
 from ntps.system import atomic_files, provenance
+from ntps.system.console import escaped
 
 PLACE = ("model", "data set", "best layer")
 RECOMMENDED = (
@@ -83,7 +82,7 @@ def best_headlines(folder: Path) -> pd.DataFrame:
 def tables_of(folder: Path, scores: pd.DataFrame) -> list[Table]:
     """The recommended scores, where the results have any, and those of the paper, as strings."""
     kinds = {RECOMMENDED: recommended_values, PAPERS: paper_values}
-    if not are_recent(scores):
+    if not two_sided(scores).any():
         del kinds[RECOMMENDED]
     tables = []
     for header, values_of in kinds.items():
@@ -120,7 +119,7 @@ def notes_of(scores: pd.DataFrame) -> list[str]:
     """What stands below the tables."""
     refused = scores.dropna(subset="corrected_refusal")[[*PAIR, "corrected_refusal"]]
     notes = [f"no corrected retention of {m} x {d}: {why}" for m, d, why in refused.to_numpy()]
-    if not are_recent(scores):
+    if not two_sided(scores).any():
         notes.append("p is one-sided, small above the null: results of an earlier version")
     elif scores["conditioned_lift"].isna().all():
         notes.append(
@@ -131,11 +130,6 @@ def notes_of(scores: pd.DataFrame) -> list[str]:
             f"! at this number of rows NTPS describes the sample ({few} of {scores['of_sample'].count()} pairs)"
         )
     return notes
-
-
-def are_recent(scores: pd.DataFrame) -> bool:
-    """Do the tables have the recommended scores?"""
-    return bool(scores[["retention_corrected", "corrected_refusal"]].notna().any(axis=None))
 
 
 def number(value: float, error: float = math.nan) -> str:
@@ -171,11 +165,6 @@ def markdown(tables: list[Table], notes: list[str], models: dict[str, str], pict
     lines += ["", f"![scores over kv, and layer by kv]({picture})", "", "## How to read it", "", READING, ""]
     lines += [f"- **{escaped(model)}**: {escaped(note)}" for model, note in models.items()]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def escaped(text: str) -> str:
-    """Plain text as Markdown shows it, in one line."""
-    return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 if __name__ == "__main__":

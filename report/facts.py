@@ -12,8 +12,9 @@ import pandas as pd
 from scipy.stats import norm, sem, t
 
 from fig_plot.relations import correlation
+from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEVEL, Draws, spearman, verdicts
-from ntps.results.tables import PAIR, at_tenth, lowest_error
+from ntps.results.tables import PAIR, at_tenth, lowest_error, two_sided
 from ntps.system import provenance
 from report.evidence import FOLDER, halves, with_accuracy
 from report.tables import MODEL, RANDOM, Facts, Tables, by_dataset, of_model, one, real
@@ -124,26 +125,53 @@ def datasets(tables: Tables) -> Facts:
     best = add_nulls(by_dataset(tables.best).loc[pairs.index])
     last = tables.last.assign(accuracy=pairs["probe_accuracy"])
     commonsense = best.loc["commonsense_pypi"]
+    permutations = used(tables, "scores", "ntps")["train"]["label_permutations"]
     return {
         "table.accuracies": written(pairs, ACCURACIES),
         "table.scores": written(best, SCORES),
         "datasets": str(len(pairs)),
         "ntps.with_null": related(best, "ntps", "null_mean", pairs["group"]),
         "ntps.last": related(last, "ntps", "accuracy", pairs["group"]),
-        "ntps.significant": str((best["p_value"] <= 0.05).sum()),
-        "retention.significant": str((best["retention_p_value"] <= 0.05).sum()),
-        "ntps.by_chance": f"{len(best) / 20:.1f}",
+        **against_null(best, permutations),
         "ntps.below": str((best["ntps"] < best["null_mean"]).sum()),
-        "ntps.below_all": str((best["p_value"] == 1).sum()),
-        "ntps.below_p": p_text(
-            together(best, pairs["group"], used(tables, "scores", "ntps")["train"]["label_permutations"])
-        ),
+        "ntps.below_p": p_text(together(best, pairs["group"], permutations)),
         "ntps.range": f"{three(best['ntps'].min())} to {three(best['ntps'].max())}",
         "chance": three(best["chance"].median()),
         "gain.over_probe": three(pairs["lora_gain"].mean()),
         "gain.over_head": three(pairs["lora_gain_linear"].mean()),
         "commonsense.scores": f"NTPS {with_null(commonsense, 'ntps')}, retention {with_null(commonsense, 'retention')}",
         "commonsense.skill": three(commonsense["heldout_skill_full"]),
+    }
+
+
+def against_null(best: pd.DataFrame, permutations: int) -> Facts:
+    """On how many data sets scores are significantly above their permutation null, and NTPS below all of it.
+
+    Tables made before p became two-sided have one that is small above the null, and 1 below all of it.
+    """
+    sides = two_sided(best)
+    if sides.nunique() > 1:
+        raise UserError(
+            "p is one-sided in some tables and two-sided in others: run K_sweep.py again with --overwrite"
+        )
+    least = (2 if sides.all() else 1) / (permutations + 1)
+    below = np.isclose(best["p_value"], least if sides.all() else 1) & (best["ntps"] < best["null_mean"])
+    text = (
+        f"a p beside a score's own permutation null is of {permutations} permutations, {least:.2g} at least"
+    )
+    if not sides.all():
+        text = f"only a p beside a score's own permutation null is one-sided, of {permutations} permutations: 1 is below all of them"
+
+    def above(score: str, p: str, null: str) -> str:
+        return str(((best[p] <= ALPHA) & (best[score] > best[null])).sum())
+
+    return {
+        "null.p": text,
+        "null.sided": "two-sided" if sides.all() else "one-sided",
+        "ntps.significant": above("ntps", "p_value", "null_mean"),
+        "ntps.below_all": str(below.sum()),
+        "ntps.by_chance": f"{len(best) * ALPHA / (2 if sides.all() else 1):.1f}",
+        "retention.significant": above("retention", "retention_p_value", "retention_null"),
     }
 
 

@@ -51,6 +51,35 @@ def test_brief_keeps_the_headline_alone(folder, tmp_path):
     pd.testing.assert_frame_equal(found, whole, rtol=1e-6, check_dtype=False)
 
 
+def test_names_that_look_like_numbers_stay_and_what_was_made_of_the_tables_comes_along(tmp_path):
+    fake_grid(tmp_path / "whole", ["m"], ["007"])
+    for name in ("gain.json", "selection/fixed.csv"):
+        atomic_files.write_text(tmp_path / "whole" / name, "{}")
+    older = tmp_path / "copy/ntps/m/007.json"
+    atomic_files.write_text(older, "{}")
+    (tmp_path / "whole/ntps/m/007.json").unlink(missing_ok=True)
+    assert cli.run(export.main, [str(tmp_path / "whole"), str(tmp_path / "copy")]) == 0
+    assert "\nm,007," in (tmp_path / "copy/ntps/m/007.csv").read_text() and not older.exists()
+    assert (tmp_path / "copy/gain.json").exists() and (tmp_path / "copy/selection/fixed.csv").exists()
+
+
+def test_brief_without_a_headline_is_refused(tmp_path, capsys):
+    fake_grid(tmp_path / "whole", ["m"], ["a"])
+    path = tmp_path / "whole/ntps/m/a.csv"
+    table = pd.read_csv(path)
+    table[table["fraction"].notna()].to_csv(path, index=False)
+    assert cli.run(export.main, [str(tmp_path / "whole"), str(tmp_path / "copy"), "--brief"]) == 1
+    assert "a.csv has no row of rule task_rank at kv = d/10: leave out --brief" in capsys.readouterr().err
+
+
+def test_names_and_notes_are_escaped_in_a_card():
+    value = export_formats.Value("train", "none", "ntps", "NTPS", 1, 0, 0.5, 0.1)
+    note = {"note": "<b>bold</b>"}
+    one = export_formats.Measured([value], {}, {}, {}, "2026-01-01T00:00:00+00:00", note)
+    card = export_formats.model_card("m", {"<img src=x>|b": one})
+    assert "| &lt;img src=x&gt;\\|b | train |" in card and "&lt;b&gt;bold" in card
+
+
 @pytest.mark.parametrize(("target", "told"), [("", "is the folder itself"), ("copy", "no tables in")])
 def test_what_cannot_be_copied_is_refused(folder, tmp_path, capsys, target, told):
     source = tmp_path if target else folder
@@ -80,6 +109,9 @@ def test_a_model_card_holds_the_values_of_the_tables(tmp_path):
     assert score.metric_value == row["ntps"] and score.metric_args == {"layer": trec6["best_layer"]}
     assert f"| trec6 | train | {score.metric_name} | {row['ntps']:.3g} ± {row['ntps_se']:.2g} |" in card.text
     assert "The model: SmolLM2-135M-Instruct, an instruct model" in card.text
+    assert (
+        "by label permutation, small above it" in card.text and "two-sided" not in card.text
+    )  # of older tables
     assert not any("from_scratch" in name for *_, name in found)  # weights of another model
 
 

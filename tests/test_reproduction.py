@@ -90,6 +90,26 @@ def test_scores_and_their_nulls_together_are_stouffers():
     assert facts.together(twice, both, 20) == pytest.approx(facts.together(best, groups, 20))
 
 
+def test_p_values_are_read_by_the_side_that_their_tables_have():
+    """Of 40 permutations: above all, below all, among them; the older tables' p is small above and 1 below all."""
+    best = pd.DataFrame(
+        {"ntps": [0.9, 0.1, 0.5], "null_mean": 0.5, "retention": [0.9, 0.1, 0.6], "retention_null": 0.5}
+    )
+    older = best.assign(p_value=[1 / 41, 1, 0.6], retention_p_value=[1 / 41, 1, 0.3])
+    newer = best.assign(
+        p_value=[2 / 41, 2 / 41, 1], retention_p_value=[2 / 41, 2 / 41, 1], retention_corrected=0.4
+    )
+    for table, side, by_chance in ((older, "one-sided", "0.2"), (newer, "two-sided", "0.1")):
+        found = facts.against_null(table, 40)
+        assert found["null.sided"] == side and found["ntps.by_chance"] == by_chance
+        assert [found[name] for name in ("ntps.significant", "ntps.below_all", "retention.significant")] == [
+            "1"
+        ] * 3
+    mixed = pd.concat([older, newer])
+    with pytest.raises(UserError, match="one-sided in some tables and two-sided in others"):
+        facts.against_null(mixed, 40)
+
+
 def test_a_name_that_is_not_given_to_a_page_is_an_error():
     with pytest.raises(UserError, match="confirmation.template.md names what no table supplies: 'folder' is"):
         pages.filled("confirmation", {"measured": True})

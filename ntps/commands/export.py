@@ -58,6 +58,9 @@ def main(
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
     layers = best_layers(source)
+    for path in (source / "gain.json", *sorted((source / "selection").glob("*.*"))):
+        if path.exists():
+            atomic_files.write_text(target / path.relative_to(source), path.read_text(encoding="utf-8"))
     for path in console.progress(len(tables), "table", str(source), over=tables):
         copied = target / path.relative_to(source)
         copy_table(path, copied, brief and path.parent.parent.name == "ntps")
@@ -71,12 +74,17 @@ def main(
 
 def copy_table(path: Path, target: Path, brief: bool) -> None:
     """One table, and the provenance beside it."""
-    table = read_table(path)
+    table = read_table(path).assign(model=path.parent.name, dataset=path.stem)  # "007" stays so
     if brief:
         table = table[(table["rule"] == "task_rank") & table["fraction"].isna()]
+        if table.empty:
+            raise UserError(f"{path} has no row of rule task_rank at kv = d/10: leave out --brief")
     atomic_files.write_text(target, table.to_csv(index=False, float_format=f"%.{DIGITS}g"))
-    if (beside := path.with_suffix(".json")).exists():
-        shutil.copyfile(beside, target.with_suffix(".json"))
+    beside, copied = path.with_suffix(".json"), target.with_suffix(".json")
+    if beside.exists():
+        shutil.copyfile(beside, copied)
+    else:
+        copied.unlink(missing_ok=True)  # of an earlier copy
 
 
 def copy_curves(path: Path, target: Path, best: int | None) -> None:

@@ -15,9 +15,20 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from ntps.accuracies import registry
-from ntps.results.tables import HALF, PAIR, at_points, headline, load_pairs, load_scores, provenances
+from ntps.results.tables import (
+    HALF,
+    PAIR,
+    at_points,
+    headline,
+    load_pairs,
+    load_scores,
+    provenances,
+    read_tables,
+    two_sided,
+)  # fmt: skip
 from ntps.scores.registry import EVERY, SUBSPACE_SCORES
 from ntps.system import atomic_files, provenance
+from ntps.system.console import escaped
 
 SCORES = {  # what is exported, and its name there; in the order of the tables
     "ridge_test_skill": "skill of a ridge probe on test (1 perfect, 0 class frequencies)",
@@ -32,6 +43,9 @@ SCORES = {  # what is exported, and its name there; in the order of the tables
     "retention_p_value": "p-value of retention by label permutation, two-sided",
     "signal_share": "share of the probe's squared coefficients that is not noise",
     "n_over_d": "train rows per dimension",
+}
+OLDER = {
+    name: SCORES[name].replace("two-sided", "small above it") for name in ("p_value", "retention_p_value")
 }
 # score: its standard error
 ERRORS = {score.error_of: score.name for score in SUBSPACE_SCORES if score.error_of}
@@ -96,14 +110,17 @@ def load(folder: Path) -> dict[str, dict[str, Measured]]:
     """model: data set: what was measured, of every pair of a results folder."""
     pairs = load_pairs(folder)
     long = load_scores(folder, [name for name in (*SCORES, *ERRORS.values()) if name not in pairs])
+    rows = read_tables(folder, "ntps")
+    recent = set(rows[two_sided(rows)][PAIR].itertuples(index=False, name=None))
     models: dict[str, dict[str, Measured]] = {}
     for row in pairs.merge(headline(at_points(long), pairs), "left", PAIR).to_dict("records"):
-        one = measured(folder, {str(name): value for name, value in row.items()})
+        meanings = SCORES if (row["model"], row["dataset"]) in recent else SCORES | OLDER
+        one = measured(folder, {str(name): value for name, value in row.items()}, meanings)
         models.setdefault(row["model"], {})[row["dataset"]] = one
     return models
 
 
-def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
+def measured(folder: Path, row: Mapping[str, Any], meanings: Mapping[str, str] = SCORES) -> Measured:
     """One pair: `row` has its scores, accuracies and best layer."""
     about = list(provenances(folder, row["model"], row["dataset"]).values())
     about = about or [provenance.of("none", {})]
@@ -114,7 +131,7 @@ def measured(folder: Path, row: Mapping[str, Any]) -> Measured:
     taken = min(rows, run.get("limit") or rows)
     layer = None if math.isnan(row["best_layer"]) else int(row["best_layer"])
     values = []
-    for name, meaning in SCORES.items():
+    for name, meaning in meanings.items():
         score, error = EVERY[name], row.get(ERRORS.get(name, ""), math.nan)
         split, value = "test" if score.on_test else "train", row.get(name, math.nan)
         values.append(Value(split, "none", name, meaning, score.direction, layer, value, error))
@@ -146,7 +163,7 @@ def model_card(model: str, sets: Sets) -> str:
     results, rows = [], []
     for dataset, one in sets.items():
         for value in one.values:
-            rows.append(f"| {dataset} | {value.split} | {value.meaning} | {value} |")
+            rows.append(f"| {escaped(dataset)} | {value.split} | {value.meaning} | {value} |")
             result = EvalResult(
                 task_type="text-classification",
                 dataset_type=one.hub[0] if one.hub[0] and shared[one.hub] == 1 else dataset,
@@ -161,10 +178,10 @@ def model_card(model: str, sets: Sets) -> str:
             )
             results.append(result)
     if few := ", ".join(dataset for dataset, one in sets.items() if one.of_sample):
-        rows.append(f"\n{few}: NTPS describes the sample more than the task.")
+        rows.append(f"\n{escaped(few)}: NTPS describes the sample more than the task.")
     about = next(iter(sets.values())).model
     data = ModelCardData(model_name=about.get("id", model), eval_results=results)
-    note = f"The model: {' '.join(about['note'].split())}.\n" if about.get("note") else ""
+    note = f"The model: {escaped(about['note'])}.\n" if about.get("note") else ""
     return CARD.format(metadata=data.to_yaml(), note=note, rows="\n".join(rows))
 
 

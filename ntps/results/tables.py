@@ -127,6 +127,12 @@ def at_tenth(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[in_papers_order(scores) & scores["fraction"].isna()]
 
 
+def two_sided(headlines: pd.DataFrame) -> pd.Series:
+    """Which of `at_tenth`'s rows have two-sided p-values: those with corrected scores, or a refusal. Older tables have one-sided
+    ones, small above the null and 1 below all of it."""
+    return headlines.reindex(columns=["retention_corrected", "corrected_refusal"]).notna().any(axis=1)
+
+
 def at_points(long: pd.DataFrame, order: str = "descending", rule: str = "task_rank") -> pd.DataFrame:
     """Scores of one order and rule and those of whole layers, with the column k: a fraction, d/10 or nothing."""
     of_layer, requested = long["order"].isna(), (long["order"] == order) & (long["rule"] == rule)

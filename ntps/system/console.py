@@ -1,6 +1,7 @@
 """What the user sees while we work: lines, progress bars in meaningful units, and quiet libraries."""
 
 import ctypes
+import html
 import logging
 import os
 import re
@@ -26,6 +27,11 @@ def say(text: str) -> None:
 def visible(text: str) -> str:
     """With control characters of texts, labels and names spelled out, which a terminal would obey; ends of lines and tabs stay."""
     return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def escaped(text: str) -> str:
+    """Plain text as Markdown shows it, in one line."""
+    return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def progress(total: int, unit: str, text: str, initial: int = 0, over: Iterable[Any] | None = None) -> tqdm:
