@@ -35,13 +35,12 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.finetuning import fitter
     from ntps.accuracies.table import measure
     from ntps.accuracies.task import Task
+    from ntps.models.loading import built
     from ntps.system import processes
 
     def work(task: Task) -> None:
-        trusted = task.model.spec.trust_remote_code
-
         def build(seed: int) -> nn.Module:  # the seed is set already
-            return AutoModel.from_config(task.model.config, dtype=torch.float32, trust_remote_code=trusted)
+            return built(task.model.spec, AutoModel, task.model.config, torch.float32)
 
         settings = flags.settings | processes.several()
         measure(task, METHOD, settings, flags, fitter(task, METHOD, flags, build))

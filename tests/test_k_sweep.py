@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 import cache
@@ -203,6 +204,40 @@ def test_train_and_test_of_different_runs_are_refused(world, tmp_path, capsys):
     assert cli.run(cache.main, [*again, "--splits", "test", "--max_length", "4"]) == 0
     assert cli.run(K_sweep.main, again) == 1
     assert "max_length is 64 there, 4 here" in capsys.readouterr().err
+
+
+def test_states_of_other_rows_are_refused_and_tables_without_states_are_made_again(world, tmp_path, capsys):
+    pair = [*world[0][:-1], str(tmp_path)]
+    limited = ["--splits", "train", "--limit", "40", "--overwrite"]
+    assert cli.run(cache.main, [*pair, "--keep_states", *limited]) == 0
+    assert cli.run(cache.main, [*pair, "--splits", "train", "--overwrite"]) == 0
+    assert cli.run(K_sweep.main, pair) == 1
+    assert "is of another run than the moments" in capsys.readouterr().err
+    one(tmp_path, "states/*/tiny/train.safetensors").unlink()
+    assert cli.run(K_sweep.main, pair) == 0
+    table = one(tmp_path, "ntps/*/tiny.csv")
+    assert pd.read_csv(table).retention_corrected_unequal.isna().all()
+    assert cli.run(cache.main, [*pair, "--splits", "train", "--keep_states"]) == 0
+    assert cli.run(K_sweep.main, pair) == 0
+    assert pd.read_csv(table).retention_corrected_unequal.notna().any()
+    capsys.readouterr()
+    assert cli.run(K_sweep.main, pair) == 0 and "already there" in capsys.readouterr().out
+
+
+def test_rows_that_we_divided_are_of_one_version_of_their_file(tmp_path, capsys):
+    folder = tiny_world(tmp_path, n=90)
+    folder = folder / "data"
+    whole = folder / "tiny.yaml"
+    spec = yaml.safe_load(whole.read_text())
+    train = spec["files"]["train"]
+    whole.write_text(yaml.safe_dump(spec | {"files": {"train": train}}))
+    pair = world_flags(tmp_path, tmp_path / "out")
+    assert cli.run(cache.main, pair) == 0 and cli.run(K_sweep.main, pair) == 0
+    rows = (folder / train).read_text().splitlines(keepends=True)
+    (folder / train).write_text("".join(rows[:1] + rows[2:]))
+    assert cli.run(cache.main, [*pair, "--splits", "train", "--overwrite"]) == 0
+    assert cli.run(K_sweep.main, [*pair, "--overwrite"]) == 1
+    assert "are of two versions of their file: run cache.py on both" in capsys.readouterr().err
 
 
 def test_a_sweep_killed_while_overwriting_is_not_taken_for_whole(world, tmp_path, monkeypatch):

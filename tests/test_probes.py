@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.metrics import mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.probes import RIDGE_GRID, constant_probe, least_squares, mse, ridge, skill, squared_error
 from tests.synthetic_moments import moments_of, random_texts
 
@@ -92,6 +94,19 @@ def test_a_constant_and_a_dead_coordinate_are_left_to_the_intercept(train_and_te
     for fit in (least_squares, ridge):
         assert mse(fit(wide), wide) == pytest.approx(mse(fit(plain), plain), rel=1e-6)
         assert not fit(wide).coefficients[8:].any()
+
+
+def test_a_constant_coordinate_is_one_however_many_rows_are_added_up():
+    n, value = 20_000, 0.3
+    square, mean = (
+        np.cumsum(np.full(n, one))[-1] / n for one in (value**2, value)
+    )  # one row after the other
+    assert abs(square / mean**2 - 1) > 10 * np.finfo(float).eps
+    M, mu = torch.tensor([[square]]), torch.tensor([mean])
+    moments = LayerMoments(
+        M, mu[:, None] * torch.tensor([[0.5, 0.5]]), mu, torch.tensor([n / 2, n / 2]), 1.0, n
+    )
+    assert not moments.centred.M.any()
 
 
 def test_a_numeric_target():

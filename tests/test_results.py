@@ -113,6 +113,14 @@ def test_tables_of_different_texts_are_told(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results.load_pairs(tmp_path)
+    scored = tmp_path / "ntps/a/d1.json"
+    own = json.loads(scored.read_text())
+    own["identity"]["train"] |= {"model": {"weights": "w1"}, "data": data | {"texts_sha256": "t1"}}
+    scored.write_text(json.dumps(own))
+    other = {"data": data | {"texts_sha256": {"train": "t2", "test": "t1"}}, "model": {"weights": "w2"}}
+    beside.write_text(json.dumps(about | {"identity": other}))
+    with pytest.warns(UserWarning, match=r"a x d1: .* is of another run than .* \(texts, weights\)"):
+        results.load_pairs(tmp_path)
     beside.write_text(json.dumps(about | {"identity": {"train": {"data": data, "limit": 40}}}))
     with pytest.warns(
         UserWarning, match=r"a x d1: accuracy/linear_sklearn is of another run than ntps \(limit\)"

@@ -14,7 +14,7 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sklearn import metrics
-from transformers import AutoConfig, AutoModel, AutoTokenizer, TrainerState
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, LlamaConfig, TrainerState
 
 import cache
 import from_scratch
@@ -425,6 +425,75 @@ def test_the_speed_of_a_resumed_training_is_its_own():
         shown = bar.format_dict
     assert shown["n"] == 650 and shown["initial"] == 600
     assert (shown["n"] - shown["initial"]) / shown["elapsed"] == pytest.approx(5, rel=0.01)
+
+
+def test_seeds_outlive_a_table_that_cannot_be_written(pair, tmp_path, monkeypatch):
+    settings = SHORT | {"max_steps": 4, "output": str(tmp_path)}
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[0, 1])) == 0
+    kept = table(tmp_path, "lora_finetuning")
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ntps.accuracies.table.atomic_files.write_text", full)
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[2])) == 1
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[3])) == 0
+    found = table(tmp_path, "lora_finetuning")
+    assert set(found.seed) == {0, 1, 3}
+    pd.testing.assert_frame_equal(found[found.seed < 2], kept, check_exact=True)
+
+
+def test_too_little_memory_late_in_a_training_keeps_its_checkpoints(pair, tmp_path, monkeypatch, capsys):
+    settings = SHORT | {"output": str(tmp_path), "limit": 60}
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
+    step = finetuning.Finetuner.training_step
+
+    def late(self, *args, **kwargs):
+        if self.state.global_step == 7:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning.Finetuner, "training_step", late)
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 1
+    assert list((tmp_path / "accuracy").rglob("checkpoint-*"))
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
+    assert "going on from" in capsys.readouterr().out
+
+
+def test_precision_is_that_of_dtype_whatever_a_launcher_says(pair, tmp_path, monkeypatch):
+    for name in ("no", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", name)
+        settings = SHORT | {"max_steps": 3, "output": str(tmp_path / name), "dtype": "float32"}
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
+    one, two = (without_seconds(table(tmp_path / name, "lora_finetuning")) for name in ("no", "bf16"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_a_model_that_looks_ahead_is_refused(pair, tmp_path, capsys):
+    for kind, message in ((BertConfig, "looks ahead: only causal models"), (LlamaConfig, "")):
+        config = kind(
+            vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        )
+        model = AutoModel.from_config(config)
+        if message:
+            with pytest.raises(UserError, match=message):
+                finetuning.check_causal(model)
+        else:
+            finetuning.check_causal(model.train())
+            assert model.training
+
+
+def test_an_architecture_that_cannot_be_built_is_one_error(pair, tmp_path, capsys):
+    folder = tiny_model(tmp_path / "m")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"hidden_act": "nonsense"}))
+    flags = pair | SHORT | {"models": [str(folder)], "max_steps": 2, "output": str(tmp_path / "out")}
+    assert from_scratch.main(from_scratch.Flags(**flags)) == 1
+    assert "transformers cannot build the model of its config.json" in capsys.readouterr().err
+    (folder / "config.json").write_text(json.dumps(settings | {"return_dict": False}))
+    assert from_scratch.main(from_scratch.Flags(**flags)) == 0
 
 
 def test_finished_seeds_are_not_trained_again(pair, tmp_path, monkeypatch):

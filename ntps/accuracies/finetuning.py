@@ -26,7 +26,7 @@ from ntps.accuracies.linear_head import new_head
 from ntps.accuracies.table import Fit
 from ntps.accuracies.task import EVALUATION_BATCH, Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
-from ntps.errors import UserError, enough_memory
+from ntps.errors import OutOfMemory, UserError, enough_memory
 from ntps.flags import Training
 from ntps.system import atomic_files, console, processes, provenance
 from ntps.system.checkpoint_clock import CheckpointClock
@@ -59,6 +59,21 @@ class Classifier(nn.Module):
         if labels is None:
             return {"logits": logits}
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@torch.no_grad()
+def check_causal(base: nn.Module) -> None:
+    """UserError where the states of a text's beginning change with what stands to its right: so would they with padding."""
+    model: Any = base
+    weights, training = next(model.parameters()), model.training
+    ids = torch.arange(3, 11, device=weights.device)[None] % model.config.get_text_config().vocab_size
+    whole, start = (
+        model.eval()(input_ids=part, use_cache=False).last_hidden_state for part in (ids, ids[:, :4])
+    )
+    model.train(training)
+    gap = float((whole[:, :4] - start).norm() / start.norm())
+    if gap > (1e-4 if weights.dtype in (torch.float32, torch.float64) else 5e-2):
+        raise UserError(f"{type(model).__name__} looks ahead: only causal models will do")
 
 
 Build = Callable[[int], nn.Module]  # of a seed
@@ -222,6 +237,9 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
         include_num_input_tokens_seen="non_padding", disable_tqdm=True,
     )  # fmt: skip
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: Trainer would split batches over all it sees
+    args.mixed_precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
+        kind, "no"
+    )  # not what accelerate launch says
     return args
 
 
@@ -242,8 +260,9 @@ def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | 
         step = processes.from_first(lambda: last_step(folder, identity))
         try:
             model, rows = train(task, method, flags, seed, folder, step, build)
-        except UserError:
-            if processes.first():
+        except UserError as error:
+            goes_on = isinstance(error, OutOfMemory) and any(folder.glob("checkpoint-*"))
+            if processes.first() and not goes_on:
                 shutil.rmtree(folder)
             raise
         if keep is not None and processes.first():
@@ -258,7 +277,9 @@ def train(
 ) -> tuple[Classifier, list[Row]]:
     """One training, from the checkpoint of `step` unless that is 0: the model and its rows of the table."""
     set_seed(seed)
-    model = Classifier(build(seed), task.model.config.hidden_size, len(task.data.classes), flags.dropout)
+    base = build(seed)
+    check_causal(base)
+    model = Classifier(base, task.model.config.hidden_size, len(task.data.classes), flags.dropout)
     if flags.log_to == "tensorboard":
         logs = Path(flags.output) / "logs" / method / task.model.name / f"{task.data.name}-seed{seed}"
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)

@@ -151,10 +151,12 @@ def load_model(
 def without_weights(spec: ModelSpec, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Any:
     """The base model on the meta device: its modules and the shapes of its weights, and no memory."""
     with torch.device("meta"):
-        return _built(spec, AutoModel, config, dtype)
+        return built(spec, AutoModel, config, dtype)
 
 
-def _built(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+def built(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    """With weights drawn at random."""
+    config.return_dict = True
     with boundary(f"{spec.name}: transformers cannot build the model of its config.json"):
         return kind.from_config(config, dtype=dtype, trust_remote_code=spec.trust_remote_code)
 
@@ -162,7 +164,7 @@ def _built(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dt
 def _drawn(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.source["seed"])
-        return _built(spec, kind, config, torch.float32).to(dtype)
+        return built(spec, kind, config, torch.float32).to(dtype)
 
 
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:

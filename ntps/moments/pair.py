@@ -103,6 +103,24 @@ def partition_files(train: MomentsFile) -> list[MomentsFile]:
     return files
 
 
+def check_split(train: MomentsFile, test: MomentsFile) -> None:
+    """UserError unless they differ in nothing but split, limit and texts, and where we divided the rows, are of the same rows:
+    of a file that has changed in between, a row of test may be in train now."""
+    identity.check_same_run(train.identity, test.identity, train.path.parent)
+    data, other = (file.record.get("data") or {} for file in (train, test))
+    if "as given" != data.get("split_rule") and data.get("source") != other.get("source"):
+        remedy = "run cache.py on both with --overwrite"
+        raise UserError(f"train and test in {train.path.parent} are of two versions of their file: {remedy}")
+
+
+def check_states(states: StatesFile, moments: MomentsFile, remedy: str) -> None:
+    """UserError unless they are of the same rows."""
+    what = f"{states.path} is of another run than the moments"
+    provenance.check_same(what, states.identity, identity.of_rows(moments.identity), remedy)
+    if states.counts != (moments.text_count if states.numeric else moments.class_counts.tolist()):
+        raise UserError(f"{states.path} has other rows than {moments.path}. {remedy}")
+
+
 class Cached:
     """What cache.py left of a pair: moments `train` and `test`, and the states of both, or none.
 
@@ -119,16 +137,12 @@ class Cached:
             rows = self.train.text_count
             raise UserError(f"the {rows} train rows are all of one class: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
-        identity.check_same_run(self.rows["train"], self.rows["test"], self.train.path.parent)
+        check_split(self.train, test)
         paths = {name: pair.split("states", name) for name in SPLITS}
         there = all(path.exists() for path in paths.values())
         self.states = {name: StatesFile(path, pair.verify) for name, path in paths.items() if there}
         for name, file in self.states.items():
-            remedy, other = f"Delete it, or run {self.cache_command()} --overwrite", self.files[name]
-            what = f"{file.path} is of another run than the moments"
-            provenance.check_same(what, file.identity, self.rows[name], remedy)
-            if file.counts != (other.text_count if file.numeric else other.class_counts.tolist()):
-                raise UserError(f"{file.path} has other rows than {other.path}. {remedy}")
+            check_states(file, self.files[name], f"Delete it, or run {self.cache_command()} --overwrite")
         check_together(*self.files.values(), *self.states.values())
 
     def cache_command(self) -> str:

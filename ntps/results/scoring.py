@@ -18,8 +18,8 @@ from ntps.errors import UserError
 from ntps.flags import Scoring
 from ntps.models.loading import pick_device
 from ntps.moments.file import MomentsFile, StatesFile, check_together
-from ntps.moments.identity import check_same_run, of_rows, of_scores
-from ntps.moments.pair import Pair, partition_files
+from ntps.moments.identity import of_scores
+from ntps.moments.pair import Pair, check_split, check_states, partition_files
 from ntps.moments.sums import targets_of
 from ntps.results.tables import CURVES
 from ntps.scores.best_layer import best_place
@@ -28,7 +28,7 @@ from ntps.scores.label_signal import residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS, LAYER_COLUMNS, headroom
 from ntps.scores.table import LayerScores, Row, add_error_bars, conditioned_rows, layer_row, subspace_scores
-from ntps.system import array_files, atomic_files, console
+from ntps.system import array_files, atomic_files, console, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -41,11 +41,16 @@ Scored = tuple[
 
 
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
-    """Scores of one pair, all layers: the tables, the curves, and their provenance; nothing where they are there."""
+    """Scores of one pair, all layers: the tables, the curves, and their provenance.
+
+    Nothing where they are there; those that were made without states are made again with them.
+    """
     started, scoring = time.monotonic(), PairScoring(pair, flags, device)
     if scoring.output.there(flags.overwrite):
-        console.say(f"already there: {scoring.tables[0]}")
-        return
+        made = provenance.read(scoring.output.beside)["record"]
+        if made.get("states", True) or not pair.split("states", "train").exists():
+            console.say(f"already there: {scoring.tables[0]}")
+            return
     scores = scoring.run()
     of_pair, of_layers, of_path = scoring.tables
     seconds = time.monotonic() - started
@@ -127,7 +132,7 @@ class PairScoring:
             for rows, own in zip(kinds, (scores.rows, [of_layer], conditioned)):
                 rows += [head | row for row in own]
         record = train.record | {"class_counts": train.class_counts.tolist()}
-        with self.output.written(flags=asdict(self.flags), moments=record) as about:
+        with self.output.written(flags=asdict(self.flags), moments=record, states=bool(self.states)) as about:
             for (path, columns), rows in zip(self.output.tables.items(), kinds):
                 atomic_files.write_text(path, pd.DataFrame(rows)[list(columns)].to_csv(index=False))
             for path in self.tables[1:]:
@@ -141,7 +146,7 @@ def check_moments(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> N
     if train.label_second_moment - common <= 1e-12 * common:
         raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
     if test:
-        check_same_run(train.identity, test.identity, train.path.parent)
+        check_split(train, test)
     if train.text_count < train.width:
         console.say(
             f"warning: {pair} has {train.text_count} rows for {train.width} dimensions: "
@@ -155,7 +160,7 @@ def kept_states(pair: Pair, train: MomentsFile) -> StatesFile | None:
     if not path.exists():
         return None
     states = StatesFile(path, pair.verify)
-    check_same_run(of_rows(train.identity), states.identity, path.parent)
+    check_states(states, train, "Delete it, or run cache.py with --keep_states --overwrite")
     check_together(train, states)
     return states
 

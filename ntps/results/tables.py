@@ -182,13 +182,13 @@ def provenances(folder: Path, model: str, dataset: str) -> dict[str, dict[str, A
 def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     """source, classes, majority, tokens_per_text and whether labels are numbers, from the provenance beside the scores.
 
-    A warning where tables of the pair are of other limits or classes than the first: its row is of several runs.
+    A warning where tables of the pair are of other rows or weights than the first: its row is of several runs.
     """
     about = provenances(folder, model, dataset)
     runs = {kind: run for kind, found in about.items() if (run := run_of(found["identity"]))}
     for kind, run in runs.items():
         first, known = next(iter(runs.items()))
-        if unlike := ", ".join(name for name in run if run[name] != known[name]):
+        if unlike := ", ".join(name for name in run if name in known and run[name] != known[name]):
             said = f"{kind} is of another run than {first} ({unlike}); values of both are set side by side"
             warnings.warn(f"{model} x {dataset}: {said}", stacklevel=2)
     classes = runs.get("ntps", {}).get("classes")
@@ -206,8 +206,14 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
 def run_of(identity: dict[str, Any]) -> dict[str, Any]:
     """What tables that are set side by side must share; nothing where it is not recorded (published values)."""
     train = identity.get("train", identity)
-    data = train.get("data")
-    return {name: (train | data).get(name) for name in ("limit", "max_length", "classes")} if data else {}
+    if not (data := train.get("data")):
+        return {}
+    texts = data.get("texts_sha256")
+    own = {"texts": texts.get("train") if isinstance(texts, dict) else texts}
+    own |= {"weights": (train.get("model") or {}).get("weights")}
+    return {name: (train | data).get(name) for name in ("limit", "max_length", "classes")} | {
+        name: value for name, value in own.items() if value
+    }
 
 
 def source_of(data: dict[str, Any]) -> str | None:

@@ -100,8 +100,9 @@ class LayerMoments:
         """Regression of y on m with an intercept: the moments are centred."""
         M, mu, label_mean = self.mean_second_moment, self.mean_state, self.label_mean
         C = M - torch.outer(mu, mu)
-        # A constant coordinate's variance is rounding error of its square: the intercept says what it could.
-        constant = C.diagonal() <= 10 * torch.finfo(M.dtype).eps * M.diagonal()
+        # A constant coordinate's variance is rounding error of a sum of n squares: the intercept says what it could.
+        rounding = max(10, self.text_count) * torch.finfo(M.dtype).eps
+        constant = C.diagonal() <= rounding * M.diagonal()
         C = torch.where(constant[:, None] | constant, 0.0, C)
         cross = torch.where(constant[:, None], 0.0, self.mean_label_moment - torch.outer(mu, label_mean))
         power = self.label_second_moment - float(label_mean.square().sum())

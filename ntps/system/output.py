@@ -42,10 +42,14 @@ class Output:
         return same and all(path.exists() for path in (*self.tables, *self.files))
 
     @contextlib.contextmanager
-    def written(self, **record: Any) -> Iterator[dict[str, Any]]:
-        """Write the files inside; the provenance (the value of this context) follows them."""
+    def written(self, keep: bool = False, **record: Any) -> Iterator[dict[str, Any]]:
+        """Write the files inside; the provenance (the value of this context) follows them.
+
+        keep: the old provenance stays till then, since what it says is true of the new files, too.
+        """
         about = provenance.of(self.kind, self.identity, **record)
-        self.beside.unlink(missing_ok=True)
+        if not keep:
+            self.beside.unlink(missing_ok=True)
         yield about
         atomic_files.write_text(self.beside, atomic_files.to_json(about))
 
