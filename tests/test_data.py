@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import sqlite3
 import sys
 import zipfile
@@ -771,6 +772,22 @@ def test_hub_folder_of_csv_that_is_not_to_be_read_names_the_remedy(describe, hub
         UserError, match=r"mine.yaml: id: train.csv has another .* delimiter: name each under files:"
     ):
         describe(**keys)
+
+
+def test_hub_folder_is_read_again_where_its_files_are_others_of_the_same_time(describe, hub, tmp_path):
+    keys = hub({}) | {"splits": {"train": "train", "test": "train"}}
+    for word in ("old", "new"):
+        (tmp_path / "folder/train.csv").write_text(f"text,label\n{word} a,0\n{word} b,1\n")
+        os.utime(tmp_path / "folder/train.csv", (1e9, 1e9))
+        assert pairs(describe(**keys), "train") == [(f"{word} a", "0"), (f"{word} b", "1")]
+
+
+def test_hub_folder_of_the_name_of_a_reader_is_a_folder(describe, hub, tmp_path, monkeypatch):
+    hub({})
+    monkeypatch.chdir(tmp_path)
+    keys = {"id": "csv", "splits": {"train": "train", "test": "train"}}
+    describe({"csv/train.csv": "text,label\na,0\nb,1\n"}, **keys)
+    assert pairs(load_dataset("mine.yaml"), "train") == [("a", "0"), ("b", "1")]
 
 
 def test_hub_folder_without_train(describe, hub):

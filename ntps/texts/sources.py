@@ -6,6 +6,7 @@ A new source is one class here with its instance in SOURCES: its keys, how rows 
 import fnmatch
 import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -158,11 +159,17 @@ class Hub(TextSource):
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
 
-        folder, local = where.parent / spec["id"], self.here(spec, where)
+        # An absolute path: "csv" alone is a reader of `datasets`, not a folder.
+        folder, local = (where.parent / spec["id"]).resolve(), self.here(spec, where)
         facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
+        cache = {}
         if local:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+            digest = hashlib.sha256(json.dumps(facts["sha256"]).encode()).hexdigest()
+            cache["cache_dir"] = os.path.join(
+                datasets.config.HF_DATASETS_CACHE, f"ntps-{digest}"
+            )  # its own goes by mtime
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
@@ -170,11 +177,11 @@ class Hub(TextSource):
         with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
             what = f"{where}: id: {spec['id']}"
             self._check_inside(asked_for(folder), folder, what)  # before `datasets` asks for an address
-            config = datasets.load_dataset_builder(str(folder), spec.get("config")).config
+            config = datasets.load_dataset_builder(str(folder), spec.get("config"), **cache).config
             found = dict(config.data_files or {}).values()
             self._check_inside((str(file) for files in found for file in files), folder, what)
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
-            loaded = datasets.load_dataset(str(folder), spec.get("config"), **options)
+            loaded = datasets.load_dataset(str(folder), spec.get("config"), **cache, **options)
         facts |= {"recognised": recognised} if recognised else {}
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
