@@ -479,6 +479,9 @@ DEEP = {
     "half a character in a replacement": 'replace: {a: "\\udfff"}',
     "a key of half a character": '"\\ud800": 1',
     "a list as key": "[a, b]: 1",
+    "a number that YAML reads as another": "drop_labels: [01]",
+    "a time that YAML reads as a number": "label_names: {12:30: noon}",
+    "one key in several types": "label_names: {1: a, true: b}",
     "bytes that are no UTF-8": b"about: \xff",
 }
 
@@ -516,6 +519,31 @@ def test_a_value_of_another_type_names_its_key(texts, keys, key):
         lambda: texts("files: {train: a.csv, test: a.csv}\ntext: text\nlabel: label\n" + keys),
         f"mine.yaml: {key}: ",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("drop_labels: [1, 010]", "010 is read as 8: write it so, or put it in quotes, in line 1"),
+        ("label_names: {0x1F: a}", "0x1F is read as 31"),
+        ("size: {train: 1_000}", "1_000 is read as 1000"),
+        ("where: {time: [12:30]}", "12:30 is read as 750"),
+        ("label_ranges: [[0, 1:30.5, a]]", "1:30.5 is read as 90.5"),
+        ("label_names: {1: a, 1.0: b}", "'1.0' stands twice (as '1'), again in line 1"),
+        ("label_names: {1: a, true: b}", "'true' stands twice (as '1')"),
+        ("label_names: {True: a, 'True': b}", "'True' stands twice, again in line 1"),
+    ],
+)
+def test_numbers_that_yaml_reads_as_others_are_refused(tmp_path, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    one_error(lambda: load_dataset(str(tmp_path / "mine.yaml")), "mine.yaml", words)
+
+
+def test_plain_numbers_are_read(texts):
+    data = texts(
+        "files: {train: a.csv, test: a.csv}\ntext: text\nlabel: label\nlabel_ranges: [[-1.0e+0, 0, 0], [.5, +1.5e+1, 10]]\n"
+    )
+    assert data.classes == ["0", "10"]
 
 
 def test_dates_are_text_wherever_they_stand(texts, tmp_path):

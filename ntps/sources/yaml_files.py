@@ -7,6 +7,7 @@ grow without bound) are refused, and every value is text, a number, true, false,
 import difflib
 import inspect
 import os
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ Keys = dict[str, tuple[Any, str]]  # key: (type of the value, meaning)
 Faults = Iterator[tuple[str, str]]  # key, what is wrong with its value
 Label = str | int | float
 LARGEST, DEEPEST = 2**20, 50  # bytes of a file; lists and mappings in each other
+# Numbers that mean to everybody what they mean to YAML, to which 010 is 8 and 12:30 is 750
+PLAIN = {int: re.compile(r"[-+]?(0|[1-9]\d*)"), float: re.compile("[^:_]*")}
 
 
 def config_folders(kind: str) -> list[Path]:
@@ -80,15 +83,19 @@ class Loader(yaml.SafeLoader):
             self.fail(f"{value!a} holds a character that is no text", node)
         if isinstance(value, int) and abs(value) >= 2**63:
             self.fail("a whole number of more than 63 bits", node)
+        if type(value) in PLAIN and not PLAIN[type(value)].fullmatch(node.value):
+            self.fail(f"{node.value} is read as {value}: write it so, or put it in quotes,", node)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                self.fail(f"{key.value!r} stands twice, again", key)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        found, seen = super().construct_mapping(node, deep), dict[Any, str]()
+        for key, _ in node.value:
+            value = self.construct_object(key)
+            if (other := seen.get(value, seen.get(str(value)))) is not None:  # 1, 1.0 and true are one key
+                as_other = "" if other == key.value else f" (as {other!r})"
+                self.fail(f"{key.value!r} stands twice{as_other}, again", key)
+            seen |= dict.fromkeys((value, str(value)), key.value)
+        return found
 
     def fail(self, problem: str, node: yaml.Node | None = None) -> None:
         line = (node.start_mark if node else self.peek_event().start_mark).line + 1

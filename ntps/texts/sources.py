@@ -167,9 +167,8 @@ class Hub(TextSource):
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
             digest = hashlib.sha256(json.dumps(facts["sha256"]).encode()).hexdigest()
-            cache["cache_dir"] = os.path.join(
-                datasets.config.HF_DATASETS_CACHE, f"ntps-{digest}"
-            )  # its own goes by mtime
+            # The usual one goes by the time of a change alone.
+            cache["cache_dir"] = os.path.join(datasets.config.HF_DATASETS_CACHE, f"ntps-{digest}")
         else:  # `datasets` itself would read another commit than the one requested where it has no network
             folder = snapshot(spec["id"], self.revision(spec, where), "dataset", unwanted=("*.py",))
             facts["revision"] = folder.name
