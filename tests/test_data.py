@@ -391,6 +391,34 @@ def test_many_sets_of_labels_are_recognised(sets):
     assert label_set(sorted(classes)) is not None
 
 
+@pytest.mark.parametrize(
+    ("labels", "keys", "classes"),
+    [
+        (["1", "1.0", "2.0", "x"], {"drop_labels": [1]}, ["2.0", "x"]),
+        (["1.0", "2.0", "3.0"], {"drop_labels": [3]}, ["1.0", "2.0"]),
+        (["1", "1.0", "2.0", "x"], {"drop_labels": [1], "normalise_labels": False}, ["1.0", "2.0", "x"]),
+        (["TRUE", "01", "x"], {"drop_labels": ["true", 1]}, ["01", "x"]),
+        (["Yes", "maybe", "No"], {"drop_labels": ["Maybe"], "normalise_labels": True}, ["no", "yes"]),
+    ],
+)
+def test_labels_are_dropped_however_their_type_is_written(describe, labels, keys, classes):
+    table = "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+    assert describe({"t.csv": table}, files=dict.fromkeys(FILES, "t.csv"), **keys).classes == classes
+
+
+def test_where_and_the_choice_of_a_text_compare_cells_without_their_type(describe):
+    content = parquet(text=list("abcd"), label=list("xyxy"), kind=[1.0, 2.0, 3.0, None])
+    files = dict.fromkeys(FILES, "t.parquet")
+    text = {"kind": {1: "one {text}", "3.0": "three {text}", "*": "other {text}"}}
+    chosen = describe({"t.parquet": content}, files=files, text=text)
+    assert chosen.splits["train"].texts == ["one a", "other b", "three c", "other d"]
+    kept = describe({"t.parquet": content}, files=files, where={"kind": [1, 2]})
+    assert kept.splits["train"].texts == ["a", "b"]
+    table = "text,label,lang\na,x,en\nb,y, en\nc,x,de\nd,y,en \n"
+    kept = describe({"t.csv": table}, files=dict.fromkeys(FILES, "t.csv"), where={"lang": ["en"]})
+    assert kept.splits["train"].texts == ["a", "b", "d"]
+
+
 def test_normalised_labels_are_written_in_one_way(describe, capsys):
     table = "text,label\na,1\nb,1.0\nc,TRUE\nd,true\ne,Yes\nf,1.5\n"
     files = {"train": "train.csv", "test": "train.csv"}
@@ -1006,18 +1034,25 @@ def test_an_unclosed_quote_in_a_folder_of_csv_is_refused_too(describe):
 
 
 def test_a_list_of_labels_as_pandas_writes_it_is_a_list(describe):
-    content = 'text,label\na,"[\'x\', \'y\']"\nb,[]\nc,"[""y""]"\nd,[2\n'
+    content = 'text,label\na,"[\'x\', \'y\']"\nb,[]\nc,"[""y""]"\nd,[2\ne,"[1, 2.50]"\nf,[1];[3]\n'
     files = {"train": "t.csv", "test": "t.csv"}
     dataset = describe({"t.csv": content}, files=files, target="multilabel", label_separator=";")
-    assert dataset.classes == ["[2", "x", "y"]
-    assert dataset.splits["train"].labels.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
-    with pytest.raises(UserError, match="neither a list of Python nor of JSON"):  # an array of numpy
-        describe(
-            {"t.csv": "text,label\na,['x' 'y']\nb,['x']\n"},
-            files=files,
-            target="multilabel",
-            label_separator=";",
-        )
+    rows = [{dataset.classes[i] for i in np.flatnonzero(row)} for row in dataset.splits["train"].labels]
+    assert rows == [{"x", "y"}, set(), {"y"}, {"[2"}, {"1", "2.50"}, {"[1]", "[3]"}]
+    for other in (
+        "['x' 'y']",
+        "[1. 2.]",
+        "[01]",
+        "\"('x', 'y')\"",
+        "{'x'}",
+    ):  # numpy's, and other types of Python
+        with pytest.raises(UserError, match="neither a list of Python nor of JSON"):
+            describe(
+                {"t.csv": f"text,label\na,{other}\nb,['x']\n"},
+                files=files,
+                target="multilabel",
+                label_separator=";",
+            )
 
 
 def test_a_text_that_holds_its_label_is_named_in_a_warning(describe, capsys):

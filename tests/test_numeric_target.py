@@ -64,6 +64,13 @@ def test_labels_are_the_numbers(tmp_path):
     assert data.select("test", 5).labels.dtype == np.float64
 
 
+def test_a_number_is_dropped_however_it_is_written(tmp_path):
+    numbers = ["-999.0", "-999", "-9.99e2"] * 10 + [str(place) for place in range(60)]
+    data = load_dataset(str(described(tmp_path, numbers, drop_labels=[-999])))
+    assert data.provenance["dropped"]["unwanted"] == 30
+    assert data.splits["train"].labels.tolist() == [place - 14.5 for place in range(30)]
+
+
 def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     (tmp_path / "folder").mkdir()

@@ -336,6 +336,11 @@ def test_a_pattern_that_runs_wild_is_an_error(texts, tmp_path, monkeypatch, keys
     assert time.monotonic() - start < 5
 
 
+def test_a_replacement_that_makes_a_text_endless_is_an_error(texts):
+    many = {f"(?s)({'(' * place}.+{')' * place})": r"\1\1" for place in range(24)}
+    one_error(lambda: texts(replace=many), "mine.yaml: replace: ", "over 10000000 are not taken")
+
+
 def test_a_pattern_of_lines_that_runs_wild_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(patterns, "SECONDS", 0.3)
     pattern = patterns.Pattern(f"(?P<text>{WILD})", tmp_path / "mine.yaml", "pattern")

@@ -18,6 +18,7 @@ from ntps.texts.readers import Row
 
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
 MANY = 20  # classes that are fractions
+LONGEST = 10**7  # characters of a text that `replace` makes
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 # text, label (several: a sorted tuple) and, where the description has them, group and stratify
 Clean = dict[str, Any]
@@ -43,16 +44,20 @@ def as_text(value: Any) -> str:
 
 
 def as_list(text: str) -> list[Any] | None:
-    """What a text such as "['a', 'b']" or '["a"]' lists, as pandas and JSON write lists; None for another text.
+    """What a text such as "['a', 'b']", '["a"]' or "[1, 2]" lists, as pandas and JSON write lists; None for another text.
 
-    ValueError for one that only looks so, such as the "['a' 'b']" of a numpy array, in which Python would see one text.
+    ValueError for one that only looks so, such as the "['a' 'b']" of a numpy array, in which Python would see one text, and
+    for a tuple, set or dict of Python.
     """
-    if not re.fullmatch(r"\[\s*(['\"].*)?\]", text, re.DOTALL):
+    if not re.fullmatch(
+        r"\[\s*(['\"].*|-?\.?\d[-+.,\seE\d]*)?\]|\(\s*['\"].*\)|{\s*['\"].*}", text, re.DOTALL
+    ):
         return None
     with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(text)
+        if isinstance(found := json.loads(text, parse_int=str, parse_float=str), list):
+            return found
     with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        if repr(found := ast.literal_eval(text)) == text:
+        if repr(found := ast.literal_eval(text)) == text and isinstance(found, list):
             return found
     raise ValueError(
         f"{text:.80} is neither a list of Python nor of JSON: save the table as JSON Lines, or join labels by ;"
@@ -68,6 +73,19 @@ def untyped(label: str) -> str:
 def normal(label: str) -> str:
     """A label without what is only a way to write it: Yes is yes, and 1.0 is 1."""
     return untyped(label.casefold())
+
+
+def plain(cell: Any) -> str:
+    """A cell as `where` and the choice of a text compare it: stripped, and without what is only its type."""
+    return untyped(as_text(cell).strip())
+
+
+def as_number(label: str) -> str:
+    """A number without what is only a way to write it."""
+    try:
+        return str(float(label))
+    except ValueError:
+        return label
 
 
 # of normalise_labels
@@ -148,7 +166,12 @@ class Cleaner:
         self.replace = [(Pattern(old, where, "replace"), new) for old, new in spec["replace"].items()]
         self.label_pattern = Pattern(spec.get("label_pattern", ""), where, "label_pattern")
         text = spec["text"] if isinstance(spec["text"], dict) else {"": {"*": spec["text"]}}
-        ((self.chooser, self.templates),) = text.items()  # column: {its value: template}
+        ((self.chooser, templates),) = text.items()  # column: {its value: template}
+        self.templates = {plain(value): template for value, template in templates.items()} | templates
+        self.wanted = {column: set(map(plain, values)) for column, values in spec["where"].items()}
+        numeric = spec.get("target") == "numeric"
+        self.same = as_number if numeric else RULES[spec.get("normalise_labels")]
+        self.unwanted = set(map(self.same, spec["drop_labels"]))
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
         """Rows with a text and a label, as text; the others are counted in `dropped`."""
@@ -201,8 +224,8 @@ class Cleaner:
     def _row(self, row: Row) -> Clean | None:
         spec, text = self.spec, self._text(row)
         label = self._labels(row) if spec.get("target") == "multilabel" else self._one_label(row)
-        wanted = all(as_text(row.get(column)) in values for column, values in spec["where"].items())
-        if not wanted or not set(spec["drop_labels"]).isdisjoint(names_of(label or "")):
+        wanted = all(plain(row.get(column)) in values for column, values in self.wanted.items())
+        if not wanted or not self.unwanted.isdisjoint(map(self.same, names_of(label or ""))):
             self.dropped["unwanted"] += 1
         elif label is None or not text:
             self.dropped["unlabelled" if label is None else "empty"] += 1
@@ -212,10 +235,16 @@ class Cleaner:
         return None
 
     def _text(self, row: Row) -> str:
-        template = self.templates.get(as_text(row.get(self.chooser)), self.templates.get("*"))
+        cell, known = row.get(self.chooser), self.templates
+        template = known.get(as_text(cell), known.get(plain(cell), known.get("*")))
         text = fill(template, row).strip() if template else ""
         for pattern, replacement in self.replace:
-            text = pattern("sub", replacement, text)
+            before, text = text, pattern("sub", replacement, text)
+            if len(text) > max(LONGEST, len(before)):
+                raise UserError(
+                    f"{self.where}: replace: {pattern.pattern.pattern!r:.200} makes a text of {len(before)} characters one of "
+                    f"{len(text)}: over {LONGEST} are not taken, so write a replacement that repeats less"
+                )
         return text.strip()
 
     def _one_label(self, row: Row) -> str | None:
