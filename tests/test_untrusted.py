@@ -377,9 +377,25 @@ def test_patterns_are_read_as_re_reads_them():
         "a*",
         "b+?",
     ]
-    alphabet += ["a{1,2}", "\\b", " ", "é", "\\.", "(?=a)", "(?!b)", "[a-c]"]
+    alphabet += [
+        "a{1,2}",
+        "b{,2}",
+        "{e}",
+        "{i<=1}",
+        "\\{e}",
+        "\\\\",
+        "{",
+        "[{e}]",
+        "\\b",
+        " ",
+        "é",
+        "\\.",
+        "(?=a)",
+        "(?!b)",
+        "[a-c]",
+    ]
     draw = random.Random(0)
-    texts = ["", "ab", "abba x1 é", " a\nb ", "xab.ab", "1 22 333", "aaaa", 'a "quoted" b']
+    texts = ["", "ab", "ab{e} {i<=1}\\{", "abba x1 é", " a\nb ", "xab.ab", "1 22 333", "aaaa", 'a "quoted" b']
     for _ in range(1500):
         pattern = "".join(draw.choice(alphabet) for _ in range(draw.randint(1, 5)))
         ours = patterns.Pattern(pattern, Path("mine.yaml"), "pattern")

@@ -34,6 +34,8 @@ FORMS = {  # key of a description: the form of its value, and that in words
     "tokenizer_revision": REVISION,
 }
 SECONDS = 5.0  # on one text
+# A brace that begins no repetition, which is text to `re` and may ask `regex` for matches that nearly fit; after what is escaped
+BRACE = re.compile(r"(\\N\{[^{}]*\}|\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
 
 
 def form_faults(spec: Mapping[str, Any], *keys: str) -> Faults:
@@ -44,11 +46,16 @@ def form_faults(spec: Mapping[str, Any], *keys: str) -> Faults:
             yield key, f"is no {words}"
 
 
+def compiled(pattern: str) -> regex.Pattern:
+    """By `regex`, which reads it as `re` does."""
+    return regex.compile(BRACE.sub(lambda brace: brace[1] or r"\{", pattern), regex.V0)
+
+
 def pattern_fault(pattern: str, replacement: str = "") -> str | None:
     """Why a regular expression, or its replacement, cannot be used; None if it can."""
     try:
         known = re.compile(pattern)
-        regex.compile(pattern, regex.V0)
+        compiled(pattern)
     except (re.error, regex.error, RecursionError, OverflowError) as error:
         return f"is not a regular expression ({error})"
     try:
@@ -59,10 +66,10 @@ def pattern_fault(pattern: str, replacement: str = "") -> str | None:
 
 
 class Pattern:
-    """A compiled regular expression with what an error has to name; `regex` reads it as `re` does, and has a timeout."""
+    """A compiled regular expression with a timeout, and with what an error has to name."""
 
     def __init__(self, pattern: str, where: Path, key: str):
-        self.pattern, self.where, self.key = regex.compile(pattern, regex.V0), where, key
+        self.pattern, self.where, self.key = compiled(pattern), where, key
 
     def __call__(self, method: str, *arguments: str) -> Any:
         """Its sub, search or fullmatch on a text."""
