@@ -707,6 +707,14 @@ def test_groups_stay_together_and_rare_classes_leave_the_split_alone(describe, w
         assert [t for t in coarse.splits[split].texts if t != "one of its kind"] == fine.splits[split].texts
 
 
+def test_rows_without_a_group_are_each_alone(describe):
+    table = "text,label,g\n" + "".join(f"text {i},{i % 2},{i * (i > 19) or ''}\n" for i in range(40))
+    data = describe({"t.csv": table}, files={"train": "t.csv"}, group="g")
+    assert data.provenance["rows"] == {"train": 30, "test": 10}
+    with pytest.raises(UserError, match="mine.yaml: group: 'label' has 2 different values, and 4 are needed"):
+        describe(files={"train": "t.csv"}, group="label")
+
+
 def test_wheel_that_does_not_fit_the_description(describe, wheel):
     keys = wheel({"d.jsonl": '{"text": "a", "label": 1}\n'})
     with pytest.raises(UserError, match=r"mine.yaml: file: nothing in texty.* matches 'e\.jsonl'"):

@@ -184,8 +184,14 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
     by = f"stratified on {spec.get('stratify', 'the label')}, seed {SPLIT_SEED}"
     try:
         if "group" in spec:
+            groups = [row["group"].casefold() or f" row {place}" for place, row in enumerate(rows)]
+            if (several := len(set(groups))) < 4:
+                told = f"group: {spec['group']!r} has {several} different values, and 4 are needed to hold out a quarter"
+                raise UserError(
+                    f"{cleaner.where}: {told}: take another column, or give a test split yourself"
+                )
             folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
-            test = next(folds.split(strata, strata, [row["group"].casefold() for row in rows]))[1]
+            test = next(folds.split(strata, strata, groups))[1]
             rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
         elif "stratify" in spec or (source.stratified and spec.get("target", "classes") == "classes"):
             count = Counter(strata)

@@ -30,7 +30,7 @@ COMMON: Keys = {
     "where": (dict[str, list[Label]], "column: list of values; other rows are dropped"),
     "replace": (dict[Label, Label], "regular expression: replacement, applied to the texts in this order"),
     "deduplicate": (bool, "keep the first of equal texts; default: for wheels, and for files without test"),
-    "group": (str, "column or template: rows that share it stay on one side of the split"),
+    "group": (str, "column or template: rows that share it stay on one side of the split; one without is alone"),
     "stratify": (str, "column or template to stratify the split on, if not the label"),
     "min_class_count": (int, "classes with fewer rows are dropped, after the split is made"),
 }  # fmt: skip
