@@ -983,6 +983,21 @@ BAD_FILES = {
         'text\tlabel\nfine\ta\n"Great 1\tb\nbad 2\ta\n"Great 3\tb\n',
         "files: train: .*the quote in line 3 is not closed, and lines to 5",
     ),
+    "a quote that is never closed, texts with commas": (
+        "t.csv",
+        '\ntext,label\nfine,a\n"Great film, loved it,b\nbad,a\n"Superb",b\nmeh,a\n',
+        "files: train: .*the quote in line 4 is not closed, and lines to 6",
+    ),
+    "a quote that is never closed, text last": (
+        "t.csv",
+        'label,text\na,fine\nb,"Great film, loved it\na,bad\nb,"Superb, too"\n',
+        "files: train: .*the quote in line 3 is not closed, and lines to 5",
+    ),
+    "rows end in two ways": (
+        "t.csv",
+        'text,label\n"a\rb",x\nline one\rline two,y\n',
+        r"files: train: .*it has a bare \\r outside quotes, in .*line one\\rline two",
+    ),
     "bytes that are no text": (
         "t.parquet",
         parquet(text=[b"\xff", b"a"], label=["1", "0"]),
@@ -1026,6 +1041,34 @@ def test_quoted_lines_and_quotes_within_a_line_are_text(describe):
     content = 'text,label\n"a, b\nc, d\n""e"", f",1\n"Great" it is,0\n"g\nh" ,0\n"Great" i "j\nk",1\n'
     dataset = describe({"t.csv": content}, files={"train": "t.csv", "test": "t.csv"})
     assert dataset.splits["train"].texts[:3] == ['a, b\nc, d\n"e", f', "Great it is", "g\nh"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a, b, c\nshe said "wow" out loud',
+        'a, b, c\n"wow" she said',
+        'He wrote, once, in ink:\n"to be"\nand so on',
+        'a, b, c\n\n5" wide',
+        '""doubled"", b, c\n""more"", d\n',
+        "a, b\rc, d\n",
+    ],
+)
+def test_quotes_in_texts_of_several_lines_are_text(text):
+    readers._check_lines(f'text,label\n"x, y, z",1\n"{text}",0\nfine,1\n"q, r",0\n', ",")
+
+
+def test_a_file_that_ends_its_lines_in_a_bare_return_is_read(describe):
+    dataset = describe({"t.csv": 'text,label\r"a\nb",1\rc,0\r'}, files=dict.fromkeys(FILES, "t.csv"))
+    assert pairs(dataset, "train") == [("a\nb", "1"), ("c", "0")]
+
+
+def test_a_parquet_of_texts_that_are_stored_once_is_read_up_to_a_bound(describe, monkeypatch):
+    content = parquet(text=["x" * 1000] * 400, label=["a", "b"] * 200)
+    monkeypatch.setattr(readers, "LARGEST", 300_000)
+    assert len(content) < 10_000
+    with pytest.raises(UserError, match="files: train: .*t.parquet: it holds more than"):
+        describe({"t.parquet": content}, files=dict.fromkeys(FILES, "t.parquet"))
 
 
 def test_a_text_longer_than_the_csv_module_takes_is_text(describe):

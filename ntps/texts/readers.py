@@ -116,7 +116,8 @@ def csv_options(path: Path, spec: Spec, notes: list[str]) -> dict[str, str]:
     text = _text(content, spec, notes)
     usual = "\t" if without_gz(path).suffix.lower() == ".tsv" else ","
     delimiter = _delimiter(text, spec, notes, usual)
-    _check_quotes(text, delimiter)
+    _check_lines(text, delimiter)
+    _names(_header(text, delimiter))
     return {"encoding": _encoding(content, spec), "sep": delimiter}
 
 
@@ -143,12 +144,24 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
     return text
 
 
-def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
-    """Rows by the names in the header; one without a name gets that which pandas gives it."""
+def _names(header: Iterable[Any]) -> list[str]:
+    """Those of the columns; one without a name gets that which pandas gives it."""
     names = [str(name or "").strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"it has two columns {twice[0]!r}: rename one")
+    return names
+
+
+def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
+    """Rows by the names in the header."""
+    names = _names(header)
     return [dict(zip(names, line)) for line in lines]
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    """Names of the columns, in the first line that is not blank."""
+    lines = csv.reader(io.StringIO(text[:HEADER], newline=""), delimiter=delimiter)
+    return [name.strip() for name in next(filter(any, lines), [])]
 
 
 def _delimiter(text: str, spec: Spec, notes: list[str], usual: str) -> str:
@@ -160,10 +173,7 @@ def _delimiter(text: str, spec: Spec, notes: list[str], usual: str) -> str:
     given: str = spec.get("delimiter", "")
     if given:
         return DELIMITERS.get(given, given)
-    headers: dict[str, list[str]] = {}
-    for mark in (usual, *DELIMITERS.values()):
-        lines = csv.reader(io.StringIO(text[:HEADER], newline=""), delimiter=mark)
-        headers[mark] = [name.strip() for name in next(filter(any, lines), [])]
+    headers = {mark: _header(text, mark) for mark in (usual, *DELIMITERS.values())}
     fits = (m for m, known in headers.items() if all(name in known for _, name in named_columns(spec, known)))
     most = usual if headers[usual][1:] else max(headers, key=lambda mark: len(headers[mark]))
     if (found := next(fits, most)) != usual:
@@ -176,7 +186,7 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
 
     text = _text(content, spec, notes)
     delimiter = _delimiter(text, spec, notes, usual)
-    _check_quotes(text, delimiter)
+    _check_lines(text, delimiter)
     # Everything is text, nothing is guessed: "NA" is a word, "01" is not 1. Too many fields are an error.
     raw = content if _encoding(content, spec) == "utf-8" else text.encode()
     # dtype object takes a third of the time of str.
@@ -188,16 +198,26 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
     return _table(next(lines), lines)
 
 
-def _check_quotes(text: str, delimiter: str) -> None:
-    """ValueError where a quote that is never closed makes several rows the text of one.
+def _check_lines(text: str, delimiter: str) -> None:
+    """ValueError where rows end in several ways, or where a quote that is never closed makes several rows the text of one.
 
-    Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows, with as many
-    delimiters as the header has. Other quotes inside quoted fields are left as the reader takes them.
+    Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows. Other quotes
+    inside quoted fields are left as the reader takes them.
     """
+    unified = text.replace("\r\n", "\n")
+    if "\r" in unified and "\n" in unified:
+        quoted = rf'(?<![^\r\n{re.escape(delimiter)}])"(?:[^"]++|"")*+"'
+        bare = re.sub(quoted, "", unified)
+        if "\r" in bare and "\n" in bare:
+            near = bare[max(0, bare.index("\r") - 20) :][:40]
+            raise ValueError(
+                f"it has a bare \\r outside quotes, in {near!r}, though its lines end in \\n: quote all fields (pandas: "
+                "quoting=1), or save it as JSON Lines"
+            )
     if '"' not in text:
         return
     lines, start, limit = io.StringIO(text, newline="").readlines(), 0, csv.field_size_limit(sys.maxsize)
-    columns, left = len(next(csv.reader(lines, delimiter=delimiter), ())), iter(lines)
+    columns, left = len(_header(text, delimiter)), iter(lines)
     try:
         while start < len(lines):
             rows, whole = csv.reader(left, delimiter=delimiter, strict=True), 0
@@ -207,14 +227,29 @@ def _check_quotes(text: str, delimiter: str) -> None:
                 return
             except csv.Error as error:
                 first, start = start + whole, start + rows.line_num
-                whole_rows = all(
-                    line.count(delimiter) == columns - 1 > 0 for line in (lines[first], lines[start - 1])
-                )
-                if start - 1 > first and whole_rows:
+                last = lines[start - 1 : start + 99]
+                if start - 1 > first and _are_rows(lines[first], last, delimiter, columns):
                     raise ValueError(f"the quote in line {first + 1} is not closed, and lines to {start} would become its text: double quotes "
                                      "inside quoted fields, or save it as JSON Lines") from error  # fmt: skip
     finally:
         csv.field_size_limit(limit)
+
+
+def _are_rows(first: str, last: list[str], delimiter: str, columns: int) -> bool:
+    """Whether a line and a later one, up to whose first quote one quoted field would go, look like rows of their own.
+
+    Both have as many delimiters as the header, or the first has more, as texts may, and the later one begins a row whose
+    quoted field it is. In a text of several lines with quotes in it such a quote has more text around it.
+    """
+    if not first.count(delimiter) >= columns - 1 > 0:
+        return False
+    try:
+        row = next(csv.reader(last, delimiter=delimiter, strict=True))
+    except csv.Error:
+        row = []
+    before = last[0].partition('"')[0]
+    begins = len(row) == columns and (not before or before.endswith(delimiter))
+    return begins or first.count(delimiter) == last[0].count(delimiter) == columns - 1
 
 
 def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
@@ -253,7 +288,11 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         raise ValueError(
             f"its {file.metadata.num_rows} rows of {', '.join(columns)} do not fit in memory: save fewer rows"
         )
-    return file.read(columns).to_pylist()
+    size, rows = 0, list[Row]()
+    for batch in file.iter_batches(100, columns=columns):  # a text that all rows share is stored once
+        bounded(size := size + batch.nbytes)
+        rows += batch.to_pylist()
+    return rows
 
 
 def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
