@@ -771,12 +771,12 @@ def test_hub_choices_as_a_dict_of_lists(describe, hub):
 
 def test_hub_folder_of_csv_with_gaps_in_its_labels(describe, hub, tmp_path):
     keys = hub({})
-    (tmp_path / "folder/train.csv").write_text("text,label,other\na,0,1\nb,1,2\nc,-1,3\nd,,4\n")
-    (tmp_path / "folder/test.csv").write_text("text,label,other\ne,1,1\nf,0,1\n")
+    (tmp_path / "folder/train.csv").write_text("text, label,other\na,0,1\nb,1,2\nc,-1,3\nd,,4\n")
+    (tmp_path / "folder/test.csv").write_text("text, label,other\ne,1,1\nf,0,1\n")
     dataset = describe(**keys)
-    assert pairs(dataset, "train") == [("a", "0"), ("b", "1")]
+    assert pairs(dataset, "train") == [("a", "0"), ("b", "1"), ("c", "-1")]
     assert pairs(dataset, "test") == [("e", "1"), ("f", "0")]
-    assert dataset.provenance["dropped"]["unlabelled"] == 2
+    assert dataset.provenance["dropped"]["unlabelled"] == 1
 
 
 @pytest.mark.parametrize(
@@ -808,6 +808,54 @@ def test_hub_folder_of_csv_that_is_not_to_be_read_names_the_remedy(describe, hub
         UserError, match=r"mine.yaml: id: train.csv has another .* delimiter: name each under files:"
     ):
         describe(**keys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label,label \na,1,x\nb,2,y\n", "it has two columns 'label': rename one"),
+        ("text,label\na,1,x\nb,2,y\n", "cannot load 'folder': .*name each file under files:"),
+        ("text,label\na\rb,1\nc,2\n", r"it has a bare \\r outside quotes"),
+    ],
+)
+def test_hub_folder_of_csv_is_refused_as_files_are(describe, hub, tmp_path, content, message):
+    keys = hub({})
+    (tmp_path / "folder/train.csv").write_text(content, newline="")
+    with pytest.raises(UserError, match=f"mine.yaml: id: .*{message}"):
+        describe(**keys)
+
+
+def test_hub_folder_of_csv_with_a_comma_at_the_end_of_its_rows_keeps_its_columns(describe, hub, tmp_path):
+    keys = hub({}) | {"splits": {"train": "train", "test": "train"}}
+    (tmp_path / "folder/train.csv").write_text("text,label,note\na,x,checked,\nb,y,open,\n")
+    assert pairs(describe(**keys), "train") == [("a", "x"), ("b", "y")]
+
+
+def test_hub_classes_are_named_in_templates_and_in_lists(describe, hub):
+    names = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)}
+    )
+    columns = {"text": list("abc"), "label": [0, 1, -1], "tags": [[0, None], [1, -1], []]}
+    keys = hub({"train": columns, "test": columns}, features)
+    data = describe(**keys, label="{label}")
+    assert pairs(data, "train") == [("a", "no"), ("b", "yes")]
+    assert data.provenance["dropped"]["unlabelled"] == 2
+    sets = describe(**keys, label="tags", target="multilabel")
+    assert sets.splits["train"].labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("label", [[0, 2, 1], [[0], [1, 2], []]], ids=["class", "list"])
+def test_hub_class_beyond_its_names_is_one_error(describe, tmp_path, label):
+    names = datasets.ClassLabel(names=["no", "yes"])
+    feature = datasets.List(names) if isinstance(label[0], list) else names
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    meta = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
+    table = pyarrow.table({"text": list("abc"), "label": label}).replace_schema_metadata(meta)
+    pyarrow.parquet.write_table(table, file := io.BytesIO())
+    target = "multilabel" if isinstance(label[0], list) else "classes"
+    with pytest.raises(UserError, match="label: split 'train', row 1: label holds .*beyond the 2 names"):
+        describe({"folder/train.parquet": file.getvalue()}, id="folder", target=target)
 
 
 def test_hub_folder_is_read_again_where_its_files_are_others_of_the_same_time(describe, hub, tmp_path):

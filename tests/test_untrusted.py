@@ -699,20 +699,21 @@ def test_validate_suggests_names(capsys):
     assert "did you mean 'trec50' or 'trec6'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("begin", ["", " \n", "\ufeff"], ids=ascii)
 @pytest.mark.parametrize(
     "outside", ["{top}/secret.csv", "../secret.csv", "../*.csv", "https://example.org/x.csv"]
 )
-def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, monkeypatch, outside):
+def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, monkeypatch, outside, begin):
     (tmp_path / "secret.csv").write_text(ROWS)
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "train.csv").write_text(ROWS)
     files = [{"split": "train", "path": outside.format(top=tmp_path)}]
     front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
-    (folder / "README.md").write_text(f"---\n{front}---\n")
+    (folder / "README.md").write_text(f"{begin}---\n{front}---\n", encoding="utf-8")
     (tmp_path / "d.yaml").write_text("id: data\ntext: text\nlabel: label\n")
     monkeypatch.setattr(
-        datasets, "load_dataset_builder", lambda *_: pytest.fail("an address may be asked for")
+        datasets, "load_dataset_builder", lambda *_, **__: pytest.fail("an address may be asked for")
     )
     with pytest.raises(UserError, match="d.yaml: id: data: .* does not lie in it"):
         load_dataset(str(tmp_path / "d.yaml"))

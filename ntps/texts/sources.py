@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
 from ntps.system.paths import regular_file
 from ntps.texts import readers
+from ntps.texts.columns import columns_of
 from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
@@ -158,6 +160,7 @@ class Hub(TextSource):
 
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         import datasets  # takes seconds to import: only where it is used
+        from pandas.errors import ParserWarning
 
         # An absolute path: "csv" alone is a reader of `datasets`, not a folder.
         folder, local = (where.parent / spec["id"]).resolve(), self.here(spec, where)
@@ -180,7 +183,11 @@ class Hub(TextSource):
             found = dict(config.data_files or {}).values()
             self._check_inside((str(file) for files in found for file in files), folder, what)
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
-            loaded = datasets.load_dataset(str(folder), spec.get("config"), **cache, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", ParserWarning)  # of fields beyond those of the header
+                loaded = datasets.load_dataset(str(folder), spec.get("config"), **cache, **options)
+            for split, table in loaded.items() if options else ():
+                loaded[split] = table.rename_columns({name: name.strip() for name in table.column_names})
         facts |= {"recognised": recognised} if recognised else {}
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
@@ -190,7 +197,7 @@ class Hub(TextSource):
             if original not in loaded:
                 known = suggest(original, loaded)
                 raise UserError(f"{where}: splits: {spec['id']} has no split {original!r}; {known}")
-            splits[name], order = self._rows(loaded[original], spec)
+            splits[name], order = self._rows(loaded[original], spec, local, f"{where}: label: split {name!r}")
             if order:
                 facts["class_order"] = order
         return splits, facts
@@ -225,33 +232,46 @@ class Hub(TextSource):
             raise UserError(
                 f"{where}: id: {other[0]} has another encoding or delimiter: name each under files:"
             )
-        return {"keep_default_na": False, "na_values": [""], **first}, recognised
+        return {"keep_default_na": False, "na_values": [""], "index_col": False, **first}, recognised
 
     @staticmethod
-    def _rows(table: Any, spec: Spec) -> tuple[list[Row], list[str] | None]:
-        """Rows with labels by name, None for missing and negative ones; the classes in the hub's order, if it has one."""
+    def _rows(table: Any, spec: Spec, local: bool, what: str) -> tuple[list[Row], list[str] | None]:
+        """Rows with labels by name, None for missing and the hub's negative ones; the classes in the hub's order, if it has one."""
         rows = [{"row": place, **row} for place, row in enumerate(table.to_list())]
-        feature = table.features.get(spec["label"])  # a class, or a list of them
-        names = getattr(getattr(feature, "feature", feature), "names", None)
-        for row in rows:
-            label = row.get(spec["label"])
-            if isinstance(label, list) and names:
-                row[spec["label"]] = [names[one] for one in label if one >= 0]
-            if isinstance(label, float) and label.is_integer():  # integers with gaps arrive as 0.0 and 1.0
-                label = int(label)
-            if isinstance(label, int) and not isinstance(label, bool):
-                absent = label < 0 and spec.get("target") != "numeric"  # the hub's -1: not labelled
-                row[spec["label"]] = None if absent else names[label] if names else label
+        names: Any = None
+        for column in (name for name in columns_of(spec["label"], table.features) if name in table.features):
+            feature = table.features[column]  # a class, or a list of them
+            names = getattr(getattr(feature, "feature", feature), "names", None)
+            hubs = bool(names) or not (local or spec.get("target") == "numeric")
+            for row in rows:
+                try:
+                    row[column] = _label(row[column], names, hubs)
+                except IndexError:
+                    raise UserError(
+                        f"{what}, row {row['row']}: {column} holds {row[column]!r:.200}, beyond the {len(names)} names of "
+                        "its classes: mend the data set"
+                    ) from None
         return rows, names
 
 
-FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)  # of a README.md
+def _label(cell: Any, names: list[str] | None, hubs: bool) -> Any:
+    """A label by its name, if it has one; None for a negative one of the hub's: not labelled. IndexError beyond the names."""
+    if isinstance(cell, list) and names:
+        return [name for one in cell if (name := _label(one, names, hubs)) is not None]
+    if isinstance(cell, float) and cell.is_integer():  # integers with gaps arrive as 0.0 and 1.0
+        cell = int(cell)
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return None if hubs and cell < 0 else names[cell] if names else cell
+    return cell
 
 
 def asked_for(folder: Path) -> list[str]:
     """The files and folders that a data set's README.md, or its older .huggingface.yaml, names in its configs."""
-    texts = {name: path.read_text(encoding="utf-8") for name in ABOUT if (path := folder / name).is_file()}
-    fronts = [match[1] if (match := FRONT.match(text)) else "" for text in texts.values()]
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK as FRONT  # what `datasets` finds, and nothing else
+
+    paths = {name: folder / name for name in ABOUT if (folder / name).is_file()}
+    texts = {name: path.read_bytes().decode("utf-8-sig") for name, path in paths.items()}
+    fronts = [match[2] if (match := FRONT.search(text)) else "" for text in texts.values()]
     abouts = map(yaml.safe_load, [*fronts, texts.get(".huggingface.yaml", "")])
     configs = [about.get("configs") for about in abouts if isinstance(about, dict)]
     left: list[Any] = [one for several in configs if isinstance(several, list) for one in several]
