@@ -1106,6 +1106,26 @@ def test_quotes_in_texts_of_several_lines_are_text(text):
     readers._check_lines(f'text,label\n"x, y, z",1\n"{text}",0\nfine,1\n"q, r",0\n', ",")
 
 
+@pytest.mark.parametrize("end", ["\r\r\n", "\n"])
+def test_returns_at_the_ends_of_lines_are_ends_of_lines(describe, end):
+    """As a CSV opened without newline="" has them on Windows, and one after the last line."""
+    rows = [f"text {number},{'ab'[number % 2]}" for number in range(20)]
+    dataset = describe(
+        {"t.csv": end.join(["text,label", *rows]) + end + "\r"}, files=dict.fromkeys(FILES, "t.csv")
+    )
+    assert dataset.splits["train"].texts == [f"text {number}" for number in range(20)]
+
+
+def test_a_categorical_column_is_not_counted_once_a_batch(tmp_path, describe, monkeypatch):
+    texts = pd.Series(
+        [f"a text that is a little longer, number {number}" for number in range(400)], dtype="category"
+    )
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * 200}).to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(readers, "LARGEST", 400 * 2 * readers.CELL)
+    dataset = describe(files=dict.fromkeys(FILES, "t.parquet"))
+    assert len(dataset.splits["train"].texts) == 400
+
+
 def test_a_file_that_ends_its_lines_in_a_bare_return_is_read(describe):
     dataset = describe({"t.csv": 'text,label\r"a\nb",1\rc,0\r'}, files=dict.fromkeys(FILES, "t.csv"))
     assert pairs(dataset, "train") == [("a\nb", "1"), ("c", "0")]

@@ -552,6 +552,8 @@ def test_a_value_of_another_type_names_its_key(texts, keys, key):
         ("label_ranges: [[0, 1:30.5, a]]", "1:30.5 is read as 90.5"),
         ("label_names: {1: a, 1.0: b}", "'1.0' stands twice (as '1'), again in line 1"),
         ("label_names: {1: a, true: b}", "'true' stands twice (as '1')"),
+        ("label_names: {1.50: a, '1.50': b}", "'1.50' stands twice, again in line 1"),
+        ("label_names: {yes: a, 'yes': b}", "'yes' stands twice, again in line 1"),
         ("label_names: {True: a, 'True': b}", "'True' stands twice, again in line 1"),
     ],
 )

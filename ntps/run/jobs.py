@@ -60,7 +60,7 @@ class Grid:
             {given: dataset_name(given) for given in datasets},
         ]  # in output paths
         self.models = by_name(self.names[0], resolve_model)
-        self.datasets = by_name(self.names[1], find_description)
+        self.datasets = by_name(self.names[1], lambda name: find_description(name).resolve())
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
         self.splits = list(cache["splits"])
         self.kinds = ["moments", "states"] if cache["keep_states"] else ["moments"]  # that cache.py writes

@@ -88,13 +88,17 @@ class Loader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [
+            key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
+        ]  # of which super() makes others
         found, seen = super().construct_mapping(node, deep), dict[Any, str]()
-        for key, _ in node.value:
+        for key in keys:
             value = self.construct_object(key)
-            if (other := seen.get(value, seen.get(str(value)))) is not None:  # 1, 1.0 and true are one key
+            forms = value, str(value), key.value  # 1, 1.0 and true are one key
+            if (other := next((seen[form] for form in forms if form in seen), None)) is not None:
                 as_other = "" if other == key.value else f" (as {other!r})"
                 self.fail(f"{key.value!r} stands twice{as_other}, again", key)
-            seen |= dict.fromkeys((value, str(value)), key.value)
+            seen |= dict.fromkeys(forms, key.value)
         return found
 
     def fail(self, problem: str, node: yaml.Node | None = None) -> None:

@@ -204,7 +204,7 @@ def _check_lines(text: str, delimiter: str) -> None:
     Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows. Other quotes
     inside quoted fields are left as the reader takes them.
     """
-    unified = text.replace("\r\n", "\n")
+    unified = re.sub(r"\r+\n", "\n", text).rstrip("\r\n")
     if "\r" in unified and "\n" in unified:
         quoted = rf'(?<![^\r\n{re.escape(delimiter)}])"(?:[^"]++|"")*+"'
         bare = re.sub(quoted, "", unified)
@@ -290,9 +290,16 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         )
     size, rows = 0, list[Row]()
     for batch in file.iter_batches(100, columns=columns):  # a text that all rows share is stored once
-        bounded(size := size + batch.nbytes)
+        bounded(size := size + sum(map(unfolded, batch.columns)))
         rows += batch.to_pylist()
     return rows
+
+
+def unfolded(column: Any) -> int:
+    """Bytes of a column of Parquet, each text as often as it stands there."""
+    import pyarrow
+
+    return (column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column).nbytes
 
 
 def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
