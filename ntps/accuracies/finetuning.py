@@ -28,6 +28,7 @@ from ntps.accuracies.task import EVALUATION_BATCH, Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import OutOfMemory, UserError, enough_memory
 from ntps.flags import Training
+from ntps.moments.encoder import rounding
 from ntps.system import atomic_files, console, processes, provenance
 from ntps.system.checkpoint_clock import CheckpointClock
 
@@ -72,7 +73,7 @@ def check_causal(base: nn.Module) -> None:
     )
     model.train(training)
     gap = float((whole[:, :4] - start).norm() / start.norm())
-    if gap > (1e-4 if weights.dtype in (torch.float32, torch.float64) else 5e-2):
+    if gap > rounding(weights.dtype):
         raise UserError(f"{type(model).__name__} looks ahead: only causal models will do")
 
 
@@ -237,9 +238,8 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
         include_num_input_tokens_seen="non_padding", disable_tqdm=True,
     )  # fmt: skip
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: Trainer would split batches over all it sees
-    args.mixed_precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
-        kind, "no"
-    )  # not what accelerate launch says
+    # not what accelerate launch says
+    args.mixed_precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(kind, "no")
     return args
 
 

@@ -23,6 +23,11 @@ class _Enough(Exception):
     """Ends a forward pass once the last wanted layer has appeared."""
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """The largest relative difference between states of one text that its company in a batch may make."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 5e-2
+
+
 class Encoder:
     """Runs a base model and hands over each wanted layer's states the moment they appear; none are kept.
 
@@ -101,7 +106,7 @@ class Encoder:
         alone = self._own_states(torch.stack(starts))
         if any(alone[layer].shape != (len(texts), seen, self.width) for layer in self.layers):
             raise UserError(f"{name}: not every layer has {self.width} numbers a token")
-        tolerance = 1e-4 if alone[0].dtype in (torch.float32, torch.float64) else 5e-2
+        tolerance = rounding(alone[0].dtype)
         try:
             gap, _, packed = self._gap(texts, alone)
             if packed and gap <= tolerance and packed.attentions == self.layers[-1]:

@@ -40,13 +40,12 @@ class Candidate:
         self.model, self.pair, self.data, self.flags = model, pair, data, flags
         self.others = [one.source for one in others if one.source]
         self.source: LazyModel | None = None  # between rounds without its weights
-        self.seconds, self.row, self.depth = 0.0, Row(), 0
+        self.seconds, self.row = 0.0, Row()
 
     def forward(self, new: range) -> None:
         """Passes over these parts, counted from 0. UserError, before any pass, where results of other settings are there."""
         started, flags = time.monotonic(), self.flags
         source = self.source = self.source or source_of(self.model, flags, self.others)
-        self.depth = source.config.num_hidden_layers
         try:
             for split, own in caching_of(flags, self.data).items():
                 rows = self.data.select(split, flags.limit, flags.seed)
@@ -74,10 +73,11 @@ class Candidate:
         errors, guesses = (squared_errors(probe, states, labels) for probe in fitted[place])
         known = guesses.mean() > 0  # else all rows so far are of one class: any model is as good as guessing
         losses = errors / (guesses.mean() if known else 1)
+        assert self.source is not None  # since `forward`
         self.row = {
             "model": self.pair.model,
             "layer": train[0].layers[place],
-            "layers": self.depth,
+            "layers": self.source.config.num_hidden_layers,
             "heldout_skill": 1 - losses.mean() if known else math.nan,
             "heldout_skill_se": ratio_error(errors, guesses) if known else math.nan,
             "n_train": sum(file.text_count for file in train),
