@@ -16,7 +16,7 @@ from ntps.results.tables import PAIR, best_layers, read_tables
 from ntps.scores.registry import CONDITIONED_COLUMNS
 
 TEXT = (
-    f"{BEST} kv = d/10; M and P0 keep eigenvalues above the tolerance times the largest. Dots: p up to {SMALL} among shuffled "
+    f"{BEST} kv = d/10, or all that is left of P0 where that is less; M and P0 keep eigenvalues above the tolerance times the largest. Dots: p up to {SMALL} among shuffled "
     "labels. Diamond: the tolerances of cross-validation, that of M on the axis. A tolerance that looks best here was not chosen "
     "beforehand."
 )

@@ -160,6 +160,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         "probe_above": above[above["score"] == CONTROLS[-1]].to_dict("records"),
         "directions": trained[trained["score"] == CONTROLS[-2]].to_dict("records"),
         "afterwards": [afterwards(rows, halves["confirmation"], model) for model in trained["model"].unique()],
+        "beside_random": [beside_random(rows, model, layer) for model in trained["model"].unique() for layer in LAYERS],
         "least_p": holm(trained_p(tested)).min(),
         "random": {model: own.to_dict("records") for model, own in control.groupby("model", sort=False)},
         "embeddings": {model: embeddings(rows, halves["confirmation"], str(model)) for model in control["model"].unique()},
@@ -180,6 +181,15 @@ def sign_test(rows: pd.DataFrame, datasets: list[str], model: str) -> dict[str, 
         "p": sign_p(gaps),
         "median": float(gaps.median()),
     }
+
+
+def beside_random(rows: pd.DataFrame, model: str, layer: str) -> dict[str, Any]:
+    """On how many data sets next-token directions keep more of the label signal than as many random ones, and the means of both."""
+    here = rows[(rows["model"] == model) & (rows["which"] == layer) & defined(rows, SCORES[1])]
+    own, random = here[SCORES[1]], here["retention_corrected_random"]
+    return {
+        "model": model, "layer": layer, "above": int((own > random).sum()), "count": len(here), "own": own.mean(), "random": random.mean(),
+    }  # fmt: skip
 
 
 def sign_p(gaps: Any) -> float:

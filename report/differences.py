@@ -16,7 +16,7 @@ from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import pages, trained
-from report.confirmation import LAYERS, rows_of
+from report.confirmation import LAYERS, LEAST, rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.tables import real
 from report.words import Columns, markdown, number, three, written
@@ -103,7 +103,7 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 def rho(score: str, target: str = "accuracy") -> Statistic:
     def text(table: pd.DataFrame) -> str:
         both = table[[score, target]].dropna().to_numpy(float)
-        return number(float(spearman(*both.T))) if len(both) > 5 else "-"
+        return number(float(spearman(*both.T))) if len(both) >= LEAST else "-"
 
     return text
 
@@ -178,8 +178,10 @@ def at_equal_rows(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_tolerance(conditioned: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """rows: of one layer of each pair."""
-    table = conditioned.merge(rows[[*PAIR, "layer", "accuracy"]], on=[*PAIR, "layer"])
+    """rows: of one layer of each pair. Where P0 has fewer than d/10 directions left, none lead: these have no part."""
+    tenth = rows[[*PAIR, "layer", "accuracy", "kv"]].rename(columns={"kv": "tenth"})
+    table = conditioned.merge(tenth, on=[*PAIR, "layer"])
+    table = table[table["conditioned_rank_prefix"] >= table["tenth"]]
     same = table[(table["choice"] == "grid") & (table["rtol"] == table["prefix_rtol"])]
     choices = [(f"{tau:.0e}", same[same["rtol"] == tau]) for tau in sorted(same["rtol"].unique())]
     choices += [(choice, table[table["choice"] == choice]) for choice in ("cv", "cv_1se")]

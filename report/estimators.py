@@ -117,7 +117,7 @@ def page(table: pd.DataFrame) -> str:
     return pages.filled("estimators", {
         **{name: partial(number, table, cell) for name, cell in kinds.items()},
         "uncovered": uncovered(table), "samples": table.drop_duplicates(list(asdict(MAIN)))["trials"].sum(), "within": within, "missed": missed,
-        "retention": retention_table(table), "estimators": estimator_table(table), "conditioned": conditioned_table(table),
+        "covered": covered(table), "retention": retention_table(table), "estimators": estimator_table(table), "conditioned": conditioned_table(table),
     })  # fmt: skip
 
 
@@ -173,6 +173,12 @@ def bars(table: pd.DataFrame) -> tuple[list[str], list[str]]:
                 side = missed if abs(bias) > 0.02 or rmse > 0.06 else within
                 side.append(f"{named(kind)}, n/d = {ratio}")
     return within, missed
+
+
+def covered(table: pd.DataFrame) -> list[int]:
+    """Of how many samples each coverage is: those that are not refused."""
+    known = table.dropna(subset="coverage")
+    return list(known["trials"] - known["refused"])
 
 
 def uncovered(table: pd.DataFrame) -> str:

@@ -266,6 +266,7 @@ def checked(tables: Tables) -> Facts:
         "models.p": two(float(orders["rho less gcv_skill_p_holm"]["ntps"])),
         "layer.pairs": str(len(found)),
         "layer.loss": f"{100 * (layers.max() - found).mean():.1f}",
+        "layer.most": f"{100 * (layers.max() - found).max():.1f}",
         "layer.over_last": f"{over_last.mean():.1f} ± {sem(over_last.groupby('dataset').mean()):.1f}",
         "layer.below": str((over_last < 0).sum()),
         "models.first": "significantly"
@@ -356,11 +357,14 @@ def bounds(tables: Tables) -> Facts:
 def label_length(tables: Tables) -> Facts:
     """The ranges over data sets of the share of ||U||^2 in the half of the directions with the least variance; what labels add."""
     table = pd.read_csv(tables.folder / "label_length.csv").set_index("dataset")
-    null = by_dataset(tables.best)["retention_null"]
+    best, groups = by_dataset(tables.best), by_dataset(tables.pairs)["group"]
+    null, gap = best["retention_null"], best["ntps"] - best["null_mean"]
     facts = {
         f"length.{name}": f"{table[name].min():.0%} to {table[name].max():.0%}"
         for name in ("labels", "shuffled")
     }
+    apart = pd.DataFrame({"length": table["labels"] - table["shuffled"], "ntps": gap})
+    facts["length.rho"] = related(apart, "length", "ntps", groups)
     for name, added, kept in zip(table.index, table["added"], table["added_kept"]):
         facts[f"added.{name}"], facts[f"kept.{name}"] = three(added), f"{kept:.0%}"
         facts[f"kept.shuffled.{name}"] = f"{null[name]:.0%}"

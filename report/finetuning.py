@@ -18,7 +18,7 @@ from report import gain_confirmation, second_model
 from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.finetuning_page import page
-from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both
+from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both, train_error
 
 BOTH = "finetuning_both.csv"
 
@@ -52,7 +52,8 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     second = second_model.both_gains(Path(folder))
     of_second = second_model.judged(second, draws)
     write_or_remove(of_second, Path(folder) / second_model.TABLE)
-    text = page(Path(folder), table, judged, further, planned, outcome, both, second, of_second)
+    as_planned = train_error(table, draws)
+    text = page(Path(folder), table, judged, further, planned, outcome, both, second, of_second, as_planned)
     atomic_files.write_text(Path(docs) / "finetuning.md", text)
     print(judged.to_string(index=False))
     return 0

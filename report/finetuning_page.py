@@ -57,16 +57,16 @@ JUDGEMENT: Columns = {
 
 def page(
     folder: Path, table: pd.DataFrame, judged: pd.DataFrame, further: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None,
-    both: pd.DataFrame | None, second: pd.DataFrame, of_second: pd.DataFrame | None,
+    both: pd.DataFrame | None, second: pd.DataFrame, of_second: pd.DataFrame | None, as_planned: Mapping[str, float],
 ) -> str:  # fmt: skip
     """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
-    first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py."""
+    first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py; as_planned: of `train_error`."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
         "second": of_model(second), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
-        "over_words": over_words(pd.concat([table, further])), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
     })  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,9 @@ from report.evidence import halves, read_csv
 MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's runs
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
+TRAIN_ERROR = (
+    "train_error"  # the best layer's ridge on train: what the plan called headroom in words, not judged
+)
 WORTH = 0.01  # a gain of one point: LoRA is worth it
 TRAINING = 5.0  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16 --steps 60, on a CPU
 SPLITS = 1000  # of the test rows, for test-retest
@@ -31,7 +35,7 @@ SHORT = 100  # steps of the short run
 LONG = 2000  # steps that its curve is extrapolated to: the most that the long runs may take
 STATIC = {  # column: what it is; all of them from the one pass that caches moments
     "probe_errors": "errors of the probe on test (1 − accuracy)",
-    "headroom": "squared error that the best layer's ridge leaves on train",
+    "headroom": "headroom: the probe's cross-validated skill at the best layer less that at the last",
     "ntps": "NTPS",
     "conditioned_lift": "conditioned NTPS above its null",
     "retention_corrected": "corrected retention",
@@ -70,7 +74,8 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.Da
     )  # fmt: skip
     best = rows_of(folder)
     best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
-    best = best[[*PAIR, PROBE, *(name for name in STATIC if name in best), "corrected_refusal"]]
+    kept = [*PAIR, PROBE, *(name for name in STATIC if name in best), "corrected_refusal", "ridge_train_mse"]
+    best = best[kept]
     facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text", "classes"]]
     table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
     table["seeds_error"] = np.sqrt(
@@ -79,6 +84,7 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.Da
     for part in (slopes(folder), kernel(folder), short(runs), own(folder), paired(folder)):
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
+    table[TRAIN_ERROR] = table["ridge_train_mse"] * table["classes"]  # a mean over the classes
     for name in ("short", "own", "law"):
         table[f"{name}_gain"] = table.pop(f"{name}_accuracy") - table[PROBE]
     table["lora_passes"] = TRAINING * table["tokens"] / (table["n_texts"] * table["tokens_per_text"])
@@ -249,6 +255,12 @@ def over_both(discovery: pd.DataFrame, confirmation: pd.DataFrame, draws: Draws)
     table = pd.concat([discovery, confirmation], ignore_index=True)
     found, _ = points(table, [*STATIC, *MEASURED], GAIN)
     return judgement(found, costs(table[table["group"].isin(found.groups)]), draws)
+
+
+def train_error(table: pd.DataFrame, draws: Draws) -> dict[str, Any]:
+    """`judged` of TRAIN_ERROR alone, on the groups of the other predictors."""
+    found, _ = points(table, [*STATIC, *MEASURED, TRAIN_ERROR], GAIN)
+    return dict(judged(found, {TRAIN_ERROR: fit(TRAIN_ERROR)}, draws).iloc[0])
 
 
 def row(name: str, way: Way, found: Points, cost: float) -> dict[str, object]:

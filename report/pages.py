@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from ntps.errors import UserError
@@ -15,6 +16,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {
     "two": words.two, "three": words.three, "whole": words.whole, "percent": words.percent,
     "points": words.points_of, "p": words.p_text, "number": words.number,
+    "table": lambda lines: words.markdown(pd.DataFrame(lines)),
 }  # fmt: skip
 TEMPLATES.tests["known"] = lambda value: value == value  # no NaN
 

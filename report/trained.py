@@ -4,6 +4,7 @@ Scores and statistics were fixed before those of SmolLM2's random weights were r
 its random weights were scored at all.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ntps.evaluation.correlation import Array, Draws, Positions, holm, spearman
+from ntps.results.tables import lowest_error
 from report import second_model
 from report.confirmation import defined, rows_of, sign_p
-from report.evidence import halves
+from report.evidence import halves, with_accuracy
 from report.tables import CONTROL, MODEL
 from report.words import interval, markdown, number, p_text, two
 
@@ -23,17 +25,19 @@ SCORES = {
     "retention_corrected_pca": "that of principal components", "retention_corrected_minus_pca": "corrected retention less that", "gcv_skill": "cross-validated skill",
 }  # fmt: skip
 COUNTED = ("retention_corrected", "retention_corrected_pca", "retention_corrected_minus_pca", "gcv_skill")
+EMBEDDINGS = 0  # the layer
 
 
 def sections(folder: Path) -> dict[str, Any]:
-    """By model, trained: the table, or of how many data sets there is something to compare; training: its lines by score, if complete."""
-    lines = {name: lines_of(side_by_side(folder, model)) for name, model in MODELS.items()}
+    """By model, trained: the table, or of how many data sets there is something to compare. Of complete ones, training: its
+    lines by score; equal_layers: lines of another table; embeddings: on how many data sets they are the best layer, trained and random."""
+    found = {name: lines_of(side_by_side(folder, model)) for name, model in MODELS.items()}
+    complete = {name: lines for name, lines in found.items() if not isinstance(lines, str)}
+    tables = {name: markdown(pd.DataFrame(list(lines.values()))) for name, lines in complete.items()}
     return {
-        "trained": {
-            name: found if isinstance(found, str) else markdown(pd.DataFrame(list(found.values())))
-            for name, found in lines.items()
-        },
-        "training": {name: found for name, found in lines.items() if not isinstance(found, str)},
+        "trained": found | tables, "training": complete,
+        "equal_layers": {name: list(at_equal_layers(folder, MODELS[name])) for name in complete},
+        "embeddings": {name: at_the_embeddings(folder, MODELS[name]) for name in complete},
     }  # fmt: skip
 
 
@@ -53,15 +57,50 @@ def lines_of(both: pd.DataFrame) -> dict[str, dict[str, str]] | str:
 def side_by_side(folder: Path, model: str = MODEL) -> pd.DataFrame:
     """A row a data set that both are scored on, each at its own best layer; columns of random weights end in CONTROL."""
     rows = rows_of(folder)
-    rows = rows[rows["which"] == "best"]
+    return joined(rows[rows["which"] == "best"], folder, model)
+
+
+def joined(rows: pd.DataFrame, folder: Path, model: str) -> pd.DataFrame:
+    """The same of any rows, one a pair."""
     trained, random = (rows[rows["model"] == name].set_index("dataset") for name in (model, model + CONTROL))
     groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
-    for score in SCORES:
-        for table in (trained, random):
-            table[score] = table[score].where(defined(table, score))
-    kept = ["accuracy", *SCORES]
-    both = trained[kept].join(random[kept].add_suffix(CONTROL), how="inner").join(groups)
+    scores = {"own": trained, "control": random}
+    for name, table in scores.items():
+        scores[name] = table[["accuracy"]].assign(
+            **{score: table[score].where(defined(table, score)) for score in SCORES}
+        )
+    both = scores["own"].join(scores["control"].add_suffix(CONTROL), how="inner").join(groups)
     return both.reset_index()
+
+
+def at_equal_layers(folder: Path, model: str) -> Iterator[dict[str, str]]:
+    """A line a layer, the same of both: how often retention is higher when trained, by how much, and the sign test's p by itself."""
+    rows = with_accuracy(folder)
+    rows = rows[rows["model"].isin([model, model + CONTROL])]
+    own, last = lowest_error(rows[rows["model"] == model]), rows["layer"].max()
+    best = rows["dataset"].map(own.set_index("dataset")["layer"])
+    places = {
+        "the embeddings": EMBEDDINGS, f"half of the depth, {last // 2}": last // 2, "the trained model's best": best, "the last": last,
+    }  # fmt: skip
+    for name, layer in places.items():
+        both = joined(rows[rows["layer"] == layer], folder, model)
+        yield {"layer of both": name} | {
+            SCORES[score]: difference(gaps(both, score)) for score in COUNTED[:3]
+        }
+
+
+def difference(apart: Array) -> str:
+    p = p_text(sign_p(apart))
+    return f"higher on {(apart > 0).sum()} of {len(apart)}, {number(float(apart.mean()))} on average (p {p})"
+
+
+def at_the_embeddings(folder: Path, model: str) -> dict[str, int]:
+    """On how many data sets they are the best layer, with trained weights and with random ones, and how many there are."""
+    rows = rows_of(folder)
+    rows = rows[rows["which"] == "best"]
+    layers = [rows.loc[rows["model"] == name, "layer"] for name in (model, model + CONTROL)]
+    trained, random = (int((layer == EMBEDDINGS).sum()) for layer in layers)
+    return {"trained": trained, "random": random, "count": len(layers[1])}
 
 
 def compared(both: pd.DataFrame, score: str) -> dict[str, str]:

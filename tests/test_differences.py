@@ -108,19 +108,39 @@ def test_the_committed_page_is_what_the_committed_tables_say(tmp_path):
 
 
 def test_data_sets_are_compared_at_the_part_nearest_to_equal_rows():
-    """Eight data sets of 4, 6 and 20 rows a dimension: at 6 the second part; one of which no part is near has none."""
-    accuracy = np.random.default_rng(0).uniform(size=8)
+    """Ten data sets of 4, 6 and 20 rows a dimension: at 6 the second part; one of which no part is near has none."""
+    accuracy = np.random.default_rng(0).uniform(size=10)
     parts = [
         {"model": "m", "dataset": f"d{i}", "which": "best", "n_over_d": size, "ntps": accuracy[i] if size == 6 else -accuracy[i],
          "retention_corrected": 0.5, "retention_corrected_pca": 0.5, "gcv_skill": accuracy[i]}
-        for i in range(8) for size in (4, 6, 20)
+        for i in range(10) for size in (4, 6, 20)
         if i or size != 6
     ]  # fmt: skip
     parts = [part for part in parts if part["dataset"] != "d0" or part["n_over_d"] == 20]
     both = pd.DataFrame(
-        {"model": "m", "dataset": [f"d{i}" for i in range(8)], "which": "best", "accuracy": accuracy}
+        {"model": "m", "dataset": [f"d{i}" for i in range(10)], "which": "best", "accuracy": accuracy}
     )
     table = differences.at_equal_rows(pd.DataFrame(parts), both)
     (row,) = table[table["n/d about"] == "6"].to_dict("records")
-    assert row["data sets"] == "7" and row["ρ of NTPS"] == "+1.00" and row["ρ of corrected retention"] == "-"
+    assert row["data sets"] == "9" and row["ρ of NTPS"] == "+1.00" and row["ρ of corrected retention"] == "-"
     assert set(table["layer"]) == {"best"} and set(table["n/d about"]) == {"6"}
+
+
+def test_a_data_set_of_which_too_few_directions_of_p0_are_left_has_no_part():
+    accuracy = np.random.default_rng(0).uniform(size=9)
+    pairs = [{"model": "m", "dataset": f"d{i}", "layer": 1} for i in range(9)]
+    rows = pd.DataFrame([pair | {"kv": 5, "accuracy": own} for pair, own in zip(pairs, accuracy)])
+    cut = [
+        pair | {"choice": "grid", "rtol": tau, "prefix_rtol": tau, "kv": 5, "conditioned_rank_prefix": 20 if i or tau < 1e-3 else 4,
+                "conditioned_ntps": own if i else 9.0, "conditioned_null_mean": 0.1, "conditioned_ntps_pca": 0.2, "conditioned_lift": -own,
+                "conditioned_p_value": 0.01}
+        for tau in (1e-4, 1e-2) for i, (pair, own) in enumerate(zip(pairs, accuracy))
+    ]  # fmt: skip
+    table = differences.by_tolerance(pd.DataFrame(cut), rows).set_index("tolerance of M and P0")
+    assert table["data sets"].tolist() == ["9", "8"]
+    assert table["above and below the null"].tolist() == ["0 and 9 of 9", "0 and 8 of 8"]
+    assert (
+        table.loc["1e-02", "ρ of NTPS with accuracy"]
+        == "+1.00"
+        != table.loc["1e-04", "ρ of NTPS with accuracy"]
+    )

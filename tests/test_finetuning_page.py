@@ -112,7 +112,9 @@ def tables(tmp_path):
     }
     for name in GROUPS:
         pair, probe, gain = {"model": model, "dataset": name}, rng.uniform(0.5, 0.8), rng.uniform(-0.05, 0.15)
-        scores = dict.fromkeys(("ntps", "conditioned_lift", "retention_corrected", "gcv_skill", "headroom"))
+        scores = dict.fromkeys(
+            ("ntps", "conditioned_lift", "retention_corrected", "gcv_skill", "headroom", "ridge_train_mse")
+        )
         scores = {score: rng.uniform() for score in scores} | {"corrected_refusal": None}
         frames["best"].append(pair | scores | {"layer": 1, "kv": 5, "gcv_error": 0.1, "n_texts": 100})
         frames["probes"].append(
@@ -335,3 +337,11 @@ def test_the_committed_rows_add_up_to_the_committed_accuracies():
     for row in hits.itertuples():
         wanted = lora[row.dataset, row.seed] if row.method == "lora_finetuning" else probe[row.dataset]
         assert str(row.right).count("1") / row.n == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_error_that_the_plan_names_is_judged_by_itself_and_summed_over_the_classes(tables):
+    """Where it is the gain itself, its held-out error is 0, though what the table calls headroom is noise."""
+    table = gains.measured(tables)
+    assert np.allclose(table[gains.TRAIN_ERROR], 4 * pd.read_csv(tables / "best.csv")["ridge_train_mse"])
+    found = gains.train_error(table.assign(train_error=table[gains.GAIN]), Draws(200))
+    assert found["rmse"] < 1e-12 and found["p"] == pytest.approx(1 / 201) and found["groups"] == len(table)

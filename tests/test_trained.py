@@ -78,3 +78,37 @@ def test_without_all_data_sets_it_is_not_complete(tmp_path):
     )
     assert "SmolLM2-135M" not in found["training"]
     assert 12 <= there < planned
+
+
+def test_at_equal_layers_both_are_taken_at_the_same_one(tmp_path):
+    """Trained is higher at the embeddings, lower at the last layer; its best one is layer 1, where one of nine is lower."""
+    best, probes, facts = [], [], []
+    for place in range(9):
+        for model, higher in (("m", (1, 1 if place else -1, -1)), ("m-random", (0, 0, 0))):
+            pair = {"model": model, "dataset": f"d{place}"}
+            facts.append(pair | {"group": f"d{place}", "majority": 0.5})
+            for layer in range(3):
+                scores = dict.fromkeys(trained.SCORES, 0.5 + 0.1 * higher[layer])
+                errors = {"m": (0.3, 0.1, 0.2), "m-random": (0.1, 0.2, 0.3)}[model]
+                at = pair | {"layer": layer}
+                best.append(
+                    at
+                    | scores
+                    | {
+                        "gcv_error": errors[layer],
+                        "corrected_refusal": None,
+                        "conditioned_rank_prefix": 9,
+                        "kv": 5,
+                    }
+                )
+                probes.append(at | {"probe": "logistic_regression", "split": "test", "accuracy": 0.8})
+    for name, rows in (("best", best), ("probes", probes), ("facts", facts)):
+        evidence.to_csv(pd.DataFrame(rows), tmp_path / f"{name}.csv")
+    lines = {
+        line["layer of both"]: line["corrected retention"] for line in trained.at_equal_layers(tmp_path, "m")
+    }
+    assert lines["the embeddings"].startswith("higher on 9 of 9, +0.10 on average")
+    assert lines["the last"].startswith("higher on 0 of 9, −0.10")
+    assert lines["the trained model's best"] == lines["half of the depth, 1"]
+    assert f"p {binomtest(8, 9).pvalue:.2g})" in lines["the trained model's best"].replace("0.0390", "0.039")
+    assert trained.at_the_embeddings(tmp_path, "m") == {"trained": 0, "random": 9, "count": 9}
