@@ -28,6 +28,7 @@ grid = Grid(config["experiment"], THREADS)
 wildcard_constraints:
     model="|".join(map(re.escape, grid.models)),
     dataset="|".join(map(re.escape, grid.datasets)),
+    split="|".join(map(re.escape, grid.splits)),
 
 
 def command(script, more=""):
@@ -72,7 +73,7 @@ rule cache:
         runtime=needs("cache", "runtime"),
         gpu=needs("cache", "gpu"),
     shell:
-        command("cache", "--splits {wildcards.split}")
+        command("cache", "--splits {wildcards.split:q}")
 
 
 for script in grid.scripts:

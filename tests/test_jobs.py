@@ -113,6 +113,34 @@ def test_states_are_made_where_they_are_kept_and_needed_by_linear_sklearn(experi
     assert grid.cached("one", "here", "states")[0].endswith("out/states/one/here/train.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"cache": {"splits": ["train; touch gone #"]}}, "cache: splits: 'train; touch gone #' is no name of a split"),
+        ({"cache": {"shard": "1/2"}}, "cache: shard: jobs wait for whole splits"),
+        ({"cache": {"label_permutations": "many"}}, "cache: .*label_permutations"),
+        ({"lora_finetuning": {"batch_size": 0}}, "lora_finetuning: --batch_size 0: must be at least 1"),
+        ({"lora_finetuning": {"max_steps": [1, 2]}}, "lora_finetuning: .*max_steps"),
+    ],
+)  # fmt: skip
+def test_a_grid_takes_flags_as_the_scripts_do(experiment, section, named):
+    """A split stands in a job's command line: it is a plain name."""
+    text = yaml.safe_load(experiment.read_text())
+    experiment.write_text(yaml.safe_dump(text | section))
+    with pytest.raises(UserError, match=named):
+        grid = Grid(str(experiment))
+        grid.flags(next(iter(section)))
+
+
+def test_one_value_is_a_list_of_one_in_a_grid_too(experiment):
+    text = yaml.safe_load(experiment.read_text())
+    more = {"cache": {"splits": "train", "layers": 1, "limit": "2"}, "lora_finetuning": {"seeds": 3}}
+    experiment.write_text(yaml.safe_dump(text | more))
+    grid = Grid(str(experiment))
+    assert grid.splits == ["train"] and grid.flags("lora_finetuning")["seeds"] == [3]
+    assert grid.needs("cache", "one", "here")["runtime"] > 0 and grid.flags("cache")["limit"] == 2
+
+
 def test_an_output_of_a_sections_own_is_refused(experiment):
     text = yaml.safe_load(experiment.read_text())
     experiment.write_text(yaml.safe_dump(text | {"K_sweep": {"output": "elsewhere"}}))

@@ -56,11 +56,30 @@ def flags_of(main: Callable[..., int]) -> dict[str, Flag]:
     return {name: Flag(hints[name], parameters[name].default, docs.get(name)) for name in order}
 
 
-def script_flags(name: str) -> dict[str, Flag]:
-    """Every flag of the script of this name; UserError where there is none."""
+def script_main(name: str) -> Callable[..., int]:
+    """`main` of the script of this name; UserError where there is none."""
     if (path := script_path(name)) is None:
         raise UserError(f"{name}: not a script")
-    return flags_of(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).main)
+    return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).main
+
+
+def script_flags(name: str) -> dict[str, Flag]:
+    """Every flag of the script of this name; UserError where there is none."""
+    return flags_of(script_main(name))
+
+
+def experiment_flags(name: str, where: str) -> dict[str, Any]:
+    """Every flag of a script as `--config where` sets it, read and checked as the script itself does; UserError."""
+    main = script_main(name)
+    flags, kind = flags_of(main), settings_class(main)
+    parser = parser_of(main, flags)
+    parser.exit_on_error = False
+    try:
+        values = parser.parse_args(with_config(["--config", where], main, flags)).as_dict()
+        values.pop("config", None)
+        return dataclasses.asdict(kind(**values))
+    except (UserError, argparse.ArgumentError) as error:
+        raise UserError(f"{where}: {name}: {error}") from None
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:

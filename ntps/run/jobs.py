@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from ntps.accuracies.registry import METHODS
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
-from ntps.run.cli import script_flags
+from ntps.run.cli import experiment_flags
 from ntps.run.experiments import read_experiment
 from ntps.run.plan import Outline, Plan, plan_pair
 from ntps.texts.dataset import dataset_name, find_description
@@ -62,7 +63,13 @@ class Grid:
         self.models = by_name(self.names[0], resolve_model)
         self.datasets = by_name(self.names[1], lambda name: find_description(name).resolve())
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
-        self.splits = list(cache["splits"])
+        self.splits: list[str] = cache["splits"]
+        if strange := [name for name in self.splits if not re.fullmatch(r"\w[\w-]*", name, re.ASCII)]:
+            raise UserError(f"{where}: cache: splits: {strange[0]!r} is no name of a split")
+        if cache["shard"]:
+            raise UserError(
+                f"{where}: cache: shard: jobs wait for whole splits, which a shard does not write"
+            )
         self.kinds = ["moments", "states"] if cache["keep_states"] else ["moments"]  # that cache.py writes
         if "linear_sklearn" in self.scripts and "states" not in self.kinds:
             raise UserError(f"{where}: linear_sklearn: it needs states: cache: {{keep_states: true}}")
@@ -83,9 +90,7 @@ class Grid:
 
     @functools.cache  # noqa: B019 -- one grid in a process
     def flags(self, script: str) -> dict[str, Any]:
-        known = script_flags(script)
-        defaults = {name: flag.default for name, flag in known.items()}
-        return defaults | self.experiment.flags(script, known)
+        return experiment_flags(script, self.where)
 
     def device(self, script: str) -> str:
         """linear_sklearn.py never runs on a GPU, K_sweep.py where its section says so, the others by default."""
