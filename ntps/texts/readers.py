@@ -1,10 +1,12 @@
 """Rows of one file: of the user's own by their ending, of those in a wheel by the reader that a description names."""
 
+import bz2
 import codecs
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import sys
 import warnings
@@ -27,6 +29,11 @@ CELL = 64  # bytes that a value takes in Python, at least
 HEADER = 100_000  # characters in which the header ends: below the longest field of the csv module
 ARRAY = re.compile(r"\s*\[")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+PACKED = {  # how such a file begins
+    "gzip": rb"\x1f\x8b", "bzip2": rb"BZh[1-9]1AY&SY", "xz": rb"\xfd7zXZ", "zip": rb"PK\x03\x04", "zstd": rb"\x28\xb5\x2f\xfd",
+    "lz4": rb"\x04\x22\x4d\x18", "7z": rb"7z\xbc\xaf", "rar": rb"Rar!\x1a",
+}  # fmt: skip
+UNPACK: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -65,7 +72,10 @@ def _sqlite(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
                 raise ValueError(f"it has no table {table!r}; {suggest(table, names)}")
             columns = [name for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", [table])]
             chosen = ", ".join(map(_quoted, columns))
+            size = 0
             for values in database.execute(f"SELECT {chosen} FROM {_quoted(table)}"):
+                size += sum(len(value) for value in values if isinstance(value, str | bytes))
+                bounded(size)  # a default of a column is stored once
                 yield dict(zip(columns, values))
     except sqlite3.Error as error:
         raise ValueError(str(error)) from error
@@ -103,6 +113,25 @@ def bounded(size: int) -> None:
     """A small packed file may hold any number of bytes."""
     if size > LARGEST:
         raise ValueError(f"it holds more than {LARGEST >> 20} MiB: unpack it, or save it as CSV")
+
+
+def check_size(path: Path) -> None:
+    """ValueError where a file for another reader is packed and holds too much, or is packed in a way that is not looked into."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    if packed := next((name for name, begins in PACKED.items() if re.match(begins, start)), None):
+        if packed not in UNPACK:
+            raise ValueError(f"{path.name} is a {packed} file: unpack it")
+        size = 0
+        with UNPACK[packed](path) as content:
+            while part := content.read(1 << 20):
+                bounded(size := size + len(part))
+    elif start.startswith(b"PAR1"):
+        import pyarrow.parquet
+
+        file, size = pyarrow.parquet.ParquetFile(path), 0
+        for batch in file.iter_batches(100):
+            bounded(size := size + sum(map(unfolded, batch.columns)))
 
 
 def without_gz(path: Path) -> Path:

@@ -124,9 +124,10 @@ class Wheel(TextSource):
                 if not (matched := fnmatch.filter(archive.namelist(), file)):
                     raise UserError(f"{where}: file: nothing in {wheel.name} matches {file!r}")
                 paths.update(matched)
+            size = 0
             for path in sorted(paths):
                 try:
-                    readers.bounded(archive.getinfo(path).file_size)
+                    readers.bounded(size := size + archive.getinfo(path).file_size)
                     rows += [{"path": path, **row} for row in read(archive.read(path), spec, where)]
                 except (ValueError, SyntaxError) as error:
                     foreign = f"encoding: {spec.get('encoding', 'utf-8')}: not that of"
@@ -180,8 +181,10 @@ class Hub(TextSource):
             what = f"{where}: id: {spec['id']}"
             self._check_inside(asked_for(folder), folder, what)  # before `datasets` asks for an address
             config = datasets.load_dataset_builder(str(folder), spec.get("config"), **cache).config
-            found = dict(config.data_files or {}).values()
+            found = list(dict(config.data_files or {}).values())
             self._check_inside((str(file) for files in found for file in files), folder, what)
+            for file in (file for files in found for file in files) if local else ():
+                readers.check_size(Path(file))
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
             with warnings.catch_warnings():
                 warnings.simplefilter("error", ParserWarning)  # of fields beyond those of the header
