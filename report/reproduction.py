@@ -16,7 +16,7 @@ from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import facts, gain_confirmation
+from report import facts, gain_confirmation, second_model
 from report.published import published, words, write_published
 from report.reproduction_figure import report_figure
 from report.tables import Facts, Tables
@@ -30,7 +30,7 @@ SHORT = re.compile(r"(<!-- short -->\n).*?(<!-- /short -->)", re.DOTALL)
 PARTS = (
     facts.correlations, facts.datasets, facts.compared, facts.checked, facts.released, facts.gains, facts.random_model, facts.sizes,
     facts.bounds, facts.label_length, facts.run_again, facts.lora_again, facts.after_lora, facts.from_scratch, facts.settings,
-    words, published, gain_confirmation.fact,
+    words, published, gain_confirmation.fact, second_model.fact,
 )  # fmt: skip
 
 

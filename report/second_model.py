@@ -11,6 +11,7 @@ from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import points
 from report import gains
 from report.confirmation import LEAST, defined
+from report.evidence import FOLDER
 from report.gain_confirmation import SCORE
 from report.gains import GAIN, fit, measured
 
@@ -33,3 +34,16 @@ def judged(table: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
         return None
     found, _ = points(known, list(PREDICTORS), GAIN)
     return gains.judged(found, {name: fit(name) for name in PREDICTORS}, draws)
+
+
+def fact(_: object) -> dict[str, str]:
+    """For report/reproduction.py: what it found, in a clause; empty where nothing was better than the mean gain or it is not measured."""
+    path = FOLDER / TABLE
+    found = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["predictor", "groups", "better"])
+    better = found[found["better"].astype(bool) & (found["predictor"] == FIRST)]
+    clause = "; {} did better than the mean gain for {}, in a test fixed beforehand of {} groups of data sets"
+    return {
+        "gain.second": "".join(
+            clause.format(PREDICTORS[FIRST], NAME, row.groups) for row in better.itertuples()
+        )
+    }

@@ -2,15 +2,17 @@
 
 import re
 import warnings
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap, rankdata
+from scipy.stats import bootstrap, linregress, rankdata
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "results/mini"
+EVIDENCE = ROOT / "results/evidence"
 MODEL = "smollm2-135m"
 PAGE = (ROOT / "docs/reproduction.md").read_text(encoding="utf-8")
 SIGN = {"excess": -1, "ridge_train_mse": -1, "ols_train_mse": -1, "gcv_error": -1}  # lower is better
@@ -102,3 +104,56 @@ def test_the_claims_are_those_of_the_tables(points):
         in PAGE
     )
     assert f"over the probe | {printed(ntps, -points['gain'].to_numpy())}, p" in PAGE
+
+
+def gains_of(model):
+    """LoRA's mean test accuracy over the seeds less that of the logistic probe at the layer of lowest gcv_error, and retention there."""
+    runs, probes, best, facts = (
+        pd.read_csv(EVIDENCE / f"{name}.csv") for name in ("lora", "probes", "best", "facts")
+    )
+    runs = runs[(runs["model"] == model) & runs["final"] & (runs["split"] == "test")]
+    best = (
+        best[best["model"] == model].sort_values("gcv_error").drop_duplicates("dataset").set_index("dataset")
+    )
+    probes = probes[(probes["model"] == model) & (probes["probe"] == "logistic_regression")]
+    probe = probes.set_index(["dataset", "layer"])["accuracy"]
+    rows = {}
+    for dataset, own in runs.groupby("dataset"):
+        layer = best["layer"][dataset]
+        refused = isinstance(best["corrected_refusal"][dataset], str)
+        rows[dataset] = [
+            own["accuracy"].mean() - probe[dataset, layer],
+            float("nan") if refused else best["retention_corrected"][dataset],
+        ]
+    groups = facts[facts["model"] == model].set_index("dataset")["group"]
+    return pd.DataFrame(rows, index=["gain", "retention"]).T.assign(group=groups)
+
+
+def left_out_error(x, y):
+    """Root mean square of what a line through the others misses of each; x None: their mean."""
+    missed = []
+    for place in range(len(y)):
+        others = np.arange(len(y)) != place
+        if x is None:
+            missed.append(y[place] - y[others].mean())
+        else:
+            line = linregress(x[others], y[others])
+            missed.append(y[place] - line.intercept - line.slope * x[place])
+    return float(np.sqrt(np.mean(np.square(missed))))
+
+
+def test_the_test_on_a_second_model_is_that_of_the_tables():
+    first, second = gains_of("smollm2-135m"), gains_of("gemma3-270m")
+    both = second.join(first["gain"].rename("first"), how="inner").dropna().groupby("group").mean()
+    gain, smaller, retention = (both[name].to_numpy() for name in ("gain", "first", "retention"))
+    table = pd.read_csv(EVIDENCE / "second_model.csv").set_index("predictor")
+    assert set(table["groups"]) == {len(both)}
+    assert table["rmse_of_mean"].to_numpy() == pytest.approx(left_out_error(None, gain), rel=1e-5)
+    for name, x in (("first_gain", smaller), ("retention_corrected", retention)):
+        assert table["rmse"][name] == pytest.approx(left_out_error(x, gain), rel=1e-5)
+        design = np.column_stack([np.ones_like(x), x])
+        hat = design @ np.linalg.pinv(design)
+        orders = gain[np.array(list(permutations(range(len(gain)))))]
+        missed = (orders - orders @ hat) / (1 - hat.diagonal())  # of left-out groups, of least squares
+        reached = np.sqrt(np.square(missed).mean(1)) <= left_out_error(x, gain) * (1 + 1e-9)
+        assert table["p"][name] == pytest.approx(reached.mean(), abs=0.015)
