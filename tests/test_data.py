@@ -460,7 +460,7 @@ def test_deduplicate_leaves_no_text_of_train_in_test(describe, capsys):
     contents = {"train.csv": "text,label\na,0\na,1\nb,1\nc,0\n", "test.csv": "text,label\nb,0\na,0\nd,1\n"}
     kept = describe(contents, files=FILES)
     assert kept.provenance["shared_with_train"] == {"test": 2}
-    assert "2 texts of split 'test' are in train too" in capsys.readouterr().err
+    assert "2 of the 3 texts of split 'test' are in train too" in capsys.readouterr().err
     dataset = describe(contents, files=FILES, deduplicate=True)
     assert pairs(dataset, "train") == [("a", "0"), ("b", "1"), ("c", "0")]
     assert pairs(dataset, "test") == [("d", "1")]
@@ -1022,6 +1022,14 @@ FAULTS = {
     "two sources": ({"id": "a/b"}, "exactly one of package, id, files is needed, found id and files"),
     "delimiter": ({"delimiter": "::"}, "delimiter: '::' is not one of these.*semicolon, tab, pipe"),
     "encoding": ({"encoding": "nonsense"}, "encoding: 'nonsense' is no encoding"),
+    "idle delimiter": (
+        {"files": {"train": "t.jsonl"}, "delimiter": ";"},
+        "delimiter: ';' is only of .csv, .tsv: take it out",
+    ),
+    "idle encoding": (
+        {"files": {"train": "t.parquet"}, "encoding": "cp1252"},
+        "encoding: 'cp1252' is only of .csv, .tsv, .jsonl, .json",
+    ),
     "regular expression": ({"label_pattern": "("}, "label_pattern: '\\(' is not a regular expression"),
     "template": ({"text": {"a": "b"}}, "text: {'a': 'b'} is not str .*column: {value: template}"),
     "ranges": ({"label_ranges": [[1, "a"]]}, r"label_ranges: \[\[1, 'a'\]\] is not .*\[low, high, name\]"),

@@ -116,6 +116,14 @@ def test_no_share_of_a_signal_that_is_not_there():
     assert math.isnan(row["retention_corrected"]) and "too few" in row["corrected_refusal"]
 
 
+def test_a_ratio_of_adjusted_r2_takes_five_residual_degrees_of_freedom():
+    for n, refused in ((13, "13 rows are too few for 8 dimensions"), (14, "")):
+        texts, labels = random_texts(n=n, d=8)
+        signal = LabelSignal.of(moments_of(texts, labels, permutations=0)[0])
+        assert signal.rank == 8
+        assert ("too few" in signal.refusal) == bool(refused) and refused in signal.refusal
+
+
 def test_unequal_variance_is_that_of_leverage_corrected_residuals(world):
     moments, means, Y = world
     n, d = means.shape

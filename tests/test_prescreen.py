@@ -139,7 +139,7 @@ def test_hostile_names_change_no_tag(world):
         row = models[0] | {"model": text, "device": text, "lora_gain_note": text, "warnings": [text]}
         row |= {name: np.nan for name, value in row.items() if value is None}
         facts = {
-            "name": text, "target": "classes", "texts": {"train": 2, "test": 1}, "split_rule": text, "example": text,
+            "name": text, "target": "classes", "texts": {"train": 2, "test": 1}, "seen": 0, "split_rule": text, "example": text,
             "classes": [text], "class_counts": {"train": [2], "test": [1]},
             "flags": asdict(prescreen.Flags(train=text)),
         }  # fmt: skip
@@ -281,12 +281,30 @@ def test_labels_that_are_not_classes(tmp_path):
     with pytest.raises(UserError, match="60 classes in 60 train texts.*--target numeric"):
         user_files.check(data, 2000, 42)
     body = "review,stars\n" + "".join(f"text {i},{i % 25}\n" for i in range(100))
-    found = " ".join(user_files.check(described(tmp_path, body, test=body), 2000, 42))
+    other = body.replace("text 9", "another 9")
+    found = " ".join(user_files.check(described(tmp_path, body, test=other), 2000, 42))
     assert "the 25 classes are all numbers: is it --target numeric?" in found
     assert (
-        "100 test texts are in train too" in found
+        "89 test texts are in train too" in found
         and "classes with fewer than 10 train texts: 25 of 25" in found
     )
+
+
+def test_test_rows_that_are_all_of_train_or_of_other_classes_are_refused(tmp_path):
+    body = "review,stars\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(60))
+    with pytest.raises(UserError, match="all 60 test texts are in train too"):
+        user_files.check(described(tmp_path, body, test=body), 2000, 42)
+    other = "review,stars\n" + "".join(f"new {i},{'AB'[i % 2]}\n" for i in range(60))
+    with pytest.raises(
+        UserError, match="no test text is of classes that train has .test: A, B.: are they written alike"
+    ):
+        user_files.check(described(tmp_path, body, test=other), 2000, 42)
+    some = "review,stars\n" + "".join(
+        f"{'new' if i % 2 else 'text'} {i},{'ab'[i % 3 % 2]}\n" for i in range(60)
+    )
+    data = described(tmp_path, body, test=some)
+    assert user_files.seen(data, prescreen.Flags(train="x")) == 30
+    assert validate.warnings(data)[0].startswith("30 test texts are in train too")
 
 
 @pytest.mark.parametrize(
@@ -571,4 +589,4 @@ def test_verdict_says_when_nothing_is_learnt():
     assert "none of these models can be recommended" in page.verdict([ranked.row])
     other = ranked.row | {"model": "b", "heldout_skill": 0.009, "heldout_skill_se": 0.001}
     said = page.verdict([ranked.row, other])
-    assert said == "a is first, but its held-out skill is not distinguishable from 0; that of b is above it."
+    assert said == "a is first, but its held-out skill is not significantly above 0; that of b is above it."

@@ -4,11 +4,14 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
 from ntps import results
 from ntps.errors import UserError
+from ntps.system import provenance
 from tests.results_folder import BEST, TEXTS, WIDTH, write_pair
 
 
@@ -126,6 +129,28 @@ def test_tables_of_different_texts_are_told(tmp_path):
         UserWarning, match=r"a x d1: accuracy/linear_sklearn is of another run than ntps \(limit\)"
     ):
         results.load_pairs(tmp_path)
+
+
+def test_scores_of_other_moments_than_those_there_are_told(tmp_path):
+    """cache.py was run again on other texts, K_sweep.py was not."""
+    write_pair(tmp_path, "a", "d1", ntps=0.5)
+    scored = tmp_path / "ntps/a/d1.json"
+    own = json.loads(scored.read_text())
+    own["identity"]["train"]["data"]["texts_sha256"] = "t1"
+    scored.write_text(json.dumps(own))
+    path = tmp_path / "moments/a/d1/train.safetensors"
+    path.parent.mkdir(parents=True)
+    for texts, told in (("t1", False), ("t2", True)):
+        train = own["identity"]["train"] | {
+            "data": own["identity"]["train"]["data"] | {"texts_sha256": texts}
+        }
+        save_file({"x": np.zeros(1)}, path, {"ntps": json.dumps(provenance.of("moments", train))})
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            results.load_pairs(tmp_path)
+        assert [str(one.message) for one in found] == [
+            "a x d1: moments is of another run than ntps (texts), values of both are set side by side: make the older one again, with --overwrite"
+        ] * told
 
 
 def test_the_best_layer_is_k_sweeps_where_it_tells_one(tmp_path):

@@ -82,6 +82,11 @@ def test_identities_tell_which_field_differs(tmp_path):
     assert not provenance.same_output(tmp_path / "other", "moments", {})
     with pytest.raises(UserError, match=r"limit is 3 there, 4 here.*--output.*--overwrite"):
         provenance.same_output(path, "moments", IDENTITY | {"limit": 4})
+    texts = IDENTITY | {"data": {"texts_sha256": "a"}, "limit": 4}
+    with pytest.raises(
+        UserError, match="run: limit is 3 there, 4 here; .*; the texts or their labels are others than there"
+    ):
+        provenance.same_output(path, "moments", texts)
     with pytest.raises(UserError, match="model.name"):
         provenance.same_output(path, "moments", IDENTITY | {"model": {"name": "n"}})
 

@@ -17,15 +17,16 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.flags import Columns, Prescreening, flag
 from ntps.models import description as models
-from ntps.prescreening.user_files import description
+from ntps.prescreening.user_files import check, description
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment
 from ntps.sources import licences, yaml_files
 from ntps.sources.hub import is_commit
 from ntps.system.console import visible
 from ntps.texts import description as texts
-from ntps.texts.dataset import find_description, load_dataset
+from ntps.texts.dataset import Dataset, find_description, load_dataset
 from ntps.texts.readers import FILE_READERS, without_gz
+from ntps.texts.rows import describe_dropped
 
 MORE = ("revision", "parts", "license")  # of a model's source: not in its line
 NOT_READ = "not read: with --fetch they are"
@@ -73,8 +74,13 @@ def described(flags: Flags) -> dict[str, Any]:
 
 def located(name: str) -> Path:
     """The YAML file of that path, or the one that a config name of any kind stands for."""
-    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
-        return Path(name)
+    path, yaml = Path(name), name.endswith((".yaml", ".yml"))
+    if path.is_file() and path.suffix and not yaml:
+        raise UserError(f"{name}: its ending is none of {', '.join(FILE_READERS)}, .yaml")
+    if path.is_file():
+        return path
+    if yaml or without_gz(path).suffix.lower() in FILE_READERS:
+        raise UserError(f"there is no file {name}")
     paths = (yaml_files.find_config(kind, name) for kind in yaml_files.KINDS)
     if where := next(filter(None, paths), None):
         return where
@@ -103,11 +109,23 @@ def dataset(where: Path, keys: dict[str, Any] | None = None, fetch: bool = False
     facts, names = data.provenance, ", ".join(data.classes)
     return lines | {
         "rows": dict(sorted(facts["rows"].items(), key=lambda item: item[0] != "train")),
-        "dropped": {reason: count for reason, count in facts["dropped"].items() if count},
+        "dropped": describe_dropped(facts["dropped"]).replace("none", ""),
         "test split": facts["split_rule"],
         "classes": f"{len(data.classes)}: {names}" if names else "none: a numeric target",
         "first text": repr(data.splits["train"].texts[0]),
+        "warnings": "; ".join(warnings(data)),
     }
+
+
+def warnings(data: Dataset) -> list[str]:
+    """What prescreen.py would say of all rows, or why it refuses them."""
+    if "test" not in data.splits:
+        return []
+    try:
+        dropped = describe_dropped(data.provenance["dropped"])
+        return [line for line in check(data, sys.maxsize, 0) if line != f"dropped rows: {dropped}"]
+    except UserError as error:
+        return [f"prescreen.py refuses it: {error}"]
 
 
 def model(where: Path, fetch: bool) -> dict[str, Any]:

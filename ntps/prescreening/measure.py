@@ -26,6 +26,7 @@ from ntps.moments.lazy_model import LazyModel
 from ntps.moments.pair import SPLITS, Cached, Pair, partition_files
 from ntps.moments.resumable_pass import cache_splits
 from ntps.moments.sums import targets_of
+from ntps.prescreening.user_files import seen
 from ntps.results.tables import HALF
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
@@ -107,6 +108,7 @@ def measure(model: str, where: str, data: Dataset, flags: Prescreening) -> Measu
     right = row.pop("right", None)
     row |= estimates(point, len(parts)) | {name: conditioned.get(name, math.nan) for name in OF_CONDITIONED}
     row |= {name: point[name] for name in OF_SCORES} | {name: whole[name] for name in OF_LAYERS}
+    row |= {"seen": seen(data, flags) / test.text_count}
     row |= {"n_train": train.text_count, "n_test": test.text_count, "shuffles": flags.label_permutations}
     row |= expected_gain(row, flags.gain)
     row |= {"warnings": warnings_of(row, train), "layer_skills": skills}
@@ -327,12 +329,14 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
     named = {"conditioned_ntps": "conditioned NTPS", "ntps": "NTPS", "retention": "retention"}
     sides = {name: where.get(side_of(row, score)) for score, name in named.items()}
     share = "" if math.isnan(row["signal_share"]) else f", signal share {row['signal_share']:.2f}"
+    worse = row["heldout_skill"] < -Z * row["heldout_skill_se"]
     cut, note = train.record.get("texts_cut"), (train.record.get("model") or {}).get("note")
     found = {
         f"at this number of rows NTPS describes the sample: {row['n_train']} for {train.width} dimensions{share}":
             row["n_over_d"] < 1 or not row["signal_share"] >= HALF,
         f"no corrected retention: {row['corrected_refusal']}": row["corrected_refusal"],
-        "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row),
+        "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row) and not worse,
+        "held-out skill is significantly below 0, worse than guessing: are the test rows and their labels of the same kind as train's?": worse,
         "without shuffled labels nothing shows what NTPS and retention owe to the labels": not row["shuffles"],
         **{f"{name} is {side}": side for name, side in sides.items()},
         f"{cut} train texts were cut at {train.identity['max_length']} tokens": cut,

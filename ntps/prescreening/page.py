@@ -127,10 +127,10 @@ def verdict(rows: Sequence[Row]) -> str:
     first, *others = rows
     name = first["model"]
     if all(map(learns_nothing, rows)):
-        return "No held-out skill is distinguishable from 0: none of these models can be recommended."
+        return "No held-out skill is significantly above 0: none of these models can be recommended."
     if learns_nothing(first):
         sure = ", ".join(row["model"] for row in others if not learns_nothing(row))
-        return f"{name} is first, but its held-out skill is not distinguishable from 0; that of {sure} is above it."
+        return f"{name} is first, but its held-out skill is not significantly above 0; that of {sure} is above it."
     if not others:
         return f"One model was measured on all rows: {name}, held-out skill {number(first['heldout_skill'])}."
     if tied := [row["model"] for row in others if row["tied"]]:

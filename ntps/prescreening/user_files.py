@@ -74,6 +74,7 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
     """Warnings about the rows; UserError where nothing can be learnt from the labels, or scored on them."""
     train, test = (data.select(name, limit, seed) for name in SPLITS)
     n, n_test, rows = len(train.texts), len(test.texts), data.provenance["rows"]
+    shared = data.provenance["shared_with_train"].get("test")
     faults = {
         f"{n_test} test text of {n + n_test}: a score on unseen texts needs at least 2, and some hundreds to mean much; "
         "give more texts": n_test < 2,
@@ -81,14 +82,13 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
             data.numeric and len(set(test.labels)) < 2,
         f"{data.targets} classes in {n} train texts: nothing can be learnt from classes this small. Is it the right "
         "--label? For numbers to predict add --target numeric": data.targets > n / 2,
+        f"all {shared} test texts are in train too: nothing is unseen; without test rows a part is held out":
+            shared == len(data.splits["test"].texts),
     }  # fmt: skip
     for fault, holds in faults.items():
         if holds:
             raise UserError(f"{data.name}: {fault}")
-    dropped, shared = (
-        describe_dropped(data.provenance["dropped"]),
-        data.provenance["shared_with_train"].get("test"),
-    )
+    dropped = describe_dropped(data.provenance["dropped"])
     warnings = {
         f"{len(part.texts)} of {rows[part.name]} {part.name} texts were used: --limit {rows[part.name]} takes all":
             len(part.texts) < rows[part.name] for part in (train, test)
@@ -106,6 +106,11 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
         there = np.flatnonzero(class_counts(test.labels, data.targets))
         only = data.classes[there[0]] if len(there) == 1 and not data.multilabel else ""
         unseen = (targets_of(test.labels, data.targets).numpy()[:, counts == 0] > 0).any(1).sum()
+        if unseen == n_test:
+            kinds = ", ".join(data.classes[place] for place in there[:3])
+            raise UserError(
+                f"{data.name}: no test text is of {kind} that train has (test: {kinds}): are they written alike in both?"
+            )
         warnings |= {
             f"the {data.targets} classes are all numbers: is it --target numeric?":
                 not data.multilabel and data.targets > MANY_NUMBERS and numbers,
@@ -124,6 +129,7 @@ def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:
         "name": data.name,
         "target": data.target,
         "texts": {"train": len(train.texts), "test": len(test.texts)},
+        "seen": seen(data, flags),
         "split_rule": data.provenance["split_rule"],
         "source": data.provenance["source"],
         "example": train.texts[0],
@@ -136,6 +142,12 @@ def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:
     if data.multilabel:
         about["labels_per_row"] = float(train.labels.sum(1).mean())
     return about | {"classes": data.classes, "class_counts": counts}
+
+
+def seen(data: Dataset, flags: Prescreening) -> int:
+    """Test texts measured on that are train texts, too."""
+    train, test = (data.select(name, flags.limit, flags.seed).texts for name in SPLITS)
+    return sum(map(set(train).__contains__, test))
 
 
 def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -4,14 +4,15 @@ import json
 import math
 from typing import Any
 
+from ntps.evaluation.paired import Z
 from ntps.prescreening.measure import Row, learns_nothing
 from ntps.sources.yaml_files import config_folders
 
 POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
 THRESHOLDS = (
-    "Usable: significantly better than guessing in skill and, where rows have one class each, in rows right; hardly usable: in one of the two. Loses, gains, "
-    "would help: significantly; would hardly help, hardly anything: under one point of skill, whatever the sign; open: neither is known. By 95 % intervals (the rules are below)."
+    "Usable: significantly better than guessing in skill and, where rows have one class each, in rows right; hardly usable: in one of the two. Loses, gains: "
+    "significantly; would help: by one point of skill at least; would hardly help, hardly anything: under one point; open: neither is known. By 95 % intervals (the rules are below)."
 )
 RULES = {
     "usable": "significantly better than guessing on unseen rows: held-out skill is above 0, and where rows have one class each, more "
@@ -19,10 +20,10 @@ RULES = {
     "the last layer loses": "held-out skill at the chosen layer minus that at the last one is significantly above 0; where it is all of "
     "the skill, the last layer is no better than guessing. It loses hardly anything where the upper end of the interval is under one point, "
     "though the lower one be below 0; else it is open. The layer was chosen on the train rows alone.",
-    "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises significantly up to twice "
-    "as many. They would hardly help where the upper end of that interval is under one point, though it be above 0; else it is open.",
-    "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows for the first two (Bonett and "
-    "Price 2012 for shares right), by profile likelihood for the power law. It is a statement on one model, not on the best of many.",
+    "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises by one point at least up to "
+    "twice as many, at the lower end of its interval. They would hardly help where both ends are within one point of 0; else it is open.",
+    "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows (Bonett and Price 2012 for shares "
+    "right). That of the power law is by profile likelihood. It is a statement on one model, not on the best of many.",
     "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
     "still rises": "LoRA's accuracy on the validation rows, by a straight line through the second half of its scores: the rise from the "
     "first of them to the last is significantly above 0. It no longer rises where the upper end of that interval is under one point and "
@@ -43,12 +44,16 @@ def is_of_classes(row: Row) -> bool:
 
 
 def on_unseen_rows(row: Row) -> str:
-    skill = f"explains {row['heldout_skill']:.0%} of the labels' variance on unseen rows, 0% by guessing"
+    seen = row.get("seen", 0)
+    rows = "unseen rows" if seen < POINT else f"test rows, {seen:.0%} of which are train rows"
+    skill = f"explains {row['heldout_skill']:.0%} of the labels' variance on {rows}, 0% by guessing"
+    if row["heldout_skill"] < -Z * row["heldout_skill_se"]:
+        skill = f"significantly worse than guessing on {rows}"
     if "micro_f1" in row:
         skill = f"micro F1 {row['micro_f1']:.2f}, {skill}"
     elif "accuracy" in row:
         right = "over 99%" if 0.995 <= row["accuracy"] < 1 else f"{row['accuracy']:.0%}"
-        skill = f"{right} right on unseen rows, {row['majority_accuracy']:.0%} by guessing"
+        skill = f"{right} right on {rows}, {row['majority_accuracy']:.0%} by guessing"
     return skill.replace("%", " %")
 
 
@@ -66,12 +71,26 @@ def last_layer(row: Row) -> str:
         return f"the last layer gains {points(-loss)} of skill"
     if high < POINT:
         return "the last layer loses hardly anything: under 1 point of skill"
-    return f"whether the last layer loses skill is open: {points(low, '+').split()[0]} to {points(high, '+')}"
+    return f"whether the last layer loses skill is {still_open(low, high)}"
 
 
 def more_labels(row: Row) -> str:
-    words = ("more labels would help", "more labels would hardly help", "whether more labels would help")
-    return trend(row, "doubling_gain", *words, "of skill at twice as many")
+    """No law falls or stands still where early points rise, so that a lower end above 0 tells nothing; a point does."""
+    gain, low, high = (row[f"doubling_gain{end}"] for end in ENDS)
+    where = "of skill at twice as many"
+    if math.isnan(gain):
+        return "whether more labels would help was not estimated"
+    if low >= POINT:
+        return f"more labels would help: {points(gain, '+')} {where}"
+    if low > -POINT and high < POINT:
+        return f"more labels would hardly help: under 1 point {where}"
+    return f"whether more labels would help is {still_open(low, high)} {where}"
+
+
+def still_open(low: float, high: float) -> str:
+    if high - low > 1:
+        return "open: not known to 100 points"
+    return f"open: {points(low, '+').split()[0]} to {points(high, '+')}"
 
 
 def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -> str:
@@ -83,7 +102,7 @@ def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -
         return f"{flat}: under 1 point {where}"
     if low > 0:
         return f"{up}: {points(change, '+')} {where}"
-    return f"{whether} is open: {points(low, '+').split()[0]} to {points(high, '+')} {where}"
+    return f"{whether} is {still_open(low, high)} {where}"
 
 
 def finetuned(row: Row) -> str:
@@ -105,7 +124,7 @@ def finetuned(row: Row) -> str:
 
 def points(skill: float, sign: str = "") -> str:
     """7 points, 8.4 points, 12 points."""
-    return f"{round(100 * skill, 1 if abs(skill) < 0.1 else None):{sign}} points".replace(".0 ", " ")
+    return f"{round(100 * skill, 1 if abs(skill) < 0.1 else None) + 0.0:{sign}} points".replace(".0 ", " ")
 
 
 def standing(row: Row, name: str) -> str:

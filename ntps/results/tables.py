@@ -4,6 +4,7 @@ What is missing is NaN. A pair is named by its path. The scores of a pair that s
 are comparable between data sets; kv without a fraction is the headline's kv = d/10.
 """
 
+import contextlib
 import json
 import math
 import warnings
@@ -185,11 +186,13 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     A warning where tables of the pair are of other rows or weights than the first: its row is of several runs.
     """
     about = provenances(folder, model, dataset)
+    with contextlib.suppress(UserError):  # of none, or of one that cannot be read: it is not read here
+        about["moments"] = provenance.read(folder / "moments" / model / dataset / "train.safetensors")
     runs = {kind: run for kind, found in about.items() if (run := run_of(found["identity"]))}
     for kind, run in runs.items():
         first, known = next(iter(runs.items()))
         if unlike := ", ".join(name for name in run if name in known and run[name] != known[name]):
-            said = f"{kind} is of another run than {first} ({unlike}); values of both are set side by side"
+            said = f"{kind} is of another run than {first} ({unlike}), values of both are set side by side: make the older one again, with --overwrite"
             warnings.warn(f"{model} x {dataset}: {said}", stacklevel=2)
     classes = runs.get("ntps", {}).get("classes")
     record = about.get("ntps", {}).get("record", {}).get("moments", {})

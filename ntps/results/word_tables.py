@@ -73,7 +73,9 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
         atomic_files.write_text(table, frame.to_csv(index=False))
         draw(frame, stem)
     sides = ", ".join(f"{space} {on_their_side(frame, space, ends)}" for space in words.SPACES)
-    console.say(f"wrote {table}, .png, .pdf: layer {layer}; on their side of the line: {sides}")
+    own = "" if flags.words else " (the paper's words, whatever the texts; others: --words FILE.yaml)"
+    line = f"on their side of the line between {' and '.join(ends)}: {sides}{own}"
+    console.say(f"wrote {table}, .png, .pdf: layer {layer}; {line}")
 
 
 def requested_layer(pair: Pair, file: MomentsFile, layer: int | None) -> int:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ import jsonargparse
 from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.run.experiments import ROOT, read_experiment, script_path
 from ntps.system import processes
-from ntps.system.console import keep_heap, quiet, visible
+from ntps.system.console import as_line, keep_heap, quiet, visible
 
 REQUIRED = inspect.Parameter.empty
 
@@ -102,6 +103,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
             parser.error(f"--{name} is empty: leave it out, or give it a value")
     quiet()
     keep_heap()
+    warnings.formatwarning = as_line
     kind = settings_class(main)
     try:
         with processes.launched(), enough_memory(NO_MEMORY):

@@ -19,6 +19,7 @@ from torch import Tensor
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL, Whitened
 
+LEAST = 5  # residual degrees of freedom: with fewer the variance of F, and so of a ratio of adjusted R2, is not finite
 SIGNIFICANT = 0.05  # the p-value above which there is no label signal to take a share of
 
 
@@ -91,7 +92,7 @@ class LabelSignal:
         """Why no share of the signal is reported; "" where it is."""
         if not self.total > 0:
             return "all labels are the same"
-        if self.n <= self.rank + 1:
+        if self.n - self.rank - 1 < LEAST:
             return f"{self.n} rows are too few for {self.rank} dimensions"
         if not self.p_value <= SIGNIFICANT:
             return f"the label signal is not significant (p = {self.p_value:.2f})"

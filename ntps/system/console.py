@@ -24,6 +24,13 @@ def say(text: str) -> None:
         tqdm.write(visible(text))
 
 
+def as_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as the user is to see it: `warnings.formatwarning`."""
+    return visible(f"warning: {message}\n")
+
+
 def visible(text: str) -> str:
     """With control characters of texts, labels and names spelled out, which a terminal would obey; ends of lines and tabs stay."""
     return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)

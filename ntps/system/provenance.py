@@ -16,6 +16,8 @@ from ntps.system.paths import regular_file
 FORMAT = 1
 REMEDY = "Restore it from a copy, or write it again with --overwrite"
 UNSAID = {"pooling": "mean"}  # of an identity that has no such key
+TEXTS = "texts_sha256"  # of rows, which most settings change
+LAST = ("data", TEXTS)  # of differences: they say least of why
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
 
 
@@ -60,9 +62,11 @@ def read(path: Path, kind: str | None = None) -> dict:
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
     """Names of the fields in which two identities differ, with both values, shortened."""
     lines = []
-    for key in sorted(found.keys() | wanted.keys()):
+    for key in sorted(found.keys() | wanted.keys(), key=lambda key: (key in LAST, key)):
         left, right = (identity.get(key, UNSAID.get(key)) for identity in (found, wanted))
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
+        if left != right and key == TEXTS:
+            lines.append(f"the texts or their labels are others than there ({prefix}{key})")
+        elif isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
             texts = (json.dumps(value) for value in (left, right))

@@ -24,6 +24,7 @@ from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, na
 from ntps.texts.sources import TextSource, note
 
 SPLIT_SEED = 42
+SEEN = 0.01  # share of a split's texts that are in train, from which on a warning says so
 TINY = 1e-50  # numbers of this size have squares, and their squares too
 
 
@@ -246,9 +247,11 @@ def _number(label: str, split: str, where: Path) -> float:
     except ValueError:
         number = math.nan
     if not abs(number) < 1 / TINY or "_" in label:  # Python reads 1_000
+        comma = "write 1.5 for 1,5, and no marks of thousands" if "," in label else ""
+        too_large = f"a number below {1 / TINY:g} is needed" if abs(number) >= 1 / TINY else ""
+        remedy = comma or too_large or "mend it or leave the cell empty, or omit target: numeric"
         raise UserError(
-            f"{where}: label: split {split!r} has {label!r}, which is no number below {1 / TINY:g}: mend it or leave "
-            "the cell empty, or omit target: numeric"
+            f"{where}: label: split {split!r} has {label!r}, which is no number to learn: {remedy}"
         )
     return number
 
@@ -262,8 +265,8 @@ def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
     for name, part in splits.items():
         rows = Counter(zip(part.texts, map(str, part.labels.tolist())))
         by_rows.setdefault(frozenset(rows.items()), []).append(name)
-        if 2 * shared.get(name, 0) > len(part.texts):
-            told = f"{shared[name]} texts of split {name!r} are in train too"
+        if (seen := shared.get(name, 0)) >= SEEN * len(part.texts) > 0:
+            told = f"{seen} of the {len(part.texts)} texts of split {name!r} are in train too: scores on it are too good"
             print(f"warning: {where}: {told}", file=sys.stderr)
     same = [names for names in by_rows.values() if len(names) > 1]
     for names in same:

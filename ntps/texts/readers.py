@@ -28,6 +28,7 @@ LARGEST = 2**31  # bytes of a packed file, unpacked
 CELL = 64  # bytes that a value takes in Python, at least
 HEADER = 100_000  # characters in which the header ends: below the longest field of the csv module
 ARRAY = re.compile(r"\s*\[")
+DELIMITED = (".csv", ".tsv")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 PACKED = {  # how such a file begins
     "gzip": rb"\x1f\x8b", "bzip2": rb"BZh[1-9]1AY&SY", "xz": rb"\xfd7zXZ", "zip": rb"PK\x03\x04", "zstd": rb"\x28\xb5\x2f\xfd",

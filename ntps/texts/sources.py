@@ -309,6 +309,13 @@ class Files(TextSource):
         delimiter = spec.get("delimiter", ",")
         if delimiter not in readers.DELIMITERS and (len(delimiter) != 1 or delimiter in '"\r\n'):
             yield "delimiter", "is not one of these"
+        kinds = {readers.without_gz(Path(file)).suffix.lower() for file in spec["files"].values()}
+        for key, known in (
+            ("delimiter", readers.DELIMITED),
+            ("encoding", (*readers.DELIMITED, ".jsonl", ".json")),
+        ):
+            if key in spec and not kinds.intersection(known):
+                yield key, f"is only of {', '.join(known)}: take it out"
 
     def here(self, spec: Spec, where: Path) -> bool:
         return True
