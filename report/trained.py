@@ -74,7 +74,8 @@ def joined(rows: pd.DataFrame, folder: Path, model: str) -> pd.DataFrame:
 
 
 def at_equal_layers(folder: Path, model: str) -> Iterator[dict[str, str]]:
-    """A line a layer, the same of both: how often retention is higher when trained, by how much, and the sign test's p by itself."""
+    """A line a layer, the same of both: how often retention is higher when trained, by how much, and the sign test's p, after
+    Holm's correction over all cells."""
     rows = with_accuracy(folder)
     rows = rows[rows["model"].isin([model, model + CONTROL])]
     own, last = lowest_error(rows[rows["model"] == model]), rows["layer"].max()
@@ -82,16 +83,15 @@ def at_equal_layers(folder: Path, model: str) -> Iterator[dict[str, str]]:
     places = {
         "the embeddings": EMBEDDINGS, f"half of the depth, {last // 2}": last // 2, "the trained model's best": best, "the last": last,
     }  # fmt: skip
-    for name, layer in places.items():
-        both = joined(rows[rows["layer"] == layer], folder, model)
-        yield {"layer of both": name} | {
-            SCORES[score]: difference(gaps(both, score)) for score in COUNTED[:3]
-        }
+    tables = [joined(rows[rows["layer"] == layer], folder, model) for layer in places.values()]
+    apart = [gaps(both, score) for both in tables for score in COUNTED[:3]]
+    cells = map(difference, apart, holm(np.array([sign_p(own) for own in apart])))
+    for name in places:
+        yield {"layer of both": name} | {SCORES[score]: next(cells) for score in COUNTED[:3]}
 
 
-def difference(apart: Array) -> str:
-    p = p_text(sign_p(apart))
-    return f"higher on {(apart > 0).sum()} of {len(apart)}, {number(float(apart.mean()))} on average (p {p})"
+def difference(apart: Array, p: float) -> str:
+    return f"higher on {(apart > 0).sum()} of {len(apart)}, {number(float(apart.mean()))} on average (p {p_text(p)})"
 
 
 def at_the_embeddings(folder: Path, model: str) -> dict[str, int]:

@@ -691,6 +691,16 @@ def test_all_files_of_a_wheel_are_unpacked_up_to_one_bound(describe, wheel, monk
         describe(**keys, file="*.csv", reader="csv")
 
 
+def test_a_number_that_a_database_stores_once_counts_as_often(describe, wheel, monkeypatch):
+    columns = [f"ALTER TABLE t ADD COLUMN c{number} DEFAULT 123456789012345" for number in range(20)]
+    rows = [f"INSERT INTO t (text, label) VALUES ('verse {i}', {i % 2})" for i in range(100)]
+    content = sqlite("CREATE TABLE t (text TEXT, label INT)", *rows, *columns)
+    keys = wheel({"d.db": content}) | {"reader": "sqlite", "file": "d.db", "table": "t"}
+    monkeypatch.setattr("ntps.texts.readers.LARGEST", 100_000)
+    with pytest.raises(UserError, match="mine.yaml: file: cannot read d.db: it holds more than .* MiB"):
+        describe(**keys)
+
+
 def test_a_text_that_a_database_stores_once_for_all_rows_is_read_up_to_a_bound(describe, wheel, monkeypatch):
     rows = [f"INSERT INTO t (text) VALUES ('verse {i}')" for i in range(100)]
     content = sqlite(
@@ -709,6 +719,9 @@ def test_a_text_that_a_database_stores_once_for_all_rows_is_read_up_to_a_bound(d
         ("train.parquet", lambda: parquet(text=["x" * 1000] * 400, label=["a", "b"] * 200), "it holds more than"),
         ("train.jsonl.gz", lambda: gzip.compress(b'{"text": "a", "label": "b"}\n' * 20_000), "it holds more than"),
         ("train.csv.bz2", lambda: bz2.compress(b"text,label\n" + b"a,b\n" * 100_000), "it holds more than"),
+        ("train.parquet", lambda: b"XXXX" + parquet(text=["x" * 1000] * 400, label=["a", "b"] * 200)[4:], "it holds more than"),
+        ("train.jsonl", lambda: zipped("train.jsonl", b'{"text": "a", "label": "b"}\n' * 20_000, b"junk"), "train.jsonl is a zip file: unpack it"),
+        ("train.arrow", lambda: arrow(text=["x" * 1000] * 400, label=["a", "b"] * 200), "a folder of Arrow files; Csv, Json, Parquet are read"),
         ("train.csv.zip", lambda: zipped("train.csv", b"text,label\na,b\n"), "train.csv.zip is a zip file: unpack it"),
     ],
 )  # fmt: skip
@@ -725,9 +738,18 @@ def test_a_packed_file_of_a_folder_is_read_up_to_a_bound(
     assert not list((tmp_path / "hf").rglob("*.arrow"))  # nothing was unpacked
 
 
-def zipped(name, content):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+def arrow(**columns):
+    file, table = io.BytesIO(), pyarrow.table(columns)
+    with pyarrow.ipc.new_stream(
+        file, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+def zipped(name, content, before=b""):
+    file = io.BytesIO(before)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
     return file.getvalue()
 

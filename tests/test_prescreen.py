@@ -296,7 +296,8 @@ def test_test_rows_that_are_all_of_train_or_of_other_classes_are_refused(tmp_pat
         user_files.check(described(tmp_path, body, test=body), 2000, 42)
     other = "review,stars\n" + "".join(f"new {i},{'AB'[i % 2]}\n" for i in range(60))
     with pytest.raises(
-        UserError, match="no test text is of classes that train has .test: A, B.: are they written alike"
+        UserError,
+        match="no test text has one of the classes of its train texts .test: A, B.: are they written alike",
     ):
         user_files.check(described(tmp_path, body, test=other), 2000, 42)
     some = "review,stars\n" + "".join(

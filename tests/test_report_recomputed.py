@@ -156,4 +156,5 @@ def test_the_test_on_a_second_model_is_that_of_the_tables():
         orders = gain[np.array(list(permutations(range(len(gain)))))]
         missed = (orders - orders @ hat) / (1 - hat.diagonal())  # of left-out groups, of least squares
         reached = np.sqrt(np.square(missed).mean(1)) <= left_out_error(x, gain) * (1 + 1e-9)
-        assert table["p"][name] == pytest.approx(reached.mean(), abs=0.015)
+        p = reached.mean()  # the page's is of ten thousand orders
+        assert table["p"][name] == pytest.approx(p, abs=4 * (p * (1 - p) / 10_000) ** 0.5)

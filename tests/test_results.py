@@ -153,6 +153,20 @@ def test_scores_of_other_moments_than_those_there_are_told(tmp_path):
         ] * told
 
 
+def test_moments_are_compared_with_scores_alone(tmp_path):
+    """Accuracies may be of more rows than moments that no table is made of."""
+    write_pair(tmp_path, "a", "d1", ntps=0.5)
+    train = json.loads((tmp_path / "ntps/a/d1.json").read_text())["identity"]["train"] | {"limit": 7}
+    for path in (tmp_path / "ntps/a").iterdir():
+        path.unlink()
+    path = tmp_path / "moments/a/d1/train.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({"x": np.zeros(1)}, path, {"ntps": json.dumps(provenance.of("moments", train))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results.load_pairs(tmp_path)
+
+
 def test_the_best_layer_is_k_sweeps_where_it_tells_one(tmp_path):
     """Not the lowest error of linear_sklearn's table, which may be of layers that K_sweep.py no longer has."""
     write_pair(tmp_path, "a", "d1", ntps=0.5)

@@ -152,6 +152,18 @@ def test_a_configuration_names_no_other_weights_and_no_code_of_the_hub(tiny, tmp
     one_error(lambda: load_config(resolve_model(str(folder))), "config.json", next(iter(config)).strip("_"))
 
 
+def test_a_tokenizer_is_read_from_its_folder_alone(tiny, tmp_path):
+    """A file elsewhere would be used, and is not part of the tokenizer's identity."""
+    folder = changed(tiny, tmp_path / "m")
+    path = folder / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"fast_tokenizer_files": ["other/tokenizer.4.0.0.json"]})
+    )
+    one_error(
+        lambda: load_tokenizer(resolve_model(str(folder))), "tokenizer_config.json", "fast_tokenizer_files"
+    )
+
+
 @pytest.mark.parametrize("slash", ["/", "\\/", "\\u002f"])
 def test_code_of_another_repository_is_found_however_the_slash_is_written(tiny, tmp_path, monkeypatch, slash):
     from ntps.models import loading

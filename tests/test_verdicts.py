@@ -46,7 +46,8 @@ def test_a_verdict():
         ({"last_layer_loss": math.nan}, "; the last layer was not measured;"),
         ({"doubling_gain_low": 0.0}, "whether more labels would help is open: +0 to +5 points"),
         ({"doubling_gain_low": 0.009}, "whether more labels would help is open: +0.9 to +5 points"),
-        ({"doubling_gain": -0.4, "doubling_gain_low": -0.67, "doubling_gain_high": -0.0001}, "would help is open: -67 to +0 points"),
+        ({"doubling_gain": -0.4, "doubling_gain_low": -0.67, "doubling_gain_high": -0.0001}, "whether more labels would help is not known: skill does not rise with rows here"),
+        ({"doubling_gain": -0.012, "doubling_gain_low": -0.013, "doubling_gain_high": -0.011}, "would help is not known: skill does not rise"),
         ({"doubling_gain_low": -4.66, "doubling_gain_high": 0.39}, "whether more labels would help is open: not known to 100 points of skill"),
         ({"last_layer_loss_low": -1.0, "last_layer_loss_high": 0.3}, "whether the last layer loses skill is open: not known to 100 points;"),
         ({"seen": 0.43}, "usable: 83 % right on test rows, 43 % of which are train rows, 23 % by guessing;"),
@@ -80,6 +81,21 @@ def test_numbers_are_judged_by_skill_alone():
     }
     assert verdicts.verdict_of(row).startswith("usable: explains 57 % of the labels' variance on unseen rows")
     assert verdicts.verdict_of(row | {"heldout_skill_se": 0.3}).startswith("not usable: explains")
+
+
+def test_rows_that_train_has_are_not_called_unseen_beside_lora():
+    row = ROW | {
+        f"lora_{name}{end}": 0.1 for name in ("accuracy", "over_probe", "rise") for end in verdicts.ENDS
+    }
+    row |= {
+        "lora_curve": {"n": 200},
+        "lora_passes": 3.0,
+        "lora_steps": 50,
+        "lora_p_value": 0.5,
+        "lora_seconds": 9,
+    }
+    assert "of the unseen rows right" in verdicts.finetuned(row | {"seen": 0.0})
+    assert "of the test rows, 43 % of which are train rows right" in verdicts.finetuned(row | {"seen": 0.43})
 
 
 def test_every_word_of_a_verdict_has_a_rule():

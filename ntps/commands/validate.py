@@ -74,7 +74,7 @@ def described(flags: Flags) -> dict[str, Any]:
 
 def located(name: str) -> Path:
     """The YAML file of that path, or the one that a config name of any kind stands for."""
-    path, yaml = Path(name), name.endswith((".yaml", ".yml"))
+    path, yaml = Path(name), Path(name).suffix.lower() in (".yaml", ".yml")
     if path.is_file() and path.suffix and not yaml:
         raise UserError(f"{name}: its ending is none of {', '.join(FILE_READERS)}, .yaml")
     if path.is_file():

@@ -111,6 +111,10 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
                 raise ValueError(f"{key}: {value!r} is code of the hub, which is not run")
             if key == "configuration_files":
                 raise ValueError(f"{key}: only config.json itself is read: take the line out")
+            if key == "fast_tokenizer_files" and not all(
+                re.fullmatch(r"tokenizer[\w.-]*", str(file), re.ASCII) for file in value
+            ):
+                raise ValueError(f"{key}: {value!r}: only tokenizer files in its folder are read")
             if key == "transformers_weights" and not re.fullmatch(SAFETENSORS, str(value), re.ASCII):
                 raise ValueError(f"{key}: {value!r}: only safetensors files in its folder are read")
             if trusted and (other := re.search(r'"([\w.-]+/[\w.-]+)--', plain)):

@@ -66,7 +66,7 @@ def labels_picture(ranked: Sequence[Measured]) -> Figure:
                 at, [one.low for one in law], [one.high for one in law], alpha=0.15, linewidth=0, color=color
             )
     axes.set_xscale("log")
-    axes.set(xlabel="train rows", ylabel="skill on unseen rows")
+    axes.set(xlabel="train rows", ylabel="skill on test rows")
     axes.set_xticks(sorted(sizes), map(str, sorted(sizes)), minor=False)
     axes.set_xticks([], minor=True)
     without_math(axes)
@@ -79,8 +79,8 @@ def steps_panel(axes: Axes, row: Row) -> None:
     curve = row["lora_curve"]
     axes.plot(curve["steps"], curve["accuracy"], "C0-o", linewidth=0.7, label="LoRA, validation rows")
     reach = [[right - low], [high - right]]
-    axes.errorbar(curve["steps"][-1], right, reach, fmt="C1s", capsize=3, label="LoRA, unseen rows")
-    axes.axhline(row["accuracy"], color="0", linestyle="--", linewidth=0.9, label="linear probe, unseen rows")
+    axes.errorbar(curve["steps"][-1], right, reach, fmt="C1s", capsize=3, label="LoRA, test rows")
+    axes.axhline(row["accuracy"], color="0", linestyle="--", linewidth=0.9, label="linear probe, test rows")
     axes.set(xlabel="steps", ylabel="share of rows right")
     axes.legend(loc="best")
 

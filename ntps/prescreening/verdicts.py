@@ -7,6 +7,7 @@ from typing import Any
 from ntps.evaluation.paired import Z
 from ntps.prescreening.measure import Row, learns_nothing
 from ntps.sources.yaml_files import config_folders
+from ntps.texts.dataset import SEEN
 
 POINT = 0.01  # of skill
 ENDS = ("", "_low", "_high")  # of the columns of an estimate and its interval
@@ -21,7 +22,8 @@ RULES = {
     "the skill, the last layer is no better than guessing. It loses hardly anything where the upper end of the interval is under one point, "
     "though the lower one be below 0; else it is open. The layer was chosen on the train rows alone.",
     "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises by one point at least up to "
-    "twice as many, at the lower end of its interval. They would hardly help where both ends are within one point of 0; else it is open.",
+    "twice as many, at the lower end of its interval. They would hardly help where both ends are within one point of 0, and nothing is known where the upper one alone "
+    "is under a point: skill of more rows is not lower but by chance. Else it is open.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows (Bonett and Price 2012 for shares "
     "right). That of the power law is by profile likelihood. It is a statement on one model, not on the best of many.",
     "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
@@ -44,8 +46,7 @@ def is_of_classes(row: Row) -> bool:
 
 
 def on_unseen_rows(row: Row) -> str:
-    seen = row.get("seen", 0)
-    rows = "unseen rows" if seen < POINT else f"test rows, {seen:.0%} of which are train rows"
+    rows = rows_of_test(row)
     skill = f"explains {row['heldout_skill']:.0%} of the labels' variance on {rows}, 0% by guessing"
     if row["heldout_skill"] < -Z * row["heldout_skill_se"]:
         skill = f"significantly worse than guessing on {rows}"
@@ -55,6 +56,11 @@ def on_unseen_rows(row: Row) -> str:
         right = "over 99%" if 0.995 <= row["accuracy"] < 1 else f"{row['accuracy']:.0%}"
         skill = f"{right} right on {rows}, {row['majority_accuracy']:.0%} by guessing"
     return skill.replace("%", " %")
+
+
+def rows_of_test(row: Row) -> str:
+    seen = row.get("seen", 0)
+    return "unseen rows" if seen < SEEN else f"test rows, {seen:.0%} of which are train rows"
 
 
 def last_layer(row: Row) -> str:
@@ -77,14 +83,18 @@ def last_layer(row: Row) -> str:
 def more_labels(row: Row) -> str:
     """No law falls or stands still where early points rise, so that a lower end above 0 tells nothing; a point does."""
     gain, low, high = (row[f"doubling_gain{end}"] for end in ENDS)
-    where = "of skill at twice as many"
+    where, whether = "of skill at twice as many", "whether more labels would help"
     if math.isnan(gain):
-        return "whether more labels would help was not estimated"
+        return f"{whether} was not estimated"
     if low >= POINT:
         return f"more labels would help: {points(gain, '+')} {where}"
-    if low > -POINT and high < POINT:
-        return f"more labels would hardly help: under 1 point {where}"
-    return f"whether more labels would help is {still_open(low, high)} {where}"
+    if high < POINT:
+        return (
+            f"more labels would hardly help: under 1 point {where}"
+            if low > -POINT
+            else f"{whether} is not known: skill does not rise with rows here"
+        )
+    return f"{whether} is {still_open(low, high)} {where}"
 
 
 def still_open(low: float, high: float) -> str:
@@ -116,7 +126,7 @@ def finetuned(row: Row) -> str:
         rises = f"whether it still rises is open: {n} validation rows are too few"
     passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
     return (
-        f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the unseen rows right, the linear probe "
+        f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the {rows_of_test(row).replace('%', ' %')} right, the linear probe "
         f"{100 * row['accuracy']:.1f} %: {gain:+.1f} points [{least:+.1f}, {most:+.1f}], p = {row['lora_p_value']:.2g}; "
         f"{rises}; it took {row['lora_seconds']:.0f} s{passes}"
     )

@@ -17,7 +17,7 @@ FORMAT = 1
 REMEDY = "Restore it from a copy, or write it again with --overwrite"
 UNSAID = {"pooling": "mean"}  # of an identity that has no such key
 TEXTS = "texts_sha256"  # of rows, which most settings change
-LAST = ("data", TEXTS)  # of differences: they say least of why
+OF_ROWS = re.compile(rf"(\w+\.)*data\.|.*\b{TEXTS}\b")  # differences that say least of why
 VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "peft", "datasets")
 
 
@@ -62,7 +62,7 @@ def read(path: Path, kind: str | None = None) -> dict:
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
     """Names of the fields in which two identities differ, with both values, shortened."""
     lines = []
-    for key in sorted(found.keys() | wanted.keys(), key=lambda key: (key in LAST, key)):
+    for key in sorted(found.keys() | wanted.keys()):
         left, right = (identity.get(key, UNSAID.get(key)) for identity in (found, wanted))
         if left != right and key == TEXTS:
             lines.append(f"the texts or their labels are others than there ({prefix}{key})")
@@ -77,7 +77,7 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
 
 def check_same(what: str, found: Mapping, wanted: Mapping, remedy: str = "") -> None:
     """UserError, beginning with `what`, unless two identities are the same."""
-    if lines := differences(found, wanted):
+    if lines := sorted(differences(found, wanted), key=lambda line: bool(OF_ROWS.match(line))):
         raise UserError(f"{what}: {'; '.join(lines[:4])}. {remedy}".rstrip(". "))
 
 

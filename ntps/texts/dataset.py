@@ -248,7 +248,7 @@ def _number(label: str, split: str, where: Path) -> float:
         number = math.nan
     if not abs(number) < 1 / TINY or "_" in label:  # Python reads 1_000
         comma = "write 1.5 for 1,5, and no marks of thousands" if "," in label else ""
-        too_large = f"a number below {1 / TINY:g} is needed" if abs(number) >= 1 / TINY else ""
+        too_large = f"one between {-1 / TINY:g} and {1 / TINY:g} is needed" if abs(number) >= 1 / TINY else ""
         remedy = comma or too_large or "mend it or leave the cell empty, or omit target: numeric"
         raise UserError(
             f"{where}: label: split {split!r} has {label!r}, which is no number to learn: {remedy}"

@@ -30,11 +30,7 @@ HEADER = 100_000  # characters in which the header ends: below the longest field
 ARRAY = re.compile(r"\s*\[")
 DELIMITED = (".csv", ".tsv")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
-PACKED = {  # how such a file begins
-    "gzip": rb"\x1f\x8b", "bzip2": rb"BZh[1-9]1AY&SY", "xz": rb"\xfd7zXZ", "zip": rb"PK\x03\x04", "zstd": rb"\x28\xb5\x2f\xfd",
-    "lz4": rb"\x04\x22\x4d\x18", "7z": rb"7z\xbc\xaf", "rar": rb"Rar!\x1a",
-}  # fmt: skip
-UNPACK: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+UNPACK: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 MARKS = {  # of the beginning of a file: UTF-32 first, whose mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -75,7 +71,7 @@ def _sqlite(content: bytes, spec: Spec, where: Path) -> Iterator[Row]:
             chosen = ", ".join(map(_quoted, columns))
             size = 0
             for values in database.execute(f"SELECT {chosen} FROM {_quoted(table)}"):
-                size += sum(len(value) for value in values if isinstance(value, str | bytes))
+                size += sum(CELL + (len(value) if isinstance(value, str | bytes) else 0) for value in values)
                 bounded(size)  # a default of a column is stored once
                 yield dict(zip(columns, values))
     except sqlite3.Error as error:
@@ -116,23 +112,22 @@ def bounded(size: int) -> None:
         raise ValueError(f"it holds more than {LARGEST >> 20} MiB: unpack it, or save it as CSV")
 
 
-def check_size(path: Path) -> None:
-    """ValueError where a file for another reader is packed and holds too much, or is packed in a way that is not looked into."""
-    with path.open("rb") as file:
-        start = file.read(10)
-    if packed := next((name for name, begins in PACKED.items() if re.match(begins, start)), None):
+def check_size(path: Path, parquet: bool) -> None:
+    """ValueError where a file that `datasets` is to read holds too much, packed, or is packed in a way that is not looked into."""
+    from datasets.utils.extract import Extractor
+
+    size = 0
+    if parquet:
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(100):
+            bounded(size := size + sum(map(unfolded, batch.columns)))
+    elif packed := Extractor.infer_extractor_format(path):
         if packed not in UNPACK:
             raise ValueError(f"{path.name} is a {packed} file: unpack it")
-        size = 0
         with UNPACK[packed](path) as content:
             while part := content.read(1 << 20):
                 bounded(size := size + len(part))
-    elif start.startswith(b"PAR1"):
-        import pyarrow.parquet
-
-        file, size = pyarrow.parquet.ParquetFile(path), 0
-        for batch in file.iter_batches(100):
-            bounded(size := size + sum(map(unfolded, batch.columns)))
 
 
 def without_gz(path: Path) -> Path:

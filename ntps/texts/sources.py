@@ -30,6 +30,7 @@ from ntps.texts.columns import columns_of
 from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
+FOLDERS = ("Csv", "Json", "Parquet")  # what `datasets` may read of a local folder
 ABOUT = ("README.md", ".huggingface.yaml")  # where a folder says which files are its rows
 
 
@@ -180,11 +181,14 @@ class Hub(TextSource):
         with boundary(f"{where}: id: cannot load {spec['id']!r}", remedy):
             what = f"{where}: id: {spec['id']}"
             self._check_inside(asked_for(folder), folder, what)  # before `datasets` asks for an address
-            config = datasets.load_dataset_builder(str(folder), spec.get("config"), **cache).config
+            builder = datasets.load_dataset_builder(str(folder), spec.get("config"), **cache)
+            config, kind = builder.config, type(builder.config).__name__.removesuffix("Config")
+            if local and kind not in FOLDERS:
+                raise UserError(f"{what} is a folder of {kind} files; {', '.join(FOLDERS)} are read")
             found = list(dict(config.data_files or {}).values())
             self._check_inside((str(file) for files in found for file in files), folder, what)
             for file in (file for files in found for file in files) if local else ():
-                readers.check_size(Path(file))
+                readers.check_size(Path(file), kind == "Parquet")
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
             with warnings.catch_warnings():
                 warnings.simplefilter("error", ParserWarning)  # of fields beyond those of the header
