@@ -88,12 +88,10 @@ def more_labels(row: Row) -> str:
         return f"{whether} was not estimated"
     if low >= POINT:
         return f"more labels would help: {points(gain, '+')} {where}"
+    if high < POINT and low > -POINT:
+        return f"more labels would hardly help: under 1 point {where}"
     if high < POINT:
-        return (
-            f"more labels would hardly help: under 1 point {where}"
-            if low > -POINT
-            else f"{whether} is not known: skill does not rise with rows here"
-        )
+        return f"{whether} is not known: skill does not rise with rows here"
     return f"{whether} is {still_open(low, high)} {where}"
 
 

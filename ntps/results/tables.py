@@ -186,11 +186,9 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     A warning where tables of the pair are of other rows or weights than the first: its row is of several runs.
     """
     about = provenances(folder, model, dataset)
-    with contextlib.suppress(
-        UserError, KeyError
-    ):  # no scores, no moments, or some that cannot be read: not used here
-        about["ntps"]
-        about["moments"] = provenance.read(folder / "moments" / model / dataset / "train.safetensors")
+    if "ntps" in about:
+        with contextlib.suppress(UserError):  # none there, or one that cannot be read: it is not used here
+            about["moments"] = provenance.read(folder / "moments" / model / dataset / "train.safetensors")
     runs = {kind: run for kind, found in about.items() if (run := run_of(found["identity"]))}
     for kind, run in runs.items():
         first, known = next(iter(runs.items()))

@@ -157,11 +157,10 @@ def with_config(argv: list[str], main: Callable, flags: dict[str, Flag]) -> list
         if value is None and (flag.default is None or flag.item):
             continue
         if flag.item:
-            if other := [
-                one for one in (value if isinstance(value, list) else [value]) if str(one).startswith("--")
-            ]:
+            items = list(map(str, value if isinstance(value, list) else [value]))
+            if other := [item for item in items if item.startswith("--")]:
                 raise UserError(f"{given.config}: {name}: {other[0]!r} is a flag, not a value")
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            words += [f"--{name}", *items]
         elif flag.default is False and isinstance(value, bool):
             words += [f"--{name}"] if value else []
         else:
