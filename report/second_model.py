@@ -39,11 +39,8 @@ def judged(table: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
 def fact(_: object) -> dict[str, str]:
     """For report/reproduction.py: what it found, in a clause; empty where nothing was better than the mean gain or it is not measured."""
     path = FOLDER / TABLE
-    found = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["predictor", "groups", "better"])
-    better = found[found["better"].astype(bool) & (found["predictor"] == FIRST)]
-    clause = "; {} did better than the mean gain for {}, in a test fixed beforehand of {} groups of data sets"
-    return {
-        "gain.second": "".join(
-            clause.format(PREDICTORS[FIRST], NAME, row.groups) for row in better.itertuples()
-        )
-    }
+    row = pd.read_csv(path).set_index("predictor").loc[FIRST] if path.exists() else None
+    if row is None or not row["better"]:
+        return {"gain.second": ""}
+    found = f"{PREDICTORS[FIRST]} did better than the mean gain for {NAME}, in a test fixed beforehand of {row['groups']} groups of data sets"
+    return {"gain.second": f"; {found}"}

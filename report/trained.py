@@ -31,13 +31,14 @@ EMBEDDINGS = 0  # the layer
 def sections(folder: Path) -> dict[str, Any]:
     """By model, trained: the table, or of how many data sets there is something to compare. Of complete ones, training: its
     lines by score; equal_layers: lines of another table; embeddings: on how many data sets they are the best layer, trained and random."""
-    found = {name: lines_of(side_by_side(folder, model)) for name, model in MODELS.items()}
+    both = {name: side_by_side(folder, model) for name, model in MODELS.items()}
+    found = {name: lines_of(table) for name, table in both.items()}
     complete = {name: lines for name, lines in found.items() if not isinstance(lines, str)}
     tables = {name: markdown(pd.DataFrame(list(lines.values()))) for name, lines in complete.items()}
     return {
         "trained": found | tables, "training": complete,
         "equal_layers": {name: list(at_equal_layers(folder, MODELS[name])) for name in complete},
-        "embeddings": {name: at_the_embeddings(folder, MODELS[name]) for name in complete},
+        "embeddings": {name: at_the_embeddings(both[name]) for name in complete},
     }  # fmt: skip
 
 
@@ -62,14 +63,14 @@ def side_by_side(folder: Path, model: str = MODEL) -> pd.DataFrame:
 
 def joined(rows: pd.DataFrame, folder: Path, model: str) -> pd.DataFrame:
     """The same of any rows, one a pair."""
-    trained, random = (rows[rows["model"] == name].set_index("dataset") for name in (model, model + CONTROL))
     groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
-    scores = {"own": trained, "control": random}
-    for name, table in scores.items():
-        scores[name] = table[["accuracy"]].assign(
-            **{score: table[score].where(defined(table, score)) for score in SCORES}
-        )
-    both = scores["own"].join(scores["control"].add_suffix(CONTROL), how="inner").join(groups)
+
+    def scores(name: str) -> pd.DataFrame:
+        own = rows[rows["model"] == name].set_index("dataset")
+        known = {score: own[score].where(defined(own, score)) for score in SCORES}
+        return own[["layer", "accuracy"]].assign(**known)
+
+    both = scores(model).join(scores(model + CONTROL).add_suffix(CONTROL), how="inner").join(groups)
     return both.reset_index()
 
 
@@ -94,13 +95,10 @@ def difference(apart: Array, p: float) -> str:
     return f"higher on {(apart > 0).sum()} of {len(apart)}, {number(float(apart.mean()))} on average (p {p_text(p)})"
 
 
-def at_the_embeddings(folder: Path, model: str) -> dict[str, int]:
-    """On how many data sets they are the best layer, with trained weights and with random ones, and how many there are."""
-    rows = rows_of(folder)
-    rows = rows[rows["which"] == "best"]
-    layers = [rows.loc[rows["model"] == name, "layer"] for name in (model, model + CONTROL)]
-    trained, random = (int((layer == EMBEDDINGS).sum()) for layer in layers)
-    return {"trained": trained, "random": random, "count": len(layers[1])}
+def at_the_embeddings(both: pd.DataFrame) -> dict[str, int]:
+    """On how many data sets they are the layer, with trained weights and with random ones, and how many there are."""
+    trained, random = (int((both[f"layer{end}"] == EMBEDDINGS).sum()) for end in ("", CONTROL))
+    return {"trained": trained, "random": random, "count": len(both)}
 
 
 def compared(both: pd.DataFrame, score: str) -> dict[str, str]:

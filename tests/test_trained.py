@@ -113,4 +113,8 @@ def test_at_equal_layers_both_are_taken_at_the_same_one(tmp_path):
     # Holm: of twelve cells six have a smaller p
     assert f"(p {6 * binomtest(8, 9).pvalue:.2f})" in lines["half of the depth, 1"]
     assert f"(p {12 * binomtest(9, 9).pvalue:.3f})" in lines["the last"]
-    assert trained.at_the_embeddings(tmp_path, "m") == {"trained": 0, "random": 9, "count": 9}
+    assert trained.at_the_embeddings(trained.side_by_side(tmp_path, "m")) == {
+        "trained": 0,
+        "random": 9,
+        "count": 9,
+    }

@@ -310,6 +310,11 @@ def learns_nothing(row: Row) -> bool:
     return not row["heldout_skill"] > Z * row["heldout_skill_se"]
 
 
+def is_worse(row: Row) -> bool:
+    """Is held-out skill significantly below 0?"""
+    return bool(row["heldout_skill"] < -Z * row["heldout_skill_se"])
+
+
 def side_of(row: Row, score: str) -> str:
     """Where a score lies: significantly (two-sided p up to SMALL) above or below shuffled labels, or among them; "" without."""
     p, null = (row[name] for name in NULLS[score])
@@ -329,7 +334,7 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
     named = {"conditioned_ntps": "conditioned NTPS", "ntps": "NTPS", "retention": "retention"}
     sides = {name: where.get(side_of(row, score)) for score, name in named.items()}
     share = "" if math.isnan(row["signal_share"]) else f", signal share {row['signal_share']:.2f}"
-    worse = row["heldout_skill"] < -Z * row["heldout_skill_se"]
+    worse = is_worse(row)
     cut, note = train.record.get("texts_cut"), (train.record.get("model") or {}).get("note")
     found = {
         f"at this number of rows NTPS describes the sample: {row['n_train']} for {train.width} dimensions{share}":

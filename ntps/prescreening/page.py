@@ -17,6 +17,7 @@ from ntps.prescreening.pictures import draw
 from ntps.prescreening.verdicts import RULES, THRESHOLDS, finetuned, points, standing, verdict_of
 from ntps.system import atomic_files, provenance
 from ntps.system.console import visible
+from ntps.texts.dataset import SEEN
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -231,7 +232,7 @@ def context(rows: Sequence[Row], facts: Row, warnings: Sequence[str], dropped: S
 
 TEMPLATES.globals |= {
     "number": number, "between": between, "percent": percent, "gain": gain, "side_of": side_of, "nan": math.nan, "points": points,
-    "verdict": verdict, "verdict_of": verdict_of, "finetuned": finetuned, "outlook": outlook, "standing": standing, "RULES": RULES, "THRESHOLDS": THRESHOLDS, "ranked_name": ranked_name,
+    "verdict": verdict, "verdict_of": verdict_of, "finetuned": finetuned, "outlook": outlook, "standing": standing, "RULES": RULES, "THRESHOLDS": THRESHOLDS, "ranked_name": ranked_name, "SEEN": SEEN,
 }  # fmt: skip
 TEMPLATES.filters |= {
     "answer_cells": answer_cells, "retention_cells": retention_cells, "paper_cells": paper_cells, "dropped_cells": dropped_cells,

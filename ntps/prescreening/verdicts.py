@@ -4,8 +4,7 @@ import json
 import math
 from typing import Any
 
-from ntps.evaluation.paired import Z
-from ntps.prescreening.measure import Row, learns_nothing
+from ntps.prescreening.measure import Row, is_worse, learns_nothing
 from ntps.sources.yaml_files import config_folders
 from ntps.texts.dataset import SEEN
 
@@ -48,7 +47,7 @@ def is_of_classes(row: Row) -> bool:
 def on_unseen_rows(row: Row) -> str:
     rows = rows_of_test(row)
     skill = f"explains {row['heldout_skill']:.0%} of the labels' variance on {rows}, 0% by guessing"
-    if row["heldout_skill"] < -Z * row["heldout_skill_se"]:
+    if is_worse(row):
         skill = f"significantly worse than guessing on {rows}"
     if "micro_f1" in row:
         skill = f"micro F1 {row['micro_f1']:.2f}, {skill}"
@@ -101,15 +100,19 @@ def still_open(low: float, high: float) -> str:
     return f"open: {points(low, '+').split()[0]} to {points(high, '+')}"
 
 
-def trend(row: Row, column: str, up: str, flat: str, whether: str, where: str) -> str:
-    """A change with its interval in words: significantly up, flat (under one point), or open."""
-    change, low, high = (row[f"{column}{end}"] for end in ENDS)
-    if math.isnan(change):
+def still_rises(row: Row) -> str:
+    """LoRA's accuracy on the validation rows, of which the curve has n."""
+    rise, low, high = (row[f"lora_rise{end}"] for end in ENDS)
+    n, whether = row["lora_curve"]["n"], "whether it still rises"
+    where = f"in the second half, on {n} validation rows"
+    if n * POINT < 1 and not low > 0:
+        return f"{whether} is open: {n} validation rows are too few"
+    if math.isnan(rise):
         return f"{whether} was not estimated"
     if high < POINT:
-        return f"{flat}: under 1 point {where}"
+        return f"it no longer rises: under 1 point {where}"
     if low > 0:
-        return f"{up}: {points(change, '+')} {where}"
+        return f"it still rises: {points(rise, '+')} {where}"
     return f"{whether} is {still_open(low, high)} {where}"
 
 
@@ -117,16 +120,11 @@ def finetuned(row: Row) -> str:
     """Such as "LoRA after 50 steps has 81.2 % [78.0, 84.1] of the unseen rows right, the linear probe 79.0 %: +2.2 points [-0.5, +4.9]"."""
     right, low, high = (100 * row[f"lora_accuracy{end}"] for end in ENDS)
     gain, least, most = (100 * row[f"lora_over_probe{end}"] for end in ENDS)
-    n = row["lora_curve"]["n"]
-    words = "it still rises", "it no longer rises", "whether it still rises"
-    rises = trend(row, "lora_rise", *words, f"in the second half, on {n} validation rows")
-    if n * POINT < 1 and not row["lora_rise_low"] > 0:
-        rises = f"whether it still rises is open: {n} validation rows are too few"
     passes = "" if math.isnan(row["lora_passes"]) else f", {row['lora_passes']:.1f} times its forward pass"
     return (
         f"LoRA after {row['lora_steps']} steps has {right:.1f} % [{low:.1f}, {high:.1f}] of the {rows_of_test(row).replace('%', ' %')} right, the linear probe "
         f"{100 * row['accuracy']:.1f} %: {gain:+.1f} points [{least:+.1f}, {most:+.1f}], p = {row['lora_p_value']:.2g}; "
-        f"{rises}; it took {row['lora_seconds']:.0f} s{passes}"
+        f"{still_rises(row)}; it took {row['lora_seconds']:.0f} s{passes}"
     )
 
 

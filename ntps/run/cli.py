@@ -72,15 +72,23 @@ def script_flags(name: str) -> dict[str, Flag]:
 def experiment_flags(name: str, where: str) -> dict[str, Any]:
     """Every flag of a script as `--config where` sets it, read and checked as the script itself does; UserError."""
     main = script_main(name)
-    flags, kind = flags_of(main), settings_class(main)
-    parser = parser_of(main, flags)
+    parser, kind = parser_of(main, flags_of(main)), settings_class(main)
     parser.exit_on_error = False
     try:
-        values = parser.parse_args(with_config(["--config", where], main, flags)).as_dict()
-        values.pop("config", None)
-        return dataclasses.asdict(kind(**values))
+        return dataclasses.asdict(kind(**parsed(parser, main, ["--config", where])))
     except (UserError, argparse.ArgumentError) as error:
         raise UserError(f"{where}: {name}: {error}") from None
+
+
+def parsed(parser: jsonargparse.ArgumentParser, main: Callable[..., int], argv: list[str]) -> dict[str, Any]:
+    """The values of a script's flags, those of its --config file among them; UserError for what the parser does not see."""
+    flags = flags_of(main)
+    values = parser.parse_args(with_config(argv, main, flags)).as_dict()
+    values.pop("config", None)
+    for name, flag in flags.items():
+        if flag.type in (str, str | None) and values[name] == "":
+            raise UserError(f"--{name} is empty: leave it out, or give it a value")
+    return values
 
 
 def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
@@ -90,17 +98,11 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     (`--models A B`). `--config FILE.yaml` may hold any flag, or an experiment of several scripts
     (ntps/run/experiments.py); what the command line says wins.
     """
-    flags = flags_of(main)
-    parser = parser_of(main, flags)
+    parser = parser_of(main, flags_of(main))
     try:
-        argv = with_config(sys.argv[1:] if argv is None else argv, main, flags)
+        values = parsed(parser, main, sys.argv[1:] if argv is None else argv)
     except UserError as error:
         parser.error(str(error))
-    values = parser.parse_args(argv).as_dict()
-    values.pop("config", None)
-    for name, flag in flags.items():
-        if flag.type in (str, str | None) and values[name] == "":
-            parser.error(f"--{name} is empty: leave it out, or give it a value")
     quiet()
     keep_heap()
     warnings.formatwarning = as_line

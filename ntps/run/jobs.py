@@ -15,6 +15,7 @@ from ntps.run.cli import experiment_flags
 from ntps.run.experiments import read_experiment
 from ntps.run.plan import Outline, Plan, plan_pair
 from ntps.texts.dataset import dataset_name, find_description
+from ntps.texts.sources import SPLIT
 
 # the scripts in their order, and what of cache.py's output each waits for
 READS: dict[str, tuple[str, ...]] = {
@@ -64,7 +65,7 @@ class Grid:
         self.datasets = by_name(self.names[1], lambda name: find_description(name).resolve())
         self.output, cache = str(top.get("output", "results")), self.flags("cache")
         self.splits: list[str] = cache["splits"]
-        if strange := [name for name in self.splits if not re.fullmatch(r"\w[\w-]*", name, re.ASCII)]:
+        if strange := [name for name in self.splits if not re.fullmatch(SPLIT, name, re.ASCII)]:
             raise UserError(f"{where}: cache: splits: {strange[0]!r} is no name of a split")
         if cache["shard"]:
             raise UserError(

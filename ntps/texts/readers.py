@@ -116,15 +116,15 @@ def check_size(path: Path, parquet: bool) -> None:
     """ValueError where a file that `datasets` is to read holds too much, packed, or is packed in a way that is not looked into."""
     from datasets.utils.extract import Extractor
 
-    size = 0
     if parquet:
         import pyarrow.parquet
 
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(100):
-            bounded(size := size + sum(map(unfolded, batch.columns)))
+        for _ in bounded_batches(pyarrow.parquet.ParquetFile(path)):
+            pass
     elif packed := Extractor.infer_extractor_format(path):
         if packed not in UNPACK:
             raise ValueError(f"{path.name} is a {packed} file: unpack it")
+        size = 0
         with UNPACK[packed](path) as content:
             while part := content.read(1 << 20):
                 bounded(size := size + len(part))
@@ -313,11 +313,15 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         raise ValueError(
             f"its {file.metadata.num_rows} rows of {', '.join(columns)} do not fit in memory: save fewer rows"
         )
-    size, rows = 0, list[Row]()
-    for batch in file.iter_batches(100, columns=columns):  # a text that all rows share is stored once
+    return [row for batch in bounded_batches(file, columns) for row in batch.to_pylist()]
+
+
+def bounded_batches(file: Any, columns: list[str] | None = None) -> Iterator[Any]:
+    """Batches of a Parquet file; ValueError once they hold too much: a text that all rows share is stored once."""
+    size = 0
+    for batch in file.iter_batches(100, columns=columns):
         bounded(size := size + sum(map(unfolded, batch.columns)))
-        rows += batch.to_pylist()
-    return rows
+        yield batch
 
 
 def unfolded(column: Any) -> int:

@@ -30,6 +30,7 @@ from ntps.texts.columns import columns_of
 from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
+SPLIT = r"\w[\w-]*"  # a split's name
 FOLDERS = ("Csv", "Json", "Parquet")  # what `datasets` may read of a local folder
 ABOUT = ("README.md", ".huggingface.yaml")  # where a folder says which files are its rows
 
@@ -64,7 +65,7 @@ class TextSource(ABC):
 
 
 def _split_faults(key: str, splits: dict[str, str]) -> Faults:
-    if strange := [name for name in splits if not re.fullmatch(r"\w[\w-]*", name)]:
+    if strange := [name for name in splits if not re.fullmatch(SPLIT, name)]:
         yield key, f"has a split {strange[0]!r}: letters, digits, _ and - make a name"
     if "train" not in splits:
         yield key, "has no train"
@@ -185,9 +186,9 @@ class Hub(TextSource):
             config, kind = builder.config, type(builder.config).__name__.removesuffix("Config")
             if local and kind not in FOLDERS:
                 raise UserError(f"{what} is a folder of {kind} files; {', '.join(FOLDERS)} are read")
-            found = list(dict(config.data_files or {}).values())
-            self._check_inside((str(file) for files in found for file in files), folder, what)
-            for file in (file for files in found for file in files) if local else ():
+            found = [str(file) for files in dict(config.data_files or {}).values() for file in files]
+            self._check_inside(found, folder, what)
+            for file in found if local else ():
                 readers.check_size(Path(file), kind == "Parquet")
             options, recognised = self._csv_options(config, folder, spec, where) if local else ({}, {})
             with warnings.catch_warnings():
