@@ -94,14 +94,14 @@ def designs(found: Points) -> dict[tuple[str, ...], Array]:
 
 def held_out(design: Array, gains: Array, across: bool) -> Array:
     """(b, M, G): errors of least squares without the group and, if `across`, the model; design (M, G, p), gains (b, M, G)."""
-    errors = np.empty_like(gains)
-    for m, g in np.ndindex(gains.shape[1:]):
-        own = [m] if across else []
-        x, y = (np.delete(part, g, axis=-2) for part in (design, gains[..., None]))
-        x, y = np.delete(x, own, axis=0), np.delete(y, own, axis=1)
-        solve = np.linalg.pinv(x.reshape(-1, x.shape[-1]), rcond=1e-10)
-        errors[:, m, g] = y.reshape(len(y), -1) @ solve.T @ design[m, g] - gains[:, m, g]
-    return errors
+    model, group = (place.ravel() for place in np.indices(gains.shape[1:]))
+    others = group != group[:, None]  # (M G, M G): the points that a point is predicted from
+    if across:
+        others &= model != model[:, None]
+    points = design.reshape(len(group), -1)
+    solve = np.linalg.pinv(others[..., None] * points, rcond=1e-10)  # a row of zeros has no weight
+    weights = np.einsum("ip,ipj->ij", points, solve)
+    return (gains.reshape(len(gains), -1) @ weights.T).reshape(gains.shape) - gains
 
 
 def mean_square(errors: Array) -> Array:
