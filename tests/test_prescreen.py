@@ -260,8 +260,15 @@ def test_wrong_flags_suggest_the_right_ones(tmp_path, keys, message):
 
 def test_faults_of_the_flags(tmp_path, capsys):
     (texts := tmp_path.parent / "texts.csv").write_text("text,label\na,x\nb,x\n")
+    (other := tmp_path.parent / "other.csv").write_text("text,star\nc,x\nd,y\n")
+    both = ["--train", str(texts), "--test", str(other)]
     for flags, message in (
-        (["--train", str(texts)], "texts.yaml: "),
+        (["--train", str(texts)], f"error: --train {texts}: "),
+        (
+            [*both, "--text", "texts"],
+            f"error: --train {texts} --test {other}: text: split 'train' has no column",
+        ),
+        ([*both, "--encoding", "utf-16"], f"error: --train: cannot read {texts}: it is not utf-16"),
         (["--train", "nowhere.csv"], "--train nowhere.csv: there is no such file"),
         (["--test", "x.csv"], "--test: only together with --train"),
         (["--train", "x.csv", "--dataset", "trec6"], "--dataset trec6: not together with --train x.csv"),

@@ -60,7 +60,13 @@ def load(flags: Prescreening) -> tuple[str, Dataset]:
     if earlier != spec and measured:
         raise UserError(f"{where}: an earlier run read other files or columns under this name: give another --output, or "
                         "--overwrite to replace its results")  # fmt: skip
-    return str(where), load_dataset(str(where), spec)
+    try:
+        return str(where), load_dataset(str(where), spec)
+    except UserError as error:  # which names a file that is not there yet
+        given = " ".join(f"--{name} {file}" for name, file in zip(SPLITS, (flags.train, flags.test)) if file)
+        raise UserError(
+            str(error).replace(f"{where}: files: ", "--").replace(f"{where}:", f"{given}:")
+        ) from None
 
 
 def keep(flags: Prescreening) -> None:
