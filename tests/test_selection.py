@@ -135,7 +135,9 @@ def test_few_data_sets_measure_nothing(tmp_path, capsys, count):
     assert table(tmp_path, "fixed")[["low", "high"]].isna().all(axis=None)
     if count == 3:  # 3 groups have 6 orders: no two-sided p below 2/6
         assert table(tmp_path, "fixed")["p"].dropna().ge(2 / 6 - 1e-9).all()
-    assert "not measurable" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ("no correlation: it takes more than" in said) == (count <= 2)
+    assert ("not measurable" in said) == (count > 2)
 
 
 def test_a_score_too_noisy_to_order_the_data_sets_is_not_measurable(tmp_path):

@@ -169,8 +169,12 @@ def report(questions: list[Question], tables: Mapping[str, pd.DataFrame]) -> Ite
     yield f"correction for the scores of a table, the reading's: holds or reversed at {ALPHA:g}. critical: the smallest correlation"
     yield "that would be significant; reliability: share of a score's variance over groups that is not its standard error's."
     for target in dict.fromkeys(q.target for q in questions):
+        here = [q for q in questions if q.target == target]
         yield f"\n== {target}: {results.TARGETS[target][1]}"
-        yield from facts([q for q in questions if q.target == target])
+        yield from facts(here)
+        if (most := max(q.n for q in here)) <= 2:
+            yield f"no correlation: it takes more than {most} independent group{'s' * (most != 1)} of data sets, {FEWEST} to be significant"
+            continue
         for name, what in SHOWN.items():
             if (table := tables[name]).empty:
                 continue
