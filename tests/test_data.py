@@ -197,7 +197,26 @@ def test_any_table_is_read_as_it_was_written(encoding, delimiter, quoting, rows,
     names = [name.strip() for name in names]
     assert found == [dict(zip(names, row, strict=True)) for row in rows]
     usual = delimiter == ("tab" if tsv else "comma")
+    notes = [note for note in notes if "valid UTF-8" not in note]  # which 'Ã©' is in cp1252
     assert notes == [encoding] * (encoding in ("utf-16", "utf-32")) + [f"delimiter {delimiter}"] * (not usual)
+
+
+@pytest.mark.parametrize(
+    ("written", "told", "text", "noted"),
+    [
+        ("utf-8", "latin-1", "cafÃ©", ["latin-1, though it is valid UTF-8"]),
+        ("utf-8-sig", "cp1252", "cafÃ©", ["cp1252, though it is valid UTF-8"]),
+        ("utf-8-sig", "utf-8-sig", "café", []),
+        ("utf-8", "UTF8", "café", []),
+        ("latin-1", "latin-1", "café", []),
+        ("utf-16-be", "utf-16-be", "cafe", []),
+    ],
+)
+def test_an_encoding_that_a_utf_8_file_does_not_need_is_noted(written, told, text, noted):
+    content = "label,text\na,café\n".replace("é", "e" if text == "cafe" else "é").encode(written)
+    spec = {"text": "text", "label": "label", "where": {}, "encoding": told}
+    found, notes = readers.rows_of(Path("a.csv"), content, spec)
+    assert (found[0]["text"], notes) == (text, noted)
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,19 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
         raise ValueError(
             f"it is not {encoding}; encoding: cp1252 (flag --encoding) would read {near!r}"
         ) from error
-    notes += [encoding] if encoding != spec.get("encoding", "utf-8") else []
+    if encoding != spec.get("encoding", "utf-8"):
+        notes.append(encoding)
+    elif spec.get("encoding") and text != _as_utf8(content, text):
+        notes.append(f"{encoding}, though it is valid UTF-8")
     return text
+
+
+def _as_utf8(content: bytes, otherwise: str) -> str:
+    """The bytes as UTF-8 text; `otherwise` where they are none."""
+    try:
+        return otherwise if b"\0" in content else content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return otherwise
 
 
 def _names(header: Iterable[Any]) -> list[str]:
