@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, holm, spearman
 from ntps.evaluation.gain import Points, points
+from ntps.prescreening.page import SETTLED
 from ntps.results.tables import PAIR
 from report import baselines, gain_confirmation, kernel_variants, pages, second_model
 from report.confirmation import LEAST, defined
@@ -65,8 +66,8 @@ def page(
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
-        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+        "second": of_model(second, seed_variance(table)), "expect": expected(pd.concat([table, further]), [judged, both]), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
+        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
     })  # fmt: skip
 
 
@@ -102,6 +103,16 @@ def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def expected(table: pd.DataFrame, judgements: Sequence[pd.DataFrame | None]) -> dict[str, Any]:
+    """How large the gains are over all data sets, and whether anything was shown to predict them."""
+    gain, known = table[GAIN], [judged for judged in judgements if judged is not None]
+    low, median, high = gain.quantile([0.25, 0.5, 0.75])
+    return {
+        "count": len(gain), "above": int((gain > 0).sum()), "worth": int((gain > WORTH).sum()), "median": median, "mean": gain.mean(),
+        "low": low, "high": high, "least": gain.min(), "most": gain.max(), "predicted": any(judged["better"].any() for judged in known),
+    }  # fmt: skip
+
+
 def p_values(table: pd.DataFrame, seeds_error: Any) -> Array:
     """One-sided, of each gain by its normal errors of test rows and seeds."""
     return norm.sf(table[GAIN] / np.hypot(table["test_error"], seeds_error))
@@ -128,6 +139,7 @@ def of_confirmation(
 ) -> dict[str, Any]:
     """of_seeds: the variance of one seed, of the other half; here each has one."""
     paired, variance = table["paired_error"].notna(), float(table[GAIN].var())
+    p = p_values(table, math.sqrt(of_seeds))
     with_seeds = 1 - (float(np.square(table["test_error"]).mean()) + of_seeds) / variance
     errors = [
         three(error) + ("" if known else " at most") for error, known in zip(table["test_error"], paired)
@@ -135,7 +147,8 @@ def of_confirmation(
     return {
         "further": runs(table.assign(error_text=errors), OF_CONFIRMATION) | {"passes": table["lora_passes"]},
         "further_planned": planned,
-        "further_clear": int((p_values(table, math.sqrt(of_seeds)) <= ALPHA).sum()),
+        "further_clear": int((p <= ALPHA).sum()),
+        "further_clear_holm": int((holm(p) <= ALPHA).sum()),
         "further_with_seeds": with_seeds,
         "further_complete": gain_confirmation.complete(table, planned),
         "further_measured": table.dropna(subset=[*MEASURED])["dataset"].nunique(),
@@ -159,11 +172,16 @@ def of_both(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame) -> d
     }
 
 
-def of_model(second: pd.DataFrame) -> dict[str, Any]:
-    """Trainings of the second model; together: Spearman's correlation of both models' gains, NaN of fewer than LEAST data sets."""
-    pairs = second[[FIRST, GAIN]].dropna().to_numpy(float)
+def of_model(second: pd.DataFrame, of_seeds: float) -> dict[str, Any]:
+    """Trainings of the second model; by_rows, with_seeds: gains of more than chance in test rows, and in seeds of the first model's variance;
+    together: Spearman's correlation of both models' gains over groups, NaN of fewer than LEAST."""
+    pairs = second.dropna(subset=[FIRST, GAIN]).groupby("group")[[FIRST, GAIN]].mean().to_numpy(float)
     together = float(spearman(*pairs.T)) if len(pairs) >= LEAST else math.nan
-    return runs(second, OF_SECOND) | {"pairs": len(pairs), "together": together}
+    found = {"pairs": len(pairs), "together": together, "against_mean": second_model.against_mean(second)}
+    for name, variance in (("by_rows", 0.0), ("with_seeds", of_seeds)):
+        p = np.asarray(p_values(second, math.sqrt(variance)))
+        found |= {name: int((p <= ALPHA).sum()), f"{name}_holm": int((holm(p) <= ALPHA).sum())}
+    return runs(second, OF_SECOND) | found
 
 
 def rho(table: pd.DataFrame) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,12 @@ def gains_of(model):
 
 
 def left_out_error(x, y):
-    """Root mean square of what a line through the others misses of each; x None: their mean."""
+    """Root mean square of left_out_errors."""
+    return float(np.sqrt(np.mean(np.square(left_out_errors(x, y)))))
+
+
+def left_out_errors(x, y):
+    """What a line through the others misses of each; x None: their mean."""
     missed = []
     for place in range(len(y)):
         others = np.arange(len(y)) != place
@@ -139,7 +144,7 @@ def left_out_error(x, y):
         else:
             line = linregress(x[others], y[others])
             missed.append(y[place] - line.intercept - line.slope * x[place])
-    return float(np.sqrt(np.mean(np.square(missed))))
+    return np.array(missed)
 
 
 def test_the_test_on_a_second_model_is_that_of_the_tables():
@@ -158,3 +163,8 @@ def test_the_test_on_a_second_model_is_that_of_the_tables():
         reached = np.sqrt(np.square(missed).mean(1)) <= left_out_error(x, gain) * (1 + 1e-9)
         p = reached.mean()  # the page's is of ten thousand orders
         assert table["p"][name] == pytest.approx(p, abs=4 * (p * (1 - p) / 10_000) ** 0.5)
+    apart = left_out_errors(smaller, gain) ** 2 - left_out_errors(None, gain) ** 2
+    signs = np.array(list(product((-1, 1), repeat=len(gain))))
+    p = np.mean(signs @ apart <= apart.sum() + 1e-15)
+    page = (ROOT / "docs/finetuning.md").read_text()
+    assert f"looked at afterwards: p {p:.2g} (one-sided, {len(gain)} groups" in page

@@ -61,7 +61,10 @@ def test_few_groups_are_not_measurable_and_none_are_not_run():
     page = page_with(second=table, of_second=second_model.judged(table, FEW))
     above, section = page.split("## A second model, fixed before its runs")
     (answer,) = (line[2:] for line in above.splitlines() if "a second model**" in line)
-    assert "was not shown to be better" in answer and f"\n\n{answer}\n\nOver the 10 data sets" in section
+    assert (
+        "was not shown to be better" in answer
+        and f"\n\n{answer}\n\nOver the 9 groups of data sets" in section
+    )
     assert "go together at" in section and section.count("\n| data") == 11
 
 

@@ -23,6 +23,8 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
+# the settings of docs/finetuning.md
+SETTLED = "lora_finetuning.py --batch_size 16 --learning_rate 1e-3 --lora_dropout 0 --eval_every 100 --max_steps 2000 --patience 3"
 
 
 def number(value: float, error: float = math.nan, digits: int = 3) -> str:
@@ -174,7 +176,7 @@ def outlook(row: Row, facts: Row) -> str:
     known = f"Expected gain in accuracy of {row['model']} by LoRA: {row['lora_gain_note'] or gain(row)}."
     if not math.isnan(row["lora_gain"]) or facts["target"] != "classes":
         return known
-    return f"{known} A settled run shows it, lora_finetuning.py --patience 3; its first steps: {command(facts['flags'])} --finetune_probe 50"
+    return f"{known} A settled run shows it, {SETTLED}; its first steps: {command(facts['flags'])} --finetune_probe 50"
 
 
 def command(flags: Mapping[str, Any]) -> str:
