@@ -18,6 +18,7 @@ from ntps.system import atomic_files
 from report import pages, trained
 from report.confirmation import LAYERS, LEAST, rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
+from report.gains import WORTH
 from report.tables import real
 from report.words import Columns, markdown, number, three, written
 
@@ -34,6 +35,7 @@ AGAIN = {
 NOT_RUN = "Not run yet."
 Statistic = Callable[[pd.DataFrame], str]  # of a part of a table, as it is written
 ERRORS = {name: f"{name}_se" for name in ("ntps", "retention_corrected")}
+ALL = 10  # partitions of the train rows
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # kv / d
 
 
@@ -59,6 +61,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     parts = {
         **in_short(tables),
         **{name: markdown(table) for name, table in tables.items()},
+        "twice": with_twice_the_rows(real(pd.read_csv(place / "rows.csv"))),
         **trained.sections(place),
         "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),
@@ -97,6 +100,15 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "layer_pca": between("layer", "ρ of PCA's"),
         "kv_ntps": between("kv", "ρ of NTPS with accuracy"),
         "kv_retention": between("kv", "ρ of retention"),
+    }  # fmt: skip
+
+
+def with_twice_the_rows(rows: pd.DataFrame) -> dict[str, float]:
+    """What the ridge probe's skill on test gains from half of the train rows to all, at the layer that is best with all."""
+    skill = rows[rows["which"] == "best"].pivot(index=PAIR, columns="partitions", values="ridge_test_skill")
+    gain = skill[ALL] - skill[ALL // 2]
+    return {
+        "median": gain.median(), "least": gain.min(), "most": gain.max(), "count": len(gain), "worth": int((gain > WORTH).sum()),
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ntps.evaluation.correlation import ALPHA, Draws
 from ntps.results.tables import read_tables
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import pages, within
+from report import pages, second_model, two_models, within
 from report.confirmation import LAYERS, best_and_last, defined
 from report.evidence import FOLDER, KEY, PROBES, halves, score_tables, whole_rows
 from report.within import Rankings
@@ -207,7 +207,7 @@ def page(table: pd.DataFrame, judged: pd.DataFrame) -> str:
     clear, pairs = within.clear_pairs(ranked)
     share, wanted = within.reliability(ranked), planned()
     return pages.filled("which_model", {
-        **verdict(verdicts, of(judged, "best", ALONE)),
+        **verdict(verdicts, of(judged, "best", ALONE)), "two": two_models.compared(), "second": second_model.NAME,
         "candidates": candidates(table), "planned": wanted, "missing": [name for name in wanted if name not in candidates(table)],
         "scored": int((table["which"] == "best").sum()), "ranked": ranked, "hypothesis": HYPOTHESIS,
         "against_chance": chance_table(verdicts), "against_references": reference_table(verdicts),

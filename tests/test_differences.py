@@ -144,3 +144,13 @@ def test_a_data_set_of_which_too_few_directions_of_p0_are_left_has_no_part():
         == "+1.00"
         != table.loc["1e-04", "ρ of NTPS with accuracy"]
     )
+
+
+def test_what_twice_the_rows_add_is_that_of_the_tables():
+    rows = pd.read_csv(ROOT / "results/evidence/rows.csv")
+    rows = rows[(rows["which"] == "best") & ~rows["model"].str.endswith("-random")]
+    half, whole = (rows[rows["partitions"] == count].set_index(["model", "dataset"]) for count in (5, 10))
+    gain = 100 * (whole["ridge_test_skill"] - half["ridge_test_skill"])
+    page = (ROOT / "docs/differences.md").read_text()
+    assert f"rises by {gain.median():.1f} points in the median of {len(gain)} pairs" in page
+    assert f"to {gain.max():.1f}), by more than one point on {(gain > 1).sum()}." in page

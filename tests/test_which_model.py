@@ -322,3 +322,22 @@ def test_the_committed_page_is_what_the_committed_tables_say():
     table, judged = pd.read_csv(TABLES / "which.csv"), pd.read_csv(TABLES / "which_judged.csv")
     assert which_model.page(table, judged) == (ROOT / "docs/which-model.md").read_text(encoding="utf-8")
     recomputed(table, judged)
+
+
+def test_the_two_models_are_compared_at_their_own_best_layers():
+    """By pandas and scipy from the committed tables: the layer of lowest gcv_error, the logistic probe's accuracy there."""
+    best, probes, facts = (pd.read_csv(TABLES / f"{name}.csv") for name in ("best", "probes", "facts"))
+    best = best.sort_values("gcv_error").drop_duplicates(["model", "dataset"])
+    probes = probes[probes["probe"] == "logistic_regression"][["model", "dataset", "layer", "accuracy"]]
+    both = best.merge(probes, on=["model", "dataset", "layer"]).pivot(index="dataset", columns="model")
+    groups = facts.drop_duplicates("dataset").set_index("dataset")["group"]
+    gap = (both["accuracy", "gemma3-270m"] - both["accuracy", "smollm2-135m"]).dropna()
+    page = (ROOT / "docs/which-model.md").read_text()
+    assert (
+        f"is above that of SmolLM2-135M on {(gap > 0).sum()}, by {100 * gap.mean():.1f} points on average "
+        f"(standard error {100 * gap.std() / len(gap) ** 0.5:.1f};" in page
+    )
+    skill = both["gcv_skill", "gemma3-270m"] - both["gcv_skill", "smollm2-135m"]
+    means = pd.concat([skill, gap], axis=1).groupby(groups).mean()
+    assert f"higher for it on {(skill > 0).sum()} of {len(gap)}, NTPS" in page
+    assert f"at a ρ of +{spearmanr(*means.to_numpy().T)[0]:.2f} (skill)" in page
