@@ -99,7 +99,7 @@ def main(folder: str, output: str = "results/released") -> int:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The one file of that name below a folder."""
+    """The first file of that name below a folder (`read` checks its hash)."""
     if not (paths := sorted(folder.rglob(name))):
         raise UserError(f"no {name} below {folder}: give a clone of the authors' repository")
     return paths[0]

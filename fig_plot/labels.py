@@ -11,11 +11,8 @@ LABELS = {name: score.label for name, score in EVERY.items()} | {
 DIRECTIONS = {name: target.direction for name, target in TARGETS.items()}  # +1 if more is better, else -1
 MEANINGS = {name: target.meaning for name, target in TARGETS.items()}
 SCORING = ("cache.py", "K_sweep.py")
-RECOMMENDED = (
-    "retention_corrected",
-    "retention_corrected_pca",
-    "conditioned_lift",
-)  # of figures, where the results have them
+# of figures, where the results have them
+RECOMMENDED = ("retention_corrected", "retention_corrected_pca", "conditioned_lift")
 MEASURING = {target.name: method.script for method in METHODS for target in method.targets}
 NOTHING = "no results: run python cache.py and python K_sweep.py, see README"
 NO_SHUFFLES = "no permuted labels: run cache.py --overwrite (--label_permutations is 200 unless given)"

@@ -33,11 +33,7 @@ def missing_panel(axes: Axes, text: str = "") -> None:
 
 @styled
 def panel_figure(
-    names: Sequence[str],
-    draw: Callable[..., None],
-    *text: str,
-    nothing: str,
-    height: float = 2.2,
+    names: Sequence[str], draw: Callable[..., None], *text: str, nothing: str, height: float = 2.2
 ) -> Figure:
     """A panel for each name, ACROSS in a row at most, which draw(name, axes) fills, and text below.
 
@@ -74,20 +70,17 @@ def caption(figure: Figure, *paragraphs: str) -> None:
     figure.supxlabel(text, x=0.01, ha="left", fontsize=6, parse_math=False)
 
 
-def numbered(axes: Axes, x: float, y: float, number: int, color: str = "C0") -> None:
-    """A data set's number in a small disc: readable without colour."""
-    disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": color, "linewidth": 0.7}
-    axes.text(x, y, str(number), ha="center", va="center", fontsize=4.5, color="0", bbox=disc, zorder=4)
-
-
 def numbered_points(axes: Axes, points: pd.DataFrame) -> None:
-    """The columns x and y, a row's number where both are known; bars of x_error and y_error where there are such columns."""
+    """The columns x and y, where both are known a row's number in a disc; bars of x_error and y_error where there are such columns."""
+    disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "C0", "linewidth": 0.7}
     errors = points.reindex(columns=["x_error", "y_error"]).fillna(0).to_numpy(float)
     for number, (x, y) in enumerate(points[["x", "y"]].to_numpy(float), 1):
         if math.isfinite(x + y):
             across, up = errors[number - 1]
             axes.errorbar(x, y, up, across, linestyle="", color="0.6", linewidth=0.6)
-            numbered(axes, x, y, number)
+            axes.text(
+                x, y, str(number), ha="center", va="center", fontsize=4.5, color="0", bbox=disc, zorder=4
+            )
     axes.margins(0.12)
 
 

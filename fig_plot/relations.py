@@ -54,16 +54,12 @@ class Correlation:
         return f"ρ = {self.rho:.2f}{around}, n = {self.n}"
 
 
-def undefined(n: int) -> Correlation:
-    return Correlation(math.nan, math.nan, math.nan, n)
-
-
 def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     """Spearman's rho over the pairs that are whole, with its interval."""
     whole = np.isfinite(x) & np.isfinite(y)
     n = int(whole.sum())
     if n < LEAST:
-        return undefined(n)
+        return without_interval(math.nan, n)
     x, y = x[whole], y[whole]
     low, high = map(float, Draws().interval(lambda at: spearman(x[at], y[at]), n))
     return Correlation(float(spearman(x, y)), low, high, n)
@@ -149,10 +145,6 @@ class Read:
         table = table.assign(dataset=table["dataset"].map(groups)).astype({value: float})
         return table.groupby([*PAIR, *more], dropna=False)[value].mean().reset_index()
 
-    def first_measured(self, *names: str) -> str:
-        """The first of some measurements that any pair has, else the first."""
-        return next((name for name in names if self.pairs[name].notna().any()), names[0])
-
     def known(self, *names: str) -> list[str]:
         """The scores of these that any pair has."""
         there = set(self.scores.dropna(subset="value")["score"])
@@ -236,7 +228,7 @@ def as_paper(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
         return untaken(grid, len(rows))
     judged = judge(values, y[rows])
     column = int(columns[judged.chosen])
-    rho = after_choice(judged.itself, len(rows))
+    rho = without_interval(judged.itself, len(rows))
     return grid.iloc[:, column].to_numpy(), in_words(*grid.columns[column]), rho
 
 
@@ -253,7 +245,7 @@ def held_out(grid: pd.DataFrame, y: np.ndarray, _: float) -> Taken:
     note = (
         f"{len(taken)} choices, layers {layers[0]} to {layers[-1]}" if len(taken) > 1 else in_words(*taken[0])
     )
-    return x, note, after_choice(judged.heldout, len(rows))
+    return x, note, without_interval(judged.heldout, len(rows))
 
 
 def fixed(grid: pd.DataFrame, y: np.ndarray, fraction: float) -> Taken:
@@ -272,11 +264,11 @@ def at_column(grid: pd.DataFrame, y: np.ndarray, column: int) -> Taken:
 
 
 def untaken(grid: pd.DataFrame, n: int) -> Taken:
-    return np.full(len(grid), math.nan), "", undefined(n)
+    return np.full(len(grid), math.nan), "", without_interval(math.nan, n)
 
 
-def after_choice(rho: np.ndarray, n: int) -> Correlation:
-    """Without an interval: one that counts the choice is not known."""
+def without_interval(rho: float | np.ndarray, n: int) -> Correlation:
+    """Of too few data sets (rho NaN), or after a choice: an interval that counts it is not known."""
     return Correlation(float(rho), math.nan, math.nan, n)
 
 

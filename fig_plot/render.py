@@ -41,7 +41,7 @@ def main(results: str, notebooks: Sequence[str] = ()) -> int:
             console.say(f"wrote {page}")
         except (UserError, OSError) as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(console.visible(f"error: {error}"), file=sys.stderr)
     return int(failed > 0)
 
 

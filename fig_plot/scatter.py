@@ -51,9 +51,9 @@ def accuracy_mse(folder: str | Path) -> Figure:
 
 
 def probe(folder: str | Path, metric: str) -> tuple[Read, str]:
-    """Results with the linear probe's accuracy or mse, and its name."""
-    read = Read(folder, f"fig2_{metric}")
-    return read, read.first_measured(f"probe_{metric}", f"probe_train_{metric}")
+    """Results with the linear probe's accuracy or mse, and its name: on test, on train where nothing else is measured."""
+    read, names = Read(folder, f"fig2_{metric}"), (f"probe_{metric}", f"probe_train_{metric}")
+    return read, next((name for name in names if read.pairs[name].notna().any()), names[0])
 
 
 def by_rule(name: str, read: Read, target: str, score: str) -> Iterator[tuple[str, Figure]]:

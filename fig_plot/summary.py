@@ -14,6 +14,7 @@ import pandas as pd
 from fig_plot.panels import save
 from fig_plot.summary_figure import demo_figure
 from fig_plot.tables import CONDITIONED, KEY, headlines, remedy
+from ntps.errors import UserError
 from ntps.results.tables import PAIR, best_layers, two_sided
 from ntps.run import cli
 from ntps.system import atomic_files, provenance
@@ -60,6 +61,8 @@ def main(results: str) -> int:
     """
     folder = Path(results)
     scores = best_headlines(folder)
+    if scores.empty:
+        raise UserError(f"{folder} has no scores at kv = d/10 in descending order: run python K_sweep.py")
     tables, notes = tables_of(folder, scores), notes_of(scores)
     print(f"\n\n{AS_PAPER}\n\n".join("\n".join(text_table([header, *rows])) for header, rows in tables))
     for note in notes:

@@ -34,9 +34,8 @@ def demo_figure(folder: str | Path) -> Figure:
     corrected = {pair: corrected_curves(own) for pair, own in at_best.groupby(["model", "dataset"])}
     models, datasets = sorted(set(scores["model"])), sorted(set(scores["dataset"]))
     rows = {(row["model"], row["dataset"], row["layer"]): row for _, row in scores.iterrows()}
-    gains = {
-        pair: tables.gain(tables.load_curves(path)) for pair, path in files.items()
-    }  # curves of one pair at a time
+    # curves of one pair at a time
+    gains = {pair: tables.gain(tables.load_curves(path)) for pair, path in files.items()}
     limit = max((float(np.abs(g[np.isfinite(g)]).max(initial=0)) for g in gains.values()), default=0) or 1.0
     figure, panels = pair_grid(models, datasets, any(len(lines) for lines in corrected.values()))
     images = []

@@ -15,12 +15,8 @@ from ntps.results.tables import read_tables
 from ntps.scores import words
 from ntps.system import provenance
 
-BLANK = {
-    "facecolor": "white",
-    "edgecolor": "none",
-    "pad": 0.2,
-    "alpha": 0.8,
-}  # keeps the line out of the letters
+# keeps the line out of the letters
+BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 0.2, "alpha": 0.8}
 MARKERS = "osD^vP*X"
 TITLES = {"U": "perception: U, what the labels need", "V": "autoregression: V, what the next token needs"}
 NO_WORDS = "no words: run python alignment_vis.py --models MODEL --datasets DATASET"
@@ -89,9 +85,8 @@ def word_panel(axes: Axes, points: pd.DataFrame, groups: Sequence[str], between:
         axes.lines[: len(groups)], [" "] * len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12),
         ncols=max(1, min(4, len(groups))), fontsize=6,
     )  # fmt: skip
-    for text, group in zip(
-        legend.get_texts(), groups
-    ):  # afterwards: as a label, a name in _ would be dropped
+    # afterwards: as a label, a name in _ would be dropped
+    for text, group in zip(legend.get_texts(), groups):
         text.set(text=group, parse_math=False)
     ends = [points.loc[points["group"] == name, ["x", "y"]].to_numpy() for name in between]
     if len(ends) == 2 and all(map(len, ends)):

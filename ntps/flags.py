@@ -41,7 +41,6 @@ Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value
 ENOUGH = Rule(f"0 or at least 39, to reach p = {SMALL}", lambda value: value == 0 or value >= 39)
 POOLINGS = ("mean", "last", "mean_without_first")  # what they are: ntps/moments/sums.py
 Pooling = Annotated[str, one_of(*POOLINGS)]
-LAYERS = Rule("spread, all or a text such as 0,8,16", lambda value: isinstance(value, str))
 
 
 def numbers(tolerances: str | float) -> list[float]:
@@ -399,9 +398,7 @@ class Prescreening(Forward, Columns):
     output: str = "prescreen"
     limit: Annotated[int, at_least(2)] = flag(2000, "rows per split, the first of one seeded permutation")
     tokens_per_batch: OptionalCount = flag(None, "as for cache.py")
-    layers: Annotated[str, LAYERS] = flag(
-        "spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16"
-    )
+    layers: str = flag("spread", "spread (nine, embeddings to last), all, or a list such as 0,8,16")
     pooling: Pooling = flag("mean", "of a row's states, as for cache.py")
     label_permutations: Annotated[int, ENOUGH] = flag(200, "permuted labels, for p: 0, or 39 or more")
     partitions: Count = flag(5, "of the train rows, for error bars; more for a small --budget")

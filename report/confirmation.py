@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from fig_plot.panels import save
 from ntps.errors import UserError
-from ntps.evaluation.correlation import ALPHA, Array, Draws, holm, ordered, spearman
+from ntps.evaluation.correlation import ALPHA, Draws, holm, ordered, spearman
+from ntps.evaluation.paired import mcnemar
 from ntps.results.tables import PAIR, lowest_error
 from ntps.run import cli
 from ntps.system import atomic_files
@@ -28,12 +28,8 @@ from report.words import Columns, markdown, number, p_text, written
 
 HYPOTHESIS = "76abd5a"  # the commit that fixed it: docs/confirmation.md without its result
 SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
-CONTROLS = (
-    "ntps",
-    "null_lift",
-    "retention_corrected_random",
-    "gcv_skill",
-)  # the last two were not fixed beforehand
+# the last two were not fixed beforehand
+CONTROLS = ("ntps", "null_lift", "retention_corrected_random", "gcv_skill")
 LAYERS = ("best", "last")
 TARGETS = ("accuracy", "accuracy above majority")
 LEAST = 8  # data sets of a reading
@@ -56,9 +52,7 @@ def main(folder: str = str(FOLDER)) -> int:
         for reading in judged(half, str(model), table)
     ]
     if not readings:
-        raise UserError(
-            f"{folder} has no model with all data sets of a half: run make evidence, report.evidence"
-        )
+        raise UserError(f"{folder} has no model with all data sets of a half: run make evidence")
     table = pd.DataFrame(readings).assign(hypothesis=HYPOTHESIS)
     to_csv(table, Path(folder) / "confirmation.csv")
     save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
@@ -151,6 +145,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
     trained, control = real(first), first[first["model"].str.endswith(CONTROL)]
     above = real(tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[1])])
     whole = trained[trained["score"] == SCORES[0]]
+    every_p = tested.loc[tested["verdict"] != "", "p"].fillna(1.0)  # of all models together
     return pages.filled("confirmation", {
         "measured": not tested.empty, "folder": FOLDER, "hypothesis": HYPOTHESIS, "picture": PAGE.with_suffix(".png").name,
         "whole": whole.to_dict("records"),
@@ -161,7 +156,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         "directions": trained[trained["score"] == CONTROLS[-2]].to_dict("records"),
         "afterwards": [afterwards(rows, halves["confirmation"], model) for model in trained["model"].unique()],
         "beside_random": [beside_random(rows, model, layer) for model in trained["model"].unique() for layer in LAYERS],
-        "least_p": holm(trained_p(tested)).min(),
+        "least_p": holm(every_p.to_numpy(float)).min(),
         "random": {model: own.to_dict("records") for model, own in control.groupby("model", sort=False)},
         "embeddings": {model: embeddings(rows, halves["confirmation"], str(model)) for model in control["model"].unique()},
         "readings": written(real(tested[tested["verdict"] != ""]).set_index("model"), READINGS, "model"),
@@ -194,13 +189,7 @@ def beside_random(rows: pd.DataFrame, model: str, layer: str) -> dict[str, Any]:
 
 def sign_p(gaps: Any) -> float:
     """Two-sided, of the sign test; 1 where all are 0."""
-    differ = int((gaps != 0).sum())
-    return float(binomtest(int((gaps > 0).sum()), differ).pvalue) if differ else 1.0
-
-
-def trained_p(tested: pd.DataFrame) -> Array:
-    """Of the readings of all models together; 1 where one is not measurable."""
-    return tested.loc[tested["verdict"] != "", "p"].fillna(1.0).to_numpy(float)
+    return mcnemar(gaps > 0, gaps < 0)
 
 
 def at_best(rows: pd.DataFrame, datasets: list[str], model: str) -> pd.DataFrame:

@@ -23,10 +23,8 @@ from report.tables import real
 from report.words import Columns, markdown, number, three, written
 
 BINS = (0, 1, 2, 4, 8, 16, 32)  # rows a dimension
-EQUAL, NEAR = (
-    (1.3, 2.5, 6),
-    1.4,
-)  # rows a dimension at which data sets are compared, and a factor they may be off
+# rows a dimension at which data sets are compared, and a factor they may be off
+EQUAL, NEAR = (1.3, 2.5, 6), 1.4
 DEPTHS = (0, 0.25, 0.5, 0.75, 1)  # of the model
 ORIGINAL = "smollm2-135m"  # whose poolings and copies are compared
 AGAIN = {

@@ -37,9 +37,8 @@ class Cell:
     r2: float
     directions: str = "known"
     freedom: float = math.inf  # of the states: multivariate t, or normal
-    partitions: int = (
-        1  # PARTITIONS: jackknife errors where V is known, cross-validated tolerances where it is drawn
-    )
+    # PARTITIONS: jackknife errors where V is known, cross-validated tolerances where it is drawn
+    partitions: int = 1
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,8 @@ def conditioned(truth: Layer, sample: Layer, folds: tuple[Tolerances, Tolerances
         choice = own.tolerances.choice
         yield Estimate(f"conditioned_ntps {choice}", own.ntps, found.ntps)
         yield Estimate(f"conditioned_lift {choice}", own.lift, found.lift)
-        yield Estimate(
-            f"conditioned_null {choice}", own.ntps, null_mean(found.null)
-        )  # what the tolerances alone say
+        # what the tolerances alone say
+        yield Estimate(f"conditioned_null {choice}", own.ntps, null_mean(found.null))
     for one in folds:  # not estimates: which tolerances were chosen, as powers of ten
         yield Estimate(f"log10 rtol {one.choice}", math.nan, math.log10(one.rtol))
         yield Estimate(f"log10 prefix_rtol {one.choice}", math.nan, math.log10(one.prefix_rtol))

@@ -30,11 +30,8 @@ from report.estimator_trials import PARTITIONS, TOLERANCES, Cell, judged, trial
 from report.estimators_figure import estimators_figure
 from report.words import markdown
 
-BARS = (
-    2,
-    8,
-    32,
-)  # n / d at which corrected retention is to be within .02 (bias), .06 (RMSE), 85 to 95 % (coverage)
+# n / d at which corrected retention is to be within .02 (bias), .06 (RMSE), 85 to 95 % (coverage)
+BARS = (2, 8, 32)
 RATIOS = (1.25, 2, 4, 8, 16, 32, 64)
 MAIN = Cell(8, 6, 0.3)
 DRAWN, HEAVY, JACKKNIFED = (
@@ -47,10 +44,10 @@ DRAWN, HEAVY, JACKKNIFED = (
 )
 KINDS = [replace(MAIN, targets=C, r2=r2) for C, r2 in ((1, 0.3), (2, 0.6), (1, 0.1), (6, 0.1), (1, 0.6))]
 SHOWN = {
-    "ntps": "NTPS", "null_lift": "NTPS above its null", "retention": "retention",
-    "retention_adjusted": "retention above its null", "retention_corrected": "corrected retention",
-    "retention_corrected_pca": "corrected retention, PCA", "retention_corrected_minus_pca": "their difference",
-    "signal_share": "signal share",
+    "NTPS": "ntps", "NTPS above its null": "null_lift", "retention": "retention",
+    "retention above its null": "retention_adjusted", "corrected retention": "retention_corrected",
+    "corrected retention, PCA": "retention_corrected_pca", "their difference": "retention_corrected_minus_pca",
+    "signal share": "signal_share",
 }  # fmt: skip
 
 
@@ -207,8 +204,7 @@ def over_ratios(
 
 
 def estimator_table(table: pd.DataFrame) -> str:
-    lines = {label: name for name, label in SHOWN.items()}
-    return over_ratios(table, MAIN, RATIOS, ("n/d", "{:g}"), lines, ["bias", "rmse", "rank"])
+    return over_ratios(table, MAIN, RATIOS, ("n/d", "{:g}"), SHOWN, ["bias", "rmse", "rank"])
 
 
 def conditioned_table(table: pd.DataFrame) -> str:

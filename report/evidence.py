@@ -56,7 +56,7 @@ def add(found: dict[str, pd.DataFrame], output: Path) -> None:
         older = read(path) if path.exists() else table[:0]
         here = pairs_of(table)
         older = older[~among(older, here)]
-        whole = pd.concat([part for part in (older, table) if len(part)]) if len(table) else older
+        whole = pd.concat([part for part in (older, table) if len(part)])
         write(whole.sort_values(PAIR, kind="stable", ignore_index=True), path)
         print(f"wrote {path}: {len(here)} pairs new, {len(whole[PAIR].drop_duplicates())} in all")
 

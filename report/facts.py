@@ -187,9 +187,7 @@ def compared(tables: Tables) -> Facts:
     facts: Facts = {}
     columns: dict[str, dict[str, str]] = {}
     for target, name in (("probe_accuracy", "probe accuracy"), ("lora_gain", "LoRA's gain")):
-        fixed, choices, comparisons = (
-            table[table["target"] == target] for table in tables.selection.values()
-        )
+        fixed, choices, comparisons = (t[t["target"] == target] for t in tables.selection.values())
         by_rho = fixed.sort_values("rho", ascending=False).set_index("score", drop=False)
         chosen = choices.set_index("procedure")
         at_fixed = {str(score): rho(row) for score, row in by_rho.iterrows()}

@@ -22,15 +22,10 @@ from report.gains import GAIN
 PLAN = "74b813d"
 TABLE = "gain_confirmation.csv"
 SCORE = "retention_corrected"
-POWER = {
-    13: 0.72,
-    8: 0.47,
-}  # by groups, of the rule at a correlation of .67: simulated in tests/test_gain_confirmation.py
-
-
-Outcome = dict[
-    str, Any
-]  # the columns of TABLE; errors are roots of mean squares over left-out groups, in accuracy
+# by groups, of the rule at a correlation of .67: simulated in tests/test_gain_confirmation.py
+POWER = {13: 0.72, 8: 0.47}
+# the columns of TABLE; errors are roots of mean squares over left-out groups, in accuracy
+Outcome = dict[str, Any]
 
 
 def missed(found: Outcome) -> list[str]:
@@ -51,9 +46,7 @@ def complete(table: pd.DataFrame, planned: Sequence[str]) -> bool:
     """Whether all data sets are trained; UserError where a trained one has no probe."""
     lacking = table.loc[table["probe_accuracy"].isna(), "dataset"].tolist()
     if lacking:
-        raise UserError(
-            f"{', '.join(lacking)}: LoRA is trained, and there is no probe: run make evidence, report.evidence"
-        )
+        raise UserError(f"{', '.join(lacking)}: LoRA is trained, and there is no probe: run make evidence")
     return set(table["dataset"]) == set(planned)
 
 

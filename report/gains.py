@@ -25,9 +25,8 @@ from report.evidence import halves, read_csv
 MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's runs
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
-TRAIN_ERROR = (
-    "train_error"  # the best layer's ridge on train: what the plan called headroom in words, not judged
-)
+# the best layer's ridge on train: what the plan called headroom in words, not judged
+TRAIN_ERROR = "train_error"
 WORTH = 0.01  # a gain of one point: LoRA is worth it
 TRAINING = 5.0  # forward passes of a token that a token of LoRA takes: benchmarks/training_speed.py --dtype bfloat16 --steps 60, on a CPU
 SPLITS = 1000  # of the test rows, for test-retest
@@ -50,9 +49,8 @@ MEASURED = {  # these take passes of their own
 }
 MEAN, STACK = "mean gain", "best one or two of all, chosen without the left-out group"
 NAMES = STATIC | MEASURED | {MEAN: MEAN, STACK: STACK}
-Way = Callable[
-    [Points, Array], Array
-]  # points, gains (b, M, G) -> (b, M, G): prediction - gain of each group, from the others
+# points, gains (b, M, G) -> (b, M, G): prediction - gain of each group, from the others
+Way = Callable[[Points, Array], Array]
 
 # --- what was measured ---------------------------------------------------------------------------------------------
 
@@ -78,9 +76,8 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.Da
     best = best[kept]
     facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text", "classes"]]
     table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
-    table["seeds_error"] = np.sqrt(
-        table["seed_variance"].mean() / table["seeds"]
-    )  # one variance for all: they have few seeds
+    # one variance for all: they have few seeds
+    table["seeds_error"] = np.sqrt(table["seed_variance"].mean() / table["seeds"])
     for part in (slopes(folder), kernel(folder), short(runs), own(folder), paired(folder)):
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]

@@ -47,7 +47,8 @@ def parts(sketch: int, rank: int, directions: int) -> list[Part]:
         halves = [size >> step for step in range(1, 4) if size >> step]
         found += [Part(f"{name} {half}", **{name: slice(half)}) for half in halves]
         if size > 1:
-            found.append(Part(f"{name} {size - size // 2}{ANOTHER}", **{name: slice(size // 2, None)}))
+            half = size // 2
+            found.append(Part(f"{name} {half}{ANOTHER}", **{name: slice(half, 2 * half)}))
     if directions > 1:
         ones = (
             Part(f"direction {place + 1} alone", directions=slice(place, place + 1))
@@ -68,10 +69,8 @@ def main(results: str, models: list[str], datasets: list[str]) -> int:
 
     def work(model: str, dataset: str) -> None:
         pair = Pair.of(model, dataset, results)
-        path, features = (
-            pair.table("kernel_variants"),
-            pair.stem("finetune_probe").with_suffix(".safetensors"),
-        )
+        path = pair.table("kernel_variants")
+        features = pair.stem("finetune_probe").with_suffix(".safetensors")
         if path.exists() and path.stat().st_mtime >= features.stat().st_mtime:
             print(f"already there: {path}")
             return

@@ -129,9 +129,8 @@ def judgement(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     for which in LAYERS:
         fair, base = rankings(table, which, OUT), np.isin(candidates(table), BASE)
         static, there = within.static_order(fair), np.isfinite(fair.accuracy[:, base])
-        always = np.where(
-            there.any(axis=1, keepdims=True), base, np.nan
-        )  # not known where it is not scored yet
+        # not known where it is not scored yet
+        always = np.where(there.any(axis=1, keepdims=True), base, np.nan)
         for seen in (OUT, IN):
             scored = rankings(table, which, seen)
             everything = scored.with_score(STATIC, static).with_score(ALWAYS, always)

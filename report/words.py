@@ -26,21 +26,18 @@ def written(table: pd.DataFrame, columns: Columns, index: str = "data set") -> s
 whole, tenths, percent = "{:.0f}".format, "{:.1f}".format, "{:.0%}".format
 
 
-def three(value: Any) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}".replace("-", "−")
+def in_form(form: str, scale: float = 1) -> Callable[[Any], str]:
+    """How a number is written that may be negative; "-" for one that is not known."""
+    return lambda value: "-" if pd.isna(value) else f"{scale * value:{form}}".replace("-", "−")
+
+
+two, three = in_form(".2f"), in_form(".3f")
+number = in_form("+.2f")  # a correlation or a difference, with its sign
+points_of = in_form(".1f", 100)  # a share or an accuracy, in hundredths
 
 
 def p_text(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2g}"
-
-
-def points_of(value: float) -> str:
-    """A share or an accuracy, in hundredths."""
-    return "-" if math.isnan(value) else f"{100 * value:.1f}".replace("-", "−")
-
-
-def two(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
 def interval(low: float, high: float) -> str:
@@ -58,8 +55,3 @@ def p_values(p: float, after_holm: float) -> str:
 def marked(text: str, reading: str) -> str:
     """With a star where the correlation is significant."""
     return text + " *" * (reading in ("holds", "reversed"))
-
-
-def number(value: float) -> str:
-    """A correlation or a difference, with its sign."""
-    return "-" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")

@@ -367,7 +367,7 @@ GOOD = "text,label\nred green,a\nblue,b\nred,a\nyellow,b\n"
         ({}, ["--layers", "one"], "0,8,16"),
         ({}, ["--splits", "trian"], "train"),
         ({}, ["--splits", "train", "tset"], "tset"),
-        ({}, ["--limit", "1"], "one class"),
+        ({}, ["--limit", "1"], "one and the same label"),
         ({}, ["--partitions", "5"], "4 rows only"),
         ({}, ["--device", "cuda:7"], "cuda:7"),
         ({}, ["--dtype", "float8"], "float8"),

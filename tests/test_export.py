@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from fig_plot import kv_curves, tables
 from ntps import results
-from ntps.commands import export
+from ntps.commands import export, selection
 from ntps.results import export_formats
 from ntps.results.tables import at_tenth
 from ntps.run import cli
@@ -113,6 +113,12 @@ def test_a_model_card_holds_the_values_of_the_tables(tmp_path):
         "by label permutation, small above it" in card.text and "two-sided" not in card.text
     )  # of older tables
     assert not any("from_scratch" in name for *_, name in found)  # weights of another model
+
+
+def test_standard_errors_are_those_that_selection_takes():
+    """Corrected retention's in closed form, which needs no partitions; the jackknife's is too wide near n = d."""
+    assert export_formats.ERRORS["retention_corrected"] == "retention_corrected_se"
+    assert all(selection.ERRORS.get(error, name) == name for name, error in export_formats.ERRORS.items())
 
 
 def test_lm_eval_reads_the_json(tmp_path):

@@ -96,6 +96,14 @@ def test_the_tables_numbers_are_those_of_the_files(tmp_path, capsys):
     assert (tmp_path / "summary.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_results_without_the_papers_order_are_one_error(tmp_path, capsys):
+    fake_pair(tmp_path, "m", "text")
+    path = tmp_path / "ntps/m/text.csv"
+    pd.read_csv(path).assign(order="released").to_csv(path, index=False)
+    assert cli.run(summary.main, [str(tmp_path)]) == 1
+    assert "no scores at kv = d/10 in descending order: run python K_sweep.py" in capsys.readouterr().err
+
+
 def test_recommended_scores_come_first_with_warnings(tmp_path, capsys):
     arrays = fake_pair(tmp_path, "m", "text", recommended=True)
     fake_pair(tmp_path, "m", "noisy", seed=1, recommended=True, signal=0.3)

@@ -20,6 +20,11 @@ def test_settings_are_halved_one_at_a_time():
         "direction 1 alone", "direction 2 alone",
     ]  # fmt: skip
     assert [part.name for part in parts(1, 1, 1)] == ["all"]
+    odd = {part.name: part.sketch for part in parts(5, 1, 1)}
+    assert (odd["sketch 2"], odd["sketch 2, another draw"]) == (
+        slice(2),
+        slice(2, 4),
+    ) and "sketch 3" not in odd
 
 
 def test_a_part_is_that_of_the_sliced_features(tmp_path, capsys):

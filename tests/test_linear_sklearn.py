@@ -319,7 +319,7 @@ def test_errors_say_what_to_do(cached, capsys):
     assert "no train moments" in fails("nothing") and not (cached[0] / "nothing").exists()
     said = fails("blind")
     assert "no test moments" in said and "--limit 80" in said and "--label_permutations 2" in said
-    assert "all of one class" in fails("one")
+    assert "have one and the same label" in fails("one")
     assert "has no layer 1" in fails("some", "--layers", "0,1")
     assert "layers 0 to 2" in fails("kept", "--layers", "7")
     assert "saga or lbfgs" in fails("kept", "--solver", "liblinear")

@@ -732,7 +732,7 @@ def test_gaps_missing_classes_short_and_long_texts(pair, tmp_path, script):
         (lora_finetuning, {"start_layer": 3}, "blocks 0 to 2"),
         (lora_finetuning, {"device": "cpu:1"}, "CUDA_VISIBLE_DEVICES|cannot be used"),
         (lora_finetuning, {"seeds": [1, 1]}, "--seeds 1 1"),
-        (linear_training, {"limit": 1}, "one class"),
+        (linear_training, {"limit": 1}, "one and the same label"),
         (linear_training, {"layer": 9}, "layers 0 to 3"),
     ],
 )

@@ -172,10 +172,8 @@ class FeaturePass:
 
     def _batch(self, gradients: Gradients, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         told = f"out of memory with {self.lengths[rows].sum()} tokens in a batch: use a smaller --tokens_per_batch"
-        what, remedy = (
-            f"no gradients of {self.names[0]} and others",
-            "take --lora_targets that see every token",
-        )
+        what = f"no gradients of {self.names[0]} and others"
+        remedy = "take --lora_targets that see every token"
         with enough_memory(told), boundary(what, remedy):
             features, states = gradients.of([self.ids[row] for row in rows])
         if not features.isfinite().all():

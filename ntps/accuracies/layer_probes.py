@@ -180,9 +180,8 @@ def state_rows(
     started = time.monotonic()
     logistic: Any = new_logistic(train[1], solver, max_iter, tol, seed).fit(scaled["train"], train[1])
     fixed |= {"probe": "logistic_regression", "seconds": time.monotonic() - started, "seed": seed}
-    each = getattr(
-        logistic, "estimators_", [logistic]
-    )  # a label that all rows have, or none, has no iterations
+    # a label that all rows have, or none, has no iterations
+    each = getattr(logistic, "estimators_", [logistic])
     fixed["n_iter"] = max(int(np.max(getattr(one, "n_iter_", 0))) for one in each)
     fixed["converged"] = fixed["n_iter"] < max_iter
     for split in SPLITS:

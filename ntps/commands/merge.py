@@ -36,7 +36,7 @@ def main(folder: str, overwrite: bool = False) -> int:
             console.say(f"{merge(paths, overwrite)}: {len(paths)} parts")
         except (UserError, OSError) as error:
             failed = 1
-            print(f"error: {error}", file=sys.stderr)
+            print(console.visible(f"error: {error}"), file=sys.stderr)
     return failed
 
 

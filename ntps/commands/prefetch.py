@@ -44,7 +44,8 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
             unreachable[name] = error
         except (UserError, OSError) as error:
             failed += 1
-            print(f"{'gated' if isinstance(error, Gated) else 'error'}: {name}: {error}", file=sys.stderr)
+            what = "gated" if isinstance(error, Gated) else "error"
+            print(console.visible(f"{what}: {name}: {error}"), file=sys.stderr)
     if unreachable:
         first = next(iter(unreachable.values()))
         missing = f"and these are not complete in the cache: {', '.join(unreachable)}"

@@ -61,10 +61,8 @@ class Flags(Judging):
 
 
 def main(flags: Flags) -> int:
-    long, pairs = (
-        results.load_scores(flags.results, [*results.DIRECTION, *ERRORS]),
-        results.load_pairs(flags.results, flags.groups),
-    )
+    long = results.load_scores(flags.results, [*results.DIRECTION, *ERRORS])
+    pairs = results.load_pairs(flags.results, flags.groups)
     long, pairs = (only(t, model=flags.models, dataset=flags.datasets) for t in (long, pairs))
     wanted = tuple(flags.scores) or (*SUBSPACE, *LAYER)
     if unknown := set(wanted) - set(results.DIRECTION):

@@ -166,7 +166,7 @@ def experiment(plan: Experiment) -> dict[str, Any]:
     fits, faults = [], []
     for script in plan.sections or sorted(path.stem for path in ROOT.glob("*.py")):
         try:
-            plan.flags(script, cli.script_flags(script))
+            plan.flags(script, cli.flags_of(cli.script_main(script)))
             fits.append(script)
         except UserError as error:
             faults.append(error)

@@ -24,9 +24,8 @@ LEAST = 6  # groups for an interval: fewer have too few distinct bootstrap sampl
 FEWEST = 5  # groups for a test: no order of fewer has a two-sided p up to ALPHA (2 / 4! = .083)
 LEVEL = 0.9  # of every interval
 ALPHA = 0.05  # of a family of tests, after Holm
-RARE = (
-    1 - LEVEL
-) / 2  # share of an interval's samples in which its statistic may be undefined: as many as lie beyond an end
+# share of an interval's samples in which its statistic may be undefined: as many as lie beyond an end
+RARE = (1 - LEVEL) / 2
 DIGITS = 12  # correlations are rounded, so that equal ones tie
 BATCH = 2500  # permutations at a time
 

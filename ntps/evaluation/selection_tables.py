@@ -40,9 +40,8 @@ class Question:
     model: str
     target: str
     y: pd.Series  # (groups,)
-    procedures: Mapping[
-        str, pd.DataFrame
-    ]  # score or "any": the candidates to choose from, on the groups that have all
+    # score or "any": the candidates to choose from, on the groups that have all
+    procedures: Mapping[str, pd.DataFrame]
     fixed: pd.DataFrame  # (scores, groups): at the layer and k fixed beforehand, NaN where a group has none
     errors: pd.DataFrame  # (scores, groups): their squared standard errors
     covariates: pd.DataFrame  # (covariates, groups)

@@ -94,8 +94,8 @@ class SplitFile:
             parts = {name: file.get_slice(name) for name in file.keys()}
             self.layout = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
         self._verified, self._lock = not verify, threading.Lock()
-        for key, kind in keys.items():
-            if not fits(self.identity.get(key, ...), kind):
+        for key, form in keys.items():
+            if not fits(self.identity.get(key, ...), form):
                 raise self.damaged(f"its identity has no fitting {key}")
         classes = self.identity["data"].get("classes")
         if not fits(classes, list[str]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ntps.errors import UserError
@@ -135,7 +135,7 @@ class Cached:
         self.test = self.files["test"] = test
         if not self.train.numeric and (self.train.class_counts > 0).sum() < 2:
             rows = self.train.text_count
-            raise UserError(f"the {rows} train rows are all of one class: cache more of them")
+            raise UserError(f"the {rows} train rows have one and the same label: cache more of them")
         self.rows = {name: identity.of_rows(file.identity) for name, file in self.files.items()}
         check_split(self.train, test)
         paths = {name: pair.split("states", name) for name in SPLITS}
@@ -149,10 +149,8 @@ class Cached:
         """The cache.py command that makes what is missing, of the rows whose train moments are there."""
         flags: list = ["--keep_states"]
         known = provenance.UNSAID | self.train.identity
-        defaults = {one.name: one.default for one in fields(Caching)}
-        usual = {
-            name: defaults[name] for name in ("limit", "seed", "label_permutations", "partitions")
-        } | provenance.UNSAID
+        names = ("limit", "seed", "label_permutations", "partitions")
+        usual = {name: getattr(Caching, name) for name in names} | provenance.UNSAID
         for name in [name for name in usual if known[name] != usual[name]] + ["max_length", "dtype"]:
             flags += [f"--{name}", known[name]]
         if known["layers"] != list(range(len(known["layers"]))):

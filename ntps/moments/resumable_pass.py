@@ -37,7 +37,7 @@ def cache_splits(model: LazyModel, data: Dataset, splits: Sequence[str], flags: 
     chosen = [data.select(split, flags.limit, flags.seed) for split in splits]
     for split in chosen:
         if split.name == "train" and len(np.unique(split.labels, axis=0)) < 2:
-            raise UserError(f"the {len(split.labels)} train rows are all of one class: raise --limit")
+            raise UserError(f"the {len(split.labels)} train rows have one and the same label: raise --limit")
     for split in chosen:
         CachedSplit(model, data, split, flags).run()
 

@@ -46,10 +46,8 @@ NULLS = {
 }  # fmt: skip
 ROUNDING = 1e-9
 SPREAD = 9  # layers measured by default: moments of all cost a fifth of the forward pass
-ESTIMATED = (
-    "retention_corrected",
-    "retention_corrected_minus_pca",
-)  # with a 90 % interval, NAME_low to NAME_high
+# with a 90 % interval, NAME_low to NAME_high
+ESTIMATED = ("retention_corrected", "retention_corrected_minus_pca")
 # columns of K_sweep.py's tables under OUTPUT/conditioned (by cross-validation), OUTPUT/ntps and OUTPUT/scores
 OF_CONDITIONED = ("rtol", "prefix_rtol", *(score.name for score in CONDITIONED_SCORES))
 OF_SCORES = (

@@ -27,7 +27,6 @@ from ntps.prescreening.rows import short
 from ntps.scores import probes
 from ntps.scores.layer_moments import LayerMoments
 from ntps.system import array_files, atomic_files, provenance
-from ntps.system.provenance import UNSAID
 from ntps.texts.dataset import Dataset
 
 SUFFIX = ".safetensors"
@@ -58,7 +57,7 @@ class TextProbe(BaseEstimator):
             raise UserError(f"no states of {cached.pair}: run {cached.cache_command()}")
         known = cached.train.identity
         same = {"max_length": known["max_length"], "dtype": known["dtype"]}
-        probe = cls(model, layer, data.target, **same, pooling=(UNSAID | known)["pooling"])
+        probe = cls(model, layer, data.target, **same, pooling=(provenance.UNSAID | known)["pooling"])
         states, labels = read_states(cached.states["train"], cached.train.layers.index(layer))
         if data.numeric:
             labels = labels + data.provenance["label_mean"]  # as in the file

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,9 +35,8 @@ from ntps.system.threads import map_layers
 CPU = torch.device("cpu")
 Result = TypeVar("Result")
 Work = Callable[[int, torch.device], Result]  # of a place among the layers, and where it is done
-Scored = tuple[
-    LayerScores, Row, list[Row]
-]  # of one layer: its subspaces, itself, and each pair of tolerances
+# of one layer: its subspaces, itself, and each pair of tolerances
+Scored = tuple[LayerScores, Row, list[Row]]
 
 
 def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
@@ -73,13 +72,9 @@ class PairScoring:
         self.curves_file = stem.with_name(f"{stem.name}{CURVES}")
         self.tables = [pair.table(kind) for kind in ("ntps", "scores", "conditioned")]
         columns = dict(zip(self.tables, (COLUMNS, LAYER_COLUMNS, CONDITIONED_COLUMNS)))
-        self.output = Output("scores", stem, self.identity, columns, [self.curves_file])
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        flags, of_test = self.flags, self.test.identity if self.test else None
         settings = flags.rtols, flags.prefix_rtols, flags.cross_validated, self.error_bars, flags.tight_bounds
-        return of_scores(self.train.identity, of_test, *settings)
+        identity = of_scores(self.train.identity, self.test.identity if self.test else None, *settings)
+        self.output = Output("scores", stem, identity, columns, [self.curves_file])
 
     def run(self) -> Sequence[LayerScores]:
         """Score all layers, then those that have error bars, and write the tables."""
@@ -144,7 +139,9 @@ def check_moments(pair: Pair, train: MomentsFile, test: MomentsFile | None) -> N
     """UserError where all labels are one, for nothing is explained, and for files of different runs."""
     common = float((train.class_counts / train.text_count).square().sum())
     if train.label_second_moment - common <= 1e-12 * common:
-        raise UserError(f"{train.path}: all {train.text_count} rows are of one class: cache more of them")
+        raise UserError(
+            f"{train.path}: all {train.text_count} rows have one and the same label: cache more of them"
+        )
     if test:
         check_split(train, test)
     if train.text_count < train.width:

@@ -64,11 +64,6 @@ def script_main(name: str) -> Callable[..., int]:
     return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).main
 
 
-def script_flags(name: str) -> dict[str, Flag]:
-    """Every flag of the script of this name; UserError where there is none."""
-    return flags_of(script_main(name))
-
-
 def experiment_flags(name: str, where: str) -> dict[str, Any]:
     """Every flag of a script as `--config where` sets it, read and checked as the script itself does; UserError."""
     main = script_main(name)

@@ -193,6 +193,6 @@ def best_and_largest(errors: np.ndarray, weights: np.ndarray) -> tuple[float, fl
     mean = weights @ errors
     best = len(GRID) - 1 - int(np.argmin(mean[::-1]))
     gaps = errors - errors[:, [best]]
-    spread = np.sqrt((gaps - weights @ gaps).__pow__(2).T @ weights / (len(weights) - 1))
+    spread = np.sqrt(np.square(gaps - weights @ gaps).T @ weights / (len(weights) - 1))
     within = np.flatnonzero(weights @ gaps <= spread)
     return GRID[best], GRID[within.max()]

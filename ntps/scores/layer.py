@@ -52,7 +52,7 @@ class Layer:
     def task(self) -> Perception:
         """U."""
         m = self.moments
-        return Perception(m.plain.spectrum.whitened(self.rtol), m.mean_label_moment, RANK_RTOL)
+        return Perception(m.plain.spectrum.whitened(self.rtol), m.mean_label_moment)
 
     @cached_property
     def auto(self) -> Solution:

@@ -54,9 +54,8 @@ class Whitened:
 
     def push(self, x: Tensor) -> Tensor:
         """W x, (r, k) -> (d, k)."""
-        y = (
-            x / self.roots[:, None]
-        ).contiguous()  # few columns one after another in memory take ten times as long
+        # few columns one after another in memory take ten times as long
+        y = (x / self.roots[:, None]).contiguous()
         return self._within_range(self.inverse[:, None] * (self.Q @ y))
 
     def _within_range(self, x: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ class Probe:
     gcv_error: float = float("nan")  # generalized cross-validation's estimate of mse
 
 
-def least_squares(moments: LayerMoments, intercept: bool = True, rtol: float = RANK_RTOL) -> Probe:
+def least_squares(moments: LayerMoments, intercept: bool = True) -> Probe:
     """The least-squares probe B = M^+ S, centred first with an intercept; of equals, the shortest."""
     fit = moments.centred if intercept else moments.plain
     B = fit.S
     if fit.M.any():
-        white = fit.spectrum.whitened(rtol)
+        white = fit.spectrum.full
         B = white.push(white.pull(B))
     return Probe(B, fit.label_mean - B.mT @ fit.mean)
 

@@ -47,9 +47,9 @@ def solve(factor: Tensor, whitened: Whitened, rtol: float = 0.0) -> Solution:
 class Perception:
     """The label side of a layer: U_r and, in expectation, the null space N that has eigenvalue 0."""
 
-    def __init__(self, mean: Whitened, S: Tensor, rtol: float = RANK_RTOL):
+    def __init__(self, mean: Whitened, S: Tensor):
         self.mean = mean
-        self.solution = solve(S, mean, rtol)
+        self.solution = solve(S, mean, RANK_RTOL)
         self.U = self.solution.vectors
         self.task_rank = self.U.shape[1]
         self.null_rank = self.mean.rank - self.task_rank

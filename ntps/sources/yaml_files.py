@@ -88,9 +88,8 @@ class Loader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [
-            key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
-        ]  # of which super() makes others
+        # of merge keys super() makes others
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         found, seen = super().construct_mapping(node, deep), dict[Any, str]()
         for key in keys:
             value = self.construct_object(key)

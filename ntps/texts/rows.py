@@ -258,15 +258,12 @@ class Cleaner:
         """The labels of a row that may have several: a list, which may be empty, or a text; None for an empty text."""
         cells, mark = row.get(self.spec["label"]), self.spec.get("label_separator")
         if not isinstance(cells, list):
-            text = fill(self.spec["label"], row).strip()
-            if (listed := as_list(text)) is not None:
-                return tuple(sorted({self._label(as_text(cell).strip()) for cell in listed} - {""}))
-            if text and not mark:
+            if not (text := fill(self.spec["label"], row).strip()):
+                return None
+            if (cells := as_list(text)) is None and not mark:
                 remedy = "say what lies between labels, label_separator: ';' (flag --label_separator)"
                 raise UserError(f"{self.where}: label: {text!r:.200} is no list of labels: {remedy}")
-            cells = text.split(mark) if text else None
-        if cells is None:
-            return None
+            cells = text.split(mark) if cells is None else cells
         return tuple(sorted({self._label(as_text(cell).strip()) for cell in cells} - {""}))
 
     def _label(self, label: str) -> str:
