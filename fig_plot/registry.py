@@ -41,7 +41,7 @@ ENTRIES = (
     Entry(
         "tolerances",
         "NTPS above its null over the tolerances of M and P0",
-        "The smallest directions of the states are noise; NTPS sees the labels where they are left out.",
+        "The smallest directions of the states are mostly noise: does NTPS rise above its null where they are left out?",
         lambda folder: [("tolerances", tolerances.tolerances(folder))],
     ),
     Entry(

@@ -43,7 +43,7 @@ is the share of the way from shuffled labels to 1.
 all counted by length; 1 is all of it. **chance** is the same for random directions. A score above it says little by itself: \
 shuffled labels often score above it too.
 - **permutation null** is the same score with shuffled labels, mean and standard deviation. **p** is two-sided: up to 0.05 the \
-score is significantly above or below the null; otherwise it is indistinguishable from it and shows nothing of the labels.
+score is significantly above or below the null; otherwise it is indistinguishable from it, which is no proof that the labels do not matter.
 - **retention** is the share of the linearly explained label signal that the same kv directions keep, **its null** the \
 expectation for shuffled labels.
 - The **best layer** has the lowest cross-validated error of a ridge probe on the training texts: chosen by the labels, \

@@ -78,7 +78,9 @@ class Task:
         if data.target != "classes":
             raise UserError(f"{data.name} has target: {data.target}: trainings are of classes, one a row")
         if len(np.unique(self.labels["train"])) < 2:
-            raise UserError(f"the {len(self.labels['train'])} train rows have one and the same label: raise --limit")
+            raise UserError(
+                f"the {len(self.labels['train'])} train rows have one and the same label: raise --limit"
+            )
 
     @cached_property
     def tokens(self) -> dict[str, tuple[list[np.ndarray], int]]:

@@ -4,7 +4,7 @@
     python -m ntps.finetune_probe --models smollm2-135m --datasets trec6 --directions_of random --seed 1 --output results/random1
 
 Writes OUTPUT/finetune_probe/MODEL/DATASET.csv, a line with the gradients as they are and one with each scaled to length 1,
-.json, and the features, .safetensors. About three forward passes; an interrupted run goes on where it stopped.
+.json, and the features, .safetensors. About four forward passes; an interrupted run goes on where it stopped.
 """
 
 import sys
