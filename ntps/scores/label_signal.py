@@ -93,7 +93,7 @@ class LabelSignal:
         if not self.total > 0:
             return "all labels are the same"
         if self.n - self.rank - 1 < LEAST:
-            return f"{self.n} rows are too few for {self.rank} dimensions"
+            return f"{self.n} rows are too few: they span {self.rank} directions, and {LEAST + 1} rows more than these are needed"
         if not self.p_value <= SIGNIFICANT:
             return f"the label signal is not significant (p = {self.p_value:.2f})"
         return ""
