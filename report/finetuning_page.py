@@ -29,6 +29,7 @@ from report.gains import (
     WORTH,
     floors,
     groups_needed,
+    more_seeds,
     optional,
 )
 from report.second_model import FIRST
@@ -67,7 +68,7 @@ def page(
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
         "second": of_model(second, seed_variance(table)), "expect": expected(pd.concat([table, further]), [judged, both]), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
-        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
     })  # fmt: skip
 
 

@@ -58,13 +58,14 @@ Way = Callable[[Points, Array], Array]
 def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.DataFrame:
     """A row a data set of the model's LoRA runs: the gain on test, what is known of its error, and every predictor.
 
-    half: confirmation, of which the seed of its test alone, or discovery, which is all else.
+    half: confirmation, or discovery, which is all else. Of the first model all seeds there; elsewhere the seed of the tests alone.
     """
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["model"] == model]
     further = runs["dataset"].isin(halves()["confirmation"])
-    planned = runs["seed"] == SEED
-    runs = runs[further & planned if half == "confirmation" else ~further]
+    runs = runs[further if half == "confirmation" else ~further]
+    if half == "confirmation" or model != MODEL:
+        runs = runs[runs["seed"] == SEED]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
@@ -88,6 +89,21 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.Da
     apart = sum(table[a] * (1 - table[a]) for a in ("lora_accuracy", PROBE)) / table["n_test"]
     table["test_error"] = table["paired_error"].fillna(apart**0.5)
     return table
+
+
+def more_seeds(folder: Path) -> list[dict[str, Any]]:
+    """Of what is tested with one seed, by half and model: on how many data sets there are more, and the standard deviation
+    between seeds, the median and the largest with its data set."""
+    runs = pd.read_csv(folder / "lora.csv")
+    runs = runs[runs["final"] & (runs["split"] == "test")]
+    further = runs["dataset"].isin(halves()["confirmation"])
+    found = []
+    for name, here in (("the second half", further), ("the second model", runs["model"] != MODEL)):
+        apart = runs[here].groupby("dataset")["accuracy"].std().dropna()
+        if len(apart):
+            among = {"of": name, "count": len(apart), "all": runs[here]["dataset"].nunique()}
+            found.append(among | {"median": apart.median(), "most": apart.max(), "dataset": apart.idxmax()})
+    return found
 
 
 def slopes(folder: Path) -> pd.DataFrame:

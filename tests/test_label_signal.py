@@ -117,7 +117,10 @@ def test_no_share_of_a_signal_that_is_not_there():
 
 
 def test_a_ratio_of_adjusted_r2_takes_five_residual_degrees_of_freedom():
-    for n, refused in ((13, "13 rows are too few: they span 8 directions, and 6 rows more than these are needed"), (14, "")):
+    for n, refused in (
+        (13, "13 rows are too few: they span 8 directions, and 6 rows more than these are needed"),
+        (14, ""),
+    ):
         texts, labels = random_texts(n=n, d=8)
         signal = LabelSignal.of(moments_of(texts, labels, permutations=0)[0])
         assert signal.rank == 8

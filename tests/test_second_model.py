@@ -84,3 +84,27 @@ def test_its_runs_have_no_part_in_the_judgement_of_the_first(tmp_path):
     assert row["lora_gain"] == pytest.approx(0.9 - row["probe_accuracy"]) and not math.isnan(
         row["retention_corrected"]
     )
+
+
+def test_second_seeds_have_no_part_in_the_tests_of_one_and_are_shown_beside_them(tmp_path):
+    for path in TABLES.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lora = pd.read_csv(tmp_path / "lora.csv")
+    lora = lora[(lora["seed"] == 0) | ((lora["model"] == "smollm2-135m") & (lora["dataset"] == "trec6"))]
+    evidence.to_csv(lora, tmp_path / "lora.csv")
+    before = second_model.both_gains(tmp_path), gains.measured(tmp_path, "confirmation")
+    assert gains.more_seeds(tmp_path) == []
+    second = lora[
+        (lora["dataset"] == "boolq") | ((lora["model"] == second_model.MODEL) & (lora["dataset"] == "trec6"))
+    ]
+    second = second.assign(seed=1, accuracy=second["accuracy"] + 0.02)
+    evidence.to_csv(pd.concat([lora, second]), tmp_path / "lora.csv")
+    after = second_model.both_gains(tmp_path), gains.measured(tmp_path, "confirmation")
+    for one, other in zip(before, after):
+        pd.testing.assert_frame_equal(one, other)
+    half, model = gains.more_seeds(tmp_path)
+    assert (half["of"], half["count"], half["dataset"]) == ("the second half", 1, "boolq") and half[
+        "all"
+    ] == 13
+    assert (model["of"], model["dataset"], model["all"]) == ("the second model", "trec6", 10)
+    assert half["most"] == pytest.approx(0.02 / 2**0.5) == model["median"]
