@@ -21,7 +21,7 @@ from ntps.system import atomic_files, provenance
 from ntps.system.console import escaped
 
 PLACE = ("model", "data set", "best layer")
-RECOMMENDED = (
+HEADINGS = (
     *PLACE,
     "corrected retention",
     "minus PCA",
@@ -84,9 +84,9 @@ def best_headlines(folder: Path) -> pd.DataFrame:
 
 def tables_of(folder: Path, scores: pd.DataFrame) -> list[Table]:
     """The recommended scores, where the results have any, and those of the paper, as strings."""
-    kinds = {RECOMMENDED: recommended_values, PAPERS: paper_values}
+    kinds = {HEADINGS: recommended_values, PAPERS: paper_values}
     if not two_sided(scores).any():
-        del kinds[RECOMMENDED]
+        del kinds[HEADINGS]
     tables = []
     for header, values_of in kinds.items():
         rows = []

@@ -25,7 +25,7 @@ USED = (
     "layer order rule fraction kv ntps chance chance_std null_mean null_std p_value retention retention_null "
     "rank_unstable n_texts"
 ).split()  # columns of the scores that a figure or the summary reads
-RECOMMENDED = (
+NEWER = (
     "retention_corrected retention_corrected_se retention_corrected_minus_pca retention_corrected_minus_pca_se "
     "corrected_refusal"
 ).split()  # and those that older tables lack
@@ -66,7 +66,7 @@ def headlines(folder: str | Path) -> pd.DataFrame:
     below one half.
     """
     rows = at_tenth(score_rows(folder))
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *RECOMMENDED])))
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *NEWER])))
     chosen = read_tables(folder, "conditioned", [*KEY, "choice", *CONDITIONED])
     chosen, layers = chosen[chosen["choice"] == "cv"], read_tables(folder, "scores")
     for table, names in ((chosen, CONDITIONED), (layers, ["signal_share"])):

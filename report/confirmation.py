@@ -32,7 +32,7 @@ SCORES = ("conditioned_lift", "retention_corrected", "retention_corrected_pca")
 CONTROLS = ("ntps", "null_lift", "retention_corrected_random", "gcv_skill")
 LAYERS = ("best", "last")
 TARGETS = ("accuracy", "accuracy above majority")
-LEAST = 8  # data sets of a reading
+LEAST_SETS = 8  # data sets of a reading
 PAGE = Path("docs/confirmation.md")
 
 
@@ -106,12 +106,12 @@ def reading(
 ) -> dict[str, Any]:
     """Spearman's correlation of a score with a target over the data sets of one half, at one layer of one model.
 
-    p: two-sided, by permutation of the data sets; NaN with fewer than LEAST. left_out: data sets where the score is refused.
+    p: two-sided, by permutation of the data sets; NaN with fewer than LEAST_SETS. left_out: data sets where the score is refused.
     """
     here = rows[rows["which"] == layer]
     kept = here[defined(here, score)]
     rho = p = float("nan")
-    if len(kept) >= LEAST:
+    if len(kept) >= LEAST_SETS:
         x, y = kept[score].to_numpy(float), kept[target].to_numpy(float)
         statistic = ordered([(x[None], y)])
         rho, p = float(statistic(np.arange(len(y)))[0]), float(Draws().permuted(statistic, len(y)).p[0])
@@ -122,7 +122,7 @@ def reading(
 
 
 def verdict(test: Mapping[str, Any], p: float) -> str:
-    if test["n"] < LEAST:
+    if test["n"] < LEAST_SETS:
         return "not measurable"
     if p > ALPHA:
         return "not confirmed"

@@ -16,7 +16,7 @@ from ntps.results.tables import PAIR, in_papers_order
 from ntps.run import cli
 from ntps.system import atomic_files
 from report import pages, trained
-from report.confirmation import LAYERS, LEAST, rows_of
+from report.confirmation import LAYERS, LEAST_SETS, rows_of
 from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
 from report.gains import WORTH
 from report.tables import real
@@ -113,7 +113,7 @@ def with_twice_the_rows(rows: pd.DataFrame) -> dict[str, float]:
 def rho(score: str, target: str = "accuracy") -> Statistic:
     def text(table: pd.DataFrame) -> str:
         both = table[[score, target]].dropna().to_numpy(float)
-        return number(float(spearman(*both.T))) if len(both) >= LEAST else "-"
+        return number(float(spearman(*both.T))) if len(both) >= LEAST_SETS else "-"
 
     return text
 

@@ -14,7 +14,7 @@ from ntps.evaluation.gain import Points, points
 from ntps.prescreening.page import SETTLED
 from ntps.results.tables import PAIR
 from report import baselines, gain_confirmation, kernel_variants, pages, second_model
-from report.confirmation import LEAST, defined
+from report.confirmation import LEAST_SETS, defined
 from report.evidence import halves
 from report.gain_confirmation import SCORE, Outcome
 from report.gains import (
@@ -68,7 +68,7 @@ def page(
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
         "second": of_model(second, seed_variance(table)), "expect": expected(pd.concat([table, further]), [judged, both]), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
-        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST,
+        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 
 
@@ -175,9 +175,9 @@ def of_both(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame) -> d
 
 def of_model(second: pd.DataFrame, of_seeds: float) -> dict[str, Any]:
     """Trainings of the second model; by_rows, with_seeds: gains of more than chance in test rows, and in seeds of the first model's variance;
-    together: Spearman's correlation of both models' gains over groups, NaN of fewer than LEAST."""
+    together: Spearman's correlation of both models' gains over groups, NaN of fewer than LEAST_SETS."""
     pairs = second.dropna(subset=[FIRST, GAIN]).groupby("group")[[FIRST, GAIN]].mean().to_numpy(float)
-    together = float(spearman(*pairs.T)) if len(pairs) >= LEAST else math.nan
+    together = float(spearman(*pairs.T)) if len(pairs) >= LEAST_SETS else math.nan
     found = {"pairs": len(pairs), "together": together, "against_mean": second_model.against_mean(second)}
     for name, variance in (("by_rows", 0.0), ("with_seeds", of_seeds)):
         p = np.asarray(p_values(second, math.sqrt(variance)))

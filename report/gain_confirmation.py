@@ -15,7 +15,7 @@ from ntps.errors import UserError
 from ntps.evaluation.correlation import ALPHA, LEVEL, Array, Draws
 from ntps.evaluation.gain import Points, design, points
 from report import gains
-from report.confirmation import LEAST, defined
+from report.confirmation import LEAST_SETS, defined
 from report.evidence import FOLDER, write_or_remove
 from report.gains import GAIN
 
@@ -51,12 +51,12 @@ def complete(table: pd.DataFrame, planned: Sequence[str]) -> bool:
 
 
 def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcome | None:
-    """`gains.judged` of the score, and what is said beside it; None where fewer than LEAST groups have a retention.
+    """`gains.judged` of the score, and what is said beside it; None where fewer than LEAST_SETS groups have a retention.
 
     Tables: `gains.measured`, of each half.
     """
     known = table[defined(table, SCORE)]
-    if known["group"].nunique() < LEAST:
+    if known["group"].nunique() < LEAST_SETS:
         return None
     found, _ = points(known, [SCORE], GAIN)
     (test,) = gains.judged(found, {SCORE: gains.fit(SCORE)}, draws).to_dict("records")

@@ -13,7 +13,7 @@ from scipy.stats import permutation_test
 from ntps.evaluation.correlation import Draws
 from ntps.evaluation.gain import Points, points
 from report import gains
-from report.confirmation import LEAST, defined
+from report.confirmation import LEAST_SETS, defined
 from report.evidence import FOLDER
 from report.gain_confirmation import SCORE
 from report.gains import GAIN, fit, measured, off
@@ -31,9 +31,9 @@ def both_gains(folder: Path) -> pd.DataFrame:
 
 
 def known(table: pd.DataFrame) -> Points | None:
-    """The groups that have both predictors; None where these are fewer than LEAST."""
+    """The groups that have both predictors; None where these are fewer than LEAST_SETS."""
     rows = table[defined(table, SCORE)].dropna(subset=[GAIN, *PREDICTORS])
-    return None if rows["group"].nunique() < LEAST else points(rows, list(PREDICTORS), GAIN)[0]
+    return None if rows["group"].nunique() < LEAST_SETS else points(rows, list(PREDICTORS), GAIN)[0]
 
 
 def judged(table: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:

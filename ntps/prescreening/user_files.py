@@ -16,7 +16,7 @@ from ntps.moments.sums import targets_of
 from ntps.sources import yaml_files
 from ntps.system import atomic_files
 from ntps.system.paths import plain_name
-from ntps.texts.dataset import Dataset, load_dataset
+from ntps.texts.dataset import Dataset, Split, load_dataset
 from ntps.texts.readers import without_gz
 from ntps.texts.rows import describe_dropped
 
@@ -105,28 +105,34 @@ def check(data: Dataset, limit: int, seed: int) -> list[str]:
         f"only {n_test} held-out texts: look at the standard error beside each value": n_test < 100,
     }  # fmt: skip
     if not data.numeric:
-        kind = "labels" if data.multilabel else "classes"
-        numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
-        counts = class_counts(train.labels, data.targets)
-        few, most = ((counts > 0) & (counts < 10)).sum(), counts.max()
-        there = np.flatnonzero(class_counts(test.labels, data.targets))
-        only = data.classes[there[0]] if len(there) == 1 and not data.multilabel else ""
-        labels = targets_of(test.labels, data.targets).numpy() > 0
-        unseen = labels[:, counts == 0].any(1).sum()
-        if not labels[:, counts > 0].any():
-            kinds = ", ".join(data.classes[place] for place in there[:3])
-            raise UserError(
-                f"{data.name}: no test text has one of the {kind} of its train texts (test: {kinds}): are they written alike in both?"
-            )
-        warnings |= {
-            f"the {data.targets} classes are all numbers: is it --target numeric?":
-                not data.multilabel and data.targets > MANY_NUMBERS and numbers,
-            f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
-            f"{kind} with fewer than 10 train texts: {few} of {data.targets}": few,
-            f"all {n_test} test texts are {only!r}: accuracy and skill on them say little": only,
-            f"{unseen} test texts are of {kind} that train lacks": unseen,
-        }  # fmt: skip
+        warnings |= class_warnings(data, train, test)
     return [warning for warning, holds in warnings.items() if holds]
+
+
+def class_warnings(data: Dataset, train: Split, test: Split) -> dict[str, Any]:
+    """Warnings about the classes, and whether they hold; UserError where no test row has a class of the train rows."""
+    kind = "labels" if data.multilabel else "classes"
+    n, n_test = len(train.texts), len(test.texts)
+    numbers = pd.to_numeric(pd.Series(data.classes), errors="coerce").notna().all()
+    counts = class_counts(train.labels, data.targets)
+    few, most = ((counts > 0) & (counts < 10)).sum(), counts.max()
+    there = np.flatnonzero(class_counts(test.labels, data.targets))
+    only = data.classes[there[0]] if len(there) == 1 and not data.multilabel else ""
+    labels = targets_of(test.labels, data.targets).numpy() > 0
+    unseen = labels[:, counts == 0].any(1).sum()
+    if not labels[:, counts > 0].any():
+        kinds = ", ".join(data.classes[place] for place in there[:3])
+        raise UserError(
+            f"{data.name}: no test text has one of the {kind} of its train texts (test: {kinds}): are they written alike in both?"
+        )
+    return {
+        f"the {data.targets} classes are all numbers: is it --target numeric?":
+            not data.multilabel and data.targets > MANY_NUMBERS and numbers,
+        f"{most / n:.0%} of the train texts are {data.classes[counts.argmax()]!r}": most > 0.8 * n,
+        f"{kind} with fewer than 10 train texts: {few} of {data.targets}": few,
+        f"all {n_test} test texts are {only!r}: accuracy and skill on them say little": only,
+        f"{unseen} test texts are of {kind} that train lacks": unseen,
+    }  # fmt: skip
 
 
 def facts(data: Dataset, flags: Prescreening) -> dict[str, Any]:

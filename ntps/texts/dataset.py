@@ -116,11 +116,8 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
         raise UserError(f"{where}: {rules[0]}: says how to make a test split, but one is given: remove it")
-    numeric, sets = (spec.get("target") == kind for kind in ("numeric", "multilabel"))
-    counts = Counter(name for part in rows.values() for row in part for name in names_of(row["label"]))
-    rare = {label for label, count in counts.items() if count < spec.get("min_class_count", 0)}
-    cleaner.dropped["rare_class"] = 0 if sets else sum(counts[label] for label in rare)  # rows
-    classes = [] if numeric else _sort_classes(set(counts) - rare, order)
+    numeric = spec.get("target") == "numeric"
+    classes = _classes(rows, order, cleaner)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
     check_labels(splits["train"].labels, classes, spec.get("target", "classes"), where)
     for words in class_warnings(classes):
@@ -212,6 +209,16 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
         ) from error
     chosen = set(map(int, test))
     return [rows[i] for i in range(n) if i not in chosen], [rows[i] for i in sorted(chosen)], rule
+
+
+def _classes(rows: dict[str, list[Clean]], order: list[str], cleaner: Cleaner) -> list[str]:
+    """Those of at least min_class_count rows, sorted; the cleaner counts the rows of the others, which have none of several labels.
+    None of numbers."""
+    counts = Counter(name for part in rows.values() for row in part for name in names_of(row["label"]))
+    rare = {label for label, count in counts.items() if count < cleaner.spec.get("min_class_count", 0)}
+    target = cleaner.spec.get("target")
+    cleaner.dropped["rare_class"] = 0 if target == "multilabel" else sum(counts[label] for label in rare)
+    return [] if target == "numeric" else _sort_classes(set(counts) - rare, order)
 
 
 def _sort_classes(labels: set[str], order: list[str]) -> list[str]:
