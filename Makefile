@@ -16,7 +16,7 @@ DEMO ?= results/demo
 DEMO_TEXTS ?= trec6 sms_spam_pypi rotten_tomatoes_pypi commonsense_pypi
 DEMO_PAIRS := --models smollm2-135m --datasets $(DEMO_TEXTS) --output $(DEMO)
 
-# the reproduction on twelve real texts; LIMIT, STEPS, SIZES and LAYERS make it smaller (LIMIT=60 STEPS=2 SIZES=30 LAYERS=0,15,30);
+# the reproduction on twelve real data sets; LIMIT, STEPS, SIZES and LAYERS make it smaller (LIMIT=60 STEPS=2 SIZES=30 LAYERS=0,15,30);
 # DTYPE=float32: instead of bfloat16, here and below, for CPUs that have no instructions for it
 MINI ?= results/mini-run
 TABLES ?= results/mini

@@ -7,7 +7,7 @@
     python prescreen.py --train my.csv --text review --label stars --finetune_probe 50
 
 Files are CSV, TSV, JSON, Parquet or Excel, which `python -m ntps.validate my.csv` checks. Without --train it measures SmolLM2 and the same model with random weights on
-a text that comes with the project, in under 5 minutes on two cores. Writes OUTPUT/NAME.html, .json and .csv, and what
+a data set that comes in a package, in under 5 minutes on two cores. Writes OUTPUT/NAME.html, .json and .csv, and what
 cache.py writes, so that K_sweep.py and the trainers go on from there; what is there already is not computed again.
 """
 
