@@ -4,14 +4,14 @@ Scores and statistics were fixed before those of SmolLM2's random weights were r
 its random weights were scored at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ntps.evaluation.correlation import Array, Draws, Positions, holm, spearman
+from ntps.evaluation.correlation import ALPHA, Array, Draws, Positions, holm, spearman
 from ntps.results.tables import lowest_error
 from report import second_model
 from report.confirmation import defined, rows_of, sign_p
@@ -35,9 +35,10 @@ def sections(folder: Path) -> dict[str, Any]:
     found = {name: lines_of(table) for name, table in both.items()}
     complete = {name: lines for name, lines in found.items() if not isinstance(lines, str)}
     tables = {name: markdown(pd.DataFrame(list(lines.values()))) for name, lines in complete.items()}
+    cells = {name: at_equal_layers(folder, MODELS[name]) for name in complete}
     return {
-        "trained": found | tables, "training": complete,
-        "equal_layers": {name: list(at_equal_layers(folder, MODELS[name])) for name in complete},
+        "trained": found | tables, "training": complete, "agreed": agreed(list(cells.values())),
+        "equal_layers": {name: in_lines(own) for name, own in cells.items()},
         "embeddings": {name: at_the_embeddings(both[name]) for name in complete},
     }  # fmt: skip
 
@@ -74,21 +75,46 @@ def joined(rows: pd.DataFrame, folder: Path, model: str) -> pd.DataFrame:
     return both.reset_index()
 
 
-def at_equal_layers(folder: Path, model: str) -> Iterator[dict[str, str]]:
-    """A line a layer, the same of both: how often retention is higher when trained, by how much, and the sign test's p, after
-    Holm's correction over all cells."""
+Cells = dict[
+    str, list[tuple[Array, float]]
+]  # layer of both: of each score of COUNTED but skill, the gaps and p
+
+
+def at_equal_layers(folder: Path, model: str) -> Cells:
+    """Cells at the same layers of both, p by sign tests after Holm's correction over all."""
     rows = with_accuracy(folder)
     rows = rows[rows["model"].isin([model, model + CONTROL])]
     own, last = lowest_error(rows[rows["model"] == model]), rows["layer"].max()
     best = rows["dataset"].map(own.set_index("dataset")["layer"])
     places = {
-        "the embeddings": EMBEDDINGS, f"half of the depth, {last // 2}": last // 2, "the trained model's best": best, "the last": last,
+        "the embeddings": EMBEDDINGS, "half of the depth": last // 2, "the trained model's best": best, "the last": last,
     }  # fmt: skip
     tables = [joined(rows[rows["layer"] == layer], folder, model) for layer in places.values()]
     apart = [gaps(both, score) for both in tables for score in COUNTED[:3]]
-    cells = map(difference, apart, holm(np.array([sign_p(own) for own in apart])))
-    for name in places:
-        yield {"layer of both": name} | {SCORES[score]: next(cells) for score in COUNTED[:3]}
+    cells = zip(apart, holm(np.array([sign_p(own) for own in apart])).tolist())
+    return {name: [next(cells) for _ in COUNTED[:3]] for name in places}
+
+
+def in_lines(cells: Cells) -> list[dict[str, str]]:
+    """A line a layer: how often retention is higher when trained, by how much on average, and p."""
+    return [
+        {"layer of both": layer} | {SCORES[score]: difference(*cell) for score, cell in zip(COUNTED, own)}
+        for layer, own in cells.items()
+    ]
+
+
+def agreed(models: Sequence[Cells]) -> dict[str, list[str]]:
+    """higher, lower: the layers at which the last of the scores is significantly so with trained weights, on every model."""
+    found = {}
+    for way, sign in (("higher", 1), ("lower", -1)):
+        clear = [
+            {layer for layer, own in cells.items() if own[-1][1] <= ALPHA and sign * own[-1][0].mean() > 0}
+            for cells in models
+        ]
+        found[way] = (
+            [layer for layer in models[0] if all(layer in one for one in clear)] if len(models) > 1 else []
+        )
+    return found
 
 
 def difference(apart: Array, p: float) -> str:

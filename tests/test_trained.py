@@ -76,7 +76,7 @@ def test_without_all_data_sets_it_is_not_complete(tmp_path):
     assert found["trained"]["SmolLM2-135M"] == (
         f"**Not complete**: {there} of the {planned} data sets are scored with random weights."
     )
-    assert "SmolLM2-135M" not in found["training"]
+    assert "SmolLM2-135M" not in found["training"] and found["agreed"] == {"higher": [], "lower": []}
     assert 12 <= there < planned
 
 
@@ -104,17 +104,29 @@ def test_at_equal_layers_both_are_taken_at_the_same_one(tmp_path):
                 probes.append(at | {"probe": "logistic_regression", "split": "test", "accuracy": 0.8})
     for name, rows in (("best", best), ("probes", probes), ("facts", facts)):
         evidence.to_csv(pd.DataFrame(rows), tmp_path / f"{name}.csv")
-    lines = {
-        line["layer of both"]: line["corrected retention"] for line in trained.at_equal_layers(tmp_path, "m")
-    }
+    cells = trained.at_equal_layers(tmp_path, "m")
+    lines = {line["layer of both"]: line["corrected retention"] for line in trained.in_lines(cells)}
     assert lines["the embeddings"].startswith("higher on 9 of 9, +0.10 on average")
     assert lines["the last"].startswith("higher on 0 of 9, −0.10")
-    assert lines["the trained model's best"] == lines["half of the depth, 1"]
+    assert lines["the trained model's best"] == lines["half of the depth"]
     # Holm: of twelve cells six have a smaller p
-    assert f"(p {6 * binomtest(8, 9).pvalue:.2f})" in lines["half of the depth, 1"]
+    assert f"(p {6 * binomtest(8, 9).pvalue:.2f})" in lines["half of the depth"]
     assert f"(p {12 * binomtest(9, 9).pvalue:.3f})" in lines["the last"]
     assert trained.at_the_embeddings(trained.side_by_side(tmp_path, "m")) == {
         "trained": 0,
         "random": 9,
         "count": 9,
     }
+
+
+def test_models_agree_where_all_are_significant_in_one_direction():
+    few, up, down = np.array([1.0]), np.array([0.1]), np.array([-0.1])
+
+    def cells(**last):
+        return {layer: [(few, 1.0), (few, 1.0), own] for layer, own in last.items()}
+
+    one = cells(first=(up, 0.01), middle=(down, 0.04), best=(down, 0.01), last=(down, 0.2))
+    two = cells(first=(down, 0.01), middle=(down, 0.05), best=(down, 0.06), last=(down, 0.01))
+    assert trained.agreed([one, two]) == {"higher": [], "lower": ["middle"]}
+    assert trained.agreed([one]) == {"higher": [], "lower": []}
+    assert trained.agreed([one, one])["higher"] == ["first"]
