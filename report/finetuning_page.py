@@ -67,7 +67,7 @@ def page(
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second, seed_variance(table)), "expect": expected(pd.concat([table, further]), [judged, both]), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
+        "second": of_model(second, seed_variance(table)), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
         "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 
@@ -104,13 +104,16 @@ def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def expected(table: pd.DataFrame, judgements: Sequence[pd.DataFrame | None]) -> dict[str, Any]:
+def expected(
+    table: pd.DataFrame, judgements: Sequence[pd.DataFrame | None], outcome: Outcome | None
+) -> dict[str, Any]:
     """How large the gains are over all data sets, and whether anything was shown to predict them."""
     gain, known = table[GAIN], [judged for judged in judgements if judged is not None]
     low, median, high = gain.quantile([0.25, 0.5, 0.75])
+    confirmed = outcome is not None and not gain_confirmation.missed(outcome)
     return {
         "count": len(gain), "above": int((gain > 0).sum()), "worth": int((gain > WORTH).sum()), "median": median, "mean": gain.mean(),
-        "low": low, "high": high, "least": gain.min(), "most": gain.max(), "predicted": any(judged["better"].any() for judged in known),
+        "low": low, "high": high, "least": gain.min(), "most": gain.max(), "predicted": confirmed or any(judged["better"].any() for judged in known),
     }  # fmt: skip
 
 

@@ -96,9 +96,9 @@ def more_seeds(folder: Path) -> list[dict[str, Any]]:
     between seeds, the median and the largest with its data set."""
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["final"] & (runs["split"] == "test")]
-    further = runs["dataset"].isin(halves()["confirmation"])
+    first, further = runs["model"] == MODEL, runs["dataset"].isin(halves()["confirmation"])
     found = []
-    for name, here in (("the second half", further), ("the second model", runs["model"] != MODEL)):
+    for name, here in (("the second half", first & further), ("the second model", ~first)):
         apart = runs[here].groupby("dataset")["accuracy"].std().dropna()
         if len(apart):
             among = {"of": name, "count": len(apart), "all": runs[here]["dataset"].nunique()}

@@ -37,7 +37,7 @@ def sections(folder: Path) -> dict[str, Any]:
     tables = {name: markdown(pd.DataFrame(list(lines.values()))) for name, lines in complete.items()}
     cells = {name: at_equal_layers(folder, MODELS[name]) for name in complete}
     return {
-        "trained": found | tables, "training": complete, "agreed": agreed(list(cells.values())),
+        "trained": found | tables, "training": complete, "agreed": agreed(list(cells.values())), "clear": {name: clear_layers(own) for name, own in cells.items()},
         "equal_layers": {name: in_lines(own) for name, own in cells.items()},
         "embeddings": {name: at_the_embeddings(both[name]) for name in complete},
     }  # fmt: skip
@@ -103,12 +103,24 @@ def in_lines(cells: Cells) -> list[dict[str, str]]:
     ]
 
 
+def clear_layers(cells: Cells) -> list[str]:
+    """At which layers the last of the scores differs significantly, and how often which way."""
+    return [
+        f"{difference(*own[-1]).split(',')[0]} at {layer} (p {p_text(own[-1][1])})"
+        for layer, own in cells.items() if own[-1][1] <= ALPHA
+    ]  # fmt: skip
+
+
 def agreed(models: Sequence[Cells]) -> dict[str, list[str]]:
     """higher, lower: the layers at which the last of the scores is significantly so with trained weights, on every model."""
     found = {}
     for way, sign in (("higher", 1), ("lower", -1)):
         clear = [
-            {layer for layer, own in cells.items() if own[-1][1] <= ALPHA and sign * own[-1][0].mean() > 0}
+            {
+                layer
+                for layer, own in cells.items()
+                if own[-1][1] <= ALPHA and sign * np.sign(own[-1][0]).sum() > 0
+            }
             for cells in models
         ]
         found[way] = (
@@ -118,7 +130,9 @@ def agreed(models: Sequence[Cells]) -> dict[str, list[str]]:
 
 
 def difference(apart: Array, p: float) -> str:
-    return f"higher on {(apart > 0).sum()} of {len(apart)}, {number(float(apart.mean()))} on average (p {p_text(p)})"
+    higher, lower = (apart > 0).sum(), (apart < 0).sum()
+    count = f"higher on {higher}" if higher >= lower else f"lower on {lower}"
+    return f"{count} of {len(apart)}, {number(float(apart.mean()))} on average (p {p_text(p)})"
 
 
 def at_the_embeddings(both: pd.DataFrame) -> dict[str, int]:

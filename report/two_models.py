@@ -19,7 +19,7 @@ SCORES = ("ntps", "conditioned_lift", "retention_corrected", "gcv_skill")
 def compared(folder: Path = FOLDER) -> dict[str, Any]:
     """The second model less the first, each at its own best layer. gap: of the probe's test accuracy, a value a data set; error:
     standard error of its mean; count: data sets; scores: of each score, how often it is higher, of how many data sets that have
-    it with both, and ρ, Spearman's correlation of its difference with the accuracy's over groups."""
+    it with both, and rho, Spearman's correlation of its difference with the accuracy's, over groups."""
     rows = lowest_error(with_accuracy(folder))
     groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
 
@@ -33,7 +33,7 @@ def compared(folder: Path = FOLDER) -> dict[str, Any]:
         both = pd.concat({"score": apart(name), "accuracy": gap}, axis=1, join="inner").groupby(groups).mean()
         higher = apart(name) > 0
         scores[name] = {
-            "higher": int(higher.sum()), "count": len(higher), "rho": float(spearman(*both.to_numpy(float).T)),
+            "higher": int(higher.sum()), "count": len(higher), "groups": len(both), "rho": float(spearman(*both.to_numpy(float).T)),
         }  # fmt: skip
     return {
         "gap": gap,

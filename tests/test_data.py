@@ -210,6 +210,7 @@ def test_any_table_is_read_as_it_was_written(encoding, delimiter, quoting, rows,
         ("utf-8", "UTF8", "café", []),
         ("latin-1", "latin-1", "café", []),
         ("utf-16-be", "utf-16-be", "cafe", []),
+        ("utf-7", "utf-7", "café", []),
     ],
 )
 def test_an_encoding_that_a_utf_8_file_does_not_need_is_noted(written, told, text, noted):

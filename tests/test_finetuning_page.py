@@ -284,10 +284,11 @@ def test_the_gain_to_expect_is_that_of_all_trainings():
     )
     quarters = " and ".join(f"{value:.1f}" for value in np.quantile(gain, [0.25, 0.75]))
     assert (
-        f"mean {gain.mean():.1f}; half of them between {quarters};" in first and "no score predicted" in first
+        f"mean {gain.mean():.1f}; half of them between {quarters};" in first
+        and "No score was shown to predict" in first
     )
     better = committed()["judged"].assign(better=True)
-    assert "no score predicted" not in page_with(judged=better).splitlines()[2]
+    assert "No score was shown to predict" not in page_with(judged=better).splitlines()[2]
 
 
 def test_the_settings_that_are_advised_are_those_of_the_evidence():

@@ -107,7 +107,7 @@ def test_at_equal_layers_both_are_taken_at_the_same_one(tmp_path):
     cells = trained.at_equal_layers(tmp_path, "m")
     lines = {line["layer of both"]: line["corrected retention"] for line in trained.in_lines(cells)}
     assert lines["the embeddings"].startswith("higher on 9 of 9, +0.10 on average")
-    assert lines["the last"].startswith("higher on 0 of 9, −0.10")
+    assert lines["the last"].startswith("lower on 9 of 9, −0.10")
     assert lines["the trained model's best"] == lines["half of the depth"]
     # Holm: of twelve cells six have a smaller p
     assert f"(p {6 * binomtest(8, 9).pvalue:.2f})" in lines["half of the depth"]
@@ -130,3 +130,8 @@ def test_models_agree_where_all_are_significant_in_one_direction():
     assert trained.agreed([one, two]) == {"higher": [], "lower": ["middle"]}
     assert trained.agreed([one]) == {"higher": [], "lower": []}
     assert trained.agreed([one, one])["higher"] == ["first"]
+    mostly_lower = cells(
+        first=(np.array([-0.01] * 19 + [0.9]), 0.001)
+    )  # the test is of signs, not of the mean
+    assert trained.agreed([mostly_lower, mostly_lower]) == {"higher": [], "lower": ["first"]}
+    assert trained.clear_layers(mostly_lower) == ["lower on 19 of 20 at first (p 0.001)"]

@@ -173,9 +173,9 @@ def _text(content: bytes, spec: Spec, notes: list[str]) -> str:
 
 
 def _as_utf8(content: bytes, otherwise: str) -> str:
-    """The bytes as UTF-8 text; `otherwise` where they are none."""
+    """The bytes as UTF-8 text; `otherwise` where they are none, or ASCII, as those of encodings of 7 bits."""
     try:
-        return otherwise if b"\0" in content else content.decode("utf-8-sig")
+        return otherwise if content.isascii() or b"\0" in content else content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return otherwise
 
