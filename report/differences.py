@@ -47,10 +47,11 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     place, path = Path(folder), Path(docs) / "differences.md"
     both = real(rows_of(place))
     best, last = (both[both["which"] == which] for which in LAYERS)
+    rows = real(pd.read_csv(place / "rows.csv"))
     conditioned = real(pd.read_parquet(place / "conditioned.parquet"))
     tables = {
-        "rows": by_rows(real(pd.read_csv(place / "rows.csv"))),
-        "equal": at_equal_rows(real(pd.read_csv(place / "rows.csv")), both),
+        "rows": by_rows(rows),
+        "equal": at_equal_rows(rows, both),
         "tolerance": by_tolerance(conditioned, best),
         "tolerance_last": by_tolerance(conditioned, last),
         "layer": by_layer(place),
@@ -59,7 +60,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     parts = {
         **in_short(tables),
         **{name: markdown(table) for name, table in tables.items()},
-        "twice": with_twice_the_rows(real(pd.read_csv(place / "rows.csv"))),
+        "twice": with_twice_the_rows(rows),
         **trained.sections(place),
         "targets": by_targets(place),
         **pooled(pd.read_csv(place / "pooling.csv")),

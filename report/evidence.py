@@ -190,6 +190,11 @@ def read_hits(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(columns=PAIR), *map(read_csv, paths)], ignore_index=True)
 
 
+def groups_of(folder: Path) -> pd.Series:
+    """By data set: its group, of those that share rows or questions."""
+    return pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
+
+
 def with_accuracy(folder: Path) -> pd.DataFrame:
     """best.csv with the logistic probe's test accuracy at each layer."""
     best, probes = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes"))

@@ -82,14 +82,12 @@ def runs(table: pd.DataFrame, columns: Columns) -> dict[str, Any]:
 def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
     found, left_out = points(table, [*STATIC, *MEASURED], GAIN)
     floor, own, half = floors(table, found), table["own_gain"].dropna(), halves()["discovery"]
-    p = pd.Series(p_values(table, table["seeds_error"].fillna(0)))
     return {
         "planned": half,
         "missing": [name for name in half if name not in set(table["dataset"])],
         "twice": int((table["seeds"] > 1).sum()),
         "first": runs(table, OF_DISCOVERY) | {"passes": table["lora_passes"]},
-        "clear": int((p <= ALPHA).sum()),
-        "clear_holm": int((holm(p.to_numpy()) <= ALPHA).sum()),
+        **significant("clear", p_values(table, table["seeds_error"].fillna(0))),
         "verdict": verdict(judged),
         "found": found,
         "floor": floor,
@@ -122,6 +120,12 @@ def p_values(table: pd.DataFrame, seeds_error: Any) -> Array:
     return norm.sf(table[GAIN] / np.hypot(table["test_error"], seeds_error))
 
 
+def significant(name: str, p: Array) -> dict[str, int]:
+    """How many tests are, each by itself, and NAME_holm, after Holm's correction."""
+    p = np.asarray(p)
+    return {name: int((p <= ALPHA).sum()), f"{name}_holm": int((holm(p) <= ALPHA).sum())}
+
+
 def seed_variance(table: pd.DataFrame) -> float:
     """Of one seed's accuracy, the mean over the data sets that have two and more; 0 where none has."""
     known = table["seed_variance"].dropna()
@@ -143,7 +147,6 @@ def of_confirmation(
 ) -> dict[str, Any]:
     """of_seeds: the variance of one seed, of the other half; here each has one."""
     paired, variance = table["paired_error"].notna(), float(table[GAIN].var())
-    p = p_values(table, math.sqrt(of_seeds))
     with_seeds = 1 - (float(np.square(table["test_error"]).mean()) + of_seeds) / variance
     errors = [
         three(error) + ("" if known else " at most") for error, known in zip(table["test_error"], paired)
@@ -151,8 +154,7 @@ def of_confirmation(
     return {
         "further": runs(table.assign(error_text=errors), OF_CONFIRMATION) | {"passes": table["lora_passes"]},
         "further_planned": planned,
-        "further_clear": int((p <= ALPHA).sum()),
-        "further_clear_holm": int((holm(p) <= ALPHA).sum()),
+        **significant("further_clear", p_values(table, math.sqrt(of_seeds))),
         "further_with_seeds": with_seeds,
         "further_complete": gain_confirmation.complete(table, planned),
         "further_measured": table.dropna(subset=[*MEASURED])["dataset"].nunique(),
@@ -183,8 +185,7 @@ def of_model(second: pd.DataFrame, of_seeds: float) -> dict[str, Any]:
     together = float(spearman(*pairs.T)) if len(pairs) >= LEAST_SETS else math.nan
     found = {"pairs": len(pairs), "together": together, "against_mean": second_model.against_mean(second)}
     for name, variance in (("by_rows", 0.0), ("with_seeds", of_seeds)):
-        p = np.asarray(p_values(second, math.sqrt(variance)))
-        found |= {name: int((p <= ALPHA).sum()), f"{name}_holm": int((holm(p) <= ALPHA).sum())}
+        found |= significant(name, p_values(second, math.sqrt(variance)))
     return runs(second, OF_SECOND) | found
 
 

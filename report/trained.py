@@ -15,7 +15,7 @@ from ntps.evaluation.correlation import ALPHA, Array, Draws, Positions, holm, sp
 from ntps.results.tables import lowest_error
 from report import second_model
 from report.confirmation import defined, rows_of, sign_p
-from report.evidence import halves, with_accuracy
+from report.evidence import groups_of, halves, with_accuracy
 from report.tables import CONTROL, MODEL
 from report.words import interval, markdown, number, p_text, two
 
@@ -64,20 +64,20 @@ def side_by_side(folder: Path, model: str = MODEL) -> pd.DataFrame:
 
 def joined(rows: pd.DataFrame, folder: Path, model: str) -> pd.DataFrame:
     """The same of any rows, one a pair."""
-    groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
 
     def scores(name: str) -> pd.DataFrame:
         own = rows[rows["model"] == name].set_index("dataset")
         known = {score: own[score].where(defined(own, score)) for score in SCORES}
         return own[["layer", "accuracy"]].assign(**known)
 
-    both = scores(model).join(scores(model + CONTROL).add_suffix(CONTROL), how="inner").join(groups)
+    both = (
+        scores(model).join(scores(model + CONTROL).add_suffix(CONTROL), how="inner").join(groups_of(folder))
+    )
     return both.reset_index()
 
 
-Cells = dict[
-    str, list[tuple[Array, float]]
-]  # layer of both: of each score of COUNTED but skill, the gaps and p
+# layer of both: of each score of COUNTED but skill, the gaps and p
+Cells = dict[str, list[tuple[Array, float]]]
 
 
 def at_equal_layers(folder: Path, model: str) -> Cells:
@@ -103,30 +103,27 @@ def in_lines(cells: Cells) -> list[dict[str, str]]:
     ]
 
 
+def direction(apart: Array, p: float) -> int:
+    """1 where significantly more gaps are above 0 than below, -1 where fewer, else 0."""
+    return int(np.sign(np.sign(apart).sum())) if p <= ALPHA else 0
+
+
 def clear_layers(cells: Cells) -> list[str]:
     """At which layers the last of the scores differs significantly, and how often which way."""
     return [
         f"{difference(*own[-1]).split(',')[0]} at {layer} (p {p_text(own[-1][1])})"
-        for layer, own in cells.items() if own[-1][1] <= ALPHA
+        for layer, own in cells.items() if direction(*own[-1])
     ]  # fmt: skip
 
 
 def agreed(models: Sequence[Cells]) -> dict[str, list[str]]:
-    """higher, lower: the layers at which the last of the scores is significantly so with trained weights, on every model."""
-    found = {}
-    for way, sign in (("higher", 1), ("lower", -1)):
-        clear = [
-            {
-                layer
-                for layer, own in cells.items()
-                if own[-1][1] <= ALPHA and sign * np.sign(own[-1][0]).sum() > 0
-            }
-            for cells in models
-        ]
-        found[way] = (
-            [layer for layer in models[0] if all(layer in one for one in clear)] if len(models) > 1 else []
-        )
-    return found
+    """higher, lower: the layers at which the last of the scores is significantly so with trained weights, on every model of several."""
+    layers = models[0] if len(models) > 1 else {}
+    ways = {layer: {direction(*cells[layer][-1]) for cells in models} for layer in layers}
+    return {
+        name: [layer for layer in layers if ways[layer] == {way}]
+        for name, way in (("higher", 1), ("lower", -1))
+    }
 
 
 def difference(apart: Array, p: float) -> str:

@@ -10,7 +10,7 @@ from ntps.evaluation.correlation import spearman
 from ntps.results.tables import lowest_error
 from report import second_model
 from report.confirmation import defined
-from report.evidence import FOLDER, with_accuracy
+from report.evidence import FOLDER, groups_of, with_accuracy
 from report.tables import MODEL
 
 SCORES = ("ntps", "conditioned_lift", "retention_corrected", "gcv_skill")
@@ -21,19 +21,18 @@ def compared(folder: Path = FOLDER) -> dict[str, Any]:
     standard error of its mean; count: data sets; scores: of each score, how often it is higher, of how many data sets that have
     it with both, and rho, Spearman's correlation of its difference with the accuracy's, over groups."""
     rows = lowest_error(with_accuracy(folder))
-    groups = pd.read_csv(folder / "facts.csv").drop_duplicates("dataset").set_index("dataset")["group"]
+    groups = groups_of(folder)
 
     def apart(column: str) -> pd.Series:
-        known = rows[defined(rows, column)] if column in SCORES else rows
-        values = known.pivot(index="dataset", columns="model", values=column)
+        values = rows[defined(rows, column)].pivot(index="dataset", columns="model", values=column)
         return (values[second_model.MODEL] - values[MODEL]).dropna()
 
     gap, scores = apart("accuracy"), {}
     for name in SCORES:
-        both = pd.concat({"score": apart(name), "accuracy": gap}, axis=1, join="inner").groupby(groups).mean()
-        higher = apart(name) > 0
+        lead = apart(name)
+        both = pd.concat({"score": lead, "accuracy": gap}, axis=1, join="inner").groupby(groups).mean()
         scores[name] = {
-            "higher": int(higher.sum()), "count": len(higher), "groups": len(both), "rho": float(spearman(*both.to_numpy(float).T)),
+            "higher": int((lead > 0).sum()), "count": len(lead), "groups": len(both), "rho": float(spearman(*both.to_numpy(float).T)),
         }  # fmt: skip
     return {
         "gap": gap,

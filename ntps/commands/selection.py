@@ -29,11 +29,11 @@ from ntps.evaluation.selection_tables import CANDIDATE, OWN, TABLES, Question, e
 from ntps.flags import Judging, Natural, at_least, flag
 from ntps.results.tables import COVARIATES, LAYER, SUBSPACE, only
 from ntps.run import cli
-from ntps.scores.registry import SUBSPACE_SCORES
+from ntps.scores.registry import STANDARD_ERRORS, SUBSPACE_SCORES
 from ntps.system import atomic_files, console, provenance
 
 NAMES = [score.name for score in SUBSPACE_SCORES]
-ERRORS = {f"{name}_se": name for name in NAMES if f"{name}_se" in NAMES}  # -> whose error it is
+ERRORS = {error: name for name, error in STANDARD_ERRORS.items() if name in NAMES}  # -> whose error it is
 PROBES = ("probe_accuracy", "linear_accuracy")  # measured accuracies that may predict what training adds
 SHOWN = {  # table: what the report says of it
     "choices": "Layer, k (and score: `any`) chosen by the correlation itself; held out: chosen without the group it is judged on.\n"

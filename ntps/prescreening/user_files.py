@@ -30,7 +30,7 @@ def description(flags: Prescreening) -> tuple[Path, dict[str, Any]]:
 
     Without a test file a part of train is held out, stratified where there are classes.
     """
-    files = {name: file for name, file in zip(SPLITS, (flags.train, flags.test)) if file}
+    files = given_files(flags)
     for name, file in files.items():
         if not Path(file).is_file():
             raise UserError(f"--{name} {file}: there is no such file")
@@ -44,6 +44,11 @@ def description(flags: Prescreening) -> tuple[Path, dict[str, Any]]:
         spec["stratify"] = flags.label
     name = plain_name(without_gz(Path(files["train"])).stem, f"--train {flags.train!a}")
     return Path(flags.output) / "data" / f"{name}.yaml", spec
+
+
+def given_files(flags: Prescreening) -> dict[str, str]:
+    """The user's files by split."""
+    return {name: file for name, file in zip(SPLITS, (flags.train, flags.test)) if file}
 
 
 def load(flags: Prescreening) -> tuple[str, Dataset]:
@@ -63,7 +68,7 @@ def load(flags: Prescreening) -> tuple[str, Dataset]:
     try:
         return str(where), load_dataset(str(where), spec)
     except UserError as error:  # which names a file that is not there yet
-        given = " ".join(f"--{name} {file}" for name, file in zip(SPLITS, (flags.train, flags.test)) if file)
+        given = " ".join(f"--{name} {file}" for name, file in given_files(flags).items())
         raise UserError(
             str(error).replace(f"{where}: files: ", "--").replace(f"{where}:", f"{given}:")
         ) from None

@@ -26,7 +26,7 @@ from ntps.results.tables import (
     read_tables,
     two_sided,
 )  # fmt: skip
-from ntps.scores.registry import EVERY
+from ntps.scores.registry import EVERY, STANDARD_ERRORS
 from ntps.system import atomic_files, provenance
 from ntps.system.console import escaped
 
@@ -47,7 +47,7 @@ SCORES = {  # what is exported, and its name there; in the order of the tables
 OLDER = {
     name: SCORES[name].replace("two-sided", "small above it") for name in ("p_value", "retention_p_value")
 }
-ERRORS = {name: f"{name}_se" for name in SCORES if f"{name}_se" in EVERY}  # score: its standard error
+ERRORS = {name: STANDARD_ERRORS[name] for name in SCORES if name in STANDARD_ERRORS}
 CARD = """\
 ---
 {metadata}

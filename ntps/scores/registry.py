@@ -274,6 +274,8 @@ LAYER_COLUMNS = ("model", "dataset", "layer", "n_texts", *(score.name for score 
 CONDITIONED_COORDINATES = ("model", "dataset", "layer", "choice", "rtol", "prefix_rtol", "kv")
 CONDITIONED_COLUMNS = (*CONDITIONED_COORDINATES, *(score.name for score in CONDITIONED_SCORES))
 EVERY = {score.name: score for score in (*SUBSPACE_SCORES, *LAYER_SCORES, *CONDITIONED_SCORES)}
+# score: the column of the standard error that is shown beside it
+STANDARD_ERRORS = {name: f"{name}_se" for name in EVERY if f"{name}_se" in EVERY}
 
 
 def candidates(scores: tuple[Score, ...] = (), on_test: bool = False) -> dict[str, int]:
