@@ -97,7 +97,7 @@ def to_parquet(table: pd.DataFrame, path: Path) -> None:
 def tables(folder: Path, output: Path) -> dict[str, pd.DataFrame]:
     """By file name: of the pairs that have been trained on, the last step of `make evidence`.
 
-    Tables of `make finetuning` may join those that the output has of a pair from an earlier folder.
+    Tables of `make finetuning` may join those that the output has of a pair from an earlier folder; so may further seeds.
     """
     head, path = read_tables(folder, "accuracy/linear_training"), output / "head.csv"
     done, earlier = pairs_of(head), pairs_of(read_csv(path) if path.exists() else head[:0])
@@ -108,7 +108,20 @@ def tables(folder: Path, output: Path) -> dict[str, pd.DataFrame]:
             f"{folder} has no finished pairs, those with accuracy/linear_training: run make evidence"
         )
     found = first_tables(folder, head, done) if done else {}
-    return found | {name: table[among(table, done | earlier)] for name, table in later.items()}
+    for name, table in later.items():
+        found[name] = with_seeds(table[among(table, done | earlier)], output / name, earlier - done)
+    return found
+
+
+def with_seeds(table: pd.DataFrame, path: Path, pairs: set[tuple]) -> pd.DataFrame:
+    """With the earlier file's rows of these pairs and of seeds that the table lacks."""
+    if "seed" not in table or not path.exists():
+        return table
+    older = read_csv(path)
+    older = older[among(older, pairs & pairs_of(table))]
+    there = set(map(tuple, table[[*PAIR, "seed"]].to_numpy()))
+    older = older[[key not in there for key in map(tuple, older[[*PAIR, "seed"]].to_numpy())]]
+    return pd.concat([part for part in (older, table) if len(part)]) if len(older) else table
 
 
 def check_same_runs(folder: Path, output: Path, earlier: set[tuple]) -> None:

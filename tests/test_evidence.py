@@ -69,11 +69,11 @@ def written(path, text):
     path.write_text(text)
 
 
-def trained_later(folder, weights):
+def trained_later(folder, weights, rows="m,d,0,0.5\n"):
     """A folder with nothing but LoRA's table of the pair m x d, trained from these weights."""
     identity = {"model": {"weights": weights}, "data": {"texts_sha256": {"train": "a", "test": "b"}}}
     about = {"format": f"ntps accuracy {provenance.FORMAT}", "identity": identity}
-    written(folder / "accuracy/lora_finetuning/m/d.csv", "model,dataset,seed,accuracy\nm,d,0,0.5\n")
+    written(folder / "accuracy/lora_finetuning/m/d.csv", f"model,dataset,seed,accuracy\n{rows}")
     written(folder / "accuracy/lora_finetuning/m/d.json", json.dumps(about))
 
 
@@ -91,3 +91,20 @@ def test_lora_joins_the_pair_of_an_earlier_folder(tmp_path):
     trained_later(run, "others")
     with pytest.raises(UserError, match="of other weights or rows .* of m x d"):
         evidence.main(str(run), str(output))
+
+
+def test_a_further_seed_joins_the_earlier_ones(tmp_path):
+    output = tmp_path / "out"
+    written(output / "head.csv", "model,dataset\nm,d\nm,e\n")
+    written(output / "facts.csv", "model,dataset,weights,train_sha256,test_sha256\nm,d,w,a,b\n")
+    written(output / "lora.csv", "model,dataset,seed,accuracy\nm,d,0,0.5\nm,d,1,0.6\nm,e,0,0.7\n")
+    trained_later(tmp_path / "run", "w", "m,d,1,0.8\nm,d,2,0.9\n")
+    assert evidence.main(str(tmp_path / "run"), str(output)) == 0
+    found = pd.read_csv(output / "lora.csv")
+    assert found["dataset"].tolist() == ["d", "d", "d", "e"] and found["seed"].tolist() == [0, 1, 2, 0]
+    assert found["accuracy"].tolist() == [0.5, 0.8, 0.9, 0.7]
+    # a pair that was measured again from its start goes whole
+    lora = evidence.with_seeds(
+        pd.DataFrame({"model": ["m"], "dataset": "d", "seed": 1}), output / "lora.csv", set()
+    )
+    assert lora["seed"].tolist() == [1]
