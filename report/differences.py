@@ -81,12 +81,7 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         table = tables[name]
         for head, value in where.items():
             table = table[table[head] == value]
-        known = table[table[column] != "-"]
-        ordered = known.sort_values(column, key=lambda values: values.str.replace("−", "-").astype(float))
-        ends = ordered.groupby("model", sort=False)[column].agg(["first", "last"])
-        return ", ".join(
-            f"{ends['first'][model]} to {ends['last'][model]} ({model})" for model in sorted(ends.index)
-        )
+        return spread(table, column)
 
     return {
         "equal_best": between("equal", "ρ of NTPS", layer="best"),
@@ -100,6 +95,22 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "kv_ntps": between("kv", "ρ of NTPS with accuracy"),
         "kv_retention": between("kv", "ρ of retention"),
     }  # fmt: skip
+
+
+def spread(table: pd.DataFrame, column: str) -> str:
+    """Which sign the column's numbers have, and of each model the smallest and the largest."""
+    known = table[table[column] != "-"]
+    known = known.assign(value=known[column].str.replace("−", "-").astype(float)).sort_values("value")
+    ends = known.groupby("model")[column].agg(["first", "last"])
+    low, high = known["value"].iloc[[0, -1]]
+    sign = (
+        "above zero throughout"
+        if low > 0
+        else "below zero throughout"
+        if high < 0
+        else "on both sides of zero"
+    )
+    return f"{sign} ({', '.join(f'{model} {first} to {last}' for model, first, last in ends.itertuples())})"
 
 
 def with_twice_the_rows(rows: pd.DataFrame) -> dict[str, float]:

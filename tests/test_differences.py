@@ -53,6 +53,19 @@ def test_each_way_stands_beside_the_first_over_the_same_data_sets():
     assert poolings["corrected retention"].tolist() == ["0.350", "0.400 (7)"]
 
 
+@pytest.mark.parametrize(
+    "values,said",
+    [
+        (["+0.10", "-", "+0.30", "−0.02"], "on both sides of zero (a +0.10 to +0.30, b −0.02 to −0.02)"),
+        (["+0.10", "+0.05", "-", "+0.2"], "above zero throughout (a +0.05 to +0.10, b +0.2 to +0.2)"),
+        (["−0.9", "−1.0", "−0.5", "-"], "below zero throughout (a −1.0 to −0.5)"),
+    ],
+)
+def test_a_line_says_the_sign_before_the_numbers(values, said):
+    table = pd.DataFrame({"model": ["a", "a", "a", "b"], "ρ": values})
+    assert differences.spread(table, "ρ") == said
+
+
 def test_the_largest_difference_of_a_pair_run_again(tmp_path):
     for folder, change in ((tmp_path, 0.0), (tmp_path / "rerun", 0.002)):
         pair = {"model": "m", "dataset": "d"}
