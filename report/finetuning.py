@@ -17,7 +17,7 @@ from ntps.system import atomic_files
 from report import gain_confirmation, second_model
 from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
-from report.finetuning_page import page
+from report.finetuning_page import Again, page
 from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both, train_error
 
 BOTH = "finetuning_both.csv"
@@ -45,15 +45,22 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
         outcome = gain_confirmation.judged(further, table, Draws())
         picture = retention_figure({"discovery": table, "confirmation": further})
         save(picture, Path(docs) / "finetuning-retention", ["png"])
-    gain_confirmation.write(outcome, Path(folder))
+    gain_confirmation.write(outcome, Path(folder) / gain_confirmation.TABLE)
+    outcome_again = gain_confirmation.again(Path(folder), table, planned, Draws())
+    gain_confirmation.write(outcome_again, Path(folder) / gain_confirmation.TABLE_AGAIN)
     both = over_both(table, further, draws)
     write_or_remove(both, Path(folder) / BOTH)
     save(finetuning_figure(table, judged, floor), Path(docs) / "finetuning", ["png"])
     second = second_model.both_gains(Path(folder))
     of_second = second_model.judged(second, draws)
     write_or_remove(of_second, Path(folder) / second_model.TABLE)
+    second_again = second_model.again(Path(folder), draws)
+    write_or_remove(second_again, Path(folder) / second_model.TABLE_AGAIN)
     as_planned = train_error(table, draws)
-    text = page(Path(folder), table, judged, further, planned, outcome, both, second, of_second, as_planned)
+    again = Again(outcome_again, second_again)
+    text = page(
+        Path(folder), table, judged, further, planned, outcome, both, second, of_second, as_planned, again
+    )
     atomic_files.write_text(Path(docs) / "finetuning.md", text)
     print(judged.to_string(index=False))
     return 0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,9 +57,17 @@ JUDGEMENT: Columns = {
 }  # fmt: skip
 
 
+class Again(NamedTuple):
+    """The tests of one seed with the second seeds; None until all data sets have one."""
+
+    outcome: Outcome | None
+    of_second: pd.DataFrame | None
+
+
 def page(
     folder: Path, table: pd.DataFrame, judged: pd.DataFrame, further: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None,
     both: pd.DataFrame | None, second: pd.DataFrame, of_second: pd.DataFrame | None, as_planned: Mapping[str, float],
+    again: Again,
 ) -> str:  # fmt: skip
     """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
     first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py; as_planned: of `train_error`."""
@@ -67,7 +75,7 @@ def page(
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second, seed_variance(table)), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME,
+        "second": of_model(second, seed_variance(table)), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
         "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 

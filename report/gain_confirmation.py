@@ -20,7 +20,7 @@ from report.evidence import FOLDER, write_or_remove
 from report.gains import GAIN
 
 PLAN = "74b813d"
-TABLE = "gain_confirmation.csv"
+TABLE, TABLE_AGAIN = "gain_confirmation.csv", "gain_confirmation_again.csv"
 SCORE = "retention_corrected"
 # by groups, of the rule at a correlation of .67: simulated in tests/test_gain_confirmation.py
 POWER = {13: 0.72, 8: 0.47}
@@ -74,6 +74,12 @@ def judged(table: pd.DataFrame, discovery: pd.DataFrame, draws: Draws) -> Outcom
     }  # fmt: skip
 
 
+def again(folder: Path, discovery: pd.DataFrame, planned: Sequence[str], draws: Draws) -> Outcome | None:
+    """`judged` with the second seeds; None until all data sets have one."""
+    table = gains.measured(folder, "confirmation", seed=gains.AGAIN)
+    return judged(table, discovery, draws) if complete(table, planned) else None
+
+
 def reliability(errors: pd.Series, gain: pd.Series) -> float:
     """The share of the gains' variance that is not the mean square of their standard errors."""
     return 1 - float(np.square(errors).mean()) / float(gain.var())
@@ -84,12 +90,11 @@ def line(found: Points) -> Array:
     return np.linalg.lstsq(design(found, [SCORE])[0], found.gain[0])[0]
 
 
-def write(found: Outcome | None, folder: Path) -> None:
-    write_or_remove(None if found is None else pd.DataFrame([found]), folder / TABLE)
+def write(found: Outcome | None, path: Path) -> None:
+    write_or_remove(None if found is None else pd.DataFrame([found]), path)
 
 
-def read(folder: Path) -> Outcome | None:
-    path = folder / TABLE
+def read(path: Path) -> Outcome | None:
     if not path.exists():
         return None
     (row,) = pd.read_csv(path, dtype={"plan": str}).to_dict("records")
@@ -98,5 +103,5 @@ def read(folder: Path) -> Outcome | None:
 
 def fact(_: object) -> dict[str, str]:
     """For report/reproduction.py."""
-    found = read(FOLDER)
+    found = read(FOLDER / TABLE)
     return {"gain.tested": "not tested yet" if found is None else verdict(found)}

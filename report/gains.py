@@ -22,7 +22,8 @@ from ntps.results.tables import PAIR
 from report.confirmation import rows_of
 from report.evidence import halves, read_csv
 
-MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's runs
+MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's tests and of the second model's
+AGAIN = 1  # the seed that these are repeated with
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
 # the best layer's ridge on train: what the plan called headroom in words, not judged
@@ -55,17 +56,17 @@ Way = Callable[[Points, Array], Array]
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, half: str = "discovery", model: str = MODEL) -> pd.DataFrame:
+def measured(folder: Path, half: str = "discovery", model: str = MODEL, seed: int = SEED) -> pd.DataFrame:
     """A row a data set of the model's LoRA runs: the gain on test, what is known of its error, and every predictor.
 
-    half: confirmation, or discovery, which is all else. Of the first model all seeds there; elsewhere the seed of the tests alone.
+    half: confirmation, or discovery, which is all else. Of the first model all seeds there; elsewhere one seed alone.
     """
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["model"] == model]
     further = runs["dataset"].isin(halves()["confirmation"])
     runs = runs[further if half == "confirmation" else ~further]
     if half == "confirmation" or model != MODEL:
-        runs = runs[runs["seed"] == SEED]
+        runs = runs[runs["seed"] == seed]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),

@@ -16,18 +16,18 @@ from report import gains
 from report.confirmation import LEAST_SETS, defined
 from report.evidence import FOLDER
 from report.gain_confirmation import SCORE
-from report.gains import GAIN, fit, measured, off
+from report.gains import AGAIN, GAIN, SEED, fit, measured, off
 
 MODEL, NAME = "gemma3-270m", "Gemma 3 270M"
 FIRST = "first_gain"
 PREDICTORS = {FIRST: "SmolLM2-135M's gain on the same data set", SCORE: "its own corrected retention"}
-TABLE = "second_model.csv"
+TABLE, TABLE_AGAIN = "second_model.csv", "second_model_again.csv"
 
 
-def both_gains(folder: Path) -> pd.DataFrame:
-    """A row a data set of the second model's trainings, with the gain of the first there."""
+def both_gains(folder: Path, seed: int = SEED) -> pd.DataFrame:
+    """A row a data set of the second model's trainings of a seed, with the gain of the first there."""
     first = measured(folder)[["dataset", GAIN]].rename(columns={GAIN: FIRST})
-    return measured(folder, model=MODEL).merge(first, "left", "dataset")
+    return measured(folder, model=MODEL, seed=seed).merge(first, "left", "dataset")
 
 
 def known(table: pd.DataFrame) -> Points | None:
@@ -40,6 +40,12 @@ def judged(table: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
     """gains.judged of the two predictors; None where too few groups have both."""
     found = known(table)
     return None if found is None else gains.judged(found, {name: fit(name) for name in PREDICTORS}, draws)
+
+
+def again(folder: Path, draws: Draws) -> pd.DataFrame | None:
+    """`judged` with the second seeds; None until all data sets have one."""
+    table = both_gains(folder, AGAIN)
+    return judged(table, draws) if set(table["dataset"]) == set(both_gains(folder)["dataset"]) else None
 
 
 def against_mean(table: pd.DataFrame) -> float:

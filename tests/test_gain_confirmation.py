@@ -102,13 +102,14 @@ def test_nothing_is_said_of_the_score_before_all_data_sets_are_trained(tmp_path)
     assert "* **On 13 further data sets" in said and "is confirmed as a predictor**" in said
     assert "on 13 of 13" in said and "0.010 at most" in said
     assert found["reliability"] == pytest.approx(1 - 0.01**2 / table["lora_gain"].var())
-    gain_confirmation.write(found, tmp_path)
-    again = gain_confirmation.read(tmp_path)
+    path = tmp_path / gain_confirmation.TABLE
+    gain_confirmation.write(found, path)
+    again = gain_confirmation.read(path)
     assert gain_confirmation.verdict(again) == "confirmed" and again["rmse"] == pytest.approx(
         found["rmse"], rel=1e-6
     )
-    gain_confirmation.write(None, tmp_path)
-    assert gain_confirmation.read(tmp_path) is None
+    gain_confirmation.write(None, path)
+    assert gain_confirmation.read(path) is None
     with pytest.raises(UserError, match="data00: LoRA is trained, and there is no probe"):
         gain_confirmation.complete(table.assign(probe_accuracy=[math.nan, *[0.7] * 12]), planned)
 
@@ -162,7 +163,7 @@ def test_the_committed_result_is_that_of_scikit_learn():
     table = table[table["dataset"].isin(gains.halves()["confirmation"]) & (table["model"] == "smollm2-135m")]
     table = table[table["corrected_refusal"].isna()].dropna(subset="retention_corrected")
     table["lora_gain"] = table["lora"] - table["accuracy"]
-    found = gain_confirmation.read(TABLES)
+    found = gain_confirmation.read(TABLES / gain_confirmation.TABLE)
     y = table["lora_gain"].to_numpy()
     assert found["groups"] == len(y)
     assert found["rmse"] == pytest.approx(left_out(table), rel=1e-5)
