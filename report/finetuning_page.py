@@ -22,6 +22,7 @@ from report.gains import (
     MEASURED,
     NAMES,
     PROBE,
+    SECOND_MODEL,
     SHORT,
     SPLITS,
     STATIC,
@@ -72,11 +73,20 @@ def page(
     """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
     first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py; as_planned: of `train_error`."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
+    further_seeds = more_seeds(folder)
+    own = next(
+        (
+            one["variance"]
+            for one in further_seeds
+            if one["of"] == SECOND_MODEL and one["count"] == one["all"]
+        ),
+        None,
+    )
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second, seed_variance(table)), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
-        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": more_seeds(folder), "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
+        "second": of_model(second, seed_variance(table), own), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
+        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": further_seeds, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 
 
@@ -186,13 +196,16 @@ def of_both(table: pd.DataFrame, further: pd.DataFrame, both: pd.DataFrame) -> d
     }
 
 
-def of_model(second: pd.DataFrame, of_seeds: float) -> dict[str, Any]:
+def of_model(second: pd.DataFrame, of_seeds: float, own: float | None) -> dict[str, Any]:
     """Trainings of the second model; by_rows, with_seeds: gains of more than chance in test rows, and in seeds of the first model's variance;
+    own_seeds: of its own variance, where known;
     together: Spearman's correlation of both models' gains over groups, NaN of fewer than LEAST_SETS."""
     pairs = second.dropna(subset=[FIRST, GAIN]).groupby("group")[[FIRST, GAIN]].mean().to_numpy(float)
     together = float(spearman(*pairs.T)) if len(pairs) >= LEAST_SETS else math.nan
     found = {"pairs": len(pairs), "together": together, "against_mean": second_model.against_mean(second)}
-    for name, variance in (("by_rows", 0.0), ("with_seeds", of_seeds)):
+    variances = {"by_rows": 0.0, "with_seeds": of_seeds}
+    variances |= {} if own is None else {"own_seeds": own}
+    for name, variance in variances.items():
         found |= significant(name, p_values(second, math.sqrt(variance)))
     return runs(second, OF_SECOND) | found
 

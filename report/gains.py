@@ -23,6 +23,7 @@ from report.confirmation import rows_of
 from report.evidence import halves, read_csv
 
 MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's tests and of the second model's
+SECOND_MODEL = "the second model"
 AGAIN = 1  # the seed that these are repeated with
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
@@ -94,16 +95,17 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL, seed: in
 
 def more_seeds(folder: Path) -> list[dict[str, Any]]:
     """Of what is tested with one seed, by half and model: on how many data sets there are more, and the standard deviation
-    between seeds, the median and the largest with its data set."""
+    between seeds, the median and the largest with its data set; the mean variance of a seed."""
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["final"] & (runs["split"] == "test")]
     first, further = runs["model"] == MODEL, runs["dataset"].isin(halves()["confirmation"])
     found = []
-    for name, here in (("the second half", first & further), ("the second model", ~first)):
+    for name, here in (("the second half", first & further), (SECOND_MODEL, ~first)):
         apart = runs[here].groupby("dataset")["accuracy"].std().dropna()
         if len(apart):
             among = {"of": name, "count": len(apart), "all": runs[here]["dataset"].nunique()}
-            found.append(among | {"median": apart.median(), "most": apart.max(), "dataset": apart.idxmax()})
+            spread = {"median": apart.median(), "most": apart.max(), "variance": (apart**2).mean()}
+            found.append(among | spread | {"dataset": apart.idxmax()})
     return found
 
 

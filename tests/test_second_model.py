@@ -134,3 +134,13 @@ def test_the_tests_are_made_once_more_when_all_have_a_second_seed(tmp_path):
     pd.testing.assert_frame_equal(of_second, same)
     page = page_with(again=finetuning_page.Again(outcome, of_second))
     assert page.count("With them the") == 2 and "Not all are there yet" not in page
+
+
+def test_gains_are_judged_by_its_own_seeds_where_they_are_known():
+    """The larger the variance, the fewer gains are of more than chance."""
+    table = made(9, 1)
+    found = [finetuning_page.of_model(table, 0.0, own) for own in (None, 0.0, 1.0)]
+    assert (
+        "own_seeds" not in found[0]
+        and found[1]["own_seeds"] == found[1]["by_rows"] > 0 == found[2]["own_seeds"]
+    )
