@@ -35,6 +35,9 @@ def at_least(least: int) -> Rule:
 Count = Annotated[int, at_least(1)]
 OptionalCount = Annotated[int | None, at_least(1)]
 Natural = Annotated[int, at_least(0)]
+SEED = Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)  # numpy takes no others
+Seed = Annotated[int, SEED]
+Seeds = Annotated[Sequence[int], Rule(f"each {SEED.words}", lambda values: all(map(SEED.holds, values)))]
 Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 # the least two-sided p-value of R permutations is 2 / (1 + R)
@@ -136,6 +139,11 @@ class Results(Checked):
     output: str = flag("results", "folder for all results")
     overwrite: bool = flag(False, "replace results of other settings")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if os.path.isfile(self.output):
+            raise UserError(f"--output {self.output} is a file: give a folder, which need not be there yet")
+
     @property
     def settings(self) -> dict[str, Any]:
         """Those that decide the numbers of a table."""
@@ -189,7 +197,7 @@ class Caching(Forward, Adapted):
     shard: str | None = flag(None, "i/n: part i of n partitions alone; python -m ntps.merge adds them up")
     prefix_moments: Annotated[str, one_of("train", "all")] = flag("train", "of these splits: train or all")
     keep_states: bool = flag(False, "also write the pooled states of every row")
-    seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
+    seed: Seed = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,7 +221,7 @@ class Caching(Forward, Adapted):
 class Seeded:
     """Repeated training."""
 
-    seeds: Sequence[int] = flag(
+    seeds: Seeds = flag(
         (0,),
         "one training each: of weights, order, dropout, validation part; those a table has stay, so add more",
     )
@@ -294,7 +302,7 @@ class LayerProbes(Cached):
     max_iter: Count = setting(1000, "iterations of the solver")
     tol: Positive = setting(0.01, "at which the solver stops")
     jobs: OptionalCount = flag(None, "layers at a time (default: as many as cores); fewer take less memory")
-    seed: Natural = setting(42, "of the order in which saga takes the rows")
+    seed: Seed = setting(42, "of the order in which saga takes the rows")
 
 
 @dataclass(kw_only=True)
@@ -413,7 +421,7 @@ class Prescreening(Forward, Columns):
         "steps of a short LoRA training of the model that ranks first, such as 50: its accuracy along the way on a tenth of the "
         "train rows, at the end on the unseen rows, beside the linear probe's (default: none)",
     )
-    seed: Natural = flag(42, "of the limit's permutation and of the label permutations")
+    seed: Seed = flag(42, "of the limit's permutation and of the label permutations")
 
     def __post_init__(self) -> None:
         super().__post_init__()

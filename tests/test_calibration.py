@@ -54,7 +54,8 @@ def test_p_value_and_the_share_above_a_level():
     null = torch.tensor([0.2, 0.4, 0.4, 0.5, 0.5 - 1e-14, 0.6], dtype=torch.float64)
     assert p_value(0.1, null) == p_value(0.7, null) == 2 / 7  # beyond all, on either side
     assert p_value(0.6, null) == p_value(0.2, null) == 4 / 7 and p_value(0.5, null) == 1
-    assert math.isnan(p_value(0.5, null[:0]))
+    assert math.isnan(p_value(0.5, null[:0])) and math.isnan(p_value(math.nan, null))
+    assert math.isnan(p_value(0.5, torch.cat([null, null.new_tensor([math.nan])])))
     assert above(0.5, 0.4) == pytest.approx(0.1 / 0.6)
     assert above(1.0, 0.3) == 1 and math.isnan(above(1.0, 1.0)) and math.isnan(above(0.5, math.nan))
 

@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 import zipfile
 from collections import Counter
 from contextlib import closing
@@ -340,6 +341,11 @@ def test_words_for_nothing_are_classes_and_empty_cells_are_none(describe, tmp_pa
             ["Yes", "YES", "yes", "no"],
             "'YES' and 'Yes' and 'yes' are different classes: normalise_labels: true (flag ",
         ),
+        (
+            ["caf\u00e9", "cafe\u0301", "the"],
+            r"'cafe\u0301' and 'caf\xe9' are different classes, and look alike: write their characters in one way",
+        ),
+        (["a", "a\u200b", "b"], r"'a' and 'a\u200b' are different classes, and look alike"),
         (
             [f"{i / 53:.3f}" for i in range(1, 51)],
             "50 classes are fractions such as '0.019': is it target: numeric (flag --target)?",
@@ -1228,6 +1234,39 @@ def test_a_categorical_column_is_not_counted_once_a_batch(tmp_path, describe, mo
 def test_a_file_that_ends_its_lines_in_a_bare_return_is_read(describe):
     dataset = describe({"t.csv": 'text,label\r"a\nb",1\rc,0\r'}, files=dict.fromkeys(FILES, "t.csv"))
     assert pairs(dataset, "train") == [("a\nb", "1"), ("c", "0")]
+
+
+def test_many_bare_returns_take_no_time(describe):
+    """By a pattern that tries again from each of them they took minutes."""
+    start = time.monotonic()
+    many = "\r" * 100_000
+    describe({"t.csv": f'text,label\na,1\n"b{many}c",0\n'}, files=dict.fromkeys(FILES, "t.csv"))
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("t.csv", "text,label\na,1\nb,0\ntext,label\nc,1\n", "row 3 after the header is the header again"),
+        (
+            "t.jsonl",
+            '{"text": "a", "label": 1, "label": 2}\n',
+            "line 1 is not JSON: key 'label' stands twice",
+        ),
+        ("t.csv", "text;label\na;1\nb;0\n", "delimiter: .* is not of ASCII"),
+    ],
+)
+def test_files_that_say_a_thing_twice_are_one_error(describe, name, content, fault):
+    keys = {"delimiter": "é"} if "ASCII" in fault else {}
+    with pytest.raises(UserError, match=fault):
+        describe({name: content}, files=dict.fromkeys(FILES, name), **keys)
+
+
+def test_a_sheet_that_claims_more_rows_than_excel_has_is_one_error(monkeypatch):
+    monkeypatch.setattr(readers, "SHEET", 3)
+    sheet = SimpleNamespace(iter_rows=lambda values_only: iter([(1,)] * 5))
+    with pytest.raises(ValueError, match="a row beyond 3"):
+        list(readers._of_sheet(sheet))
 
 
 def test_a_parquet_of_texts_that_are_stored_once_is_read_up_to_a_bound(describe, monkeypatch):

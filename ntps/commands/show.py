@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from ntps.run import cli
 from ntps.system import array_files, provenance
+from ntps.system.console import visible
 from ntps.system.paths import regular_file
 
 
@@ -22,9 +23,10 @@ def main(file: str) -> int:
         with safe_open(path, "numpy") as arrays:
             for name in sorted(arrays.keys()):
                 part = arrays.get_slice(name)
-                print(f"{name:<24} {part.get_dtype():<4} {'x'.join(map(str, part.get_shape()))}")
+                shape = "x".join(map(str, part.get_shape()))
+                print(visible(f"{name:<24} {part.get_dtype():<4} {shape}"))
         print(f"{'sha256':<24} {array_files.verify(path) or 'none'}")
-    print(json.dumps(about, indent=1, ensure_ascii=False))
+    print(visible(json.dumps(about, indent=1, ensure_ascii=False)))
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.flags import Columns, Prescreening, flag
 from ntps.models import description as models
-from ntps.prescreening.user_files import check, description
+from ntps.prescreening.user_files import check, description, named_by_files
 from ntps.run import cli
 from ntps.run.experiments import ROOT, Experiment, read_experiment
 from ntps.sources import licences, yaml_files
@@ -45,13 +45,21 @@ class Flags(Columns):
 def main(flags: Flags) -> int:
     path = Path(flags.file)
     rows = path.is_file() and without_gz(path).suffix.lower() in FILE_READERS
-    lines = dataset(*description(Prescreening(train=flags.file, **flags.keys))) if rows else described(flags)
+    lines = of_rows(flags) if rows else described(flags)
     for name, value in lines.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {part}" for key, part in value.items())
         if value:
             print(visible(f"{name:<16} {value}"))
     return 0
+
+
+def of_rows(flags: Flags) -> dict[str, Any]:
+    """What a file of labelled rows holds."""
+    given = Prescreening(train=flags.file, **flags.keys)
+    where, spec = description(given)
+    with named_by_files(given, where):
+        return dataset(where, spec)
 
 
 def described(flags: Flags) -> dict[str, Any]:

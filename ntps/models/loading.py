@@ -4,6 +4,7 @@ Whatever a model's source, it comes down to a folder with config.json and safete
 never pickled weights, and code from the hub only where a description says `trust_remote_code` of one commit.
 """
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -124,7 +125,17 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
         with boundary(f"{file} cannot be used"):
             json.loads(file.read_text("utf-8") if file.is_file() else "{}", object_hook=own)
+    if trusted:
+        _announce(f"{source['id']} at {source['revision']}")
     return trusted
+
+
+@functools.cache
+def _announce(repository: str) -> None:
+    """Once in a process."""
+    console.say(
+        f"note: the code that {repository} holds is run, as trust_remote_code of its description asks"
+    )
 
 
 def load_model(
@@ -218,8 +229,10 @@ def _adapter_config(model: Any, adapter: str) -> Any:
             setattr(config, key, [name for name, _ in model.named_modules() if match("fullmatch", name)])
     # each item of these is a pattern
     for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_pattern"):
-        for item in getattr(config, key, None) or ():
-            if len(re.findall("[*+?{]", item)) > 1 or item.count("|") > 8:
+        value = getattr(config, key, None) or ()
+        for item in [value] if isinstance(value, str) else value:
+            repeats = len(re.findall("[*+?{]", item))
+            if repeats > 1 or item.count("|") > (0 if repeats else 8):
                 raise ValueError(f"{key}: {item!r:.200} is a pattern that may run wild: name the modules")
     return config
 

@@ -1,6 +1,8 @@
 """The user's labelled files as a data set: its description, warnings about its rows, and facts for the report."""
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,9 +67,16 @@ def load(flags: Prescreening) -> tuple[str, Dataset]:
     if earlier != spec and measured:
         raise UserError(f"{where}: an earlier run read other files or columns under this name: give another --output, or "
                         "--overwrite to replace its results")  # fmt: skip
-    try:
+    with named_by_files(flags, where):
         return str(where), load_dataset(str(where), spec)
-    except UserError as error:  # which names a file that is not there yet
+
+
+@contextmanager
+def named_by_files(flags: Prescreening, where: Path) -> Iterator[None]:
+    """Errors name the user's files in place of their description, which is not there yet."""
+    try:
+        yield
+    except UserError as error:
         given = " ".join(f"--{name} {file}" for name, file in given_files(flags).items())
         raise UserError(
             str(error).replace(f"{where}: files: ", "--").replace(f"{where}:", f"{given}:")

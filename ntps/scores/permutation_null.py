@@ -31,11 +31,14 @@ def null_std(null: Tensor) -> float:
 
 
 def p_value(observed: float, null: Tensor) -> float:
-    """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0.
+    """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0, and
+    where a score is NaN or infinite.
 
     At most alpha with probability at most alpha where observed and null are exchangeable.
     """
     R = len(null)
+    if not (math.isfinite(observed) and null.isfinite().all()):
+        return math.nan
     reached, under = ((side >= -NULL_SLACK).sum() for side in (null - observed, observed - null))
     return min(1.0, 2 * (1 + min(int(reached), int(under))) / (R + 1)) if R else math.nan
 

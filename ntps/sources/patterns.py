@@ -59,7 +59,9 @@ def pattern_fault(pattern: str, replacement: str = "") -> str | None:
     except (re.error, regex.error, RecursionError, OverflowError) as error:
         return f"is not a regular expression ({error})"
     try:
-        known.sub(replacement, "")
+        groups = {number: f"?P<{name}>" for name, number in known.groupindex.items()}
+        # of the same groups, and matched at once
+        re.sub("".join(f"({groups.get(number + 1, '')})" for number in range(known.groups)), replacement, "")
     except (re.error, IndexError) as error:  # IndexError: no group of that name
         return f"has a replacement that does not work ({error})"
     return None

@@ -24,6 +24,7 @@ Faults = Iterator[tuple[str, str]]  # key, what is wrong with its value
 Label = str | int | float
 LARGEST, DEEPEST = 2**20, 50  # bytes of a file; lists and mappings in each other
 # Numbers that mean to everybody what they mean to YAML, to which 010 is 8 and 12:30 is 750
+NUMBERS, LONGEST_NUMBER = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"), 400
 PLAIN = {int: re.compile(r"[-+]?(0|[1-9]\d*)"), float: re.compile("[^:_]*")}
 
 
@@ -39,14 +40,24 @@ def config_names(kind: str) -> list[str]:
 
 
 def find_config(kind: str, name: str) -> Path | None:
-    """The YAML file of a config name, or that is named itself (UserError if it is not there); else None."""
+    """The YAML file of a config name, or that is named itself (UserError if it is not there); else None.
+
+    UserError for a name of two that differ: a folder from elsewhere, in which a script is run, must not put its own model
+    in the place of a shipped one.
+    """
     if name.endswith((".yaml", ".yml")):
         if not os.path.exists(name):
             raise UserError(f"there is no {KINDS[kind]} description {ascii(name)[1:-1]}")
         plain_name(Path(name).stem, f"the {KINDS[kind]} description {name!a}")
         return regular_file(name)
     paths = (folder / f"{name}.yaml" for folder in config_folders(kind))
-    return next((path for path in paths if os.path.isfile(path)), None)
+    found = [path for path in paths if os.path.isfile(path)]
+    if len({path.read_bytes() for path in found}) > 1:
+        raise UserError(
+            f"{found[0]} has the name of a {KINDS[kind]} that is shipped, {found[-1]}, and says something else: give the "
+            "path of the one that is meant, or rename yours"
+        )
+    return found[0] if found else None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -76,6 +87,8 @@ class Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            self.fail(f"a number of more than {LONGEST_NUMBER} characters", node)
         value = super().construct_object(node, deep)
         if not isinstance(value, str | int | float | list | dict | None):
             self.fail(f"a {type(value).__name__} is neither text, number, list nor mapping", node)

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ntps.system import processes
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# of terminals, and of the direction of writing
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
@@ -33,7 +34,7 @@ def as_line(
 
 def visible(text: str) -> str:
     """With control characters of texts, labels and names spelled out, which a terminal would obey; ends of lines and tabs stay."""
-    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def escaped(text: str) -> str:
@@ -44,7 +45,7 @@ def escaped(text: str) -> str:
 def progress(total: int, unit: str, text: str, initial: int = 0, over: Iterable[Any] | None = None) -> tqdm:
     """A bar in meaningful units with time left, over items or to be updated; one, however many processes there are."""
     return tqdm(
-        over, total=total, initial=initial, unit=unit, desc=text, unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+        over, total=total, initial=initial, unit=unit, desc=visible(text), unit_scale=True, dynamic_ncols=True, smoothing=0.1,
         disable=not processes.first(),
     )  # fmt: skip
 

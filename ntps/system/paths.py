@@ -22,8 +22,9 @@ def regular_file(path: str | Path) -> Path:
 
 
 def plain_name(name: str, what: str) -> str:
-    """A name that may stand in output paths as it is; UserError for any other (`what` says whose it is)."""
-    if not name.strip(". ") or NO_TEXT.search(name) or re.search(r"[/\\\x00-\x1f]", name):
+    """A name that may stand in output paths, and in cells of a spreadsheet, as it is; UserError for any other (`what` says
+    whose it is)."""
+    if not name.strip(". ") or NO_TEXT.search(name) or re.search(r"[/\\\x00-\x1f\x7f-\x9f]|^[=+@]", name):
         raise UserError(f"{what} is named {name!a}: rename it, results are stored under that name")
     if len(name.encode()) > LONGEST:
         raise UserError(f"{what} has a name of {len(name.encode())} bytes: give it one of at most {LONGEST}")

@@ -25,7 +25,7 @@ from ntps.texts.sources import TextSource, note
 
 SPLIT_SEED = 42
 SEEN = 0.01  # share of a split's texts that are in train, from which on a warning says so
-TINY = 1e-50  # numbers of this size have squares, and their squares too
+TINY = 1e-30  # numbers of this size have squares, and their squares too; float32 holds them, in which permuted ones are kept
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ntps.texts.columns import named_columns
 Row = dict[str, Any]
 Spec = dict[str, Any]  # the checked keys of a description
 LARGEST = 2**31  # bytes of a packed file, unpacked
+SHEET = 2**20  # rows of an Excel sheet, at most
 CELL = 64  # bytes that a value takes in Python, at least
 HEADER = 100_000  # characters in which the header ends: below the longest field of the csv module
 ARRAY = re.compile(r"\s*\[")
@@ -117,9 +118,7 @@ def check_size(path: Path, parquet: bool) -> None:
     from datasets.utils.extract import Extractor
 
     if parquet:
-        import pyarrow.parquet
-
-        for _ in bounded_batches(pyarrow.parquet.ParquetFile(path)):
+        for _ in bounded_batches(path):
             pass
     elif packed := Extractor.infer_extractor_format(path):
         if packed not in UNPACK:
@@ -191,7 +190,14 @@ def _names(header: Iterable[Any]) -> list[str]:
 def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
     """Rows by the names in the header."""
     names = _names(header)
-    return [dict(zip(names, line)) for line in lines]
+    rows = [dict(zip(names, line)) for line in lines]
+    if len(names) > 1 and (
+        again := next((n for n, row in enumerate(rows, 1) if [*row.values()] == names), None)
+    ):
+        raise ValueError(
+            f"row {again} after the header is the header again, as of two files in one: take it out"
+        )
+    return rows
 
 
 def _header(text: str, delimiter: str) -> list[str]:
@@ -240,7 +246,7 @@ def _check_lines(text: str, delimiter: str) -> None:
     Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows. Other quotes
     inside quoted fields are left as the reader takes them.
     """
-    unified = re.sub(r"\r+\n", "\n", text).rstrip("\r\n")
+    unified = re.sub(r"(?<!\r)\r++\n", "\n", text).rstrip("\r\n")
     if "\r" in unified and "\n" in unified:
         quoted = rf'(?<![^\r\n{re.escape(delimiter)}])"(?:[^"]++|"")*+"'
         bare = re.sub(quoted, "", unified)
@@ -292,12 +298,22 @@ def _tsv(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     return _csv(content, spec, notes, "\t")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError for a key that stands twice, of which JSON keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"key {twice!a:.60} stands twice")
+    return found
+
+
 def _json(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     """JSON Lines, or one array of objects, as `to_json(orient="records")` of pandas writes it."""
 
     def loads(part: str, what: str) -> Any:
         try:
-            return json.loads(part, parse_int=str, parse_float=str)  # numbers stay as they are written
+            # numbers stay as they are written
+            return json.loads(part, parse_int=str, parse_float=str, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
             raise ValueError(f"{what} is not JSON: {error}") from error
 
@@ -324,22 +340,41 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
         raise ValueError(
             f"its {file.metadata.num_rows} rows of {', '.join(columns)} do not fit in memory: save fewer rows"
         )
-    return [row for batch in bounded_batches(file, columns) for row in batch.to_pylist()]
+    return [
+        row for batch in bounded_batches(pyarrow.BufferReader(content), columns) for row in batch.to_pylist()
+    ]
 
 
-def bounded_batches(file: Any, columns: list[str] | None = None) -> Iterator[Any]:
-    """Batches of a Parquet file; ValueError once they hold too much: a text that all rows share is stored once."""
+def bounded_batches(source: Any, columns: list[str] | None = None) -> Iterator[Any]:
+    """Batches of a Parquet file; ValueError once they hold too much: a text that all rows share is stored once, and so it is
+    read until its size is known."""
+    import pyarrow.parquet
+
+    texts = [column.name for column in pyarrow.parquet.read_schema(source) if _is_text(column.type)]
+    file = pyarrow.parquet.ParquetFile(source, read_dictionary=texts)
     size = 0
     for batch in file.iter_batches(100, columns=columns):
         bounded(size := size + sum(map(unfolded, batch.columns)))
         yield batch
 
 
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_binary(kind))
+
+
 def unfolded(column: Any) -> int:
     """Bytes of a column of Parquet, each text as often as it stands there."""
     import pyarrow
+    import pyarrow.compute
 
-    return (column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column).nbytes
+    if not pyarrow.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    if not _is_text(column.dictionary.type):
+        return int(column.dictionary_decode().nbytes)
+    lengths = pyarrow.compute.binary_length(column.dictionary).cast("int64").take(column.indices)
+    return int(pyarrow.compute.sum(lengths).as_py() or 0)
 
 
 def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
@@ -353,8 +388,16 @@ def _excel(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
     sheet = book.worksheets[0]
     notes.append(f"sheet {sheet.title!r}" + (f" of {len(book.worksheets)}" if book.worksheets[1:] else ""))
     sheet.reset_dimensions()  # what a file says of its size may be wrong
-    lines = (line for line in sheet.iter_rows(values_only=True) if any(cell is not None for cell in line))
+    lines = (line for line in _of_sheet(sheet) if any(cell is not None for cell in line))
     return _table(next(lines, ()), lines)
+
+
+def _of_sheet(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """Its lines; ValueError for more than Excel has, which a file of a few bytes may claim."""
+    for number, line in enumerate(sheet.iter_rows(values_only=True)):
+        if number == SHEET:
+            raise ValueError(f"its first sheet has a row beyond {SHEET}, the most of Excel: save it as CSV")
+        yield line
 
 
 FILE_READERS: dict[str, Callable[[bytes, Spec, list[str]], list[Row]]] = {

