@@ -43,7 +43,7 @@ ENDS: Columns = {"best step": ("steps", whole), "settled": ("settled", percent)}
 PASSES: Columns = {"passes": ("lora_passes", whole)}
 RETENTION: Columns = {"corrected retention": (SCORE, three)}
 OF_DISCOVERY: Columns = {
-    **ACCURACIES, "error: seeds": ("seeds_error", three), "test rows": ("test_error", three), "seeds": ("seeds", str), **PASSES, **ENDS,
+    **ACCURACIES, "error: seeds, pooled": ("seeds_error", three), "test rows": ("test_error", three), "seeds": ("seeds", str), **PASSES, **ENDS,
     "kernel": ("kernel_gain", three), f"{SHORT} steps": ("own_gain", three), "law": ("law_gain", three),
 }  # fmt: skip
 OF_CONFIRMATION: Columns = {
@@ -116,6 +116,7 @@ def of_discovery(table: pd.DataFrame, judged: pd.DataFrame) -> dict[str, Any]:
         "judgement": judgement_table(judged),
         "left_out": left_out,
         "needed": needed(floor, found, judged),
+        "judged_count": int(judged["p_holm"].notna().sum()),
         "rho": rho(table),
     }
 
@@ -128,7 +129,7 @@ def expected(
     low, median, high = gain.quantile([0.25, 0.5, 0.75])
     confirmed = outcome is not None and not gain_confirmation.missed(outcome)
     return {
-        "count": len(gain), "above": int((gain > 0).sum()), "worth": int((gain > WORTH).sum()), "median": median, "mean": gain.mean(),
+        "count": len(gain), "twice": int((table["seeds"] > 1).sum()), "above": int((gain > 0).sum()), "worth": int((gain > WORTH).sum()), "median": median, "mean": gain.mean(),
         "low": low, "high": high, "least": gain.min(), "most": gain.max(), "predicted": confirmed or any(judged["better"].any() for judged in known),
     }  # fmt: skip
 

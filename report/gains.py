@@ -81,7 +81,7 @@ def measured(folder: Path, half: str = "discovery", model: str = MODEL, seed: in
     table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
     # one variance for all: they have few seeds
     table["seeds_error"] = np.sqrt(table["seed_variance"].mean() / table["seeds"])
-    for part in (slopes(folder), kernel(folder), short(runs), own(folder), paired(folder)):
+    for part in (slopes(folder), kernel(folder), short(runs), own(folder), paired(folder, runs)):
         table = table.merge(part, "left", PAIR)
     table[GAIN], table["probe_errors"] = table["lora_accuracy"] - table[PROBE], 1 - table[PROBE]
     table[TRAIN_ERROR] = table["ridge_train_mse"] * table["classes"]  # a mean over the classes
@@ -155,17 +155,22 @@ def own(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
 
 
-def paired(folder: Path) -> pd.DataFrame:
-    """Of pairs whose runs kept their rows (report/hits.py): the gain of each test row, and the standard error of their mean.
+def paired(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Of pairs whose runs kept their rows (report/hits.py): the gain of each test row, and the standard error of their mean; of the
+    seeds of these runs alone.
 
     A row's gain is the share of seeds that have it right less 1 if the probe has; the error is its standard deviation / sqrt(n).
     """
     names = [*PAIR, "paired_error", "row_gains"]
     hits = optional(folder / "hits.csv", PAIR)
-    rows = []
+    seeds, rows = set(map(tuple, runs[[*PAIR, "seed"]].to_numpy())), []
     for pair, found in hits.groupby(PAIR):
-        right = np.array([list(map(int, digits)) for digits in found["right"]])
         lora = (found["method"] == "lora_finetuning").to_numpy()
+        kept = [not trained or (*pair, seed) in seeds for trained, seed in zip(lora, found["seed"])]
+        found, lora = found[kept], lora[kept]
+        if not lora.any():
+            continue
+        right = np.array([list(map(int, digits)) for digits in found["right"]])
         gains = right[lora].mean(0) - right[~lora].mean(0)
         rows.append([*pair, gains.std(ddof=1) / math.sqrt(len(gains)), gains])
     return pd.DataFrame(rows, columns=names).astype({"paired_error": float})

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import permutation_test
 
-from ntps.evaluation.correlation import Draws
+from ntps.evaluation.correlation import ALPHA, Draws
 from ntps.evaluation.gain import Points, points
 from report import gains
 from report.confirmation import LEAST_SETS, defined
 from report.evidence import FOLDER
 from report.gain_confirmation import SCORE
 from report.gains import AGAIN, GAIN, SEED, fit, measured, off
+from report.words import p_text
 
 MODEL, NAME = "gemma3-270m", "Gemma 3 270M"
 FIRST = "first_gain"
@@ -63,5 +64,7 @@ def fact(_: object) -> dict[str, str]:
     row = pd.read_csv(path).set_index("predictor").loc[FIRST] if path.exists() else None
     if row is None or not row["better"]:
         return {"gain.second": ""}
-    found = f"{PREDICTORS[FIRST]} met the rule of *better than the mean gain* for {NAME}, on {row['groups']} groups of data sets"
+    p = against_mean(both_gains(FOLDER))
+    error = f"its error is {'' if p <= ALPHA else 'not '}significantly smaller, p {p_text(p)}, and both gains are of the same test rows"
+    found = f"{PREDICTORS[FIRST]} met the rule of *better than the mean gain* for {NAME}, on {row['groups']} groups of data sets ({error})"
     return {"gain.second": f"; {found}"}

@@ -27,7 +27,7 @@ def write_tables(folder, model, lift, accuracy, refused=0):
                 "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
                 "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
                 "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
-                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "retention_corrected_random": noise[place, 0], "n_texts": 100 + place, "rank_prefix": 50 + place % 3, "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
+                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "retention_corrected_random": noise[place, 0], "n_texts": 100 + place, "n_over_d": 2.0 + place, "rank_prefix": 50 + place % 3, "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
                 "corrected_refusal": "not significant" if place < refused else None,
             })  # fmt: skip
     table = pd.DataFrame(rows)

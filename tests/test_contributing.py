@@ -89,6 +89,8 @@ def test_a_score_and_a_figure_are_added_by_their_diffs_alone(copy, tmp_path):
     assert python("-c", NAMES).split("\n")[0] == "retention per direction 1 1"
 
     apply(block("fig_plot/registry.py"), copy)
+    drawn = "from fig_plot.registry import FIGURES; print(len(FIGURES['by_layer'].draw('nowhere')))"
+    assert python("-c", drawn).strip() == "1"  # of a folder without results
     python("-m", "fig_plot.render", output, "--notebooks", "by_layer")
     assert {path.name for path in (output / "figures").iterdir()} == {
         "by_layer.html",

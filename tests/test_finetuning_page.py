@@ -277,7 +277,7 @@ def test_the_gain_to_expect_is_that_of_all_trainings():
     """On the committed tables; nothing is said to be unpredictable once a predictor is better."""
     gain = 100 * pd.concat([committed()["table"], committed()["further"]])["lora_gain"]
     first = page_with().splitlines()[2]
-    assert first.startswith(f"**Expect {gain.median():.1f} points**: on {len(gain)} data sets")
+    assert first.startswith(f"**{gain.median():.1f} points in the median**: on {len(gain)} data sets")
     assert (
         f"is above the linear probe of the best layer on {(gain > 0).sum()}, by more than one point on {(gain > 1).sum()} "
         in first

@@ -76,7 +76,7 @@ def results(tmp_path_factory):
     return folder
 
 
-FIGURES = {
+COUNTS = {  # of those that are shipped; another has one at least
     "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 3, "tolerances": 1, "retention": 1, "accuracy_mse": 1,
 }  # fmt: skip
 
@@ -86,10 +86,11 @@ FIGURES = {
 def test_each_notebook_runs_and_its_page_holds_its_figures(results, name):
     assert cli.run(render.main, [str(results), "--notebooks", name]) == 0
     page = (results / "figures" / f"{name}.html").read_text(encoding="utf-8")
-    assert len(re.findall(r"<img[^>]+data:image/png", page)) == FIGURES[name] and "Traceback" not in page
+    count = len(re.findall(r"<img[^>]+data:image/png", page))
+    assert count == COUNTS.get(name, count) and count and "Traceback" not in page
     assert ("<table" in page) == (name == "table1")
     pictures = sorted(path.name for path in (results / "figures").glob(f"{name}*.png"))
-    assert len(pictures) == FIGURES[name]
+    assert len(pictures) == count
     assert all((results / "figures" / picture).with_suffix(".pdf").exists() for picture in pictures)
 
 

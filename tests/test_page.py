@@ -1,8 +1,11 @@
 """prescreen's page in a browser: the answer first, no network, any width, light, dark and printed, by keyboard."""
 
+import shlex
+
 import pytest
 
 import prescreen
+from ntps.prescreening import page as pages
 from ntps.run import cli
 from tests import browser
 from tests.tiny import tiny_model, tiny_texts
@@ -125,3 +128,14 @@ def test_details_are_printed_though_folded(page):
     )
     assert page.value(LIGHTNESS % ("body", "color")) < 0.05  # black on white
     assert len(page.ask("Page.printToPDF")["data"]) > 30_000
+
+
+def test_the_command_that_settles_it_names_the_users_model_and_rows():
+    flags = {"models": ["a/mine.yaml", "other"], "train": "x.csv", "output": "my out"}
+    facts = {"flags": flags, "name": "x"}
+    for model, given in (("mine", "a/mine.yaml"), ("third", "third")):
+        words = shlex.split(pages.settled(model, facts))
+        assert words[:2] == ["python", "lora_finetuning.py"]
+        assert words[-4:] == ["--models", given, "--datasets", "my out/data/x.yaml"]
+    shipped = pages.settled("other", {"flags": flags | {"train": None}, "name": "trec6"})
+    assert shipped.endswith("--models other --datasets trec6")

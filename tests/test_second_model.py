@@ -100,6 +100,13 @@ def test_second_seeds_have_no_part_in_the_tests_of_one_and_are_shown_beside_them
     after = second_model.both_gains(tmp_path), gains.measured(tmp_path, "confirmation")
     for one, other in zip(before, after):
         pd.testing.assert_frame_equal(one, other)
+    hits = evidence.read_csv(tmp_path / "hits.csv")  # so do the rows that they have right
+    more = hits[(hits["dataset"] == "boolq") & (hits["method"] == "lora_finetuning")]
+    more = more.assign(seed=1, right=more["right"].str.translate(str.maketrans("01", "10")))
+    evidence.to_csv(pd.concat([hits, more]), tmp_path / "hits.csv")
+    pd.testing.assert_frame_equal(gains.measured(tmp_path, "confirmation"), before[1])
+    (second_seed,) = gains.measured(tmp_path, "confirmation", seed=1).to_dict("records")
+    assert second_seed["row_gains"].mean() != before[1].set_index("dataset")["row_gains"]["boolq"].mean()
     other = second[second["dataset"] == "boolq"].assign(model=second_model.MODEL, seed=0, accuracy=0.9)
     evidence.to_csv(pd.concat([lora, second, other]), tmp_path / "lora.csv")
     half, model = gains.more_seeds(tmp_path)

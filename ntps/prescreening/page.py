@@ -176,7 +176,16 @@ def outlook(row: Row, facts: Row) -> str:
     known = f"Expected gain in accuracy of {row['model']} by LoRA: {row['lora_gain_note'] or gain(row)}."
     if not math.isnan(row["lora_gain"]) or facts["target"] != "classes":
         return known
-    return f"{known} A settled run shows it, {SETTLED}; its first steps: {command(facts['flags'])} --finetune_probe 50"
+    first = f"{command(facts['flags'])} --finetune_probe 50"
+    return f"{known} A settled run shows it: {settled(row['model'], facts)}; its first steps: {first}"
+
+
+def settled(model: str, facts: Row) -> str:
+    """The command that trains the model on the same rows until validation no longer improves."""
+    flags = facts["flags"]
+    given = next((name for name in flags["models"] if Path(name).stem == model), model)
+    data = f"{flags['output']}/data/{facts['name']}.yaml" if flags["train"] else facts["name"]
+    return shlex.join(["python", *SETTLED.split(), "--models", given, "--datasets", data])
 
 
 def command(flags: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ntps.accuracies.registry import METHODS
+from ntps.accuracies.registry import METHOD, METHODS
 from ntps.errors import UserError
 from ntps.models.description import output_name, resolve_model
 from ntps.run.cli import experiment_flags
@@ -27,9 +27,13 @@ READS: dict[str, tuple[str, ...]] = {
 FLOPS = {"cuda": 1e13, "cpu": 2e10}
 START = 900  # seconds for imports, texts and weights
 HOST = 6e9  # bytes of a process that has loaded nothing yet, and to spare
-# K_sweep.py, docs/scaling.md: a layer's CPU seconds at d = 2048, and d x d matrices in memory for it, moments among them
-SOLVE_SECONDS, SOLVE_MATRICES = 42.0, 30
+# K_sweep.py: twice the CPU seconds of a layer at d = 2048 in docs/scaling.md, and its d x d matrices in memory, the moments among them
+SOLVE_SECONDS, SOLVE_MATRICES = 42.0, 37
 PROBE_SECONDS = 25 / (2000 * 576 * 31)  # linear_sklearn.py: of a text, dimension and layer
+
+
+def trains_probes(script: str) -> bool:
+    return script in METHOD and METHOD[script].trains == "probes"
 
 
 def by_name(names: dict[str, str], source: Callable[[str], Any]) -> dict[str, str]:
@@ -72,8 +76,9 @@ class Grid:
                 f"{where}: cache: shard: jobs wait for whole splits, which a shard does not write"
             )
         self.kinds = ["moments", "states"] if cache["keep_states"] else ["moments"]  # that cache.py writes
-        if "linear_sklearn" in self.scripts and "states" not in self.kinds:
-            raise UserError(f"{where}: linear_sklearn: it needs states: cache: {{keep_states: true}}")
+        probes = [script for script in self.scripts if trains_probes(script)]
+        if probes and "states" not in self.kinds:
+            raise UserError(f"{where}: {probes[0]}: it needs states: cache: {{keep_states: true}}")
 
     def pairs(self, script: str) -> list[tuple[str, str]]:
         """Models and data sets of a script, by their names in output paths."""
@@ -94,9 +99,11 @@ class Grid:
         return experiment_flags(script, self.where)
 
     def device(self, script: str) -> str:
-        """linear_sklearn.py never runs on a GPU, K_sweep.py where its section says so, the others by default."""
+        """Probes never run on a GPU, K_sweep.py where its section says so, the others by default."""
         device = str(self.flags(script).get("device", "cpu"))
-        gpu = device.startswith("cuda") or (device == "auto" and script not in ("K_sweep", "linear_sklearn"))
+        gpu = device.startswith("cuda") or (
+            device == "auto" and script != "K_sweep" and not trains_probes(script)
+        )
         return "cuda" if gpu else "cpu"
 
     @functools.cache  # noqa: B019
@@ -116,7 +123,7 @@ class Grid:
         if script == "K_sweep":
             memory = at_once * SOLVE_MATRICES * 8 * d**2
             seconds = 3 * math.ceil(layers / at_once) * SOLVE_SECONDS * (d / 2048) ** 3
-        elif script == "linear_sklearn":  # many classes and huge coordinates are slow
+        elif trains_probes(script):  # many classes and huge coordinates are slow
             size = self.plan("cache", model, dataset).texts.count * d
             memory, seconds = at_once * 16 * size, 10 * PROBE_SECONDS * size * layers
         else:
