@@ -582,3 +582,10 @@ def test_a_model_too_large_for_the_memory_is_told(world, tmp_path, capsys, monke
     told = capsys.readouterr().err
     assert "error: " in told and "out of memory: take fewer" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_width_that_no_memory_has_is_one_error(tmp_path, capsys):
+    world, output = tiny_world(tmp_path / "world", n=30), tmp_path / "results"
+    assert cli.run(cache.main, [*world_flags(world, output), "--label_permutations", str(10**22)]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and ("cannot be kept" in told or "out of memory" in told)

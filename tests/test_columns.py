@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from ntps.commands.columns import filled, markdown
+import pytest
+
+from ntps.commands.columns import MARKS, filled, markdown
+from ntps.errors import UserError
 from ntps.run import cli
 from ntps.scores.registry import COLUMNS, COORDINATES, EVERY, LAYER_COLUMNS
 
@@ -24,3 +27,9 @@ def test_every_column_is_explained(capsys):
         assert f"`{name}`" in shown and EVERY[name].meaning
     page = PAGE.read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in (*COORDINATES[2:], *LAYER_COLUMNS[2:]))
+
+
+@pytest.mark.parametrize("page", ["no marks", f"{MARKS[0]} open", f"{MARKS[1]} {MARKS[0]}"])
+def test_a_page_without_both_marks_is_left_as_it_is(page):
+    with pytest.raises(UserError, match="the page lacks"):
+        filled(page)

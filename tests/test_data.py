@@ -1045,6 +1045,9 @@ def test_a_new_source_is_one_class(describe, tmp_path, monkeypatch, capsys):
         describe(folders="mine", revision="main")
     with pytest.raises(UserError, match="exactly one of package, id, files, folders is needed"):
         describe()
+    monkeypatch.setattr(Folders, "read", lambda *_: ({"dev": []}, {}))
+    with pytest.raises(UserError, match="mine.yaml: it has no split train, only dev"):
+        describe(folders="mine")
 
 
 # ---------------------------------------------------------------------------------------------- faults

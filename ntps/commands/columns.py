@@ -6,6 +6,7 @@ docs/columns.md holds what this prints, between its marks; both come from ntps/s
 import sys
 from pathlib import Path
 
+from ntps.errors import UserError
 from ntps.run import cli
 
 MARKS = "<!-- columns -->", "<!-- /columns -->"
@@ -31,7 +32,10 @@ def main(page: str | None = None) -> int:
 
 def filled(page: str) -> str:
     """A page with what stands between the marks made anew."""
-    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
+    before, opened, rest = page.partition(MARKS[0])
+    _, closed, after = rest.partition(MARKS[1])
+    if not opened or not closed:
+        raise UserError(f"the page lacks {' ... '.join(MARKS)}, between which the tables go")
     return f"{before}{MARKS[0]}\n\n{markdown()}\n\n{MARKS[1]}{after}"
 
 

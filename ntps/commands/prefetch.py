@@ -69,7 +69,8 @@ def fetch_texts(name: str) -> str:
     """A data set, read once from end to end: what is wrong with it shows now."""
     dataset = load_dataset(name)
     rows = ", ".join(f"{count} {split}" for split, count in dataset.provenance["rows"].items())
-    return f"{rows}; {len(dataset.classes)} classes"
+    kind = f"{len(dataset.classes)} classes" if dataset.classes else "a numeric target"
+    return f"{rows}; {kind}"
 
 
 if __name__ == "__main__":

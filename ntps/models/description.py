@@ -38,7 +38,7 @@ SOURCES: dict[str, Keys] = {
 COMMON: Keys = {
     "tokenizer": (str, "hub id, or folder relative to the YAML, for a model that brings none"),
     "tokenizer_revision": (str, "commit, tag or branch of tokenizer"),
-    "dtype": (str, "float32, bfloat16 or float16, instead of the device's default"),
+    "dtype": (str, "float32, bfloat16, float16 or float64, instead of the device's default"),
     "context": (int, "longest text in tokens"),
     "lora_targets": (list[str], "names of the modules that LoRA adapts"),
     "gated": (bool, "whether the hub asks for an agreement first"),

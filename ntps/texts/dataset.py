@@ -103,6 +103,10 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     raw, facts = source.read(spec, where)
     order = facts.pop("class_order", [])
     cleaner = Cleaner(spec, where)
+    if "train" not in raw:
+        raise UserError(
+            f"{where}: it has no split train, only {', '.join(raw) or 'none'}: one of its files must be train"
+        )
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
     check_rows(rows, cleaner)
     merged = cleaner.merge_types(rows)
