@@ -25,6 +25,11 @@ def say(text: str) -> None:
         tqdm.write(visible(text))
 
 
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(visible(f"warning: {text}"), file=sys.stderr)
+
+
 def as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:

@@ -9,7 +9,6 @@ ntps/texts/description.py lists the keys of a description. Texts and labels are 
 import hashlib
 import json
 import math
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
+from ntps.system.console import warn
 from ntps.texts.description import read_description
 from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, names_of
 from ntps.texts.sources import TextSource, note
@@ -125,7 +125,7 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
     check_labels(splits["train"].labels, classes, spec.get("target", "classes"), where)
     for words in class_warnings(classes):
-        print(f"warning: {where}: label: {words}", file=sys.stderr)
+        warn(f"{where}: label: {words}")
     unused = ("about", "megabytes", "size", *facts)
     provenance = {
         "name": where.stem,
@@ -278,8 +278,8 @@ def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
         by_rows.setdefault(frozenset(rows.items()), []).append(name)
         if (seen := shared.get(name, 0)) >= SEEN * len(part.texts) > 0:
             told = f"{seen} of the {len(part.texts)} texts of split {name!r} are in train too: scores on it are too good"
-            print(f"warning: {where}: {told}", file=sys.stderr)
+            warn(f"{where}: {told}")
     same = [names for names in by_rows.values() if len(names) > 1]
     for names in same:
-        print(f"warning: {where}: splits {' and '.join(names)} hold the same rows", file=sys.stderr)
+        warn(f"{where}: splits {' and '.join(names)} hold the same rows")
     return {"shared_with_train": shared, "same_rows": same}

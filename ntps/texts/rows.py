@@ -4,7 +4,6 @@ import ast
 import contextlib
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 from ntps.errors import UserError
 from ntps.sources.patterns import Pattern
 from ntps.sources.yaml_files import suggest
+from ntps.system.console import warn
 from ntps.texts.columns import FIELD, columns_of, named_columns
 from ntps.texts.readers import Row
 
@@ -224,7 +224,7 @@ class Cleaner:
         columns = {key: {name for of, name in named if of == key} for key in ("text", "label")}
         if split == "train" and (shared := columns["text"] & columns["label"]):
             said = f"the text holds the label's column {sorted(shared)[0]!r}, so that any model can read the label"
-            print(f"warning: {self.where}: text: {said}", file=sys.stderr)
+            warn(f"{self.where}: text: {said}")
         for key, name in named:
             if name not in known:
                 hint = suggest(name, known)
