@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -835,3 +836,27 @@ def test_one_run_at_a_time_works_on_a_table(pair, tmp_path, capsys):
     assert "another process is working on this" in capsys.readouterr().err
     assert linear_training.main(linear_training.Flags(**pair, epochs=1, output=str(tmp_path))) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.csv", "tiny.json"]
+
+
+def test_the_time_of_an_evaluation_is_not_that_of_the_checkpoint_after_it(monkeypatch):
+    """Else each evaluation put the next checkpoint off by twenty times as long as it took."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    bar = SimpleNamespace(update=lambda _: None, n=0)
+    watcher, state = finetuning.Watcher(bar, None), TrainerState(global_step=1, max_steps=9)
+
+    def saves(at, evaluates_until=None, wrote_at=None):
+        now[0], control = at, SimpleNamespace(should_save=False)
+        watcher.on_step_end(None, state, control)
+        if evaluates_until:
+            now[0] = evaluates_until
+            watcher.on_evaluate(None, state, control)
+        if wrote_at:
+            now[0] = wrote_at
+            watcher.on_save(None, state, control)
+        return control.should_save
+
+    assert not saves(59) and saves(60, evaluates_until=160, wrote_at=161)
+    assert not saves(220) and saves(221, wrote_at=231)  # a write of ten seconds: not before 200 more
+    assert not saves(430) and saves(431, wrote_at=5000)  # stopped for an hour
+    assert not saves(5599) and saves(5600)

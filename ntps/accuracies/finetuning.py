@@ -159,7 +159,7 @@ class Watcher(TrainerCallback):
 
     def __init__(self, bar, patience: int | None):
         self.bar, self.patience = bar, patience
-        self.clock, self.step_end = CheckpointClock(), 0.0
+        self.clock, self.began = CheckpointClock(), 0.0  # began: what a checkpoint may follow has ended
 
     def on_train_begin(self, args, state, control, **_):
         bar = self.bar  # what an interrupted run has seen says nothing of this one's speed
@@ -168,6 +168,7 @@ class Watcher(TrainerCallback):
             self.on_evaluate(args, state, control)  # of the checkpoint that it goes on from
 
     def on_evaluate(self, args, state, control, **_):
+        self.began = time.monotonic()
         if self.patience:
             best, later = best_validation(state.log_history)
             state.best_model_checkpoint = checkpoint_of(Path(args.output_dir), best)  # which Trainer keeps
@@ -176,13 +177,13 @@ class Watcher(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.num_input_tokens_seen - self.bar.n)
-        self.step_end = time.monotonic()
+        self.began = time.monotonic()
         due = processes.from_first(self.clock.due)
         # Trainer would take one more step from a checkpoint of the last
         control.should_save = due and state.global_step < state.max_steps
 
     def on_save(self, args, state, control, **_):
-        self.clock.wrote(self.step_end)
+        self.clock.wrote(self.began)
 
 
 def checkpoint_of(folder: Path, step: int) -> str:

@@ -1,9 +1,10 @@
-"""When work that can go on after a kill writes a checkpoint: once a minute, and writing takes a twentieth of the time at most."""
+"""When work that can go on after a kill writes a checkpoint: once a minute, or, where writing would take more than a twentieth of the
+time, less often, but once in ten minutes."""
 
 import time
 
 SECONDS = 60.0
-WORK = 20.0  # times as long as the last checkpoint took to write
+WORK, MOST = 20.0, 600.0  # times as long as the last checkpoint took to write; seconds
 
 
 class CheckpointClock:
@@ -18,4 +19,6 @@ class CheckpointClock:
     def wrote(self, began: float) -> None:
         """A checkpoint whose writing began then (time.monotonic) is on the disk."""
         self.saved = time.monotonic()
-        self.pause = WORK * (self.saved - began)
+        self.pause = min(
+            WORK * (self.saved - began), MOST
+        )  # a process that was stopped has not written all the time
