@@ -121,7 +121,7 @@ def with_seeds(table: pd.DataFrame, path: Path, pairs: set[tuple]) -> pd.DataFra
     older = older[among(older, pairs & pairs_of(table))]
     there = set(map(tuple, table[[*PAIR, "seed"]].to_numpy()))
     older = older[[key not in there for key in map(tuple, older[[*PAIR, "seed"]].to_numpy())]]
-    return pd.concat([part for part in (older, table) if len(part)]) if len(older) else table
+    return pd.concat([older, table]) if len(older) else table
 
 
 def check_same_runs(folder: Path, output: Path, earlier: set[tuple]) -> None:

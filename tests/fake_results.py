@@ -19,6 +19,11 @@ def fake_grid(folder, models, datasets, layers=4, scores=True, **columns):
     return known
 
 
+COUNTS = {  # pictures of the figures that are shipped
+    "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 3, "tolerances": 1, "retention": 1, "accuracy_mse": 1,
+}  # fmt: skip
+
+
 def fake_accuracies(folder, model, dataset, draw, layers=4):
     """The tables of the methods; at layer 2, the best by gcv_error, the probe's test accuracy is the one returned."""
     quality = draw.uniform(0.3, 0.9)

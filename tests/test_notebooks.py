@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fig_plot import notebook, registry, render
 from ntps.run import cli
 from ntps.system import atomic_files
-from tests.fake_results import fake_grid
+from tests.fake_results import COUNTS, fake_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "fig_plot").glob("*.ipynb"))
@@ -74,11 +74,6 @@ def results(tmp_path_factory):
     both = pd.concat([table.assign(space=space) for space in "UV"])
     atomic_files.write_text(folder / "words/m/a.csv", both.to_csv(index=False))
     return folder
-
-
-COUNTS = {  # of those that are shipped; another has one at least
-    "fig1": 1, "fig2": 6, "fig3": 3, "table1": 1, "layer_map": 2, "kv_curves": 3, "tolerances": 1, "retention": 1, "accuracy_mse": 1,
-}  # fmt: skip
 
 
 @pytest.mark.slow

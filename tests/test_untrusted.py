@@ -28,6 +28,7 @@ from ntps.results.word_tables import read_words
 from ntps.run import cli
 from ntps.sources import patterns
 from ntps.sources.yaml_files import DEEPEST, LARGEST, find_config, fits, read_yaml
+from ntps.system import console
 from ntps.system.paths import plain_name
 from ntps.texts.dataset import dataset_name, load_dataset
 from tests.tiny import tiny_model
@@ -803,7 +804,5 @@ def test_a_wheel_that_is_no_zip_is_one_error(texts, tmp_path, monkeypatch):
 
 
 def test_what_a_file_says_does_not_reach_the_terminal_raw(tmp_path, capsys):
-    from ntps.texts import sources
-
-    sources.note("a\x1b]0;x\x07b\u202ec")
+    console.note("a\x1b]0;x\x07b\u202ec")
     assert "\x1b" not in (told := capsys.readouterr().err) and "\u202e" not in told and r"\x1b" in told

@@ -4,7 +4,6 @@ Whatever a model's source, it comes down to a folder with config.json and safete
 never pickled weights, and code from the hub only where a description says `trust_remote_code` of one commit.
 """
 
-import functools
 import json
 import re
 from collections.abc import Sequence
@@ -126,16 +125,9 @@ def _trusted(source: dict[str, Any], folder: Path) -> bool:
         with boundary(f"{file} cannot be used"):
             json.loads(file.read_text("utf-8") if file.is_file() else "{}", object_hook=own)
     if trusted:
-        _announce(f"{source['id']} at {source['revision']}")
+        where = f"{source['id']} at {source['revision']}"
+        console.note(f"the code that {where} holds is run, as trust_remote_code of its description asks")
     return trusted
-
-
-@functools.cache
-def _announce(repository: str) -> None:
-    """Once in a process."""
-    console.say(
-        f"note: the code that {repository} holds is run, as trust_remote_code of its description asks"
-    )
 
 
 def load_model(

@@ -1,6 +1,7 @@
 """What the user sees while we work: lines, progress bars in meaningful units, and quiet libraries."""
 
 import ctypes
+import functools
 import html
 import logging
 import os
@@ -28,6 +29,12 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A line on stderr."""
     print(visible(f"warning: {text}"), file=sys.stderr)
+
+
+@functools.cache
+def note(words: str) -> None:
+    """A line on stderr, once in a process: however many models read a file."""
+    print(visible(f"note: {words}"), file=sys.stderr)
 
 
 def as_line(

@@ -18,10 +18,10 @@ import numpy as np
 
 from ntps.errors import UserError
 from ntps.sources.yaml_files import config_names, find_config, suggest
-from ntps.system.console import warn
+from ntps.system.console import note, warn
 from ntps.texts.description import read_description
 from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, names_of
-from ntps.texts.sources import TextSource, note
+from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
 SEEN = 0.01  # share of a split's texts that are in train, from which on a warning says so

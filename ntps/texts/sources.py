@@ -4,12 +4,10 @@ A new source is one class here with its instance in SOURCES: its keys, how rows 
 """
 
 import fnmatch
-import functools
 import hashlib
 import json
 import os
 import re
-import sys
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -24,7 +22,7 @@ from ntps.sources.hub import locked, snapshot
 from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
-from ntps.system.console import visible
+from ntps.system.console import note
 from ntps.system.paths import regular_file
 from ntps.texts import readers
 from ntps.texts.columns import columns_of
@@ -77,12 +75,6 @@ def _encoding_faults(spec: Spec) -> Faults:
         "".encode(spec.get("encoding", "utf-8"))
     except (LookupError, ValueError):
         yield "encoding", "is no encoding of texts that Python knows"
-
-
-@functools.cache
-def note(words: str) -> None:
-    """Once in a process, however many models read the file."""
-    print(visible(f"note: {words}"), file=sys.stderr)
 
 
 class Wheel(TextSource):
