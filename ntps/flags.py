@@ -29,7 +29,7 @@ def one_of(*names: str) -> Rule:
 
 
 def at_least(least: int) -> Rule:
-    return Rule(f"at least {least}", lambda value: value >= least)
+    return Rule(f"at least {least} and below 2**31", lambda value: least <= value < 2**31)
 
 
 Count = Annotated[int, at_least(1)]
@@ -38,7 +38,9 @@ Natural = Annotated[int, at_least(0)]
 SEED = Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)  # numpy takes no others
 Seed = Annotated[int, SEED]
 Seeds = Annotated[Sequence[int], Rule(f"each {SEED.words}", lambda values: all(map(SEED.holds, values)))]
-Positive = Annotated[float, Rule("above 0", lambda value: 0 < value < math.inf)]
+LARGEST = 1e30  # optimizers multiply by it in float32, which holds up to 3.4e38
+Positive = Annotated[float, Rule(f"above 0 and up to {LARGEST}", lambda value: 0 < value <= LARGEST)]
+NotNegative = Annotated[float, Rule(f"at least 0 and up to {LARGEST}", lambda value: 0 <= value <= LARGEST)]
 Share = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
 # the least two-sided p-value of R permutations is 2 / (1 + R)
 ENOUGH = Rule(f"0 or at least 39, to reach p = {SMALL}", lambda value: value == 0 or value >= 39)
@@ -243,7 +245,7 @@ class Training(Pairs, Forward, Seeded):
         "the learning rate stays constant after the warm-up (default: all of max_steps, cosine)",
     )
     learning_rate: Positive = setting(1e-4, "of Adafactor, after the warm-up")
-    weight_decay: float = setting(1e-5, "of Adafactor")
+    weight_decay: NotNegative = setting(1e-5, "of Adafactor")
     dropout: Share = setting(0.05, "before the head")
     log_to: Annotated[str, one_of("none", "tensorboard", "wandb", "trackio")] = flag(
         "none", "none, tensorboard, wandb, trackio"

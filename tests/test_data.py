@@ -894,6 +894,18 @@ def test_hub_folder_of_csv_is_read_as_files_are(describe, hub, tmp_path, capsys,
     assert (f"{name} is read as {words}" in capsys.readouterr().err) == bool(words)
 
 
+def test_folder_that_is_no_data_set_is_told_at_once(describe, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / "folder" / name).write_text("text,label\na,1\nb,2\n")
+    monkeypatch.setattr(sources, "MOST_FILES", 2)
+    with pytest.raises(UserError, match="mine.yaml: id: folder holds more than 2 files"):
+        describe(id="folder", splits={"train": "train"})
+    for unreadable in ("/", "/proc"):
+        with pytest.raises(UserError, match=f"mine.yaml: id: {unreadable} holds more than 2 files"):
+            describe(id=unreadable, splits={"train": "train"})
+
+
 def test_hub_folder_of_csv_that_is_not_to_be_read_names_the_remedy(describe, hub, tmp_path):
     keys = hub({})
     (tmp_path / "folder/train.csv").write_bytes("text,label\né,1\n".encode("cp1252"))

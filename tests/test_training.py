@@ -728,7 +728,7 @@ def test_gaps_missing_classes_short_and_long_texts(pair, tmp_path, script):
     ("script", "settings", "message"),
     [
         (lora_finetuning, {"learning_rate": 1e30}, "loss is not finite at step"),
-        (linear_training, {"learning_rate": 3e37}, "not finite"),
+        (linear_training, {"learning_rate": 1e30}, "not finite"),
         (lora_finetuning, {"lora_targets": ["qkv"]}, "no such module, but .*q_proj"),
         (lora_finetuning, {"start_layer": 3}, "blocks 0 to 2"),
         (lora_finetuning, {"device": "cpu:1"}, "CUDA_VISIBLE_DEVICES|cannot be used"),
@@ -746,7 +746,16 @@ def test_mistakes_are_told_and_leave_nothing(pair, tmp_path, capsys, script, set
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch_size": 0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"max_steps": 0}, {"log_to": "wandbb"}],
+    [
+        *({"batch_size": 0}, {"batch_size": 2**31}, {"max_steps": 0}, {"limit": 10**19}),
+        *(
+            {"learning_rate": 0.0},
+            {"learning_rate": 1e300},
+            {"weight_decay": -1.0},
+            {"weight_decay": float("nan")},
+        ),
+        *({"dropout": 1.0}, {"log_to": "wandbb"}),
+    ],
 )
 def test_settings_out_of_range(pair, tmp_path, settings):
     with pytest.raises(UserError, match=f"--{next(iter(settings))} "):

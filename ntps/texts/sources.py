@@ -5,6 +5,7 @@ A new source is one class here with its instance in SOURCES: its keys, how rows 
 
 import fnmatch
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from ntps.texts.readers import Row, Spec
 Splits = dict[str, list[Row]]
 SPLIT = r"\w[\w-]*"  # a split's name
 FOLDERS = ("Csv", "Json", "Parquet")  # what `datasets` may read of a local folder
+MOST_FILES = 10_000  # below a local folder: one of more is a home or a disk, not a data set
 ABOUT = ("README.md", ".huggingface.yaml")  # where a folder says which files are its rows
 
 
@@ -163,8 +165,7 @@ class Hub(TextSource):
         facts: dict[str, Any] = {"id": spec["id"], "config": spec.get("config")}
         cache = {}
         if local:
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            facts["sha256"] = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+            facts["sha256"] = _hashes(folder, f"{where}: id: {spec['id']}")
             digest = hashlib.sha256(json.dumps(facts["sha256"]).encode()).hexdigest()
             # The usual one goes by the time of a change alone.
             cache["cache_dir"] = os.path.join(datasets.config.HF_DATASETS_CACHE, f"ntps-{digest}")
@@ -264,6 +265,18 @@ def _label(cell: Any, names: list[str] | None, hubs: bool) -> Any:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return None if hubs and cell < 0 else names[cell] if names else cell
     return cell
+
+
+def _hashes(folder: Path, what: str) -> dict[str, str]:
+    """SHA-256 of every file below it; UserError where one cannot be read, or the folder is no data set's."""
+    with boundary(f"{what} cannot be read", "name each file under files:"):
+        found = list(itertools.islice(folder.rglob("*"), MOST_FILES + 1))
+        if len(found) > MOST_FILES:
+            raise UserError(
+                f"{what} holds more than {MOST_FILES} files and folders: name a folder of rows alone, or each file under files:"
+            )
+        files = sorted(path for path in found if path.is_file())
+        return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def asked_for(folder: Path) -> list[str]:
