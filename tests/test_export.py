@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from fig_plot import kv_curves, tables
 from ntps import results
+from ntps.accuracies.registry import METHODS
 from ntps.commands import export, selection
 from ntps.results import export_formats
 from ntps.results.tables import at_tenth
@@ -154,6 +155,25 @@ def test_lm_eval_reads_the_json(tmp_path):
     assert trec6["acc_stderr,lora_finetuning"] == pytest.approx((accuracy * (1 - accuracy) / 1199) ** 0.5)
     higher = found["higher_is_better"]["ntps_trec6"]
     assert higher["ntps"] and higher["mse"] is False and higher["p_value"] is None
+
+
+def test_an_accuracys_error_is_of_its_own_tables_rows(tmp_path):
+    fake_grid(tmp_path, ["m"], ["a"])
+    for table, limit in (("ntps", None), ("accuracy/lora_finetuning", 20)):
+        about = provenance.of("made", {"limit": limit}, data={"rows": {"test": 50}})
+        atomic_files.write_text(tmp_path / table / "m/a.json", atomic_files.to_json(about))
+    values = export_formats.load(tmp_path)["m"]["a"].values
+    found = {value.method: value for value in values if value.metric == "acc"}
+    for method, n in (("linear_sklearn", 50), ("lora_finetuning", 20)):
+        accuracy, error = found[method].value, found[method].error
+        assert error == pytest.approx((accuracy * (1 - accuracy) / (n - 1)) ** 0.5)
+
+
+def test_no_two_values_of_a_method_have_one_name():
+    """lm_eval's JSON names a value by its metric and the method."""
+    names = [(method.name, target.metric) for method in METHODS for target in method.targets
+             if target.split == "test" and not target.of]  # fmt: skip
+    assert len(set(names)) == len(names)
 
 
 def test_data_sets_of_the_hub_are_named_by_their_id(tmp_path):

@@ -121,13 +121,10 @@ def load(folder: Path) -> dict[str, dict[str, Measured]]:
 
 def measured(folder: Path, row: Mapping[str, Any], meanings: Mapping[str, str] = SCORES) -> Measured:
     """One pair: `row` has its scores, accuracies and best layer."""
-    about = list(provenances(folder, row["model"], row["dataset"]).values())
-    about = about or [provenance.of("none", {})]
-    run = about[0]["identity"].get("train", about[0]["identity"])
-    record = about[0]["record"].get("moments", about[0]["record"])
-    data = record.get("data", {})
-    rows = data.get("rows", {}).get("test", 0)
-    taken = min(rows, run.get("limit") or rows)
+    about = provenances(folder, row["model"], row["dataset"]) or {"none": provenance.of("none", {})}
+    first = next(iter(about.values()))
+    run, record = run_and_record(first)
+    rows, taken = test_rows(first)
     layer = None if math.isnan(row["best_layer"]) else int(row["best_layer"])
     values = []
     for name, meaning in meanings.items():
@@ -135,24 +132,37 @@ def measured(folder: Path, row: Mapping[str, Any], meanings: Mapping[str, str] =
         split, value = "test" if score.on_test else "train", row.get(name, math.nan)
         values.append(Value(split, "none", name, meaning, score.direction, layer, value, error))
     for method in registry.METHODS:
+        n = test_rows(about.get(f"accuracy/{method.name}", first))[1]
         for target in method.targets:
             if target.of or target.split != "test" or method.trains == "all":  # all: another model
                 continue
             value, metric = row[target.name], {"accuracy": "acc"}.get(target.metric, target.metric)
-            known = metric == "acc" and taken > 1
-            error = math.sqrt(value * (1 - value) / (taken - 1)) if known else math.nan
+            error = math.sqrt(value * (1 - value) / (n - 1)) if metric == "acc" and n > 1 else math.nan
             where = layer if target.probe else None
             values.append(
                 Value("test", method.name, metric, target.meaning, target.direction, where, value, error)
             )
     return Measured(
         values=[value for value in values if not math.isnan(value.value)],
-        source=data.get("source") or {},
+        source=record.get("data", {}).get("source") or {},
         settings={name: run.get(name) for name in ("limit", "max_length", "dtype", "seed")},
         samples={"original": rows, "effective": taken} if rows else {},
-        date=max(one["record"]["date"] for one in about),
+        date=max(one["record"]["date"] for one in about.values()),
         model=record.get("model") or {},
     )
+
+
+def run_and_record(about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and record of the forward pass that a table rests on."""
+    identity, record = about["identity"], about["record"]
+    return identity.get("train", identity), record.get("moments", record)
+
+
+def test_rows(about: dict[str, Any]) -> tuple[int, int]:
+    """Rows of the test split that the data set has, and that a table's run took; 0 where it is not recorded."""
+    run, record = run_and_record(about)
+    rows = record.get("data", {}).get("rows", {}).get("test", 0)
+    return rows, min(rows, run.get("limit") or rows)
 
 
 def model_card(model: str, sets: Sets) -> str:
