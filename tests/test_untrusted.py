@@ -179,7 +179,7 @@ BROKEN = [
     {"num_attention_heads": 0}, {"num_attention_heads": "4"}, {"hidden_size": -64}, {"intermediate_size": -1},
     {"vocab_size": -5}, {"vocab_size": None}, {"hidden_act": ["silu"]}, {"hidden_act": "no"},
     {"rms_norm_eps": "x"}, {"rope_parameters": 3}, {"rope_parameters": {"rope_type": "no"}}, {"dtype": ["x"]},
-    {"num_hidden_layers": "3"}, {"num_hidden_layers": -1}, {"model_type": ["llama"]}, {"model_type": None}, {"head_dim": 0},
+    {"num_hidden_layers": "3"}, {"num_hidden_layers": -1}, {"num_hidden_layers": 10**6}, {"model_type": ["llama"]}, {"model_type": None}, {"head_dim": 0},
     {"max_position_embeddings": "x"}, {"pad_token_id": 10**6},
     {"layer_types": ["no"]}, {"model_type": "gpt2", "num_attention_heads": 0},
 ]  # fmt: skip

@@ -28,6 +28,9 @@ from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import console, processes
 
+MOST_BLOCKS = (
+    10_000  # published models have up to a few hundred; of millions, the modules alone fill the memory
+)
 AT_ONCE = 1000  # texts to be tokenized: a tokenizer takes many times the memory of the ids it returns
 # kinds of adapters that lie in one folder and can be merged; others may name folders and repositories to load from
 MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT")
@@ -93,9 +96,13 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted(source, folder))
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{spec.name} is an encoder-decoder ({config.model_type}); a decoder is needed")
-    if getattr(config, "num_hidden_layers", 0) < 1:
+    if (blocks := getattr(config, "num_hidden_layers", 0)) < 1:
         raise UserError(
             f"{spec.name}: a {config.model_type} is no language model of texts alone, or has no layers"
+        )
+    if blocks > MOST_BLOCKS:
+        raise UserError(
+            f"{spec.name}: num_hidden_layers of config.json is {blocks}; up to {MOST_BLOCKS} are built"
         )
     return config
 
