@@ -220,6 +220,17 @@ def test_the_base_model_is_loaded_in_the_dtype_asked_for(arch, tmp_path):
     assert states(half, IDS)[-1].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_random_weights_have_the_buffers_of_the_trained_model(tiny, tmp_path, dtype):
+    """Rotary positions in bfloat16 would be off by radians at a few hundred tokens."""
+    drawn = resolve_model(describe(tmp_path, "drawn", random_of=str(tiny)))
+    ours, theirs = (load_model(spec, dtype, "cpu") for spec in (drawn, resolve_model(str(tiny))))
+    wanted = dict(theirs.named_buffers())
+    assert wanted and dict(ours.named_buffers()).keys() == wanted.keys()
+    for name, value in ours.named_buffers():
+        assert value.dtype == wanted[name].dtype and torch.equal(value, wanted[name]), name
+
+
 def test_random_weights_depend_on_the_seed_alone(tiny, tmp_path):
     def draw(seed, dtype=FLOAT):
         spec = resolve_model(describe(tmp_path, f"r{seed}", random_of=str(tiny), seed=seed))

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from ntps.errors import UserError
 from ntps.moments.sums import Batch, Moments, from_arrays, permuted_rows, targets_of
@@ -22,6 +23,16 @@ NAMES = (
 
 def relative(a, b) -> float:
     return float((a - b).norm() / b.norm())
+
+
+class NoFloat64There(TorchFunctionMode):
+    """As with states on mps, which has no float64: a tensor changes its device first, then its type."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        given = [*args[1:], *(kwargs or {}).values()]
+        if function is torch.Tensor.to and torch.float64 in given:
+            assert len(given) == 1, "device and float64 in one step"
+        return function(*args, **(kwargs or {}))
 
 
 def explicit(states: torch.Tensor, lengths, labels, classes: int) -> dict[str, torch.Tensor]:
@@ -77,6 +88,14 @@ def test_float64_moments_equal_the_explicit_matrices(longest):
         assert torch.allclose(moments.average(name, 0), value, rtol=1e-12, atol=1e-12), name
     assert moments.token_count == int(lengths.sum()) and moments.text_count == len(labels)
     assert moments.class_counts.tolist() == np.bincount(labels, minlength=3).tolist()
+
+
+def test_sums_of_float32_states_are_made_as_mps_can():
+    states, lengths, labels = ragged(dtype=torch.float32)
+    with NoFloat64There():
+        from_arrays(states, lengths, labels, 3, permutations=2)
+    with pytest.raises(AssertionError, match="in one step"), NoFloat64There():
+        states.to("cpu", torch.float64)
 
 
 def test_float64_states_stay_float64_and_float32_states_do_not_gain_digits():

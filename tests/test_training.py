@@ -1,9 +1,11 @@
 """The trainers: heads on frozen states, LoRA, from scratch; resuming, leaks, and what users get wrong."""
 
 import csv
+import gc
 import json
 import re
 import shutil
+import weakref
 from itertools import islice
 from types import SimpleNamespace
 
@@ -31,7 +33,7 @@ from ntps.models.loading import load_model, without_weights
 from ntps.moments.encoder import find_blocks
 from ntps.moments.file import MomentsFile
 from ntps.moments.lazy_model import LazyModel
-from ntps.system import checkpoint_clock, console, locks
+from ntps.system import atomic_files, checkpoint_clock, console, locks
 from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_config, tiny_dataset, tiny_model
 
@@ -433,8 +435,12 @@ def test_seeds_outlive_a_table_that_cannot_be_written(pair, tmp_path, monkeypatc
     assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[0, 1])) == 0
     kept = table(tmp_path, "lora_finetuning")
 
+    inner = atomic_files.write_text
+
     def full(path, text):
-        raise OSError(28, "No space left on device")
+        if path.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        inner(path, text)
 
     with monkeypatch.context() as patch:
         patch.setattr("ntps.accuracies.table.atomic_files.write_text", full)
@@ -443,6 +449,77 @@ def test_seeds_outlive_a_table_that_cannot_be_written(pair, tmp_path, monkeypatc
     found = table(tmp_path, "lora_finetuning")
     assert set(found.seed) == {0, 1, 3}
     pd.testing.assert_frame_equal(found[found.seed < 2], kept, check_exact=True)
+
+
+def test_a_restart_that_fails_keeps_the_checkpoints(pair, tmp_path, monkeypatch, capsys):
+    settings = SHORT | {"output": str(tmp_path), "limit": 60}
+    monkeypatch.setattr(checkpoint_clock, "SECONDS", 0.0)
+
+    def failing(*_):
+        raise UserError("cannot load the weights")
+
+    class Killer(finetuning.Watcher):
+        def on_save(self, args, state, control, **rest):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "Watcher", Killer)
+        with pytest.raises(Killed):
+            lora_finetuning.main(lora_finetuning.Flags(**pair, **settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "check_causal", failing)
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 1
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
+    assert "going on from" in capsys.readouterr().out
+
+
+def test_one_model_at_a_time_is_in_memory(pair, tmp_path, monkeypatch):
+    """Trainer holds its model in a cycle, which Python frees when it happens to look."""
+    inner, made, alive = finetuning.check_causal, [], []
+
+    def watched(base):
+        alive.append(sum(one() is not None for one in made))
+        made.append(weakref.ref(base))
+        return inner(base)
+
+    monkeypatch.setattr(finetuning, "check_causal", watched)
+    gc.disable()
+    try:
+        settings = SHORT | {"max_steps": 2, "output": str(tmp_path)}
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[0, 1, 2])) == 0
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
+def test_names_that_look_like_numbers_stay_when_seeds_are_added(pair, tmp_path):
+    rows = {"train": texts(40, "ab"), "test": texts(20, "ab", 40)}
+    settings = SHORT | {"max_steps": 2, "output": str(tmp_path)}
+    for name in ("007", "NA"):
+        data = dataset_of(tmp_path, rows, name)
+        for seeds in ([0], [1]):
+            flags = lora_finetuning.Flags(models=pair["models"], datasets=[data], seeds=seeds, **settings)
+            assert lora_finetuning.main(flags) == 0
+        with open(tmp_path / f"accuracy/lora_finetuning/small/{name}.csv", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        assert {row["dataset"] for row in found} == {name} and {row["seed"] for row in found} == {"0", "1"}
+
+
+def test_a_table_that_is_replaced_never_stands_without_its_provenance(pair, tmp_path, monkeypatch):
+    settings = SHORT | {"max_steps": 2, "output": str(tmp_path)}
+    assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
+
+    inner = atomic_files.write_text
+
+    def full(path, text):
+        if path.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        inner(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ntps.accuracies.table.atomic_files.write_text", full)
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, overwrite=True)) == 1
+    assert not list((tmp_path / "accuracy").rglob("tiny.*"))
 
 
 def test_too_little_memory_late_in_a_training_keeps_its_checkpoints(pair, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ What Trainer lacks is added here: a seeded order that a resumed run repeats beyo
 the trained weights alone, and errors that name what to do. Checkpoints are read from our own output folder only.
 """
 
+import gc
 import importlib.util
 import json
 import os
@@ -259,10 +260,11 @@ def fitter(task: Task, method: str, flags: Training, build: Build, keep: Keep | 
     def fit(seed: int, folder: Path, identity: dict) -> list[Row]:
         identity = json.loads(json.dumps(identity))
         step = processes.from_first(lambda: last_step(folder, identity))
+        gc.collect()  # Trainer holds the model trained before in a cycle
         try:
             model, rows = train(task, method, flags, seed, folder, step, build)
         except UserError as error:
-            goes_on = isinstance(error, OutOfMemory) and any(folder.glob("checkpoint-*"))
+            goes_on = step or isinstance(error, OutOfMemory) and any(folder.glob("checkpoint-*"))
             if processes.first() and not goes_on:
                 shutil.rmtree(folder)
             raise

@@ -70,5 +70,7 @@ def rows_by_seed(table: Path, output_of: Callable[[Sequence[int]], Output]) -> d
         seeds = provenance.read(output_of([]).beside, "accuracy")["identity"].get("seeds", [])
     if not output_of(seeds).there():
         return {}
-    rows: list[Any] = pd.read_csv(table, float_precision="round_trip").to_dict("records")
+    found = pd.read_csv(table, float_precision="round_trip")
+    found = found.assign(model=table.parent.name, dataset=table.stem)  # as texts, such as 007 or NA
+    rows: list[Any] = found.to_dict("records")
     return {seed: [row for row in rows if row["seed"] == seed] for seed in seeds}

@@ -75,6 +75,8 @@ def pick_dtype(name: str | None, spec: ModelSpec, device: torch.device) -> torch
     name = name or spec.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; {suggest(name, DTYPES)}")
+    if name == "float64" and device.type == "mps":
+        raise UserError("--dtype float64: mps has none; say --dtype float32, or --device cpu")
     return getattr(torch, name)
 
 
@@ -182,7 +184,12 @@ def built(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dty
 def _drawn(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.source["seed"])
-        return built(spec, kind, config, torch.float32).to(dtype)
+        model = built(spec, kind, config, torch.float32)
+    for parameter in (
+        model.parameters()
+    ):  # buffers, such as those of rotary positions, stay in float32 as from_pretrained has them
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _read_checkpoint(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dtype) -> Any:

@@ -212,7 +212,9 @@ def encode(
                 moments.add(place, hidden, batch) if moments else pooled(batch.tokens(hidden), batch)
             )
 
-        remedy = "use a smaller --tokens_per_batch or --max_length"
+        remedy = (
+            "use a smaller --tokens_per_batch (linear_training.py: of cache.py --keep_states) or --max_length"
+        )
         with enough_memory(f"out of memory with {len(ids)} tokens in a batch: {remedy}"):
             encoder.run(ids, lengths, reduce)
         finite = states.isfinite().all(2)

@@ -142,5 +142,5 @@ def parse_layers(layers: str, blocks: int) -> list[int]:
             f"--layers {layers}: give all, or numbers such as 0,8,16 (prescreen.py takes spread, too)"
         ) from None
     if chosen[0] < 0 or chosen[-1] > blocks:
-        raise UserError(f"--layers {layers}: this model has layers 0 to {blocks}")
+        raise UserError(f"layers {layers}: this model has layers 0 to {blocks}")
     return chosen

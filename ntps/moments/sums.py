@@ -136,7 +136,7 @@ class Moments:
         """
         states = batch.tokens(states)
         mean = pooled(states, batch)
-        wide, sums = mean.to(self.device, torch.float64), self.sums
+        wide, sums = mean.to(self.device).to(torch.float64), self.sums  # in this order: mps has no float64
         sums["mean_label_moment"][index].addmm_(wide.T, batch.targets)
         if batch.permuted is not None and batch.permuted.shape[1]:
             sums["label_moment_permuted"][index].addmm_(wide.T, batch.permuted)
@@ -250,7 +250,7 @@ def from_arrays(
     A single layer may be given as (n, T, d). float64 states stay float64 throughout. UserError for lengths or
     labels that do not fit, and for states that are not finite.
     """
-    states = torch.as_tensor(states).detach()
+    states = torch.as_tensor(states).detach().cpu()
     states = states[None] if states.ndim == 3 else states
     if states.ndim != 4 or not states.shape[1]:
         raise UserError(f"states of shape {tuple(states.shape)}: give (layers, texts, tokens, width)")
@@ -283,5 +283,7 @@ def from_arrays(
 def permuted_rows(count: int, permutations: int, seed: int) -> np.ndarray:
     """(R, n) row orders for shuffled labels: the same for every model, layer, batch and shard."""
     generator = np.random.default_rng(seed)
-    orders = [generator.permutation(count) for _ in range(permutations)]
-    return np.array(orders, np.int64).reshape(permutations, count)
+    orders = np.empty((permutations, count), np.int64)
+    for order in orders:
+        order[:] = generator.permutation(count)
+    return orders

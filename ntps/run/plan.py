@@ -378,7 +378,11 @@ def complaint(script: str, plan: Plan, outline: Outline, free: int, room: int) -
     count = int(len(layers) * (free - plan.weights - plan.per_token * longest) / plan.sums)
     if tokens >= longest:
         rows = f"--batch_size {tokens // longest} with --gradient_accumulation, or a smaller --max_length"
-        own = {"cache": f"--tokens_per_batch {tokens}", "linear_training": "a smaller --max_length"}
+        batches = f"--tokens_per_batch {tokens}"
+        own = {
+            "cache": batches,
+            "linear_training": f"first cache.py --keep_states {batches}, which leaves the states",
+        }
         change = own.get(script, rows)
     elif script == "cache" and count > 0:
         some = ",".join(map(str, layers[:: -(-len(layers) // count)]))

@@ -45,11 +45,12 @@ class Output:
     def written(self, keep: bool = False, **record: Any) -> Iterator[dict[str, Any]]:
         """Write the files inside; the provenance (the value of this context) follows them.
 
-        keep: the old provenance stays till then, since what it says is true of the new files, too.
+        What is replaced is gone first, so that no table stands without its provenance. keep: the old ones stay till
+        then, since what the provenance says is true of the new files, too.
         """
         about = provenance.of(self.kind, self.identity, **record)
-        if not keep:
-            self.beside.unlink(missing_ok=True)
+        for path in () if keep else (self.beside, *self.tables):
+            path.unlink(missing_ok=True)
         yield about
         atomic_files.write_text(self.beside, atomic_files.to_json(about))
 
