@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps.errors import NO_MEMORY, UserError, boundary, enough_memory
+from ntps.errors import NO_MEMORY, UserError, enough_memory
 from ntps.flags import Caching
 from ntps.moments.batches import Corpus, plan_batches
 from ntps.moments.encoder import Encoder, NotFinite, encode
@@ -126,9 +126,7 @@ class CachedSplit:
     def empty(self, device: torch.device | str) -> Moments:
         """Sums of nothing yet; on the device `meta` they take no memory."""
         shape = (self.model.layers, self.model.config.hidden_size, self.data.targets)
-        permutations = self.flags.label_permutations
-        with boundary("moments of {} layers, {} dimensions and {} targets cannot be kept".format(*shape)):
-            return Moments(*shape, permutations, self.prefix, device, self.data.multilabel)
+        return Moments(*shape, self.flags.label_permutations, self.prefix, device, self.data.multilabel)
 
 
 def digest(ids: Sequence[np.ndarray]) -> str:
