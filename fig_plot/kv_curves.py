@@ -86,22 +86,25 @@ def kv_curves(folder: str | Path) -> Iterator[tuple[str, Figure]]:
 
     yield f"kv_curves_{score}", multiples(shares, f"Dashed, in the same colour: {meaning}.", LABELS[score], missing,
                                           xlabel="kv / d", ylim=(0, 1.02), yticks=[0, 0.5, 1])  # fmt: skip
-    yield "kv_curves_ntps", multiples(ntps, "Dotted: chance, kv over the number of directions.", LABELS["ntps"], missing,
+    yield "kv_curves_ntps", multiples(ntps, "Dotted: chance, kv over the states' width.", LABELS["ntps"], missing,
                                       ylim=(0, 1.02), yticks=[0, 0.5, 1])  # fmt: skip
     yield "kv_curves_null", multiples(
-        difference, "NTPS minus its mean over shuffled labels, thick where it is above or below every shuffle.",
+        difference, "NTPS minus its median over shuffled labels, thick where it is above or below every shuffle.",
         "NTPS minus its null", NO_SHUFFLES,
     )  # fmt: skip
 
 
 def ntps(axes: Axes, one: AtBest, look: Look) -> None:
     axes.plot(one.share, one.ntps, **look)
-    axes.plot([0, 1], [0, 1], **LINES["chance"])
+    width = (one.rows["kv"] / one.rows["chance"]).iloc[0]
+    axes.plot(
+        [0, 1], [0, len(one.ntps) / width], **LINES["chance"]
+    )  # kv / d, where the axis has kv / rank of P0
 
 
 def difference(axes: Axes, one: AtBest, look: Look) -> None:
     if len(one.null):
-        less = one.ntps - one.null.mean(0)
+        less = one.ntps - np.median(one.null, 0)
         outside = (one.ntps > one.null.max(0) + 1e-12) | (one.ntps < one.null.min(0) - 1e-12)
         axes.plot(one.share, less, **look)
         axes.plot(one.share, np.where(outside, less, math.nan), **(look | {"linewidth": 2.2}))

@@ -95,9 +95,12 @@ def sample_warning(folder: str | Path) -> str:
 
 
 def gain(curves: Curves) -> np.ndarray:
-    """NTPS minus its mean over shuffled labels, (layer, kv): what the labels add. All NaN without shuffles."""
+    """NTPS minus its median over shuffled labels, (layer, kv): what the labels add. All NaN without shuffles.
+
+    K_sweep.py keeps quantiles of many shuffles, whose mean is not theirs.
+    """
     ntps, null = curves["ntps"][:, DESCENDING], curves.get("null")
-    return ntps - null[:, DESCENDING].mean(1) if null is not None and null.shape[2] else ntps * math.nan
+    return ntps - np.median(null[:, DESCENDING], 1) if null is not None and null.shape[2] else ntps * math.nan
 
 
 def model_order(name: str) -> tuple[str, float, str]:

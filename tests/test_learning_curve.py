@@ -179,3 +179,43 @@ def test_no_gain_is_above_what_is_left_to_a_skill_of_one(monkeypatch):
     row = measure.doubling([], None)
     found = [row["doubling_gain"], row["doubling_gain_low"], row["doubling_gain_high"]]
     assert found == pytest.approx([0.06, -0.06, 0.3])
+
+
+def of_states(X: np.ndarray, Y: np.ndarray) -> LayerMoments:
+    n = len(X)
+    return LayerMoments(
+        mean_second_moment=X.T @ X / n, mean_label_moment=X.T @ Y / n, mean_state=X.mean(0), class_counts=Y.sum(0),
+        label_second_moment=float((Y**2).sum() / n), text_count=n,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("per_dimension", "law_holds"), [(1.5, False), (4, True)])
+def test_with_few_rows_a_dimension_the_law_is_a_lower_end_alone(per_dimension, law_holds):
+    d, draw = 60, np.random.default_rng(0)
+    n, scale = int(d * per_dimension), np.arange(1, d + 1) ** -0.5
+    direction = draw.normal(size=d) / np.linalg.norm(scale)
+
+    def rows(count):
+        X = draw.normal(size=(count, d)) * scale
+        return X, np.eye(2)[(X @ direction + 0.7 * draw.normal(size=count) > 0).astype(int)]
+
+    test = of_states(*rows(20_000))
+
+    def expected(count):
+        some = (of_states(*rows(count)) for _ in range(60))
+        return np.mean([probes.skill(probes.ridge(one), one, test) for one in some])
+
+    truth, own, given = expected(2 * n) - expected(n), [], []
+    while len(own) < 40:
+        X, Y = rows(n)
+        curve = skill_curve([of_states(X[k::5], Y[k::5]) for k in range(5)], test, 0.95)
+        law = extrapolate(curve.rows, curve.skill, 2 * n, 0.95, since=n)
+        if law.reason:
+            assert curve.gain == law
+            continue
+        own.append(law.low <= truth <= law.high)
+        given.append(curve.gain.low <= truth <= curve.gain.high)
+        assert (curve.gain.value, curve.gain.low) == (law.value, law.low)
+
+    assert np.mean(given) >= 0.9
+    assert (np.mean(own) >= 0.9) == law_holds

@@ -167,12 +167,15 @@ def test_kv_panels_draw_ntps_and_the_difference_to_shuffled_labels(tmp_path):
     assert list(figures) == ["kv_curves_retention", "kv_curves_ntps", "kv_curves_null"]
     (left,), (right,) = figures["kv_curves_ntps"].axes, figures["kv_curves_null"].axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), arrays["ntps"][2, 0])
+    row = pd.read_csv(tmp_path / "ntps/m/text.csv").iloc[0]
+    at_last = len(arrays["ntps"][2, 0]) * row.chance / row.kv
+    np.testing.assert_allclose(left.lines[1].get_xydata(), [(0, 0), (1, at_last)])
     ntps, null = arrays["ntps"][2, 0], arrays["null"][2, 0]
-    np.testing.assert_allclose(right.lines[0].get_ydata(), ntps - null.mean(0))
+    np.testing.assert_allclose(right.lines[0].get_ydata(), ntps - np.median(null, 0))
     outside = (ntps > null.max(0)) | (ntps < null.min(0))
     np.testing.assert_array_equal(np.isfinite(right.lines[1].get_ydata()), outside)
     low, high = right.get_ylim()
-    assert low == -high and high >= np.abs(ntps - null.mean(0)).max()
+    assert low == -high and high >= np.abs(ntps - np.median(null, 0)).max()
 
 
 def test_recommended_scores_are_drawn_where_they_are(tmp_path):

@@ -8,8 +8,19 @@ from sklearn.metrics import mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer_moments import LayerMoments
-from ntps.scores.probes import RIDGE_GRID, constant_probe, least_squares, mse, ridge, skill, squared_error
+from ntps.scores.linear_algebra import RANK_RTOL
+from ntps.scores.probes import (
+    RIDGE_GRID,
+    constant_probe,
+    gcv_skill,
+    least_squares,
+    mse,
+    ridge,
+    skill,
+    squared_error,
+)
 from tests.synthetic_moments import moments_of, random_texts
 
 
@@ -67,15 +78,16 @@ def test_generalized_cross_validation_is_that_of_the_hat_matrix(intercept, n):
     moments, means, Y = moments_of(*random_texts(n=n, d=8))
     X = means - means.mean(0) if intercept else means
     X = X / np.sqrt(np.square(X).mean(0))
-    brute = []
+    brute, left = [], []
     for penalty in RIDGE_GRID:
         H = X @ np.linalg.solve(X.T @ X + n * penalty * np.eye(8), X.T) + intercept * np.ones((n, n)) / n
+        left.append(n - np.trace(H))
         brute.append(np.square(Y - H @ Y).mean() / (1 - np.trace(H) / n) ** 2)
         tolerance = 1e-6 if n > 8 or penalty > 1e-4 else 1e-3  # the brute force cancels where it interpolates
         assert ridge(moments, penalty, intercept).gcv_error == pytest.approx(brute[-1], rel=tolerance)
-    chosen = ridge(moments, intercept=intercept)
-    assert chosen.penalty == RIDGE_GRID[int(np.argmin(brute))]
-    assert chosen.gcv_error == pytest.approx(min(brute), rel=1e-3)
+    chosen, known = ridge(moments, intercept=intercept), np.where(np.array(left) < 5, np.inf, brute)
+    assert chosen.penalty == RIDGE_GRID[int(np.argmin(known))]
+    assert chosen.gcv_error == pytest.approx(min(known), rel=1e-3)
 
 
 def test_skill_is_zero_for_frequencies_and_below_one(train_and_test):
@@ -116,3 +128,41 @@ def test_a_numeric_target():
     assert mse(least_squares(moments), moments) == pytest.approx(
         mean_squared_error(Y, peer.predict(means)), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("ratio", [30, 300, 3000])
+@pytest.mark.parametrize("shifted", [2, 60])
+@pytest.mark.parametrize(("n", "rank"), [(40, 60), (300, 25)], ids=["n<d", "low rank"])
+def test_states_far_from_zero_have_the_rank_that_they_have_around_it(ratio, shifted, n, rank):
+    """Centring M - mu mu^T leaves eps (mean / deviation)^2, which is no direction: least squares would take it for one."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, n)
+    inner = draw.normal(size=(n, rank)) + 0.4 * draw.normal(size=(3, rank))[labels]
+    states = inner @ draw.normal(size=(rank, 60)) / np.sqrt(rank)
+    shift = np.where(np.arange(60) < shifted, ratio * np.sign(draw.normal(size=60)), 0)
+    plain, far = (moments_of((states + by)[:, None], labels)[0] for by in (0, shift))
+    assert far.centred.spectrum.rank(RANK_RTOL) == plain.centred.spectrum.rank(RANK_RTOL) == min(n - 1, rank)
+    one, other = ridge(plain), ridge(far)
+    assert one.penalty == other.penalty
+    assert other.gcv_error == pytest.approx(one.gcv_error, rel=1e-4)
+    if n > rank + 5:
+        one, other = LabelSignal.of(plain), LabelSignal.of(far)
+        assert other.adjusted_r2 == pytest.approx(one.adjusted_r2, abs=1e-6)
+        assert other.signal_share == pytest.approx(one.signal_share, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [8, 40, 41, 42, 43, 60])
+def test_cross_validation_keeps_degrees_of_freedom(n):
+    """Where hardly one is left, error and degrees of freedom both vanish, and any penalty may look best."""
+    draw = np.random.default_rng(1)
+    for _ in range(30):
+        states, labels = draw.normal(size=(n, 1, 40)), np.arange(n) % 2
+        moments = moments_of(states, labels)[0]
+        penalty = ridge(moments).penalty
+        values = torch.linalg.eigvalsh(torch.as_tensor(np.corrcoef(states[:, 0].T))).clamp(min=0)
+        assert n - 1 - float((values / (values + penalty)).sum()) >= 5
+
+
+def test_of_labels_that_are_all_one_there_is_no_skill():
+    moments = moments_of(np.random.default_rng(0).normal(size=(9, 1, 3)), np.zeros(9, int))[0]
+    assert np.isnan(gcv_skill(ridge(moments), moments))

@@ -117,7 +117,10 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(known[list(PROBES)])
     squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(group)
-    errors = (squares.mean() / squares.count()).rename(columns=ERRORS)  # of a group's mean, squared
+    errors = (
+        squares.mean() / squares.count()
+    )  # of a group's mean, squared; unknown where one of its data sets' is
+    errors = errors.where(squares.count().eq(squares.size(), axis=0)).rename(columns=ERRORS)
     fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(group).mean()
     fixed, errors = (table.T.reindex(columns=y.index) for table in (fixed, errors))
     candidates = long[~long["score"].isin(list(ERRORS))].join(group, on="dataset", how="inner")

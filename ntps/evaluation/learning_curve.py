@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -14,6 +14,7 @@ from ntps.scores.layer_moments import LayerMoments
 
 EXPONENTS = np.geomspace(0.05, 5, 1000)
 LEAST = 5  # points for a law of three numbers
+FEW = 3  # rows a dimension: with fewer a ridge probe's skill can rise faster than any power law (tests/test_learning_curve.py)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
     A point for each group of m = 1, 2, 4 ... consecutive partitions, and the last for all of them: points of one size share no
     train row, so that their spread is that of independent draws. Sets that grow share most of their rows, and intervals
     from them are far too short. Every probe's penalty is by generalized cross-validation on its own rows. Test chooses nothing.
+    Of fewer than FEW rows a dimension the law gives the lower end of the gain alone: the upper one is what is left to a skill of 1.
     """
     points, sums = list[tuple[int, float]](), list[tuple[int, LayerMoments]]()  # of m partitions, m falling
 
@@ -105,4 +107,7 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
         add_point(reduce(LayerMoments.joined, (group for _, group in sums)))
     rows, skill = [n for n, _ in points], [value for _, value in points]
     n = rows[-1] if rows else 0
-    return SkillCurve(rows, skill, extrapolate(rows, skill, 2 * n, level, since=n))
+    gain = extrapolate(rows, skill, 2 * n, level, since=n)
+    if rows and n < FEW * len(test.mean_state) and not math.isnan(gain.value):
+        gain = replace(gain, high=max(gain.high, 1 - skill[-1]))
+    return SkillCurve(rows, skill, gain)

@@ -21,7 +21,7 @@ LINES: dict[str, dict[str, Any]] = {
         "label": "retention", "color": "C1", "linestyle": "-", "linewidth": 0.7, "marker": "o",
         "markersize": 2.2, "markevery": 0.12,
     },
-    "null": {"label": "permutation null (mean, range)", "color": "0.3", "linestyle": "--", "linewidth": 0.9},
+    "null": {"label": "permutation null (median, range)", "color": "0.3", "linestyle": "--", "linewidth": 0.9},
     "chance": {"label": "chance (± 2 std)", "color": "0", "linestyle": ":", "linewidth": 1.0},
     "tenth": {"label": "kv = d/10", "color": "0", "linestyle": "-", "linewidth": 0.4},
 }  # fmt: skip
@@ -58,7 +58,7 @@ def curve_panel(axes: Axes, curves: Mapping[str, np.ndarray], row: Any, correcte
     null = curves["null"][place, DESCENDING] if "null" in curves else np.empty((0, len(share)))
     if len(null):
         axes.fill_between(share, null.min(0), null.max(0), color=GREY, alpha=0.25, linewidth=0)
-        axes.plot(share, null.mean(0), zorder=3, **LINES["null"])  # over NTPS, which often hides it
+        axes.plot(share, np.median(null, 0), zorder=3, **LINES["null"])  # over NTPS, which often hides it
     for name in corrected:
         axes.plot(corrected.index, corrected[name], **LINES[str(name)])
     if corrected.empty:

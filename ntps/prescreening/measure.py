@@ -336,7 +336,7 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
     cut, note = train.record.get("texts_cut"), (train.record.get("model") or {}).get("note")
     found = {
         f"at this number of rows NTPS describes the sample: {row['n_train']} for {train.width} dimensions{share}":
-            row["n_over_d"] < 1 or not row["signal_share"] >= HALF,
+            row["n_over_d"] < 1 or row["signal_share"] < HALF,
         f"no corrected retention: {row['corrected_refusal']}": row["corrected_refusal"],
         "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row) and not worse,
         "held-out skill is significantly below 0, worse than guessing: are the test rows and their labels of the same kind as train's?": worse,

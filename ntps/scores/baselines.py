@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ntps.scores.held_out_probe import HeldOut, held_out
-from ntps.scores.linear_algebra import Nested, first, head, share
+from ntps.scores.linear_algebra import RANK_RTOL, Nested, first, head, share
 
 if TYPE_CHECKING:
     from ntps.scores.layer import Layer
@@ -39,8 +39,14 @@ class PrincipalComponents:
 
     @cached_property
     def retention(self) -> Tensor:
-        """V^T M V = diag(l) + a a^T with a = V^T mu, so E_k = sum z_j^2 / l_j - ||sum a_j z_j / l_j||^2 / (1 + sum a_j^2 / l_j)."""
-        m = self.layer.moments
+        """V^T M V = diag(l) + a a^T with a = V^T mu, so E_k = sum z_j^2 / l_j - ||sum a_j z_j / l_j||^2 / (1 + sum a_j^2 / l_j).
+
+        Where directions of M are left out, E_k is of the others, as the whole is.
+        """
+        m, layer = self.layer.moments, self.layer
+        if layer.rtol > RANK_RTOL:
+            own = layer.whitened_labels[:, : m.targets]
+            return share(Nested(layer.task.mean.F @ self.V).energies(own).sum(1), layer.K)
         a, z = self.V.mT @ m.mean_state, self.V.mT @ m.mean_label_moment
         ratio = a / self.values
         along = (ratio[:, None] * z).cumsum(0).square().sum(1) / (1 + (ratio * a).cumsum(0))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntps.scores import probes
+from ntps.scores.label_signal import LEAST
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import Nested, diagonal_scale, gram, inverse_factor, quotient
 
@@ -35,7 +36,7 @@ def held_out(
 
     skill(B) = 1 - SE_test(B) / SE_test(train's class frequencies). `full` is B*, of probes.ridge(train,
     intercept=False). Within V_k the same penalty D = diag(M), its strength g by generalized cross-validation on train
-    among B*'s and weaker ones, for fewer directions need less. With D^1/2 V = Q R, root^T root = V^T M V and
+    among B*'s and weaker ones that leave LEAST degrees of freedom, for fewer directions need less. With D^1/2 V = Q R, root^T root = V^T M V and
     C = root R^-1, the basis V R^-1 is D-orthonormal and M is C^T C on it; with C^T C + g I = L L^T and T = L^-1 the ridge
     solution in span V_k is V R^-1 T_k^T T_k R^-T V^T S, T_k the first k rows, for every k: one factorisation for each g.
     """
@@ -55,7 +56,7 @@ def held_out(
         B = torch.stack([T[s:e].mT @ coordinates[s:e] for s, e in blocks], 1).cumsum(1)
         error = (fit.power - explained - strength * B.square().sum((0, 2))).clamp(min=0)
         score = error / (1 - freedom / n).clamp(min=1e-12).square()
-        better = score < least
+        better = (score < least) & ((n - freedom >= LEAST) | (strength == full.penalty))
         least, best = torch.where(better, score, least), torch.where(better[:, None], B, best)
     B = (V @ torch.linalg.solve_triangular(R, best.flatten(1), upper=True)).view(-1, *best.shape[1:])
     errors = plain_errors(torch.cat([B, full.coefficients[:, None]], 1), test)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ntps.scores.label_signal import LEAST
+
 PENALTIES = tuple(10.0 ** (step / 2) for step in range(-12, 3))
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -69,8 +71,11 @@ def ridge(states: Tensor, more: Tensor, Y: Tensor, weights: Sequence[float] = WE
         values, Q = torch.linalg.eigh(kernel[:n])
         values, target = values.clamp(min=0), Q.mT @ (Y - mean)
         shrunk = penalties / (values + penalties)
-        spare = (shrunk.sum(1) - 1) / n  # without the constant, which b takes
-        errors = shrunk.square() @ target.square().sum(1) / spare.square()
+        left = shrunk.sum(1) - 1  # without the constant, which b takes
+        errors = shrunk.square() @ target.square().sum(1) / (left / n).square()
+        errors = torch.where(
+            left >= min(LEAST, float(left.max())), errors, torch.inf
+        )  # as in ntps/scores/probes.py
         place = int(errors.argmin())
         if (skill := 1 - float(errors[place]) / guess) > best.gcv_skill:
             coefficients = Q @ (target / (values + penalties[place])[:, None])

@@ -106,7 +106,8 @@ class LayerMoments:
         C = torch.where(constant[:, None] | constant, 0.0, C)
         cross = torch.where(constant[:, None], 0.0, self.mean_label_moment - torch.outer(mu, label_mean))
         power = self.label_second_moment - float(label_mean.square().sum())
-        return Regression(C, cross, power, mu, label_mean, self.text_count)
+        ratios = torch.where(constant, 0.0, (M.diagonal() / C.diagonal()).sqrt())
+        return Regression(C, cross, power, mu, label_mean, self.text_count, ratios)
 
     @cached_property
     def prefix_spectrum(self) -> Spectrum:
@@ -131,6 +132,7 @@ class Regression:
     """What least squares of y on m needs: second moment M (d, d), cross moment S (d, C), E||y||^2, E[m], E[y], n.
 
     With an intercept all are centred and mean and label_mean are E[m] and E[y]; without one these two are 0.
+    ratios (d,): root mean square of a coordinate over its standard deviation, where they are centred.
     """
 
     M: Tensor
@@ -139,7 +141,14 @@ class Regression:
     mean: Tensor
     label_mean: Tensor
     text_count: int
+    ratios: Tensor | None = None
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        return Spectrum.of(self.M)
+        """Of M. Centring leaves a rounding of a few eps |mu_i mu_j| in M_ij, so of (sum_i |q_i| ratio_i)^2 times that in the
+        eigenvalue of q: what is not above it is zero."""
+        found = Spectrum.of(self.M)
+        if self.ratios is None:
+            return found
+        noise = 4 * torch.finfo(found.Q.dtype).eps * (self.ratios @ found.Q.abs()).square()
+        return replace(found, rounding=float(torch.where(found.values <= noise, found.values, 0.0).amax()))

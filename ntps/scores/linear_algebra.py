@@ -66,13 +66,15 @@ class Whitened:
 class Spectrum:
     """B = D^1/2 Q diag(values) Q^T D^1/2 with D = diag(B): one eigen-solve that serves every tolerance.
 
-    scale (d,): D^1/2; inverse (d,): D^-1/2, 0 where B's diagonal is 0; values (d,) ascending; Q (d, d).
+    scale (d,): D^1/2; inverse (d,): D^-1/2, 0 where B's diagonal is 0; values (d,) ascending; Q (d, d). Eigenvalues up
+    to `rounding` are zero, whatever the tolerance.
     """
 
     scale: Tensor
     inverse: Tensor
     values: Tensor
     Q: Tensor
+    rounding: float = 0.0
 
     @classmethod
     def of(cls, B: Tensor) -> Spectrum:
@@ -80,8 +82,8 @@ class Spectrum:
         return cls(scale, inverse, *torch.linalg.eigh(inverse[:, None] * B * inverse))
 
     def matched(self, rtol: float) -> Tensor:
-        """(d,) bool: eigenvalues above rtol times the largest."""
-        return self.values > rtol * self.values[-1]
+        """(d,) bool: eigenvalues above rtol times the largest, and above rounding."""
+        return self.values > (rtol * self.values[-1]).clamp(min=self.rounding)
 
     def rank(self, rtol: float) -> int:
         return int(self.matched(rtol).sum())

@@ -5,11 +5,13 @@ squared error SE is the mean over rows of the sum over classes; `mse` averages o
 scikit-learn does.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ntps.scores.label_signal import LEAST
 from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.linear_algebra import RANK_RTOL
 
@@ -42,7 +44,8 @@ def ridge(moments: LayerMoments, penalty: float | None = None, intercept: bool =
 
     Minimises E||y - B^T x - b||^2 + penalty ||B||^2, so scikit-learn's alpha is n * penalty; b is not
     penalised. With penalty=None the one of RIDGE_GRID with the lowest generalized cross-validation error
-    SE / (1 - df / n)^2, df = tr H (Golub, Heath and Wahba 1979), from one eigen-solve for the whole grid.
+    SE / (1 - df / n)^2, df = tr H (Golub, Heath and Wahba 1979), from one eigen-solve for the whole grid. Penalties that
+    leave fewer than LEAST degrees of freedom have no part: there both SE and n - df vanish, and their ratio says nothing.
     `gcv_error` is that error divided by C, an estimate of mse; "best layer" is the lowest of it.
     """
     fit = moments.centred if intercept else moments.plain
@@ -59,8 +62,10 @@ def ridge(moments: LayerMoments, penalty: float | None = None, intercept: bool =
     # What each penalty takes off each direction, (penalties, directions).
     shrunk = penalties[:, None] / (values + penalties[:, None])
     squared_errors = unexplained + (shrunk.square() * explained).sum(1)
-    gcv = squared_errors / ((spare + shrunk.sum(1)) / n).square() / fit.S.shape[1]
-    best = int(gcv.nan_to_num(torch.inf).argmin())
+    left = spare + shrunk.sum(1)  # degrees of freedom
+    gcv = squared_errors / (left / n).square() / fit.S.shape[1]
+    known = left >= min(LEAST, float(left.max()))
+    best = int(torch.where(known, gcv, torch.inf).nan_to_num(torch.inf).argmin())
     B = inverse * (Q @ (target / (values + penalties[best])[:, None]))
     return Probe(B, fit.label_mean - B.mT @ fit.mean, float(penalties[best]), float(gcv[best]))
 
@@ -98,6 +103,7 @@ def skill(probe: Probe, train: LayerMoments, test: LayerMoments) -> float:
 
 
 def gcv_skill(probe: Probe, train: LayerMoments) -> float:
-    """1 - gcv_error / that of the class frequencies, whose degrees of freedom are 1."""
+    """1 - gcv_error / that of the class frequencies, whose degrees of freedom are 1; NaN where all labels are one."""
     spare = max(1 - 1 / float(train.text_count), 1e-12)
-    return 1 - probe.gcv_error / (guessing_error(train, train) / train.targets / spare**2)
+    guess = guessing_error(train, train) / train.targets / spare**2
+    return 1 - probe.gcv_error / guess if guess else math.nan
