@@ -15,7 +15,7 @@ from ntps.models.description import resolve_model
 from ntps.models.loading import load_model, load_tokenizer
 from ntps.moments import encoder as encoder_module
 from ntps.moments.batches import Corpus, plan_batches, tokenize
-from ntps.moments.encoder import Encoder, encode, find_blocks
+from ntps.moments.encoder import Encoder, encode, find_blocks, rounding
 from ntps.moments.sums import Moments, from_arrays
 from tests.tiny import tiny_model, tiny_texts
 
@@ -372,11 +372,31 @@ def test_states_that_are_not_finite_name_text_and_layer(llama_folder):
         list(encode(encoder, corpus, [np.arange(3)], Moments(range(4), 32, 2)))
 
 
-def test_a_model_that_looks_ahead_is_refused(llama_folder):
-    model = load_model(resolve_model(str(llama_folder)), torch.float32, CPU)
+def test_what_rounding_may_change_is_measured_in_16_bits(llama_folder):
+    """A block that subtracts a large part of its input leaves few digits, which says nothing of the text's company."""
+    model = load_model(resolve_model(str(llama_folder)), torch.bfloat16, CPU)
+    own = [torch.ones(2, 3, dtype=torch.bfloat16)]
+    embed = model.get_input_embeddings()
+    moved = rounding(
+        model, lambda: [1 + 10 * (embed(torch.tensor([5])) - embed.weight[5]).abs().max() * own[0]], own
+    )
+    assert moved[0] >= 5e-2 and rounding(model, lambda: own, own) == [5e-2]
+    assert rounding(model, lambda: own, [own[0].float()]) == [1e-4]
+    assert not embed._forward_hooks
+
+    def cancel(module, args, output):
+        return output - output.float().mean(2, keepdim=True).mul(0.999).to(output) - 0.99 * output
+
+    find_blocks(model)[-1].register_forward_hook(cancel)
+    Encoder(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_looks_ahead_is_refused(llama_folder, dtype):
+    model = load_model(resolve_model(str(llama_folder)), dtype, CPU)
 
     def peek(module, args, kwargs, output):
-        return output + 0.1 * output.mean(1, keepdim=True) if torch.is_tensor(output) else output
+        return output + output.mean(1, keepdim=True) if torch.is_tensor(output) else output
 
     find_blocks(model)[0].register_forward_hook(peek, with_kwargs=True)
     with pytest.raises(UserError, match="once a text goes on: it looks ahead, only causal"):

@@ -29,7 +29,7 @@ from ntps.accuracies.task import EVALUATION_BATCH, Row, Task, scores
 from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import OutOfMemory, UserError, enough_memory
 from ntps.flags import Training
-from ntps.moments.encoder import rounding
+from ntps.moments.encoder import difference, rounding
 from ntps.system import atomic_files, console, processes, provenance
 from ntps.system.checkpoint_clock import CheckpointClock
 
@@ -69,12 +69,15 @@ def check_causal(base: nn.Module) -> None:
     model: Any = base
     weights, training = next(model.parameters()), model.training
     ids = torch.arange(3, 11, device=weights.device)[None] % model.config.get_text_config().vocab_size
-    whole, start = (
-        model.eval()(input_ids=part, use_cache=False).last_hidden_state for part in (ids, ids[:, :4])
-    )
+    model.eval()
+
+    def states_of(part: Tensor) -> Tensor:
+        return model(input_ids=part, use_cache=False).last_hidden_state
+
+    start, whole = states_of(ids[:, :4]), states_of(ids)[:, :4]
+    (allowed,) = rounding(model, lambda: [states_of(ids[:, :4])], [start])
     model.train(training)
-    gap = float((whole[:, :4] - start).norm() / start.norm())
-    if gap > rounding(weights.dtype):
+    if difference(whole, start) > allowed:
         raise UserError(f"{type(model).__name__} looks ahead: only causal models will do")
 
 

@@ -23,9 +23,29 @@ class _Enough(Exception):
     """Ends a forward pass once the last wanted layer has appeared."""
 
 
-def rounding(dtype: torch.dtype) -> float:
-    """The largest relative difference between states of one text that its company in a batch may make."""
-    return 1e-4 if dtype in (torch.float32, torch.float64) else 5e-2
+def rounding(
+    model: nn.Module, states_of: Callable[[], Sequence[Tensor]], states: Sequence[Tensor]
+) -> list[float]:
+    """The largest relative difference that a text's company in a batch may make to each of its `states`, which `states_of` gives.
+
+    In 16 bits at least twice what they change where the embeddings move by a unit in the last place: a large state beside
+    small ones can take much of their digits, on CPUs without instructions for the type above all.
+    """
+    if states[0].dtype in (torch.float32, torch.float64):
+        return [1e-4] * len(states)
+    draw = torch.Generator().manual_seed(0)
+
+    def move(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        signs = 2 * torch.randint(0, 2, output.shape, generator=draw) - 1
+        return output * (1 + torch.finfo(output.dtype).eps * signs.to(output))
+
+    inner: Any = model
+    handle = inner.get_input_embeddings().register_forward_hook(move)
+    try:
+        moved = states_of()
+    finally:
+        handle.remove()
+    return [max(5e-2, 2 * difference(other, own)) for other, own in zip(moved, states)]
 
 
 class Encoder:
@@ -106,10 +126,10 @@ class Encoder:
         alone = self._own_states(torch.stack(starts))
         if any(alone[layer].shape != (len(texts), seen, self.width) for layer in self.layers):
             raise UserError(f"{name}: not every layer has {self.width} numbers a token")
-        tolerance = rounding(alone[0].dtype)
+        allowed = rounding(self.model, lambda: self._own_states(torch.stack(starts)), alone)
         try:
-            gap, _, packed = self._gap(texts, alone)
-            if packed and gap <= tolerance and packed.attentions == self.layers[-1]:
+            gap, _, packed = self._gap(texts, alone, allowed)
+            if packed and gap <= 1 and packed.attentions == self.layers[-1]:
                 self.packs = packed.window
                 if packed.window < math.inf:
                     console.say(
@@ -117,29 +137,31 @@ class Encoder:
                         "length at a time"
                     )
                 return
-            why = "in one row their states change" if gap > tolerance else "its attention is its own"
+            why = "in one row their states change" if gap > 1 else "its attention is its own"
         except SAID as error:
             if lacks_memory(error):
                 raise
             why = one_line(error)
         self.packs = 0
         for run in equal_runs([len(text) for text in texts]):
-            gap, layer, _ = self._gap(texts[run], [states[run] for states in alone])
-            if gap > tolerance:
-                found = f"{name}: layer {layer} does not match the model's own hidden_states (relative difference {gap:.1e})"
-                if self._gap(starts, alone)[0] > tolerance:
+            gap, layer, _ = self._gap(texts[run], [states[run] for states in alone], allowed)
+            if gap > 1:
+                found = f"{name}: layer {layer} does not match the model's own hidden_states (relative difference {gap * allowed[layer]:.1e})"
+                if self._gap(starts, alone, allowed)[0] > 1:
                     raise UserError(f"{found}: they are not what enters its blocks, one after the other")
                 raise UserError(f"{found} once a text goes on: it looks ahead, only causal models will do")
         console.say(f"{name}: texts go one length at a time, which is slower: {why}")
 
-    def _gap(self, texts: list[Tensor], own: list[Tensor]) -> tuple[float, int, Packed | None]:
+    def _gap(
+        self, texts: list[Tensor], own: list[Tensor], allowed: list[float]
+    ) -> tuple[float, int, Packed | None]:
         """Of texts in one pass: the largest relative difference of a layer from the model's own states of their beginning,
-        K+1 times (B, seen, d), which layer that is, and how they shared a row."""
+        K+1 times (B, seen, d), over what is allowed there, which layer that is, and how they shared a row."""
         caught: dict[int, Tensor] = {}
         lengths = [len(text) for text in texts]
         packed = self.run(torch.cat(texts), np.array(lengths), caught.__setitem__)
         gap, layer = max(
-            (difference(one[: len(theirs)], theirs), layer)
+            (difference(one[: len(theirs)], theirs) / allowed[layer], layer)
             for place, layer in enumerate(self.layers)
             for one, theirs in zip(caught[place].split(lengths), own[layer])
         )
