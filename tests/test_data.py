@@ -1437,3 +1437,62 @@ def test_half_a_character_is_replaced(tmp_path, describe):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     texts = describe(files={"train": "train.jsonl"}).splits["train"].texts
     assert all("cut \ufffd " in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "labels"),
+    [
+        ({"True": "pos", "False": "neg"}, {}, ["TRUE", "false", "True", "FALSE"]),
+        ({"1.0": "pos", "0.0": "neg"}, {}, ["1", "0", "1.0", "0.0"]),
+        ({"Yes": "pos", "No": "neg"}, {"normalise_labels": True}, ["Yes", "no", "yes", "NO"]),
+    ],
+)
+def test_label_names_hold_for_labels_of_another_type_or_case(describe, tmp_path, names, more, labels):
+    for split in ("train", "test"):
+        rows = "".join(f"text {split} {place},{label}\n" for place, label in enumerate(labels))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{rows}")
+    files = {"train": "train.csv", "test": "test.csv"}
+    dataset = describe(files=files, text="text", label="label", label_names=names, **more)
+    assert dataset.classes == ["neg", "pos"]
+    assert [label for _, label in pairs(dataset, "test")] == ["pos", "neg", "pos", "neg"]
+
+
+def test_label_names_that_contradict_each_other(describe, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,1\nb,2\n")
+    with pytest.raises(UserError, match="label_names: .* named 'one' and 'other'|named 'other' and 'one'"):
+        describe(
+            files={"train": "train.csv", "test": "train.csv"},
+            text="text",
+            label="label",
+            label_names={"1": "one", "1.0": "other"},
+        )
+
+
+@pytest.mark.parametrize("target", ["numeric", "multilabel"])
+def test_rows_of_a_group_stay_together_whatever_the_target(describe, tmp_path, target):
+    label = (lambda i: str(i / 7)) if target == "numeric" else (lambda i: "a;b" if i % 3 else "c")
+    rows = "".join(f"text {i},{label(i)},{i // 3}\n" for i in range(60))
+    (tmp_path / "rows.csv").write_text(f"text,label,g\n{rows}")
+    more = {"label_separator": ";"} if target == "multilabel" else {}
+    dataset = describe(
+        files={"train": "rows.csv"}, text="text", label="label", group="g", target=target, **more
+    )
+    seen = {name: {int(text.split()[1]) // 3 for text in part.texts} for name, part in dataset.splits.items()}
+    assert not seen["train"] & seen["test"] and len(seen["test"]) == 5
+    assert "not stratified" in str(dataset.provenance)
+
+
+def test_quotes_that_make_one_row_of_several_are_told(describe, tmp_path):
+    rows = [f"w{i}\t{i % 2}" for i in range(9)]
+    merged = ["text\tlabel", '"I loved it\t1', *rows, 'and the end"\t0', *rows]
+    (tmp_path / "train.tsv").write_text("\n".join(merged))
+    with pytest.raises(UserError, match="lines 2 to 12 are one row by the quotes around them"):
+        describe(files={"train": "train.tsv"}, text="text", label="label")
+    verse = 'text,label\n"one, two\nthree, four\nfive, six\n",1\n"a\nb\nc",0\n"x, y\nz, w",0\n'
+    (tmp_path / "train.csv").write_text(verse)
+    found = describe({"test.csv": "text,label\nq,1\nr,0\n"}, files=FILES, text="text", label="label")
+    assert [text for text, _ in pairs(found, "train")] == [
+        "one, two\nthree, four\nfive, six",
+        "a\nb\nc",
+        "x, y\nz, w",
+    ]

@@ -258,3 +258,19 @@ def test_a_budget_that_no_race_can_keep(world, tmp_path):
         ntps.rank(world[1], *world[2], output=str(tmp_path), budget=1.0)
     assert prescreen.Flags(models=[*"abcdefghijklmnopqrst"], budget=5).partitions == 16
     assert prescreen.Flags(models=["a"], budget=5).partitions == 5
+
+
+@pytest.mark.parametrize(
+    ("parts", "count", "budget"), [(25, 5, 1.16), (50, 9, 1.16), (45, 19, 1.4), (85, 35, 1.4)]
+)
+def test_of_the_least_budget_one_reaches_the_end(parts, count, budget):
+    """budget * parts is rounded, and may fall short of a whole number of parts by a last digit."""
+    seen = dict.fromkeys(map(str, range(count)), 0)
+
+    def measure(name, new):
+        seen[name] += len(new)
+        return np.random.default_rng(int(name)).normal(size=new.stop)
+
+    dropped = race(list(seen), parts, budget, measure)
+    assert set(seen) - set(dropped) and max(seen.values()) == parts
+    assert sum(seen.values()) <= budget * parts + 1e-9

@@ -119,6 +119,8 @@ def test_states_are_made_where_they_are_kept_and_needed_by_linear_sklearn(experi
         ({"cache": {"splits": ["train; touch gone #"]}}, "cache: splits: 'train; touch gone #' is no name of a split"),
         ({"cache": {"splits": ["train", "--output=elsewhere"]}}, "splits: '--output=elsewhere' is a flag, not a value"),
         ({"cache": {"shard": "1/2"}}, "cache: shard: jobs wait for whole splits"),
+        ({"cache": {"adapter": "a/folder"}}, "adapter: a grid's models have none"),
+        ({"adapter": "a/folder"}, "adapter: a grid's models have none"),
         ({"cache": {"label_permutations": "many"}}, "cache: .*label_permutations"),
         ({"lora_finetuning": {"batch_size": 0}}, "lora_finetuning: --batch_size 0: must be at least 1"),
         ({"lora_finetuning": {"max_steps": [1, 2]}}, "lora_finetuning: .*max_steps"),

@@ -1,10 +1,12 @@
 """prescreen's page in a browser: the answer first, no network, any width, light, dark and printed, by keyboard."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
 import prescreen
+from ntps.models.description import output_name, resolve_model
 from ntps.prescreening import page as pages
 from ntps.run import cli
 from tests import browser
@@ -130,12 +132,25 @@ def test_details_are_printed_though_folded(page):
     assert len(page.ask("Page.printToPDF")["data"]) > 30_000
 
 
-def test_the_command_that_settles_it_names_the_users_model_and_rows():
+def test_the_command_that_settles_it_names_the_users_model_and_rows(monkeypatch):
     flags = {"models": ["a/mine.yaml", "other"], "train": "x.csv", "output": "my out"}
-    facts = {"flags": flags, "name": "x"}
+    facts = {"flags": flags, "name": "x", "texts": {"train": 90, "test": 30}}
+    monkeypatch.setattr(pages, "name_in_tables", lambda name: Path(name).stem)
     for model, given in (("mine", "a/mine.yaml"), ("third", "third")):
         words = shlex.split(pages.settled(model, facts))
         assert words[:2] == ["python", "lora_finetuning.py"]
         assert words[-4:] == ["--models", given, "--datasets", "my out/data/x.yaml"]
-    shipped = pages.settled("other", {"flags": flags | {"train": None}, "name": "trec6"})
+    shipped = pages.settled("other", facts | {"flags": flags | {"train": None}, "name": "trec6"})
     assert shipped.endswith("--models other --datasets trec6")
+    limited = flags | {"limit": 90, "max_length": 32, "dtype": None}
+    assert "--limit 90 --max_length 32 --models" in pages.settled("other", facts | {"flags": limited})
+    assert "--limit" not in pages.settled("other", facts | {"flags": limited | {"limit": 2000}})
+
+
+def test_the_command_that_settles_it_names_folders_and_hub_ids_as_they_were_given(tmp_path):
+    folder = tiny_model(tmp_path / "my.model")
+    given = [str(folder), "Qwen/Qwen2-0.5B"]
+    facts = {"flags": {"models": given, "train": None, "output": "o"}, "name": "x", "texts": {}}
+    for name in given:
+        words = shlex.split(pages.settled(output_name(resolve_model(name)), facts))
+        assert words[-4:-2] == ["--models", name]

@@ -442,3 +442,20 @@ def test_a_numeric_target(world, tmp_path):
     )
     with pytest.raises(UserError, match="no probabilities"):
         probe.predict_proba(texts)
+
+
+def test_a_column_of_texts_may_be_called_labels():
+    table = pd.DataFrame({"labels": [f"text {i}" for i in range(8)], "a": [0, 1] * 4, "b": [1, 0] * 4})
+    rows = Rows.of(table, ["a", "b"], "labels", None)
+    assert rows.tables["train"][rows.text].tolist() == table["labels"].tolist()
+    assert rows.label != "labels" and rows.tables["train"][rows.label].tolist() == [["b"], ["a"]] * 4
+
+
+def test_labels_that_are_missing_in_a_dataset_with_class_names():
+    names = datasets.ClassLabel(names=["no", "yes"])
+    one = datasets.Dataset.from_dict({"text": list("abc"), "label": [1, None, 0]},
+                                     features=datasets.Features({"text": datasets.Value("string"), "label": names}))  # fmt: skip
+    several = datasets.Dataset.from_dict({"text": list("abc"), "label": [[1, 0], None, [None, 1]]},
+                                         features=datasets.Features({"text": datasets.Value("string"), "label": datasets.Sequence(names)}))  # fmt: skip
+    found = [Rows.of(table, "label", "text", None).labels.tolist() for table in (one, several)]
+    assert found == [["yes", None, "no"], [["yes", "no"], None, ["yes"]]]

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from ntps import results
 from ntps.errors import UserError
+from ntps.results.tables import source_of
 from ntps.system import provenance
 from tests.results_folder import BEST, TEXTS, WIDTH, write_pair
 
@@ -175,3 +176,11 @@ def test_the_best_layer_is_k_sweeps_where_it_tells_one(tmp_path):
     ridge = table.iloc[:1].assign(layer=7, probe="ridge", gcv_error=0.001)
     pd.concat([table, ridge]).to_csv(path, index=False)
     assert results.load_pairs(tmp_path)["best_layer"].tolist() == [BEST]
+
+
+def test_two_folders_of_one_name_are_two_sources():
+    rows, same = (
+        {"source": {"id": "rows", "config": None, "sha256": {"train.csv": digest}}} for digest in "ab"
+    )
+    assert source_of(rows) != source_of(same)
+    assert source_of(rows) == source_of({"source": {"id": "elsewhere", "sha256": {"t.csv": "a"}}})

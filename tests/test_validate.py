@@ -82,6 +82,15 @@ def test_an_experiment_and_each_thing_it_names(check):
         ("models: [qwen2-0.5]\n", "did you mean 'qwen2-0.5b'"),
         ("models: [qwen2-0.5b]\ndatasets: [sst3]\n", "did you mean 'sst2'"),
         ("models: [qwen2-0.5b]\nlimitt: 3\n", "limitt: no flag of"),
+        ("models: [qwen2-0.5b]\ndatasets: [trec6]\nlimit: many\n", "limit"),
+        (
+            "models: [qwen2-0.5b]\ndatasets: [trec6]\nlora_finetuning: {max_steps: -5}\n",
+            "--max_steps -5: must be at least 1",
+        ),
+        (
+            "models: [qwen2-0.5b]\ndatasets: [trec6]\ncache: {pooling: median}\n",
+            "--pooling median: must be mean or last",
+        ),
         (
             "models: [qwen2-0.5b]\ncache: {limitt: 3}\n",
             "cache: limitt: no flag of cache; did you mean 'limit'",

@@ -180,6 +180,8 @@ def experiment(plan: Experiment) -> dict[str, Any]:
             faults.append(error)
     if faults and (plan.sections or not fits):
         raise faults[0]
+    for script in fits:
+        cli.experiment_flags(script, str(plan.where))
     return {
         "experiment": plan.where.stem,
         "models": f"{len(names)}: {', '.join(names)}",

@@ -59,7 +59,9 @@ def race(
         leader, behind = paired(losses, number, level)
         alive = [leader, *(name for name, gap in behind.items() if not gap.significant)]
         if len(alive) * (rounds[number] - done) + parts - rounds[number] > left:
-            alive = alive[: int(left // (parts - done))]
+            alive = alive[
+                : max(1, int(left // (parts - done)))
+            ]  # one can: the budget was checked, but for rounding
         dropped |= {name: gap for name, gap in behind.items() if name not in alive}
     return dropped
 

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ntps.errors import UserError
 from ntps.flags import Prescreening
+from ntps.models.description import output_name, resolve_model
 from ntps.prescreening.measure import OF_GAIN, Measured, Row, learns_nothing, side_of
 from ntps.prescreening.pictures import draw
 from ntps.prescreening.verdicts import RULES, THRESHOLDS, finetuned, points, standing, verdict_of
@@ -182,10 +184,22 @@ def outlook(row: Row, facts: Row) -> str:
 
 def settled(model: str, facts: Row) -> str:
     """The command that trains the model on the same rows until validation no longer improves."""
-    flags = facts["flags"]
-    given = next((name for name in flags["models"] if Path(name).stem == model), model)
+    flags, asked = facts["flags"], list[str]()
+    given = next((name for name in flags["models"] if name_in_tables(name) == model), model)
     data = f"{flags['output']}/data/{facts['name']}.yaml" if flags["train"] else facts["name"]
-    return shlex.join(["python", *SETTLED.split(), "--models", given, "--datasets", data])
+    for name in ("limit", "max_length", "dtype"):
+        value = flags.get(name)
+        if value is not None and (name != "limit" or value in facts["texts"].values()):
+            asked += [f"--{name}", str(value)]
+    return shlex.join(["python", *SETTLED.split(), *asked, "--models", given, "--datasets", data])
+
+
+def name_in_tables(model: str) -> str:
+    """What tables call a model that is given as a name, a YAML, a folder or a hub id."""
+    try:
+        return output_name(resolve_model(model))
+    except UserError:
+        return model
 
 
 def command(flags: Mapping[str, Any]) -> str:

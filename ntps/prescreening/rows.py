@@ -57,6 +57,8 @@ class Rows:
         one = isinstance(labels, str) or not hasattr(labels, "__iter__")
         text, columns = str(text), str(labels) if one else [*map(str, labels)]
         label = columns if isinstance(columns, str) else "labels"
+        while not isinstance(columns, str) and any(label in columns_in(part) for part in parts.values()):
+            label += "_"
         return cls({name: of_table(part, text, columns, label) for name, part in parts.items()}, text, label)
 
     def __post_init__(self) -> None:
@@ -136,6 +138,10 @@ def is_table(rows: Any) -> bool:
     return hasattr(rows, "columns") or hasattr(rows, "column_names")
 
 
+def columns_in(table: Any) -> list[str]:
+    return list(getattr(table, "column_names", None) or table.columns)
+
+
 def of_lists(texts: Iterable[str], labels: Iterable[Any]) -> pd.DataFrame:
     for what, given in (("texts", texts), ("labels", labels)):
         flat = 1 <= getattr(given, "ndim", 1) <= (1 if what == "texts" else 2)
@@ -184,7 +190,7 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
         raise UserError(
             f"texts: a table of {kind}: give a DataFrame of pandas, as of table.to_pandas(), or a Dataset"
         )
-    known = list(getattr(table, "column_names", None) or table.columns)
+    known = columns_in(table)
     ours, theirs = columns_of(text, known), [label] if isinstance(label, str) else label
     for what, columns in (("text", ours), ("labels", theirs)):
         for column in columns:
@@ -204,8 +210,8 @@ def of_table(table: Any, text: str, label: str | list[str], name: str) -> pd.Dat
 def class_names(value: Any, classes: list[str]) -> Any:
     """Of an index, or a list of them; None for -1, which stands for no label."""
     if isinstance(value, list):
-        return [classes[one] for one in value if one >= 0]
-    return classes[int(value)] if value == value and value >= 0 else None
+        return [name for one in value if (name := class_names(one, classes)) is not None]
+    return classes[int(value)] if value is not None and value == value and value >= 0 else None
 
 
 def json_lines(table: pd.DataFrame) -> str:

@@ -198,11 +198,13 @@ def pair_facts(folder: Path, model: str, dataset: str) -> dict[str, Any]:
     classes = runs.get("ntps", {}).get("classes")
     record = about.get("ntps", {}).get("record", {}).get("moments", {})
     counts, rows = record.get("class_counts"), record.get("texts")
+    several = record.get("data", {}).get("description", {}).get("target") == "multilabel"
+    of = (rows if several else sum(counts)) if counts else None  # rows
     return {
         "source": source_of(record.get("data", {})),
         "classes": len(classes or []) or math.nan,
         "tokens_per_text": record["tokens"] / rows if rows else math.nan,
-        "majority": max(counts) / sum(counts) if counts and classes and len(classes) > 1 else math.nan,
+        "majority": max(counts) / of if of and classes and len(classes) > 1 else math.nan,
         "numeric": classes == [],
     }
 
@@ -225,9 +227,9 @@ def source_of(data: dict[str, Any]) -> str | None:
     source, used = data.get("source") or {}, data.get("description") or {}
     if "package" in source:
         return json.dumps([source["package"], used.get("file")])
-    if "id" in source:
-        return json.dumps([source["id"], source.get("config")])
-    return json.dumps(sorted(source["sha256"].values())) if source.get("sha256") else None
+    if source.get("sha256"):  # of files on this disk
+        return json.dumps(sorted(source["sha256"].values()))
+    return json.dumps([source["id"], source.get("config")]) if "id" in source else None
 
 
 def join_groups(datasets: pd.Series, sources: pd.Series, groups: Iterable[str]) -> list[str]:

@@ -59,6 +59,10 @@ class Grid:
             if "output" in own:
                 hint = "in a grid it stands at the top: scripts read each other's results"
                 raise UserError(f"{where}: {script}: output: {hint}")
+            if (top | own).get("adapter"):
+                raise UserError(
+                    f"{where}: adapter: a grid's models have none, for it names their results; run {script}.py by itself"
+                )
         pairs = (pair for script in self.scripts for pair in self.experiment.pairs(script))
         models, datasets = map(dict.fromkeys, zip(*pairs))
         self.names = [

@@ -173,6 +173,9 @@ def find_description(name: str) -> Path:
     return where
 
 
+NUMBERS = "For numbers to predict set target: numeric (prescreen.py: --target numeric); "
+
+
 def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
     """Train rows, test rows (both in order) and the rule in words.
 
@@ -182,8 +185,14 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
     n, spec = len(rows), cleaner.spec
-    strata = [str(row.get("stratify", row["label"])) for row in rows]
-    by = f"stratified on {spec.get('stratify', 'the label')}, seed {SPLIT_SEED}"
+    of_classes = spec.get("target", "classes") == "classes"
+    strata = [str(row.get("stratify", row["label"] if of_classes else "")) for row in rows]
+    on = (
+        f"stratified on {spec.get('stratify', 'the label')}"
+        if of_classes or "stratify" in spec
+        else "not stratified"
+    )
+    by = f"{on}, seed {SPLIT_SEED}"
     try:
         if "group" in spec:
             groups = [row["group"].casefold() or f" row {place}" for place, row in enumerate(rows)]
@@ -195,7 +204,7 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
             folds = StratifiedGroupKFold(4, shuffle=True, random_state=SPLIT_SEED)
             test = next(folds.split(strata, strata, groups))[1]
             rule = f"test is the first of four folds, {by}, rows with one {spec['group']} together"
-        elif "stratify" in spec or (source.stratified and spec.get("target", "classes") == "classes"):
+        elif "stratify" in spec or (source.stratified and of_classes):
             count = Counter(strata)
             shared = [i for i in range(n) if count[strata[i]] > 1]  # one of its kind stays in train
             kinds = [strata[i] for i in shared]
@@ -208,8 +217,8 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
         lost, column = describe_dropped(cleaner.dropped), spec.get("stratify", spec["label"])
         raise UserError(
             f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {lost}): with {len(set(strata))} "
-            f"different values of {column!r} there are too few of each. Is it the right label? For "
-            "numbers to predict set target: numeric (prescreen.py: --target numeric); or give a test split yourself"
+            f"different values of {column!r} there are too few of each. Is it the right column? "
+            f"{NUMBERS if column == spec['label'] else ''}or give a test split yourself"
         ) from error
     chosen = set(map(int, test))
     return [rows[i] for i in range(n) if i not in chosen], [rows[i] for i in sorted(chosen)], rule

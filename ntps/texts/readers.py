@@ -243,8 +243,9 @@ def _csv(content: bytes, spec: Spec, notes: list[str], usual: str = ",") -> list
 def _check_lines(text: str, delimiter: str) -> None:
     """ValueError where rows end in several ways, or where a quote that is never closed makes several rows the text of one.
 
-    Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows. Other quotes
-    inside quoted fields are left as the reader takes them.
+    Such a quote ends at the next one, in a later line, after which text goes on; both lines look like rows. Or it ends where
+    another one ends a field: three lines and more then are one row, though each has the columns of one (told of tabs and |
+    alone: lines of prose have commas). Other quotes inside quoted fields are left as the reader takes them.
     """
     unified = re.sub(r"(?<!\r)\r++\n", "\n", text).rstrip("\r\n")
     if "\r" in unified and "\n" in unified:
@@ -265,6 +266,14 @@ def _check_lines(text: str, delimiter: str) -> None:
             rows, whole = csv.reader(left, delimiter=delimiter, strict=True), 0
             try:
                 for _ in rows:
+                    one = lines[start + whole : start + rows.line_num]
+                    if (
+                        delimiter in "\t|"
+                        and len(one) > 2
+                        and {line.count(delimiter) for line in one} == {columns - 1} != {0}
+                    ):
+                        raise ValueError(f"lines {start + whole + 1} to {start + rows.line_num} are one row by the quotes around them, though "
+                                         "each has the columns of one: double quotes inside quoted fields, or save it as JSON Lines")  # fmt: skip
                     whole = rows.line_num
                 return
             except csv.Error as error:

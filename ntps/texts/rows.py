@@ -183,6 +183,14 @@ class Cleaner:
         numeric = spec.get("target") == "numeric"
         self.same = as_number if numeric else RULES[spec.get("normalise_labels")]
         self.unwanted = set(map(self.same, spec["drop_labels"]))
+        self.names: dict[str, str] = {}  # of label_names, by what their keys are whatever their type
+        for key, name in spec["label_names"].items():
+            if (
+                known := self.names.setdefault(same := RULES[spec.get("normalise_labels")](key), name)
+            ) != name:
+                raise UserError(
+                    f"{where}: label_names: {key!r} is {same!r} as another key is, but named {name!r} and {known!r}"
+                )
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
         """Rows with a text and a label, as text; the others are counted in `dropped`."""
@@ -293,4 +301,4 @@ class Cleaner:
         if label in names or not (names or asked):
             return names.get(label, label)
         same = RULES[asked](label)
-        return names.get(same, same if asked else label)
+        return self.names.get(same, same if asked else label)
