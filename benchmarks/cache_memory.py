@@ -20,7 +20,7 @@ from ntps.models.loading import load_config
 from ntps.texts.dataset import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-PERMUTATIONS = 20
+PERMUTATIONS = 200
 FORWARD = """
 import sys, numpy, torch
 from ntps.moments.lazy_model import LazyModel, default_budget
@@ -52,6 +52,7 @@ def cached(model: str, dataset: str, limit: int) -> float:
             "datasets": dataset,
             "splits": "train",
             "limit": str(limit),
+            "label_permutations": str(PERMUTATIONS),
             "output": output,
         }
         flags = [part for name, value in asked.items() for part in (f"--{name}", value)]

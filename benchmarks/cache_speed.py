@@ -29,7 +29,7 @@ from ntps.moments.sums import Batch, Moments, targets_of
 from ntps.system.console import keep_heap
 from ntps.texts.dataset import load_dataset
 
-PERMUTATIONS = 20
+PERMUTATIONS = 200
 
 
 class Timed(Moments):

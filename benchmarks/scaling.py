@@ -4,7 +4,7 @@
     python -m benchmarks.scaling --tables   # only writes the tables of docs/scaling.md from docs/scaling.csv again
 
 Every point is a process of its own, on one thread, as K_sweep.py has a thread for each layer: one layer, float64 as in
-K_sweep.py (6 classes, 20 permutations, held-out moments), float32 token products as in cache.py, 2048
+K_sweep.py (6 classes, 200 permutations, held-out moments), float32 token products as in cache.py, 2048
 tokens at a time. CPU seconds, so that other work on the machine hardly counts: the median of three after a first run, or the
 first if it is long.
 """
@@ -18,12 +18,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ntps.flags import Scoring
 from ntps.moments.file import moments_layout
 from ntps.moments.sums import Batch, Moments, permuted_rows, targets_of
 from ntps.run.plan import Batches, Outline, moments_flops
@@ -33,7 +35,7 @@ from ntps.system import array_files
 ROOT = Path(__file__).resolve().parent.parent
 CSV, PAGE = ROOT / "docs" / "scaling.csv", ROOT / "docs" / "scaling.md"
 WIDTHS = (256, 512, 1024, 2048)
-CLASSES, PERMUTATIONS = 6, 20
+CLASSES, PERMUTATIONS = 6, 200
 BATCHES = ((64, 32), (8, 256))  # texts, tokens of each: short texts and long ones
 LONG = 5.0  # seconds of a run that is not repeated
 PAPER = (
@@ -81,15 +83,18 @@ def random_moments(d: int, seed: int) -> LayerMoments:
 
 
 def solve(d: int) -> Callable[[], object]:
-    """What K_sweep.py does for a layer."""
+    """What K_sweep.py does for a layer by default, but for error bars."""
+    from ntps.scores.conditioning import Tolerances
     from ntps.scores.layer import Layer
-    from ntps.scores.table import layer_row, subspace_scores
+    from ntps.scores.table import conditioned_rows, layer_row, subspace_scores
 
     train, test = random_moments(d, 0), random_moments(d, 1)
+    flags = Scoring(models=[], datasets=[])
+    tolerances = [Tolerances(*both) for both in product(flags.rtols, flags.prefix_rtols)]
 
     def one_layer() -> object:
         layer = Layer(replace(train), replace(test))  # copies: nothing is remembered from an earlier call
-        return layer_row(layer), subspace_scores(layer)
+        return layer_row(layer), subspace_scores(layer), conditioned_rows(layer, tolerances)
 
     return one_layer
 
@@ -183,7 +188,7 @@ def tables(table: pd.DataFrame) -> str:
     matrices = float((solves.megabytes * 1e6 / (8 * solves.index**2)).iloc[-1])
     first = table.iloc[0]
     lines = [
-        f"**Measured**: one layer, CPU seconds of one thread on {first.machine}, torch {first.torch}.",
+        f"**Measured**: one layer of {CLASSES} classes and {PERMUTATIONS} label permutations, CPU seconds of one thread on {first.machine}, torch {first.torch}.",
         "",
         "| d | solve, CPU seconds | solve, memory beside the moments | in d x d matrices | "
         + " | ".join(f"moments, texts of {t} tokens: µs a token (GFLOP/s)" for _, t in BATCHES)
@@ -205,7 +210,7 @@ def tables(table: pd.DataFrame) -> str:
         "",
         f"Between the two largest widths the seconds of a solve grow as d^{exponent:.2f}.",
         "",
-        "**Counted** (parameters, operations, bytes: exact, from the configurations) **and estimated** (the last two "
+        f"**Counted** (parameters, operations, bytes: exact, from the configurations, C = {CLASSES} and R = {PERMUTATIONS}) **and estimated** (the last two "
         f"columns: {cubic * 2048**3:.3g} CPU seconds x (d / 2048)^3 a layer, and {matrices:.0f} d x d matrices for each layer in work). "
         "Divide the time by the cores; memory is for one layer at a time:",
         "",

@@ -148,7 +148,8 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
     trained, control = real(first), first[first["model"].str.endswith(CONTROL)]
     above = real(tested[(tested["layer"] == "best") & (tested["target"] == TARGETS[1])])
     whole = trained[trained["score"] == SCORES[0]]
-    every_p = tested.loc[tested["verdict"] != "", "p"].fillna(1.0)  # of all models together
+    every = tested[tested["verdict"] != ""]  # of all models together
+    every = every.assign(p_holm=holm(every["p"].fillna(1.0).to_numpy(float)))
     return pages.filled("confirmation", {
         "measured": not tested.empty, "folder": FOLDER, "hypothesis": HYPOTHESIS, "picture": PAGE.with_suffix(".png").name,
         "whole": whole.to_dict("records"),
@@ -160,7 +161,7 @@ def result(rows: pd.DataFrame, table: pd.DataFrame, halves: dict[str, list[str]]
         "directions": trained[trained["score"] == CONTROLS[-2]].to_dict("records"),
         "afterwards": [afterwards(rows, halves["confirmation"], model) for model in trained["model"].unique()],
         "beside_random": [beside_random(rows, model, layer) for model in trained["model"].unique() for layer in LAYERS],
-        "least_p": holm(every_p.to_numpy(float)).min(),
+        "least": every.sort_values("p_holm").iloc[0].to_dict(), "size": len(halves["confirmation"]),
         "random": {model: own.to_dict("records") for model, own in control.groupby("model", sort=False)},
         "embeddings": {model: embeddings(rows, halves["confirmation"], str(model)) for model in control["model"].unique()},
         "readings": written(real(tested[tested["verdict"] != ""]).set_index("model"), READINGS, "model"),
@@ -227,9 +228,15 @@ def embeddings(rows: pd.DataFrame, datasets: list[str], model: str) -> str:
 
 
 def controls_table(table: pd.DataFrame) -> str:
+    """Each ρ, with the number of data sets where it is of fewer than others of its row."""
     keys = ["half", "model", "layer", "target"]
-    wide = table.pivot_table("rho", keys, "score", sort=False, dropna=False)
-    wide = wide.dropna(how="all")[[*SCORES, *CONTROLS]].map(number)
+    known = table.dropna(subset="rho")
+    most = known.groupby(keys)["n"].transform("max")
+    said = [
+        number(rho) + ("" if n == of else f" ({n})") for rho, n, of in zip(known["rho"], known["n"], most)
+    ]
+    wide = known.assign(said=said).pivot_table("said", keys, "score", aggfunc="first", sort=False)
+    wide = wide.reindex(columns=[*SCORES, *CONTROLS]).fillna(number(float("nan")))
     return markdown(wide.reset_index())
 
 

@@ -100,6 +100,7 @@ def in_short(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 def spread(table: pd.DataFrame, column: str) -> str:
     """Which sign the column's numbers have, and of each model the smallest and the largest."""
     known = table[table[column] != "-"]
+    known = known.assign(**{column: known[column].str.partition(" ")[0]})  # without the number of data sets
     known = known.assign(value=known[column].str.replace("−", "-").astype(float)).sort_values("value")
     ends = known.groupby("model")[column].agg(["first", "last"])
     low, high = known["value"].iloc[[0, -1]]
@@ -125,7 +126,8 @@ def with_twice_the_rows(rows: pd.DataFrame) -> dict[str, float]:
 def rho(score: str, target: str = "accuracy") -> Statistic:
     def text(table: pd.DataFrame) -> str:
         both = table[[score, target]].dropna().to_numpy(float)
-        return number(float(spearman(*both.T))) if len(both) >= LEAST_SETS else "-"
+        found = number(float(spearman(*both.T))) if len(both) >= LEAST_SETS else "-"
+        return found if found == "-" or len(both) == len(table) else f"{found} ({len(both)})"
 
     return text
 
