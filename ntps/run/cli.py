@@ -72,7 +72,7 @@ def experiment_flags(name: str, where: str) -> dict[str, Any]:
     try:
         return dataclasses.asdict(kind(**parsed(parser, main, ["--config", where])))
     except (UserError, argparse.ArgumentError) as error:
-        raise UserError(f"{where}: {name}: {error}") from None
+        raise UserError(f"{where}: {name}: {' '.join(str(error).split())}") from None
 
 
 def parsed(parser: jsonargparse.ArgumentParser, main: Callable[..., int], argv: list[str]) -> dict[str, Any]:

@@ -173,7 +173,10 @@ def find_description(name: str) -> Path:
     return where
 
 
-NUMBERS = "For numbers to predict set target: numeric (prescreen.py: --target numeric); "
+CHECK_LABEL = (
+    "Is it the right label? For numbers to predict set target: numeric (prescreen.py: --target numeric);"
+)
+CHECK_STRATA = "Take another column for stratify:,"
 
 
 def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
@@ -217,8 +220,8 @@ def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) ->
         lost, column = describe_dropped(cleaner.dropped), spec.get("stratify", spec["label"])
         raise UserError(
             f"{cleaner.where}: cannot make a test split of {n} rows (dropped: {lost}): with {len(set(strata))} "
-            f"different values of {column!r} there are too few of each. Is it the right column? "
-            f"{NUMBERS if column == spec['label'] else ''}or give a test split yourself"
+            f"different values of {column!r} there are too few of each. {CHECK_LABEL if column == spec['label'] else CHECK_STRATA} "
+            "or give a test split yourself"
         ) from error
     chosen = set(map(int, test))
     return [rows[i] for i in range(n) if i not in chosen], [rows[i] for i in sorted(chosen)], rule
