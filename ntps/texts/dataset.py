@@ -176,7 +176,7 @@ def find_description(name: str) -> Path:
 CHECK_LABEL = (
     "Is it the right label? For numbers to predict set target: numeric (prescreen.py: --target numeric);"
 )
-CHECK_STRATA = "Take another column for stratify:,"
+CHECK_STRATA = "Take another column for stratify,"
 
 
 def _make_test_split(rows: list[Clean], source: TextSource, cleaner: Cleaner) -> tuple[list, list, str]:
