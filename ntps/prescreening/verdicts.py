@@ -22,7 +22,8 @@ RULES = {
     "though the lower one be below 0; else it is open. The layer was chosen on the train rows alone.",
     "more labels would help": "the power law fitted to the skill of probes of parts of the train rows rises by one point at least up to "
     "twice as many, at the lower end of its interval. They would hardly help where both ends are within one point of 0, and nothing is known where the upper one alone "
-    "is under a point: skill of more rows is not lower but by chance. Else it is open.",
+    "is under a point: skill of more rows is not lower but by chance. Else it is open. With fewer "
+    "than three rows a dimension skill can rise faster than the law, so that the upper end is what is left to a skill of 1.",
     "significantly": "the 95 % interval excludes 0: of the mean difference on the same unseen rows (Bonett and Price 2012 for shares "
     "right). That of the power law is by profile likelihood. It is a statement on one model, not on the best of many.",
     "a point": "0.01 of skill, one percent of the labels' variance. It is no percent of rows right; where LoRA is named, it is.",
