@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,21 @@ def test_lm_eval_reads_the_json(tmp_path):
     assert trec6["acc_stderr,lora_finetuning"] == pytest.approx((accuracy * (1 - accuracy) / 1199) ** 0.5)
     higher = found["higher_is_better"]["ntps_trec6"]
     assert higher["ntps"] and higher["mse"] is False and higher["p_value"] is None
+
+
+def test_an_earlier_copys_curves_do_not_stay(folder, tmp_path):
+    for flags in ([], ["--brief"]):
+        assert cli.run(export.main, [str(folder), str(tmp_path / "copy"), *flags]) == 0
+    assert not list((tmp_path / "copy").rglob("*.curves.*"))
+
+
+def test_words_that_look_like_nothing_are_copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "whole")
+    table = tmp_path / "whole/words/m/a.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("model,dataset,space,group,word,x\nm,a,U,None,null,0.5\nm,a,V,NA,nan,\n")
+    assert cli.run(export.main, [str(tmp_path / "whole"), str(tmp_path / "copy")]) == 0
+    assert (tmp_path / "copy/words/m/a.csv").read_text() == table.read_text()
 
 
 def test_an_accuracys_error_is_of_its_own_tables_rows(tmp_path):

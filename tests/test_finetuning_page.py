@@ -26,7 +26,7 @@ FEW = Draws(permutations=200)
 GROUPS = [f"data{i:02d}" for i in range(12)]
 
 
-def tested(lora):
+def runs_judged(lora):
     """The runs whose gains are judged: final ones on test; of the second half seed 0 alone, as its plan says."""
     planned = (lora["seed"] == 0) | ~lora["dataset"].isin(gains.halves()["confirmation"])
     return lora[lora["final"] & (lora["split"] == "test") & planned]
@@ -193,7 +193,7 @@ def test_the_committed_errors_are_those_of_scikit_learn(name, of):
     best, probes, lora = (pd.read_csv(TABLES / f"{name}.csv") for name in ("best", "probes", "lora"))
     best = best.loc[best.groupby(["model", "dataset"])["gcv_error"].idxmin()]
     probes = probes[(probes["probe"] == "logistic_regression") & (probes["split"] == "test")]
-    runs = tested(lora).groupby(["model", "dataset"])["accuracy"].mean()
+    runs = runs_judged(lora).groupby(["model", "dataset"])["accuracy"].mean()
     table = best.merge(probes[["model", "dataset", "layer", "accuracy"]]).merge(
         runs.rename("lora").reset_index()
     )
@@ -366,7 +366,7 @@ def test_the_floor_has_the_mean_of_many_splits(tables):
 def test_the_committed_rows_add_up_to_the_committed_accuracies():
     """hits.csv, from adapters and probes once more, against the tables of the trainers."""
     hits, lora = evidence.read_csv(TABLES / "hits.csv"), pd.read_csv(TABLES / "lora.csv")
-    lora = tested(lora[lora["model"] == "smollm2-135m"])
+    lora = runs_judged(lora[lora["model"] == "smollm2-135m"])
     lora = lora.set_index(["dataset", "seed"])["accuracy"]
     best = gains.rows_of(TABLES)
     best = best[(best["which"] == "best") & (best["model"] == "smollm2-135m")]

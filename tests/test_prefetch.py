@@ -132,6 +132,19 @@ def test_every_shipped_hub_description_can_be_pinned(answers, tmp_path):
     assert pinned >= 8 + 4 + 12
 
 
+def test_of_random_weights_the_model_is_pinned(answers, tmp_path, capsys):
+    table, _ = answers
+    for name in ("org/name", "org/words"):
+        table[name, "model", "main"] = COMMIT
+    (tmp_path / "model.yaml").write_text(MODEL)
+    (tmp_path / "control.yaml").write_text("random_of: model.yaml\n")
+    assert cli.run(pin.main, ["--models", str(tmp_path / "control.yaml")]) == 0
+    assert is_commit(resolve_model(str(tmp_path / "control.yaml")).base.source["revision"])
+    (tmp_path / "other.yaml").write_text("random_of: org/other\n")
+    assert cli.run(pin.main, ["--models", str(tmp_path / "other.yaml")]) == 0
+    assert "org/other is no description" in capsys.readouterr().out
+
+
 def test_without_a_hub_pinning_is_one_clear_error_and_changes_nothing(answers, tmp_path, capsys):
     table, _ = answers
     table["org/name", "model", "main"] = ConnectionError("Name or service not known")

@@ -65,6 +65,7 @@ def main(
         copied = target / path.relative_to(source)
         copy_table(path, copied, brief and path.parent.parent.name == "ntps")
         curves = path.with_suffix(CURVES)
+        copied.with_suffix(CURVES).unlink(missing_ok=True)  # of an earlier copy
         if curves.exists() and not brief:
             copy_curves(curves, copied.with_suffix(CURVES), layers.get((path.parent.name, path.stem)))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -42,7 +42,12 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
 
 
 def pin(where: Path, kind: str) -> None:
-    """Record the commit of each branch or tag in the YAML that the lock file has not, and say so."""
+    """Record the commit of each branch or tag in the YAML that the lock file has not, and say so; of random weights their model's."""
+    if isinstance(base := read_yaml(where, "id: organisation/name").get("random_of"), str):
+        beside = where.parent / base
+        if (found := find_config("models", str(beside) if beside.is_file() else base)) is None:
+            return console.say(f"{where}: {base} is no description: write one, and pin that")
+        return pin(found, kind)
     for repository, revision in repositories(where):
         if is_commit(commit := locked(where, kind, repository, revision)):
             console.say(f"{where}: {repository}: already the commit {commit}")

@@ -117,9 +117,8 @@ def question_of(long: pd.DataFrame, pairs: pd.DataFrame, model: str, target: str
     if target.startswith(("lora", "scratch")):
         fixed = fixed.join(known[list(PROBES)])
     squares = (fixed.reindex(columns=list(ERRORS)) ** 2).groupby(group)
-    errors = (
-        squares.mean() / squares.count()
-    )  # of a group's mean, squared; unknown where one of its data sets' is
+    # of a group's mean, squared; unknown where one of its data sets' is
+    errors = squares.mean() / squares.count()
     errors = errors.where(squares.count().eq(squares.size(), axis=0)).rename(columns=ERRORS)
     fixed = fixed.drop(columns=list(ERRORS), errors="ignore").groupby(group).mean()
     fixed, errors = (table.T.reindex(columns=y.index) for table in (fixed, errors))

@@ -48,7 +48,7 @@ def race(
     level = ERROR_RATE / max(1, (len(names) - 1) * (len(rounds) - 1))
     if (needed := (len(names) - 1) * rounds[0] / parts + 1) > budget:
         raise UserError(f"a first round of {len(names)} models on 1/{parts} of the rows, and one model on all, take {needed:.1f} "
-                        f"passes over all rows, the budget is {budget:g}: raise --budget or --partitions")  # fmt: skip
+                        f"passes over all rows, the budget is {budget:g}: raise --budget, or --partitions up to half of the test rows")  # fmt: skip
     left, done, alive, dropped = budget * parts, 0, list(names), dict[str, Dropped]()
     for number, now in enumerate(rounds, 1):
         measured = {name: measure(name, range(done, now)) for name in alive}
@@ -59,9 +59,8 @@ def race(
         leader, behind = paired(losses, number, level)
         alive = [leader, *(name for name, gap in behind.items() if not gap.significant)]
         if len(alive) * (rounds[number] - done) + parts - rounds[number] > left:
-            alive = alive[
-                : max(1, int(left // (parts - done)))
-            ]  # one can: the budget was checked, but for rounding
+            # one can: the budget was checked, but for rounding
+            alive = alive[: max(1, int(left // (parts - done)))]
         dropped |= {name: gap for name, gap in behind.items() if name not in alive}
     return dropped
 

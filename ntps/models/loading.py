@@ -28,9 +28,7 @@ from ntps.sources.wheels import file_sha256
 from ntps.sources.yaml_files import suggest
 from ntps.system import console, processes
 
-MOST_BLOCKS = (
-    10_000  # published models have up to a few hundred; of millions, the modules alone fill the memory
-)
+MOST_BLOCKS = 10_000  # published models have a few hundred at most; modules of millions fill the memory
 AT_ONCE = 1000  # texts to be tokenized: a tokenizer takes many times the memory of the ids it returns
 # kinds of adapters that lie in one folder and can be merged; others may name folders and repositories to load from
 MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT")
@@ -185,9 +183,8 @@ def _drawn(spec: ModelSpec, kind: Any, config: PreTrainedConfig, dtype: torch.dt
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.source["seed"])
         model = built(spec, kind, config, torch.float32)
-    for parameter in (
-        model.parameters()
-    ):  # buffers, such as those of rotary positions, stay in float32 as from_pretrained has them
+    # buffers, such as those of rotary positions, stay in float32 as from_pretrained has them
+    for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
 

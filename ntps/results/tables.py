@@ -60,7 +60,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     scripts = {"words": "alignment_vis", **dict.fromkeys(("ntps", "scores", "conditioned"), "K_sweep")}
     script = scripts.get(path.parts[-3], path.parts[-3])
     try:
-        table = pd.read_csv(path)
+        words: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # null and NA are words
+        table = pd.read_csv(path, **(words if path.parts[-3] == "words" else {}))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
     if lacking := [name for name in needed if name not in table]:

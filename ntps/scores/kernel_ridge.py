@@ -73,9 +73,8 @@ def ridge(states: Tensor, more: Tensor, Y: Tensor, weights: Sequence[float] = WE
         shrunk = penalties / (values + penalties)
         left = shrunk.sum(1) - 1  # without the constant, which b takes
         errors = shrunk.square() @ target.square().sum(1) / (left / n).square()
-        errors = torch.where(
-            left >= min(LEAST, float(left.max())), errors, torch.inf
-        )  # as in ntps/scores/probes.py
+        known = left >= min(LEAST, float(left.max()))  # as in ntps/scores/probes.py
+        errors = torch.where(known, errors, torch.inf)
         place = int(errors.argmin())
         if (skill := 1 - float(errors[place]) / guess) > best.gcv_skill:
             coefficients = Q @ (target / (values + penalties[place])[:, None])

@@ -185,11 +185,10 @@ class Cleaner:
         self.unwanted = set(map(self.same, spec["drop_labels"]))
         self.names: dict[str, str] = {}  # of label_names, by what their keys are whatever their type
         for key, name in spec["label_names"].items():
-            if (
-                known := self.names.setdefault(same := RULES[spec.get("normalise_labels")](key), name)
-            ) != name:
+            same = RULES[spec.get("normalise_labels")](key)
+            if (known := self.names.setdefault(same, name)) != name:
                 raise UserError(
-                    f"{where}: label_names: {key!r} is {same!r} as another key is, but named {name!r} and {known!r}"
+                    f"{where}: label_names: keys that are {same!r} are named {known!r} and {name!r}"
                 )
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
