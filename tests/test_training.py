@@ -430,20 +430,19 @@ def test_the_speed_of_a_resumed_training_is_its_own():
     assert (shown["n"] - shown["initial"]) / shown["elapsed"] == pytest.approx(5, rel=0.01)
 
 
+def no_room_for_tables(path, text, write=atomic_files.write_text):
+    if path.suffix == ".csv":
+        raise OSError(28, "No space left on device")
+    write(path, text)
+
+
 def test_seeds_outlive_a_table_that_cannot_be_written(pair, tmp_path, monkeypatch):
     settings = SHORT | {"max_steps": 4, "output": str(tmp_path)}
     assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[0, 1])) == 0
     kept = table(tmp_path, "lora_finetuning")
 
-    inner = atomic_files.write_text
-
-    def full(path, text):
-        if path.suffix == ".csv":
-            raise OSError(28, "No space left on device")
-        inner(path, text)
-
     with monkeypatch.context() as patch:
-        patch.setattr("ntps.accuracies.table.atomic_files.write_text", full)
+        patch.setattr("ntps.accuracies.table.atomic_files.write_text", no_room_for_tables)
         assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[2])) == 1
     assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, seeds=[3])) == 0
     found = table(tmp_path, "lora_finetuning")
@@ -509,15 +508,8 @@ def test_a_table_that_is_replaced_never_stands_without_its_provenance(pair, tmp_
     settings = SHORT | {"max_steps": 2, "output": str(tmp_path)}
     assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
 
-    inner = atomic_files.write_text
-
-    def full(path, text):
-        if path.suffix == ".csv":
-            raise OSError(28, "No space left on device")
-        inner(path, text)
-
     with monkeypatch.context() as patch:
-        patch.setattr("ntps.accuracies.table.atomic_files.write_text", full)
+        patch.setattr("ntps.accuracies.table.atomic_files.write_text", no_room_for_tables)
         assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings, overwrite=True)) == 1
     assert not list((tmp_path / "accuracy").rglob("tiny.*"))
 
