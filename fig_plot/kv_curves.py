@@ -97,9 +97,8 @@ def kv_curves(folder: str | Path) -> Iterator[tuple[str, Figure]]:
 def ntps(axes: Axes, one: AtBest, look: Look) -> None:
     axes.plot(one.share, one.ntps, **look)
     width = (one.rows["kv"] / one.rows["chance"]).iloc[0]
-    axes.plot(
-        [0, 1], [0, len(one.ntps) / width], **LINES["chance"]
-    )  # kv / d, where the axis has kv / rank of P0
+    # kv / d, where the axis has kv / rank of P0
+    axes.plot([0, 1], [0, len(one.ntps) / width], **LINES["chance"])
 
 
 def difference(axes: Axes, one: AtBest, look: Look) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ntps.scores.label_signal import LEAST
+from ntps.scores.probes import cross_validated
 
 PENALTIES = tuple(10.0 ** (step / 2) for step in range(-12, 3))
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -72,9 +72,7 @@ def ridge(states: Tensor, more: Tensor, Y: Tensor, weights: Sequence[float] = WE
         values, target = values.clamp(min=0), Q.mT @ (Y - mean)
         shrunk = penalties / (values + penalties)
         left = shrunk.sum(1) - 1  # without the constant, which b takes
-        errors = shrunk.square() @ target.square().sum(1) / (left / n).square()
-        known = left >= min(LEAST, float(left.max()))  # as in ntps/scores/probes.py
-        errors = torch.where(known, errors, torch.inf)
+        errors = cross_validated(shrunk.square() @ target.square().sum(1), left, n)
         place = int(errors.argmin())
         if (skill := 1 - float(errors[place]) / guess) > best.gcv_skill:
             coefficients = Q @ (target / (values + penalties[place])[:, None])

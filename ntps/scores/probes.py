@@ -44,8 +44,7 @@ def ridge(moments: LayerMoments, penalty: float | None = None, intercept: bool =
 
     Minimises E||y - B^T x - b||^2 + penalty ||B||^2, so scikit-learn's alpha is n * penalty; b is not
     penalised. With penalty=None the one of RIDGE_GRID with the lowest generalized cross-validation error
-    SE / (1 - df / n)^2, df = tr H (Golub, Heath and Wahba 1979), from one eigen-solve for the whole grid. Penalties that
-    leave fewer than LEAST degrees of freedom have no part: there both SE and n - df vanish, and their ratio says nothing.
+    SE / (1 - df / n)^2, df = tr H (`cross_validated`), from one eigen-solve for the whole grid.
     `gcv_error` is that error divided by C, an estimate of mse; "best layer" is the lowest of it.
     """
     fit = moments.centred if intercept else moments.plain
@@ -62,12 +61,20 @@ def ridge(moments: LayerMoments, penalty: float | None = None, intercept: bool =
     # What each penalty takes off each direction, (penalties, directions).
     shrunk = penalties[:, None] / (values + penalties[:, None])
     squared_errors = unexplained + (shrunk.square() * explained).sum(1)
-    left = spare + shrunk.sum(1)  # degrees of freedom
-    gcv = squared_errors / (left / n).square() / fit.S.shape[1]
-    known = left >= min(LEAST, float(left.max()))
-    best = int(torch.where(known, gcv, torch.inf).nan_to_num(torch.inf).argmin())
+    gcv = cross_validated(squared_errors, spare + shrunk.sum(1), n) / fit.S.shape[1]
+    best = int(gcv.nan_to_num(torch.inf).argmin())
     B = inverse * (Q @ (target / (values + penalties[best])[:, None]))
     return Probe(B, fit.label_mean - B.mT @ fit.mean, float(penalties[best]), float(gcv[best]))
+
+
+def cross_validated(squared_errors: Tensor, left: Tensor, n: float) -> Tensor:
+    """SE / (left / n)^2 of every penalty, left = n - df (Golub, Heath and Wahba 1979).
+
+    Infinite for penalties that leave fewer than LEAST degrees of freedom, where others leave more: there both SE and n - df
+    vanish, and their ratio says nothing.
+    """
+    known = left >= min(LEAST, float(left.max()))
+    return torch.where(known, squared_errors / (left / n).square(), torch.inf)
 
 
 def constant_probe(moments: LayerMoments) -> Probe:
