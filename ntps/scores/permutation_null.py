@@ -12,7 +12,8 @@ from torch import Tensor
 from ntps.scores.label_signal import LabelSignal
 from ntps.scores.layer_moments import LayerMoments
 
-NULL_SLACK = 1e-12  # a permuted score this close below the observed one counts as reaching it (rounding)
+NULL_SLACK = 1e-12  # a level this close below 1 is 1 (rounding)
+TIE = 10 * torch.finfo(torch.float32).eps  # scores this close are equal: permuted S is kept in float32
 
 
 def above(value: float, level: float) -> float:
@@ -34,12 +35,13 @@ def p_value(observed: float, null: Tensor) -> float:
     """Two-sided: min(1, 2 min(1 + #{null >= observed}, 1 + #{null <= observed}) / (R + 1)) of R scores; NaN for R = 0, and
     where a score is NaN or infinite.
 
-    At most alpha with probability at most alpha where observed and null are exchangeable.
+    At most alpha with probability at most alpha where observed and null are exchangeable. Scores that differ by less than
+    TIE count as equal: of few rows many permutations are the same labels, or the same classes by other names.
     """
     R = len(null)
     if not (math.isfinite(observed) and null.isfinite().all()):
         return math.nan
-    reached, under = ((side >= -NULL_SLACK).sum() for side in (null - observed, observed - null))
+    reached, under = ((side >= -TIE).sum() for side in (null - observed, observed - null))
     return min(1.0, 2 * (1 + min(int(reached), int(under))) / (R + 1)) if R else math.nan
 
 
