@@ -433,6 +433,32 @@ def test_labels_are_dropped_however_their_type_is_written(describe, labels, keys
     assert describe({"t.csv": table}, files=dict.fromkeys(FILES, "t.csv"), **keys).classes == classes
 
 
+@pytest.mark.parametrize(
+    ("keys", "lost"),
+    [
+        (
+            {"drop_labels": ["x"], "label_names": {"x": "unknown"}},
+            "drop_labels: no row has 'x'",
+        ),  # its name is what a row has
+        ({"drop_labels": ["unknown"], "label_names": {"x": "unknown"}}, ""),
+        ({"drop_labels": ["z", "x", "u", "v"]}, "drop_labels: no row has 'u' (nor 2 more of its values)"),
+        (
+            {"drop_labels": [9], "target": "numeric", "text": "label", "label": "text"},
+            "drop_labels: no row has '9.0'",
+        ),
+        ({"drop_labels": [1.0], "target": "numeric", "text": "label", "label": "text"}, ""),
+        ({"label_names": {"Y": "yes", "x": "no"}}, "label_names: no row has 'Y'"),
+        ({"label_names": {"Y": "yes"}, "normalise_labels": True}, ""),
+        ({"where": {"text": [1, 2.0, 3, 7]}}, "where: text: no row has '7'"),
+    ],
+)
+def test_values_that_no_row_has_are_named_in_a_warning(describe, capsys, keys, lost):
+    table = "text,label\n1,x\n2,y\n3,w\n4,y\n"
+    describe({"t.csv": table}, files=dict.fromkeys(FILES, "t.csv"), **keys)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no row has" in line]
+    assert len(warnings) == bool(lost) and lost in "".join(warnings)
+
+
 def test_where_and_the_choice_of_a_text_compare_cells_without_their_type(describe):
     content = parquet(text=list("abcd"), label=list("xyxy"), kind=[1.0, 2.0, 3.0, None])
     files = dict.fromkeys(FILES, "t.parquet")

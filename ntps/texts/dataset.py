@@ -108,6 +108,7 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
             f"{where}: it has no split train, only {', '.join(raw) or 'none'}: one of its files must be train"
         )
     rows = {split: cleaner.clean(split, part) for split, part in raw.items()}
+    cleaner.check_values()
     check_rows(rows, cleaner)
     merged = cleaner.merge_types(rows)
     for one, several in merged.items():

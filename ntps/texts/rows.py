@@ -190,6 +190,9 @@ class Cleaner:
                 raise UserError(
                     f"{where}: label_names: keys that are {same!r} are named {known!r} and {name!r}"
                 )
+        # the values that the description names, by its key: taken out as a row has them
+        self.unmet = {"drop_labels": set(self.unwanted), "label_names": set(self.names)}
+        self.unmet |= {f"where: {column}": set(values) for column, values in self.wanted.items()}
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
         """Rows with a text and a label, as text; the others are counted in `dropped`."""
@@ -202,6 +205,15 @@ class Cleaner:
             raise UserError(f"{self.where}: split {split!r} has a cell that is nested too deep") from error
         except ValueError as error:
             raise UserError(f"{self.where}: split {split!r} has a cell that is no text: {error}") from error
+
+    def check_values(self) -> None:
+        """Warns of those that the description names and no row has: typing errors, or other names of what is there."""
+        for key, values in self.unmet.items():
+            if values:
+                one, *more = sorted(values)
+                hint = "; label_pattern, label_ranges and label_names come first" * (key == "drop_labels")
+                others = f" (nor {len(more)} more of its values)" * bool(more)
+                warn(f"{self.where}: {key}: no row has {one!r:.200}{others}{hint}")
 
     def deduplicate(self, splits: dict[str, list[Clean]]) -> None:
         """Takes the first row of equal texts over all splits, train first: no other split then shares one."""
@@ -242,8 +254,12 @@ class Cleaner:
     def _row(self, row: Row) -> Clean | None:
         spec, text = self.spec, self._text(row)
         label = self._labels(row) if spec.get("target") == "multilabel" else self._one_label(row)
-        wanted = all(plain(row.get(column)) in values for column, values in self.wanted.items())
-        if not wanted or not self.unwanted.isdisjoint(map(self.same, names_of(label or ""))):
+        cells = {column: plain(row.get(column)) for column in self.wanted}
+        unwanted = self.unwanted.intersection(map(self.same, names_of(label or "")))
+        self.unmet["drop_labels"] -= unwanted
+        for column, cell in cells.items():
+            self.unmet[f"where: {column}"].discard(cell)
+        if unwanted or any(cells[column] not in values for column, values in self.wanted.items()):
             self.dropped["unwanted"] += 1
         elif label is None or not text:
             self.dropped["unlabelled" if label is None else "empty"] += 1
@@ -297,7 +313,8 @@ class Cleaner:
             ranges = self.spec["label_ranges"]
             label = next((str(name) for low, high, name in ranges if low <= number <= high), "")
         names, asked = self.spec["label_names"], self.spec.get("normalise_labels")
-        if label in names or not (names or asked):
-            return names.get(label, label)
+        if not (names or asked):
+            return label
         same = RULES[asked](label)
-        return self.names.get(same, same if asked else label)
+        self.unmet["label_names"].discard(same)
+        return names[label] if label in names else self.names.get(same, same if asked else label)
