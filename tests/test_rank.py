@@ -23,6 +23,7 @@ from ntps.flags import Prescreening
 from ntps.prescreening.rows import Rows
 from ntps.run import cli
 from ntps.system import array_files, provenance
+from ntps.texts.dataset import load_dataset
 from tests.tiny import tiny_model, tiny_texts, two_models
 
 FEW = {"label_permutations": 0, "partitions": 2}
@@ -413,6 +414,19 @@ def test_classes_keep_their_type(world, tmp_path):
     probe = ntps.rank(models[0], texts, numbers, output=str(tmp_path), **FEW).probe()
     assert probe.predict(texts[:3]).dtype.kind == "i"
     assert ntps.TextProbe.load(probe.save(tmp_path / "p")).classes_.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "labels", [[1.0, 1, "x"], [True, 1, "x"], [2.0, 3.0], [True, "true", 0], [1, "1.0", 2]]
+)
+def test_every_class_has_a_label_as_it_was_given(tmp_path, labels):
+    """Labels of one value and several types are one class."""
+    rows = Rows.of([f"text {i}" for i in range(len(labels))], labels, "text", None)
+    with rows.written(tmp_path / "data", None, False) as files:
+        spec = {"files": {"train": files["train"], "test": files["train"]}, "text": "text", "label": "label"}
+        classes = load_dataset(str(tmp_path / "mine.yaml"), spec).classes
+    for name in classes:
+        assert any(rows.originals[name] is label for label in labels)
 
 
 def test_the_probe_pools_as_the_table(world, tmp_path):

@@ -20,7 +20,7 @@ from ntps.sources.yaml_files import suggest
 from ntps.system import atomic_files
 from ntps.system.paths import plain_name
 from ntps.texts.columns import columns_of
-from ntps.texts.rows import as_text
+from ntps.texts.rows import as_text, untyped
 
 NO_TEXT = bytes, bytearray, set, frozenset  # a column of a template may hold lists
 NO_LABEL = *NO_TEXT, dict, list, tuple, np.ndarray  # below the list of a row's labels
@@ -85,9 +85,10 @@ class Rows:
 
     @property
     def originals(self) -> dict[str, Any]:
-        """Labels by how they read as text."""
-        values = self.labels.dropna().explode().dropna().unique().tolist()
-        return {as_text(value).strip(): value for value in values}
+        """Labels by how they read as text, and by the name of the class that 1 and 1.0, or True and "true", share."""
+        labels = self.labels.dropna().explode().dropna().tolist()
+        names = {as_text(value).strip(): value for value in labels[::-1]}
+        return {untyped(name): value for name, value in names.items()} | names
 
     @contextmanager
     def written(self, folder: Path, name: str | None, overwrite: bool) -> Iterator[dict[str, Any]]:
