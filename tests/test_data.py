@@ -1001,6 +1001,21 @@ def test_hub_folder_is_read_again_where_its_files_are_others_of_the_same_time(de
         assert pairs(describe(**keys), "train") == [(f"{word} a", "0"), (f"{word} b", "1")]
 
 
+def test_dates_of_a_folder_of_json_are_named_in_a_warning(describe, capsys):
+    rows = [{"text": f"text {i}", "day": f"2024-01-{i + 1:02d}", "label": "xy"[i % 2]} for i in range(8)]
+    content = {"d/train.jsonl": "\n".join(map(json.dumps, rows))}
+    for text, dates in (("{day} {text}", 1), ("text", 0)):
+        describe(content, id="d", text=text)
+        said = [line for line in capsys.readouterr().err.splitlines() if "read as times" in line]
+        assert len(said) == dates and "id: d: day is read as times" * dates in "".join(said)
+    assert (
+        describe(content, files=dict.fromkeys(FILES, "d/train.jsonl"), text="{day} {text}")
+        .splits["train"]
+        .texts[0]
+        == "2024-01-01 text 0"
+    )
+
+
 def test_hub_folder_of_the_name_of_a_reader_is_a_folder(describe, hub, tmp_path, monkeypatch):
     hub({})
     monkeypatch.chdir(tmp_path)

@@ -23,10 +23,10 @@ from ntps.sources.hub import locked, snapshot
 from ntps.sources.patterns import form_faults, pattern_fault
 from ntps.sources.wheels import file_sha256, pypi_wheel
 from ntps.sources.yaml_files import Faults, Keys, suggest
-from ntps.system.console import note
+from ntps.system.console import note, warn
 from ntps.system.paths import regular_file
 from ntps.texts import readers
-from ntps.texts.columns import columns_of
+from ntps.texts.columns import columns_of, named_columns
 from ntps.texts.readers import Row, Spec
 
 Splits = dict[str, list[Row]]
@@ -191,6 +191,8 @@ class Hub(TextSource):
             for split, table in loaded.items() if options else ():
                 loaded[split] = table.rename_columns({name: name.strip() for name in table.column_names})
         facts |= {"recognised": recognised} if recognised else {}
+        if local and kind == "Json":
+            self._warn_of_dates(loaded, spec, what)
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
         if "train" not in names:
             raise UserError(f"{where}: splits: say which of {', '.join(loaded)} is train: {{train: ...}}")
@@ -203,6 +205,14 @@ class Hub(TextSource):
             if order:
                 facts["class_order"] = order
         return splits, facts
+
+    @staticmethod
+    def _warn_of_dates(loaded: Any, spec: Spec, what: str) -> None:
+        """`datasets` takes texts such as 2024-01-31 for times, which are written as 2024-01-31 00:00:00."""
+        kinds = {name: kind for table in loaded.values() for name, kind in table.features.items()}
+        for column in dict.fromkeys(name for _, name in named_columns(spec, kinds)):
+            if str(getattr(kinds.get(column), "dtype", "")).startswith("timestamp"):
+                warn(f"{what}: {column} is read as times, not as it is written: name each file under files:")
 
     @staticmethod
     def _check_inside(paths: Iterable[str], folder: Path, what: str) -> None:
