@@ -143,6 +143,9 @@ def test_of_random_weights_the_model_is_pinned(answers, tmp_path, capsys):
     (tmp_path / "other.yaml").write_text("random_of: org/other\n")
     assert cli.run(pin.main, ["--models", str(tmp_path / "other.yaml")]) == 0
     assert "org/other is no description" in capsys.readouterr().out
+    (tmp_path / "self.yaml").write_text("random_of: self.yaml\n")
+    assert cli.run(pin.main, ["--models", str(tmp_path / "self.yaml")]) == 1
+    assert "random_of: self is random weights itself" in capsys.readouterr().err
 
 
 def test_without_a_hub_pinning_is_one_clear_error_and_changes_nothing(answers, tmp_path, capsys):

@@ -41,13 +41,15 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     return 0
 
 
-def pin(where: Path, kind: str) -> None:
+def pin(where: Path, kind: str, base_of: Path | None = None) -> None:
     """Record the commit of each branch or tag in the YAML that the lock file has not, and say so; of random weights their model's."""
     if isinstance(base := read_yaml(where, "id: organisation/name").get("random_of"), str):
+        if base_of:
+            raise UserError(f"{base_of}: random_of: {where.stem} is random weights itself")
         beside = where.parent / base
         if (found := find_config("models", str(beside) if beside.is_file() else base)) is None:
             return console.say(f"{where}: {base} is no description: write one, and pin that")
-        return pin(found, kind)
+        return pin(found, kind, where)
     for repository, revision in repositories(where):
         if is_commit(commit := locked(where, kind, repository, revision)):
             console.say(f"{where}: {repository}: already the commit {commit}")
