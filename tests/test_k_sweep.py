@@ -94,7 +94,7 @@ def test_curves_hold_every_kv_and_agree_with_the_table(world):
             assert math.isclose(arrays[name][row.layer, order, row.kv - 1], getattr(row, name), abs_tol=1e-12)
         null = arrays["null"][row.layer, order, :, row.kv - 1]
         assert math.isclose(null.mean(), row.null_mean, rel_tol=1e-9)
-        reached = [(1 + side.sum()) / 6 for side in (null >= row.ntps - 1e-6, null <= row.ntps + 1e-6)]
+        reached = [(1 + side.sum()) / 6 for side in (null >= row.ntps - 1e-12, null <= row.ntps + 1e-12)]
         assert math.isclose(min(1, 2 * min(reached)), row.p_value)
     assert (np.diff(arrays["ntps"], axis=-1) >= -1e-12).all()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from ntps.errors import UserError, one_line
+from ntps.models.description import resolve_model
 from ntps.run import cli
 from ntps.sources.hub import LOCK, Unreachable, hub_error, is_commit, locked, read_lock
 from ntps.sources.yaml_files import find_config, read_yaml
@@ -41,15 +42,14 @@ def main(models: Sequence[str] = (), datasets: Sequence[str] = ()) -> int:
     return 0
 
 
-def pin(where: Path, kind: str, base_of: Path | None = None) -> None:
+def pin(where: Path, kind: str) -> None:
     """Record the commit of each branch or tag in the YAML that the lock file has not, and say so; of random weights their model's."""
     if isinstance(base := read_yaml(where, "id: organisation/name").get("random_of"), str):
-        if base_of:
-            raise UserError(f"{base_of}: random_of: {where.stem} is random weights itself")
         beside = where.parent / base
         if (found := find_config("models", str(beside) if beside.is_file() else base)) is None:
             return console.say(f"{where}: {base} is no description: write one, and pin that")
-        return pin(found, kind, where)
+        resolve_model(str(found), base_of=where)  # refuses random weights of random weights
+        return pin(found, kind)
     for repository, revision in repositories(where):
         if is_commit(commit := locked(where, kind, repository, revision)):
             console.say(f"{where}: {repository}: already the commit {commit}")
