@@ -26,7 +26,7 @@ def main(results: str, notebooks: Sequence[str] = ()) -> int:
 
     Args:
         results: the folder that the scripts, or import_released.py, wrote to
-        notebooks: names, see fig_plot/registry.py (default: all)
+        notebooks: retention, kv_curves, tolerances, layer_map, fig1, fig2, fig3, table1, accuracy_mse (default: all)
     """
     folder = Path(results).resolve()
     if not folder.is_dir():

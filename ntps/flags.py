@@ -164,7 +164,9 @@ class Pairs(Results):
 class Adapted:
     """A model with an adapter."""
 
-    adapter: str | None = flag(None, "PEFT adapter folder to merge into the model")
+    adapter: str | None = flag(
+        None, "PEFT adapter folder, merged into the model; results are named MODEL+FOLDER-HASH"
+    )
 
 
 @dataclass(kw_only=True)
@@ -369,7 +371,11 @@ class Columns:
         None,
         "of its columns: comma, semicolon, tab, pipe or a character (default: as its header has the columns)",
     )
-    normalise_labels: bool = flag(False, "labels that differ in writing only are one class: Yes and yes")
+    normalise_labels: bool = flag(
+        False,
+        "labels that differ in capitals, too, are one class: Yes and yes; without it 1 and 1.0 still are, and True and TRUE "
+        "(a description's normalise_labels: false keeps these apart)",
+    )
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -402,7 +408,9 @@ class Prescreening(Forward, Columns):
     )
     train: str | None = flag(None, "file of labelled rows; NAME of the results is its name")
     test: str | None = flag(
-        None, "file of further rows to score on (default: a quarter of train, stratified on the label)"
+        None,
+        "file of further rows to score on (default: of classes a quarter of train, stratified; of numbers and sets of labels "
+        "30 %, not stratified)",
     )
     dataset: str | None = flag(None, "config name or YAML file, instead of --train (default: trec6)")
     output: str = "prescreen"

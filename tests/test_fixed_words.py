@@ -24,9 +24,8 @@ def said(page: str, words: str) -> bool:
 
 
 def test_neither_conditioned_ntps_nor_corrected_retention_was_confirmed(readings):
-    assert said(
-        "README.md", "neither conditioned NTPS nor corrected retention significantly ordered the data sets"
-    )
+    words = "neither conditioned NTPS nor corrected retention was shown to tell on which data sets a linear probe does well"
+    assert said("README.md", words)
     assert said("docs/reproduction.md", "conditioned NTPS was not confirmed")
     mine = readings[readings["score"].isin(["conditioned_lift", "retention_corrected"])]
     assert len(mine) == 8 and (mine["verdict"] == "not confirmed").all()

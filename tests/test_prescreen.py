@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, fields
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,14 @@ def test_the_models_are_ranked_by_held_out_skill(world):
     assert list(table.columns[:2]) == ["rank", "model"]
     assert table["heldout_skill"].tolist() == pytest.approx(skills)
     assert (table[["n_train", "n_test"]] == [180, 60]).all(axis=None)
+
+
+def test_every_column_of_the_table_is_explained(world):
+    explained = Path(__file__).parents[1].joinpath("docs/columns.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", explained))
+    columns = pd.read_csv(world[0] / "out/my.csv").columns
+    missing = [name for name in columns if not {name, re.sub("_(low|high)$", "", name)} & named]
+    assert not missing, missing
 
 
 def test_values_are_those_of_the_other_scripts(world):

@@ -1,4 +1,6 @@
-"""What would fine-tuning add? A ridge probe on mean states joined with sketched LoRA gradients, beside the states' own.
+"""The gradient kernel: a ridge probe on mean states joined with sketched LoRA gradients, beside the states' own.
+
+Nothing is trained; prescreen.py --finetune_probe is another thing, a short LoRA training.
 
     python -m ntps.finetune_probe --models smollm2-135m --datasets trec6 --limit 1000
     python -m ntps.finetune_probe --models smollm2-135m --datasets trec6 --directions_of random --seed 1 --output results/random1

@@ -49,9 +49,12 @@ class Flags(Judging):
     """Judge scores against accuracies, over the data sets of a results folder."""
 
     targets: Sequence[str] = flag(
-        (), "columns of ntps.results.TARGETS (default: all that are there; of train only where test is not)"
+        (), f"{' '.join(results.TARGETS)} (default: all that are there; of train only where test is not)"
     )
-    scores: Sequence[str] = flag((), "candidates (default: all that do not use the labels of test)")
+    scores: Sequence[str] = flag(
+        (),
+        "those that docs/columns.md marks better or worse (default: all of these that do not use the labels of test)",
+    )
     resamples: Annotated[int, at_least(1000)] = flag(10_000, "of the data sets, for intervals")
     permutations: Annotated[int, at_least(1000)] = flag(
         10_000, "of the accuracies, for p; all of them where there are no more"
