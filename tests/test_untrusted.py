@@ -509,6 +509,30 @@ def test_an_adapter_that_names_other_folders_is_refused_before_they_are_read(tin
     )
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"megatron_config": {"x": 1}, "megatron_core": "megatron.evil"},
+        {"layer_replication": [[0, 2], [0, 2]]},
+    ],
+    ids=str,
+)
+def test_an_adapter_is_weights_to_be_added_and_nothing_else(tiny, adapter, config, tmp_path, monkeypatch):
+    """peft imports what megatron_core names, if it is a module that Python finds; other layers are not those of config.json."""
+    (tmp_path / "megatron").mkdir()
+    (tmp_path / "megatron/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = Path(adapter())
+    own = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(own | config))
+    one_error(
+        lambda: load_model(resolve_model(str(tiny)), torch.float32, "cpu", str(folder)),
+        f"adapter {folder} does not fit",
+        f"{next(iter(config))} is not taken",
+    )
+    assert not (tmp_path / "ran").exists()
+
+
 def long_names(named_modules):
     """As if modules had names of many letters."""
 

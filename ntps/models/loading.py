@@ -32,6 +32,8 @@ MOST_BLOCKS = 10_000  # published models have a few hundred at most; modules of 
 AT_ONCE = 1000  # texts to be tokenized: a tokenizer takes many times the memory of the ids it returns
 # kinds of adapters that lie in one folder and can be merged; others may name folders and repositories to load from
 MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT")
+# keys of an adapter's configuration that make it more than weights to be added: peft imports the module that the first names
+NOT_MERGED = ("megatron_config", "layer_replication")
 CODE = "code in its repository runs only where a YAML gives a commit as `revision:` and `trust_remote_code: true`"
 
 
@@ -223,6 +225,8 @@ def _adapter_config(model: Any, adapter: str) -> Any:
     config = PeftConfig.from_pretrained(adapter)
     if config.peft_type not in MERGED:
         raise ValueError(f"peft_type: {config.peft_type.value} is none of {', '.join(MERGED)}")
+    if more := [key for key in NOT_MERGED if getattr(config, key, None)]:
+        raise ValueError(f"{more[0]} is not taken: only weights that are added to the model's own layers")
     for key in ("target_modules", "exclude_modules"):
         pattern = getattr(config, key, None)
         if isinstance(pattern, str) and pattern != "all-linear":
