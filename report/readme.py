@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- prints: (.*?) -->\n).*?(<!-- /prints -->)", re.DOTALL)
 NOTE = re.compile(r"^note: .*\n?", re.MULTILINE)  # of the committed results, not of a reader's own
 SECOND = "\nThe scores as in the paper:"  # the first table is enough for a README
-TABLE = re.compile(r"^(rank|model) {2,}", re.MULTILINE)
+TABLE = re.compile(r"^ *(rank|model) {2,}", re.MULTILINE)
 
 
 def main(page: str = "README.md") -> int:

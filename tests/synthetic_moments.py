@@ -1,6 +1,7 @@
 """Moments of small synthetic texts, by the definitions: explicit matrices, one text at a time."""
 
 import numpy as np
+import torch
 
 from ntps.scores.layer_moments import LayerMoments
 
@@ -48,3 +49,17 @@ def moments_of(texts, targets, permutations=0, seed=0):
             [means.T @ Y[rng.permutation(n)] / n for _ in range(permutations)]
         )
     return LayerMoments(**moments), means, Y
+
+
+def moments_of_numbers(texts, numbers):
+    """Moments of states and a numeric target, about its mean."""
+    states = np.stack([text.mean(0) for text in texts])
+    n = len(states)
+    return LayerMoments(
+        mean_second_moment=torch.from_numpy(states.T @ states / n),
+        mean_label_moment=torch.from_numpy(states.T @ numbers[:, None] / n),
+        mean_state=torch.from_numpy(states.mean(0)),
+        class_counts=torch.tensor([numbers.sum()]),
+        label_second_moment=float(np.square(numbers).mean()),
+        text_count=n,
+    )

@@ -13,7 +13,7 @@ from ntps.scores.label_signal import LabelSignal, residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.permutation_null import p_value, rotated
 from ntps.scores.table import add_error_bars, layer_row, layer_scores
-from tests.synthetic_moments import moments_of, random_texts
+from tests.synthetic_moments import moments_of, moments_of_numbers, random_texts
 
 
 def adjusted_r2(X: np.ndarray, Y: np.ndarray) -> float:
@@ -125,6 +125,34 @@ def test_a_ratio_of_adjusted_r2_takes_five_residual_degrees_of_freedom():
         signal = LabelSignal.of(moments_of(texts, labels, permutations=0)[0])
         assert signal.rank == 8
         assert ("too few" in signal.refusal) == bool(refused) and refused in signal.refusal
+
+
+def test_corrected_retention_near_the_rank_is_too_low_where_the_signal_is_weak():
+    """Why prescreen.py warns below half as many residual degrees of freedom as directions: a significant p picks the rows whose
+    R2 in full came out too large. k directions known beforehand hold 80 % of the signal."""
+
+    def held(n, strength, d=30, k=5):
+        draw, found = np.random.default_rng(0), []
+        w = np.concatenate([np.full(k, math.sqrt(0.8 / k)), np.full(d - k, math.sqrt(0.2 / (d - k)))])
+        for _ in range(400):
+            x = draw.normal(size=(n, d))
+            y = math.sqrt(strength) * x @ w + math.sqrt(1 - strength) * draw.normal(size=n)
+            signal = LabelSignal.of(moments_of_numbers(x[:, None], y - y.mean()))
+            if signal.refusal:
+                continue
+            q, _ = np.linalg.qr((x - x.mean(0))[:, :k])
+            within = q.T @ (y - y.mean()) / math.sqrt(n)
+            energies = torch.from_numpy(np.square(within).cumsum())
+            value, error = (
+                float(signal.retained(energies)[-1]),
+                signal.retained_error(torch.from_numpy(within[:, None])),
+            )
+            found.append((value, abs(value - 0.8) <= 1.645 * error))
+        return np.mean(found, 0)
+
+    (low, few), (_, enough) = held(37, 0.4), held(90, 0.8)
+    assert low < 0.65 and few < 0.7
+    assert enough > 0.82
 
 
 def test_unequal_variance_is_that_of_leverage_corrected_residuals(world):

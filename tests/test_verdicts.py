@@ -9,11 +9,12 @@ import pytest
 
 from ntps.evaluation.paired import mean_difference, share_difference
 from ntps.prescreening import verdicts
+from ntps.sources import yaml_files
 from report.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {
-    "heldout_skill": 0.567, "heldout_skill_se": 0.01, "accuracy": 0.83, "majority_accuracy": 0.226, "over_guessing_low": 0.55,
+    "n_test": 10**6, "heldout_skill": 0.567, "heldout_skill_se": 0.01, "accuracy": 0.83, "majority_accuracy": 0.226, "over_guessing_low": 0.55,
     "layer": 19, "layers": 30, "last_layer_loss": 0.07, "last_layer_loss_low": 0.03, "last_layer_loss_high": 0.11,
     "doubling_gain": 0.03, "doubling_gain_low": 0.01, "doubling_gain_high": 0.05,
 }  # fmt: skip
@@ -129,6 +130,15 @@ def test_intervals_of_differences_cover(both, one, other, n):
     assert 0.94 <= np.mean(shares) <= 0.99 and 0.92 <= np.mean(means) <= 0.97
 
 
+@pytest.mark.parametrize("n", [3, 10])
+def test_the_interval_of_a_mean_of_few_rows_covers(n):
+    rng, held = np.random.default_rng(0), []
+    for _ in range(4000):
+        mean = mean_difference(rng.normal(1, 2, n))
+        held.append(mean.low <= 1 <= mean.high)
+    assert 0.94 <= np.mean(held) <= 0.96
+
+
 def test_shares_that_never_differ_have_an_interval():
     found = share_difference(np.ones(8, bool), np.ones(8, bool))
     assert found.value == 0 and found.low == -found.high and 0.2 < found.high < 0.35
@@ -148,7 +158,7 @@ def test_skill_is_compared_with_other_data_sets(tmp_path, monkeypatch):
         "heldout_skill": {"a": 0.1, "b": 0.5, "c": 0.6, "mine": 0.2},
     }
     (tmp_path / "reference.json").write_text(json.dumps(known))
-    monkeypatch.setattr(verdicts, "config_folders", lambda kind: [tmp_path / kind])
+    monkeypatch.setattr(yaml_files, "config_folders", lambda kind: [tmp_path / "here", tmp_path / kind])
     assert (
         verdicts.standing(ROW, "mine")
         == "Its skill is above what small has on 2 of 3 other data sets (9 to 12 train rows)."

@@ -199,7 +199,7 @@ class Calibration:
         about = provenance.read(Path(path), "gain calibration")
         try:
             self.fit, self.models = about["fit"], about["identity"]["models"]
-            self.point = POINT | about["identity"].get("flags", {})
+            self.point, self.why = POINT | about["identity"].get("flags", {}), str(self.fit.get("why", ""))
             if self.fit["usable"]:
                 self.slopes = {name: float(slope) for name, slope in self.fit["coefficients"].items()}
                 self.intercept, self.reach = float(self.fit["intercept"]), float(self.fit["half_width"])
@@ -221,7 +221,7 @@ class Calibration:
 
     def refusal(self, values: Mapping[str, float], model: str) -> str:
         if not self.fit["usable"]:
-            return self.fit["why"]
+            return self.why or "its file says so"
         if len(self.models) < ACROSS and model not in self.models:
             return f"it was made from {' and '.join(self.models)} alone"
         made, wanted = (" ".join(point[name] for name in POINT) for point in (self.point, POINT))

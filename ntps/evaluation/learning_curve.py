@@ -15,6 +15,7 @@ from ntps.scores.layer_moments import LayerMoments
 EXPONENTS = np.geomspace(0.05, 5, 1000)
 LEAST = 5  # points for a law of three numbers
 FEW = 3  # rows a dimension: with fewer a ridge probe's skill can rise faster than any power law (tests/test_learning_curve.py)
+PARTS = 5  # of the rows that FEW was found with: smaller ones bend the curve as fewer rows do
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
     A point for each group of m = 1, 2, 4 ... consecutive partitions, and the last for all of them: points of one size share no
     train row, so that their spread is that of independent draws. Sets that grow share most of their rows, and intervals
     from them are far too short. Every probe's penalty is by generalized cross-validation on its own rows. Test chooses nothing.
-    Of fewer than FEW rows a dimension the law gives the lower end of the gain alone: the upper one is what is left to a skill of 1.
+    Of fewer than FEW rows a dimension, or PARTS times fewer in the smallest group, the law gives the lower end of the gain alone: the
+    upper one is what is left to a skill of 1.
     """
     points, sums = list[tuple[int, float]](), list[tuple[int, LayerMoments]]()  # of m partitions, m falling
 
@@ -108,6 +110,6 @@ def skill_curve(parts: Iterable[LayerMoments], test: LayerMoments, level: float 
     rows, skill = [n for n, _ in points], [value for _, value in points]
     n = rows[-1] if rows else 0
     gain = extrapolate(rows, skill, 2 * n, level, since=n)
-    if rows and n < FEW * len(test.mean_state) and not math.isnan(gain.value):
+    if rows and min(n, PARTS * rows[0]) < FEW * len(test.mean_state) and not math.isnan(gain.value):
         gain = replace(gain, high=max(gain.high, 1 - skill[-1]))
     return SkillCurve(rows, skill, gain)

@@ -17,7 +17,7 @@ from ntps.accuracies.layer_probes import States, fitting, read_states, state_row
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.evaluation.learning_curve import skill_curve
-from ntps.evaluation.paired import LEVEL, Difference, Z, mean_difference, share_difference
+from ntps.evaluation.paired import LEVEL, Difference, mean_difference, share_difference, z_of
 from ntps.flags import SMALL, Caching, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
@@ -35,7 +35,7 @@ from ntps.scores.layer_moments import LayerMoments
 from ntps.scores.registry import CONDITIONED_SCORES
 from ntps.scores.subspaces import ORDERS
 from ntps.scores.table import LayerScores, add_error_bars, conditioned_rows, layer_row, subspace_scores
-from ntps.sources.yaml_files import config_folders
+from ntps.sources.yaml_files import shipped_file
 from ntps.system import provenance
 from ntps.system.threads import map_layers
 from ntps.texts.dataset import Dataset
@@ -51,7 +51,7 @@ ESTIMATED = ("retention_corrected", "retention_corrected_minus_pca")
 # columns of K_sweep.py's tables under OUTPUT/conditioned (by cross-validation), OUTPUT/ntps and OUTPUT/scores
 OF_CONDITIONED = ("rtol", "prefix_rtol", *(score.name for score in CONDITIONED_SCORES))
 OF_SCORES = (
-    "kv retention_corrected retention_corrected_se retention_corrected_pca retention_corrected_minus_pca "
+    "kv rank_mean retention_corrected retention_corrected_se retention_corrected_pca retention_corrected_minus_pca "
     "retention_corrected_minus_pca_se ntps ntps_se chance null_mean null_std null_lift p_value ntps_pca rotated_p_value "
     "retention retention_se retention_null retention_adjusted retention_p_value heldout_retention n_over_d rank_unstable tie"
 ).split()
@@ -282,10 +282,9 @@ def estimates(point: Row, partitions: int) -> Row:
 def expected_gain(row: Row, calibration: str | None) -> Row:
     """What LoRA would add to the probe's accuracy, with its interval, or NaN and why not.
 
-    calibration: a file of python -m ntps.gain; None takes configs/gain.json, if there is one.
+    calibration: a file of python -m ntps.gain; None takes the shipped configs/gain.json, if there is one.
     """
-    shipped = (folder / "gain.json" for folder in config_folders(""))
-    path = calibration or next((file for file in shipped if file.exists()), None)
+    path = calibration or shipped_file("gain.json")
     lacks = {
         "no calibration file": path is None,
         "it predicts accuracies, and the labels are numbers": "accuracy" not in row,
@@ -305,12 +304,20 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
 
 def learns_nothing(row: Row) -> bool:
     """Is held-out skill within its 95 % interval of 0, or below?"""
-    return not row["heldout_skill"] > Z * row["heldout_skill_se"]
+    return not row["heldout_skill"] > z_of(row["n_test"]) * row["heldout_skill_se"]
 
 
 def is_worse(row: Row) -> bool:
     """Is held-out skill significantly below 0?"""
-    return bool(row["heldout_skill"] < -Z * row["heldout_skill_se"])
+    return bool(row["heldout_skill"] < -z_of(row["n_test"]) * row["heldout_skill_se"])
+
+
+def near_rank(row: Row) -> bool:
+    """Is corrected retention given with fewer residual degrees of freedom than half of the directions? (tests/test_label_signal.py)"""
+    return (
+        math.isfinite(row["retention_corrected"])
+        and row["n_train"] - row["rank_mean"] - 1 < row["rank_mean"] / 2
+    )
 
 
 def side_of(row: Row, score: str) -> str:
@@ -326,7 +333,7 @@ def side_of(row: Row, score: str) -> str:
 def warnings_of(row: Row, train: MomentsFile) -> list[str]:
     """What limits the reading of a model's row."""
     where = {
-        "below": "significantly below the label-permutation null: the labels matter, but lie elsewhere",
+        "below": "significantly below the label-permutation null: the labels matter to it; corrected retention says where they lie",
         "among": "indistinguishable from the label-permutation null",
     }
     named = {"conditioned_ntps": "conditioned NTPS", "ntps": "NTPS", "retention": "retention"}
@@ -338,6 +345,8 @@ def warnings_of(row: Row, train: MomentsFile) -> list[str]:
         f"at this number of rows NTPS describes the sample: {row['n_train']} for {train.width} dimensions{share}":
             row["n_over_d"] < 1 or row["signal_share"] < HALF,
         f"no corrected retention: {row['corrected_refusal']}": row["corrected_refusal"],
+        "corrected retention rests on few rows beyond the directions that they span: where the signal is weak it is far too low, "
+        "and its interval too narrow": near_rank(row),
         "held-out skill is indistinguishable from 0: do not read the other scores": learns_nothing(row) and not worse,
         "held-out skill is significantly below 0, worse than guessing: are the test rows and their labels of the same kind as train's?": worse,
         "without shuffled labels nothing shows what NTPS and retention owe to the labels": not row["shuffles"],

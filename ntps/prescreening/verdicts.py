@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from ntps.prescreening.measure import Row, is_worse, learns_nothing
-from ntps.sources.yaml_files import config_folders
+from ntps.sources.yaml_files import shipped_file
 from ntps.texts.dataset import SEEN
 
 POINT = 0.01  # of skill
@@ -136,8 +136,7 @@ def points(skill: float, sign: str = "") -> str:
 
 def standing(row: Row, name: str) -> str:
     """How the skill compares with that of a reference model on the data sets of configs/reference.json; "" without these."""
-    files = (folder / "reference.json" for folder in config_folders(""))
-    path = next((file for file in files if file.exists()), None)
+    path = shipped_file("reference.json")
     if path is None or not is_of_classes(row):
         return ""
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -34,6 +34,11 @@ def config_folders(kind: str) -> list[Path]:
     return [folder / "configs" / kind for folder in (Path(), package.parent, package)]
 
 
+def shipped_file(name: str) -> Path | None:
+    """configs/NAME of the checkout or the installed package; never of the folder that a script is run in."""
+    return next((path for folder in config_folders("")[1:] if (path := folder / name).exists()), None)
+
+
 def config_names(kind: str) -> list[str]:
     """Names of a kind's descriptions."""
     return sorted({path.stem for folder in config_folders(kind) for path in folder.glob("*.yaml")})
