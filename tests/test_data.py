@@ -520,6 +520,53 @@ def test_deduplicate_leaves_no_text_of_train_in_test(describe, capsys):
     assert dataset.provenance["dropped"]["conflicting_labels"] == 2
 
 
+def test_what_the_user_would_not_notice_is_said(describe, capsys):
+    """A split by another name, classes of test alone, rows given several times, a key of `text` that no row has."""
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(20)]
+    table = "\n".join(["text,label", *rows])
+    describe(
+        {"train.csv": table, "t.csv": "text,label\nmine,a\n"}, files={"train": "train.csv", "Test": "t.csv"}
+    )
+    assert (
+        "no split is called test, so that a part of train is held out: is 'Test' meant?"
+        in capsys.readouterr().err
+    )
+    describe({"test.csv": "text,label\nx,A\ny,b\n"}, files=FILES)
+    assert "1 of the 2 texts of split 'test' are of classes that train lacks: 'A'" in capsys.readouterr().err
+    describe({"train.csv": "\n".join(["text,label", *rows, *rows[:5]])}, files=FILES)
+    assert "5 of the 25 texts of split 'train' repeat others" in capsys.readouterr().err
+    describe({"train.csv": table}, files=FILES)
+    said = capsys.readouterr().err
+    assert "repeat others" not in said and "no split" not in said
+    kinds = "kind,label,q\n" + "".join(f"{'ab'[i % 2]},{i % 3},what {i}\n" for i in range(12))
+    describe(
+        {"train.csv": kinds},
+        files={"train": "train.csv"},
+        text={"kind": {"a": "{q}", "B": "{q}?", "*": "{q}!"}},
+    )
+    assert "text: no row has 'B'" in capsys.readouterr().err
+
+
+def test_a_template_that_repeats_much_is_refused(describe):
+    rows = "".join(f"{'x' * 10_000},{i % 2}\n" for i in range(4))
+    with pytest.raises(UserError, match="a text of 2000.* characters"):
+        describe({"train.csv": "t,label\n" + rows}, files={"train": "train.csv"}, text="{t}" * 2000)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(describe, tmp_path):
+    columns = [pyarrow.array(["a", "b"]), pyarrow.array(["0", "1"]), pyarrow.array(["2", "2"])]
+    table = pyarrow.Table.from_arrays(columns, names=["text", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="two columns 'label'"):
+        describe(files={"train": "train.parquet"})
+
+
+def test_a_file_of_a_folder_that_no_split_took_is_named(describe, hub, capsys):
+    rows = {"text": ["a", "b", "c", "d"], "label": ["0", "1", "0", "1"]}
+    describe(**hub({"train": rows, "holdout": rows}))
+    assert "holdout.parquet is in no split" in capsys.readouterr().err
+
+
 def test_equal_texts_never_lie_on_both_sides_of_a_split_that_we_make(describe):
     table = "text,label\n" + "".join(f"text {i % 30},{i % 2}\n" for i in range(60))
     dataset = describe({"train.csv": table}, files={"train": "train.csv"})

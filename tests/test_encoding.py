@@ -429,3 +429,11 @@ def test_library_use_with_a_loaded_model(llama_folder):
     assert model.base_model.layers[1].training and not model.base_model.layers[0].mlp.training
     with pytest.raises(UserError, match="40 texts and 1 labels"):
         ntps.moments_of_texts(model, tokenizer, texts, names[:1])
+    for one, said in (
+        (None, "some are missing"),
+        (math.nan, "some are missing"),
+        (["a"], "several"),
+        (1, "others numbers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ntps.moments_of_texts(model, tokenizer, texts, [one, *names[1:]])

@@ -94,6 +94,7 @@ def test_a_file_of_flags_alone(run):
         ("models: [m]\ndata/pack/evil: {}\n", "e.yaml: data/pack/evil: no script has this name"),
         (f"models: [m]\n{'x' * 300}: {{}}\n", "no script has this name"),
         ("models: [m]\ncache: 3\n", "e.yaml: cache: a section holds `flag: value` lines, not 3"),
+        ('"\\e[31mred": 1\n', "e.yaml: \\x1b[31mred: no flag"),
         ("- models\n", "e.yaml: it must be made of `key: value` lines"),
         ("models: [m]\nlimit: many\n", "many"),
         ("limit: 3\n", "models"),

@@ -57,6 +57,8 @@ def test_names_that_look_like_numbers_stay_and_what_was_made_of_the_tables_comes
     fake_grid(tmp_path / "whole", ["m"], ["007"])
     for name in ("gain.json", "selection/fixed.csv"):
         atomic_files.write_text(tmp_path / "whole" / name, "{}")
+    for name in ("selection/.DS_Store", "ntps/m/._007.csv"):  # as macOS makes them
+        (tmp_path / "whole" / name).write_bytes(b"\xff\x00")
     older = tmp_path / "copy/ntps/m/007.json"
     atomic_files.write_text(older, "{}")
     (tmp_path / "whole/ntps/m/007.json").unlink(missing_ok=True)

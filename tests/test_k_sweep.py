@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ntps.results import scoring
 from ntps.run import cli
 from ntps.scores.peers import h_score, logme, rankme
 from ntps.scores.probes import mse, ridge
-from ntps.system import array_files, provenance
+from ntps.system import array_files, locks, provenance
 from tests.tiny import tiny_world, world_flags
 
 
@@ -238,6 +239,21 @@ def test_rows_that_we_divided_are_of_one_version_of_their_file(tmp_path, capsys)
     assert cli.run(cache.main, [*pair, "--splits", "train", "--overwrite"]) == 0
     assert cli.run(K_sweep.main, [*pair, "--overwrite"]) == 1
     assert "are of two versions of their file: run cache.py on both" in capsys.readouterr().err
+
+
+def test_one_sweep_at_a_time_works_on_a_pair(world, tmp_path, capsys):
+    pair, output = world
+    shutil.copytree(output / "moments", tmp_path / "moments")
+    again, folder = [*pair[:-1], str(tmp_path)], tmp_path / one(output, "ntps/*").relative_to(output)
+    with locks.locked(folder / ".tiny.lock"):
+        assert cli.run(K_sweep.main, again) == 1
+    assert "another process is working on this" in capsys.readouterr().err
+    assert cli.run(K_sweep.main, again) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "tiny.csv",
+        "tiny.curves.safetensors",
+        "tiny.json",
+    ]
 
 
 def test_a_sweep_killed_while_overwriting_is_not_taken_for_whole(world, tmp_path, monkeypatch):

@@ -537,6 +537,15 @@ def test_a_tokenizer_from_elsewhere_and_none_at_all(tiny, tmp_path):
     assert hub.tokenizer == {"id": "org/tok", "revision": "v1"}
 
 
+def test_weights_that_change_under_a_run_are_not_taken_for_those_that_it_began_with(tmp_path):
+    folder = tiny_model(tmp_path / "last")
+    source = LazyModel(str(folder), None, "cpu", None, None, "all")
+    assert source.encoder and source.unload() is None
+    shutil.copy(tiny_model(tmp_path / "next", seed=1) / "model.safetensors", folder)
+    with pytest.raises(UserError, match="its files were changed while it was in use"):
+        source.encoder  # noqa: B018
+
+
 def test_ids_are_the_files_whatever_was_tokenized_before(tmp_path):
     """The class and the file give one text of 200 other ids."""
     folder = tiny_model(tmp_path / "m", "qwen2")

@@ -203,6 +203,7 @@ def test_a_shard_that_is_none_is_refused(world, tmp_path, capsys, flags):
         ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT not set"),
         ({"RANK": "1"}, None),
+        ({"WORLD_SIZE": "4(x2)"}, "the variable WORLD_SIZE is '4(x2)', not a number"),
         ({"WORLD_SIZE": "", "RANK": "0"}, None),
     ],
 )

@@ -6,7 +6,7 @@ docs/columns.md holds what this prints, between its marks; both come from ntps/s
 import sys
 from pathlib import Path
 
-from ntps.errors import UserError
+from ntps.errors import UserError, boundary
 from ntps.run import cli
 
 MARKS = "<!-- columns -->", "<!-- /columns -->"
@@ -25,7 +25,9 @@ def main(page: str | None = None) -> int:
     from ntps.system.atomic_files import write_text
 
     path = Path(page)
-    write_text(path, filled(path.read_text(encoding="utf-8")))
+    with boundary(f"{page} cannot be read"):
+        text = path.read_text(encoding="utf-8")
+    write_text(path, filled(text))
     print(f"wrote {path}")
     return 0
 

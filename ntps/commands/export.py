@@ -54,12 +54,12 @@ def main(
         return 0
     if source.resolve() == target.resolve():
         raise UserError(f"{output} is the folder itself")
-    tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/*.csv"))
+    tables = sorted(path for kind in KINDS for path in (source / kind).glob("*/[!.]*.csv"))
     if not tables:
         raise UserError(f"no tables in {source}: run cache.py and K_sweep.py, or a trainer, first")
     layers = best_layers(source)
-    for path in (source / "gain.json", *sorted((source / "selection").glob("*.*"))):
-        if path.exists():
+    for path in (source / "gain.json", *sorted((source / "selection").glob("[!.]*.*"))):
+        if path.suffix in (".csv", ".json") and path.exists():
             atomic_files.write_text(target / path.relative_to(source), path.read_text(encoding="utf-8"))
     for path in console.progress(len(tables), "table", str(source), over=tables):
         copied = target / path.relative_to(source)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -268,6 +269,15 @@ def moments_of_texts(
 
     Classes are the sorted distinct labels. For many texts use cache.py: it checkpoints.
     """
+    if (
+        any(isinstance(label, (list, tuple, dict, set)) for label in labels)
+        or pd.isna(pd.Series(list(labels))).any()
+    ):
+        raise UserError("labels: some are missing, or several to a text: give one label a text")
+    if len({type(label) for label in labels}) > 1 and any(isinstance(label, str) for label in labels):
+        raise UserError(
+            "labels: some are texts, others numbers, so that 1 and '1' would be one class: make them alike"
+        )
     classes, indices = np.unique(np.asarray(labels), return_inverse=True)
     if len(texts) != len(labels) or len(classes) < 2:
         raise UserError(

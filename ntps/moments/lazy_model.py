@@ -90,7 +90,11 @@ class LazyModel:
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        return Encoder(load_model(self.spec, self.dtype, self.device, self.adapter), self.layers)
+        """UserError where the files are no longer those of `identity`: sums of two models must not go by one name."""
+        model = load_model(self.spec, self.dtype, self.device, self.adapter)
+        if loading.model_identity(self.spec, self.adapter) != self.identity:
+            raise UserError(f"{self.name}: its files were changed while it was in use: run the command again")
+        return Encoder(model, self.layers)
 
     def unload(self) -> None:
         """Forget weights and tokenizers, which are read again when they are due; token ids stay."""

@@ -38,8 +38,12 @@ def merge(paths: Sequence[Path], overwrite: bool = False) -> Path:
         about = provenance.read(path)
         own = about["identity"] | {"format": about["format"]}
         part = own.pop("part", None)
-        if not isinstance(part, str) or not re.fullmatch(r"\d+-of-\d+", part):
+        if not isinstance(part, str) or not re.fullmatch(r"\d{1,9}-of-\d{1,9}", part):
             raise UserError(f"{path} is no partial file of this version: run cache.py --shard i/n again")
+        if path.name != f"{own.get('split')}.{part}.safetensors":
+            raise UserError(
+                f"{path} is called otherwise than what it holds: give it its name again, SPLIT.i-of-n.safetensors"
+            )
         provenance.check_same(
             f"{paths[0]} and {path} are of different runs (there, here)", shared or own, own
         )

@@ -45,7 +45,7 @@ class Packed:
 
     def narrow(self, window: int | None) -> None:
         """Take note of a window that the model has; NotPlain where a text is longer."""
-        if window is not None:
+        if window:  # some configurations say 0 for none
             self.window = min(self.window, window)
         if self.lengths.max() > self.window:
             raise NotPlain(f"a window of {window} tokens")

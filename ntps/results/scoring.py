@@ -28,7 +28,7 @@ from ntps.scores.label_signal import residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS, LAYER_COLUMNS, headroom
 from ntps.scores.table import LayerScores, Row, add_error_bars, conditioned_rows, layer_row, subspace_scores
-from ntps.system import array_files, atomic_files, console, provenance
+from ntps.system import array_files, atomic_files, console, locks, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -45,12 +45,13 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     Nothing where they are there; those that were made without states are made again with them.
     """
     started, scoring = time.monotonic(), PairScoring(pair, flags, device)
-    if scoring.output.there(flags.overwrite):
-        made = provenance.read(scoring.output.beside)["record"]
-        if made.get("states", True) or not pair.split("states", "train").exists():
-            console.say(f"already there: {scoring.tables[0]}")
+    if scoring.there():
+        return
+    folder = scoring.output.beside.parent
+    with locks.alone(folder / f".{pair.dataset}.lock", folder):
+        if scoring.there():
             return
-    scores = scoring.run()
+        scores = scoring.run()
     of_pair, of_layers, of_path = scoring.tables
     seconds = time.monotonic() - started
     console.say(
@@ -75,6 +76,16 @@ class PairScoring:
         settings = flags.rtols, flags.prefix_rtols, flags.cross_validated, self.error_bars, flags.tight_bounds
         identity = of_scores(self.train.identity, self.test.identity if self.test else None, *settings)
         self.output = Output("scores", stem, identity, columns, [self.curves_file])
+
+    def there(self) -> bool:
+        """Says so, if the tables are there."""
+        if not self.output.there(self.flags.overwrite):
+            return False
+        made = provenance.read(self.output.beside)["record"]
+        if not made.get("states", True) and self.pair.split("states", "train").exists():
+            return False
+        console.say(f"already there: {self.tables[0]}")
+        return True
 
     def run(self) -> Sequence[LayerScores]:
         """Score all layers, then those that have error bars, and write the tables."""

@@ -50,7 +50,7 @@ def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd
     UserError for one that is cut short or not a table, or lacks a column that is needed.
     """
     tables = [pd.DataFrame(columns=list(dict.fromkeys([*PAIR, *needed])))]
-    for path in sorted((Path(folder) / kind).glob("*/*.csv")):
+    for path in sorted((Path(folder) / kind).glob("*/[!.]*.csv")):
         tables.append(read_table(path, needed).assign(model=path.parent.name, dataset=path.stem))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 

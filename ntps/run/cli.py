@@ -97,7 +97,7 @@ def run(main: Callable[..., int], argv: list[str] | None = None) -> int:
     try:
         values = parsed(parser, main, sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        parser.error(str(error))
+        parser.error(visible(str(error)))
     quiet()
     keep_heap()
     warnings.formatwarning = as_line

@@ -23,7 +23,8 @@ PIP = (
 
 def cache_folder(*parts: str) -> Path:
     """Folder below NTPS_CACHE (default ~/.cache/ntps), made if it is not there."""
-    root = Path(os.environ.get("NTPS_CACHE") or Path.home() / ".cache" / "ntps").expanduser()
+    with boundary("cannot find the cache folder", "set NTPS_CACHE to one"):
+        root = Path(os.environ.get("NTPS_CACHE") or Path.home() / ".cache" / "ntps").expanduser()
     folder = root.joinpath(*parts)
     with boundary(f"cannot make the cache folder {folder}", "set NTPS_CACHE to another"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,15 +28,24 @@ class Elsewhere(Exception):
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK") or 0) if count() > 1 else 0
+    return _number("RANK", 0) if count() > 1 else 0
 
 
 def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK") or 0)
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable) or str(default)
+    if not (value.isascii() and value.isdecimal()):
+        raise UserError(
+            f"the variable {variable} is {value!a}, not a number: a launcher sets it, so unset it or correct it"
+        )
+    return int(value)
 
 
 def first() -> bool:

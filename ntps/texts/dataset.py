@@ -24,7 +24,9 @@ from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, na
 from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
-SEEN = 0.01  # share of a split's texts that are in train, from which on a warning says so
+SEEN = (
+    0.01  # share of a split's texts that are in train, or twice in the split, from which on a warning says so
+)
 TINY = 1e-30  # numbers of this size have squares, and their squares too; float32 holds them, in which permuted ones are kept
 
 
@@ -118,12 +120,18 @@ def load_dataset(name: str, spec: dict[str, Any] | None = None) -> Dataset:
         cleaner.deduplicate(rows)
     rule = "as given"
     if "test" not in rows:
+        if other := sorted(rows.keys() - {"train", "validation"}):
+            warn(
+                f"{where}: no split is called test, so that a part of train is held out: is {other[0]!r} meant?"
+            )
         rows["train"], rows["test"], rule = _make_test_split(rows["train"], source, cleaner)
     elif rules := [key for key in ("group", "stratify") if key in spec]:
         raise UserError(f"{where}: {rules[0]}: says how to make a test split, but one is given: remove it")
     numeric = spec.get("target") == "numeric"
     classes = _classes(rows, order, cleaner)
     splits = {split: _encode(split, part, classes, numeric, cleaner) for split, part in rows.items()}
+    if not numeric:
+        _warn_of_unseen(splits, classes, where)
     check_labels(splits["train"].labels, classes, spec.get("target", "classes"), where)
     for words in class_warnings(classes):
         warn(f"{where}: label: {words}")
@@ -265,6 +273,23 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
     return Split(split, [row["text"] for row in rows], labels)
 
 
+def _warn_of_unseen(splits: dict[str, Split], classes: list[str], where: Path) -> None:
+    """Classes that train lacks can be neither learnt nor predicted."""
+    places = range(len(classes))
+    for name, part in splits.items():
+        known, own = (
+            one.labels if one.labels.ndim == 2 else one.labels[:, None] == places
+            for one in (splits["train"], part)
+        )
+        lacking = own.any(0) & ~known.any(0)
+        if lacking.any():
+            named = ", ".join(repr(classes[place]) for place in np.flatnonzero(lacking)[:3])
+            rows = f"{own[:, lacking].any(1).sum()} of the {len(part.texts)} texts of split {name!r}"
+            warn(
+                f"{where}: label: {rows} are of classes that train lacks: {named}: are they written alike in both?"
+            )
+
+
 def _number(label: str, split: str, where: Path) -> float:
     try:
         number = float(label)
@@ -287,6 +312,10 @@ def _overlaps(splits: dict[str, Split], where: Path) -> dict[str, Any]:
     shared = {name: sum(text in train for text in part.texts) for name, part in splits.items()}
     del shared["train"]
     for name, part in splits.items():
+        again = len(part.texts) - len(set(part.texts))
+        if again >= SEEN * len(part.texts) > 0:
+            told = f"{again} of the {len(part.texts)} texts of split {name!r} repeat others: p-values, errors and the choice of layer take rows for independent"
+            warn(f"{where}: {told}; deduplicate: true in a YAML takes each once")
         rows = Counter(zip(part.texts, map(str, part.labels.tolist())))
         by_rows.setdefault(frozenset(rows.items()), []).append(name)
         if (seen := shared.get(name, 0)) >= SEEN * len(part.texts) > 0:

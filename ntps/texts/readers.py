@@ -182,9 +182,14 @@ def _as_utf8(content: bytes, otherwise: str) -> str:
 def _names(header: Iterable[Any]) -> list[str]:
     """Those of the columns; one without a name gets that which pandas gives it."""
     names = [str(name or "").strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    _once_each(names)
+    return names
+
+
+def _once_each(names: Iterable[str]) -> None:
+    """ValueError for two columns of one name."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"it has two columns {twice[0]!r}: rename one")
-    return names
 
 
 def _table(header: Iterable[Any], lines: Iterable[Iterable[Any]]) -> list[Row]:
@@ -343,6 +348,7 @@ def _parquet(content: bytes, spec: Spec, notes: list[str]) -> list[Row]:
 
     file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
     there = file.schema_arrow.names
+    _once_each(there)
     named = list(dict.fromkeys(name for _, name in named_columns(spec, there)))
     columns = named if set(named) <= set(there) else there  # else the error names all that there are
     if file.metadata.num_rows * len(columns) * CELL > LARGEST:

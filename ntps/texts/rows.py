@@ -19,7 +19,7 @@ from ntps.texts.readers import Row
 
 DROPPED = ("empty", "duplicate", "conflicting_labels", "unlabelled", "unwanted", "rare_class")
 MANY = 20  # classes that are fractions
-LONGEST = 10**7  # characters of a text that `replace` makes
+LONGEST = 10**7  # characters of a text that a template or `replace` makes
 HALVES = re.compile("[\ud800-\udfff]")  # of a character, as a cut JSON string has: no UTF-8
 # text, label (several: a sorted tuple) and, where the description has them, group and stratify
 Clean = dict[str, Any]
@@ -157,6 +157,11 @@ def fill(template: str, row: Row) -> str:
     cells = {name: as_text(row.get(name)) for name in columns_of(template, row)}
     if template in cells:
         return cells[template]
+    size = len(template) + sum(len(cells[name]) for name in FIELD.findall(template))
+    if size > max(LONGEST, sum(map(len, cells.values())) + len(template)):
+        raise ValueError(
+            f"the template makes a text of {size} characters of it: over {LONGEST} are not taken"
+        )
     return FIELD.sub(lambda match: cells[match[1]], template) if any(cells.values()) else ""
 
 
@@ -193,6 +198,7 @@ class Cleaner:
         # the values that the description names, by its key: taken out as a row has them
         self.unmet = {"drop_labels": set(self.unwanted), "label_names": set(self.names)}
         self.unmet |= {f"where: {column}": set(values) for column, values in self.wanted.items()}
+        self.unmet["text"] = set(map(plain, templates)) - {"*"}
 
     def clean(self, split: str, rows: list[Row]) -> list[Clean]:
         """Rows with a text and a label, as text; the others are counted in `dropped`."""
@@ -271,6 +277,7 @@ class Cleaner:
     def _text(self, row: Row) -> str:
         cell, known = row.get(self.chooser), self.templates
         template = known.get(as_text(cell), known.get(plain(cell), known.get("*")))
+        self.unmet["text"] -= {as_text(cell), plain(cell)}
         text = fill(template, row).strip() if template else ""
         for pattern, replacement in self.replace:
             before, text = text, pattern("sub", replacement, text)

@@ -191,6 +191,15 @@ class Hub(TextSource):
             for split, table in loaded.items() if options else ():
                 loaded[split] = table.rename_columns({name: name.strip() for name in table.column_names})
         facts |= {"recognised": recognised} if recognised else {}
+        if local:
+            kinds = {Path(file).suffix for file in found}
+            left = {path.name for path in folder.iterdir() if path.suffix in kinds} - {
+                Path(file).name for file in found
+            }
+            if left:
+                warn(
+                    f"{what}: {', '.join(sorted(left)[:3])} is in no split: call it test, or name each file under files:"
+                )
         if local and kind == "Json":
             self._warn_of_dates(loaded, spec, what)
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
