@@ -143,9 +143,8 @@ class Results(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output = os.path.expanduser(
-            self.output
-        )  # of a YAML; Trainer does so, and would look for its checkpoints elsewhere
+        # of a YAML; Trainer does so by itself, and would look for its checkpoints elsewhere
+        self.output = os.path.expanduser(self.output)
         if os.path.isfile(self.output):
             raise UserError(f"--output {self.output} is a file: give a folder, which need not be there yet")
 

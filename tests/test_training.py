@@ -238,7 +238,7 @@ def test_padding_changes_no_logits():
     model = finetuning.Classifier(folder_free, 1, 2, 0.0)
     batch = training_order.collate([{"input_ids": np.array(ids), "labels": 0} for ids in ([2, 4, 6], [5])])
     batch["input_ids"][1, 1:] = 99  # whatever stands in the padding
-    logits = model(**batch)["logits"]
+    logits = model(batch["input_ids"], batch["attention_mask"])["logits"]
     torch.testing.assert_close(logits, model.head(torch.tensor([[4.0], [5.0]])))
 
 
@@ -361,6 +361,35 @@ def test_grouping_by_length_halves_the_padding():
 # --- killed and resumed --------------------------------------------------------------------------------------------
 
 
+def test_each_row_of_a_step_counts_alike_however_it_is_divided(pair, tmp_path, monkeypatch):
+    """48 rows at once, in two halves, or as 20, 20 and 8."""
+    weights = []
+
+    class Watch(finetuning.Watcher):
+        def on_step_end(self, args, state, control, model=None, **rest):
+            weights.append(model.head[-1].weight.detach().clone())
+
+    monkeypatch.setattr(finetuning, "Watcher", Watch)
+    for size, times in ((48, 1), (24, 2), (20, 3)):
+        settings = {"batch_size": size, "gradient_accumulation": times, "lora_dropout": 0.0, "dropout": 0.0}
+        settings |= {"limit": 52, "max_steps": 2, "eval_every": 2, "output": str(tmp_path / str(size))}
+        assert lora_finetuning.main(lora_finetuning.Flags(**pair, **settings)) == 0
+    first, whole, _, halves, _, unequal = weights
+    assert (whole - first).abs().max() > 1e-4  # the first step is of the warm-up, at rate 0
+    torch.testing.assert_close(halves, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(unequal, whole, atol=1e-6, rtol=0)
+
+
+def test_rows_whose_positions_hang_on_others_are_refused(tmp_path):
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 32}
+    config = SimpleNamespace(rope_parameters=rope, get_text_config=lambda: config)
+    task = SimpleNamespace(model=SimpleNamespace(name="m", config=config))
+    finetuning.check_positions(task, [3, 32])
+    finetuning.check_positions(task, [33, 40])
+    with pytest.raises(UserError, match="say --max_length 32"):
+        finetuning.check_positions(task, [32, 33])
+
+
 class Killed(BaseException):
     """As good as a kill: nothing in the code catches it."""
 
@@ -399,6 +428,9 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(pair, tmp_path, monkeypa
     # a checkpoint that a kill cut short is passed over
     shutil.copytree(newest, folder / "checkpoint-99")
     (folder / "checkpoint-99" / "trainer_state.json").write_text('{"epoch"')
+    # and one that was not yet on the disk when the power was cut
+    shutil.copytree(newest, folder / "checkpoint-98")
+    (folder / "checkpoint-98" / "optimizer.pt").write_bytes(b"")
     starts = []
 
     class Watch(finetuning.Watcher):

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ntps.accuracies.training_order import GroupedOrder, collate
 from ntps.errors import OutOfMemory, UserError, enough_memory
 from ntps.flags import Training
 from ntps.moments.encoder import difference, rounding
+from ntps.moments.packing import rotary_windows
 from ntps.system import atomic_files, console, processes, provenance
 from ntps.system.checkpoint_clock import CheckpointClock
 
@@ -41,8 +42,7 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
 class Classifier(nn.Module):
     """A base model and a linear head on the mean state (1/n) sum_t h_t of a row's n real tokens.
 
-    Right-padded ids (B, T) and mask (B, T) give logits (B, C) and, with class indices (B,), the mean cross-entropy.
-    The mean and the head are float32. The base needs no mask: it is causal, and padding stands to the right.
+    Right-padded ids (B, T) and mask (B, T) give logits (B, C). The mean and the head are float32. The base needs no mask: it is causal, and padding stands to the right.
     """
 
     def __init__(self, base: nn.Module, width: int, classes: int, dropout: float):
@@ -50,17 +50,18 @@ class Classifier(nn.Module):
         self.base = base
         self.head = new_head(width, classes, dropout)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         hidden = self.base(input_ids=input_ids, use_cache=False).last_hidden_state
         with torch.autocast(hidden.device.type, enabled=False):
             mask = attention_mask.unsqueeze(2)
             mean = (hidden.float() * mask).sum(1) / mask.sum(1)
-            logits = self.head(mean)
-        if labels is None:
-            return {"logits": logits}
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+            return {"logits": self.head(mean)}
+
+
+def mean_loss(outputs: dict[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
+    """Cross-entropy of a forward pass over the rows of its step, whose last pass may be of fewer: each row counts alike."""
+    total = nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 @torch.no_grad()
@@ -81,6 +82,16 @@ def check_causal(base: nn.Module) -> None:
         raise UserError(f"{type(model).__name__} looks ahead: only causal models will do")
 
 
+def check_positions(task: Task, lengths: Sequence[int]) -> None:
+    """UserError where a row's positions would change with the longest row of its batch (longrope)."""
+    for longest in rotary_windows(task.model.config.get_text_config()):
+        if min(lengths) <= longest < max(lengths):
+            raise UserError(
+                f"{task.model.name}: in a batch with a text of more than {longest} tokens the others have other positions: "
+                f"say --max_length {longest}"
+            )
+
+
 Build = Callable[[int], nn.Module]  # of a seed
 Keep = Callable[[Classifier, int, dict], None]  # of a trained model, its seed and its training's identity
 
@@ -91,6 +102,9 @@ class Finetuner(Trainer):
     seconds_before = 0.0  # of the interrupted runs that this one goes on from
     started = 0.0
     right: list[int] = []  # of the rows that were scored last, 1 where the prediction is right
+
+    def __init__(self, **options):
+        super().__init__(compute_loss_func=mean_loss, **options)
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -131,6 +145,9 @@ class Finetuner(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        for file in Path(output_dir).iterdir():  # else a power cut leaves them empty beside what follows
+            with open(file, "rb+") as written:
+                os.fsync(written.fileno())
         self.accelerator.wait_for_everyone()  # trainer_state.json follows and says that all of it is there
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -202,7 +219,7 @@ def examples(task: Task, split: str, rows: np.ndarray) -> list[dict[str, Any]]:
 def last_step(folder: Path, identity: dict) -> int:
     """The step of a training's last whole checkpoint, 0 without one; other runs' are removed.
 
-    Trainer writes trainer_state.json last.
+    Trainer writes trainer_state.json last. A file without content is what a disk that was cut off left.
     """
     known = read_json(folder / "identity.json")
     if known != identity:
@@ -211,7 +228,10 @@ def last_step(folder: Path, identity: dict) -> int:
             console.say(f"{folder} is of another run ({'; '.join(lines[:2])}): starting over")
         shutil.rmtree(folder, ignore_errors=True)
         atomic_files.write_text(folder / "identity.json", json.dumps(identity))
-    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if read_json(path)]
+    states = [
+        path for path in folder.glob("checkpoint-*/trainer_state.json")
+        if read_json(path) and all(file.stat().st_size for file in path.parent.iterdir())
+    ]  # fmt: skip
     return max((int(path.parent.name.split("-")[1]) for path in states), default=0)
 
 
@@ -235,7 +255,7 @@ def arguments(folder: Path, task: Task, flags: Training, seed: int) -> TrainingA
         # batches
         per_device_train_batch_size=flags.batch_size, gradient_accumulation_steps=flags.gradient_accumulation,
         per_device_eval_batch_size=max(flags.batch_size, EVALUATION_BATCH), train_sampling_strategy="group_by_length",
-        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", use_cpu=device.type == "cpu",
+        remove_unused_columns=False, label_names=["labels"], dataloader_pin_memory=device.type == "cuda", use_cpu=device.type == "cpu",
         bf16=kind == torch.bfloat16, fp16=kind == torch.float16, ddp_find_unused_parameters=False,
         # scores, checkpoints (the Watcher says when) and what is logged; Finetuner stops at a loss that is not finite
         eval_strategy="steps", eval_steps=flags.eval_every, save_strategy="no", save_total_limit=2,
@@ -291,6 +311,7 @@ def train(
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     parts = task.parts(seed, flags.released_protocol)
     rows_of: dict[str, Any] = {name: examples(task, *part) for name, part in parts.items()}
+    check_positions(task, [len(row["input_ids"]) for rows in rows_of.values() for row in rows])
     watched = "validation" if "validation" in parts else "test"
     trainer = Finetuner(
         model=model,

@@ -33,7 +33,7 @@ from ntps.moments.sums import targets_of
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import atomic_files, console, provenance
+from ntps.system import atomic_files, console, locks, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -50,10 +50,30 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     table = pair.table(f"accuracy/{METHOD}")
     columns = (*COLUMNS, "micro_f1") if cached.train.multilabel else COLUMNS
     output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: columns})
-    if output.there(flags.overwrite):
-        if provenance.read(output.beside)["record"].get("states") or not cached.states:
+
+    def there() -> bool:
+        made = output.there(flags.overwrite)
+        return made and bool(provenance.read(output.beside)["record"].get("states") or not cached.states)
+
+    with (
+        contextlib.nullcontext()
+        if there()
+        else locks.alone(table.with_name(f".{pair.dataset}.lock"), table.parent)
+    ):
+        if there():
             console.say(f"already there: {table}")
             return
+        rows = measured(cached, layers, flags)
+        with output.written(states=bool(cached.states), moments=cached.train.record):
+            atomic_files.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
+    console.say(f"wrote {table}: {len(layers)} layers in {time.monotonic() - started:.0f} s")
+    for line in conclusions(cached, rows, flags):
+        console.say(line)
+
+
+def measured(cached: Cached, layers: list[int], flags: LayerProbes) -> list[Row]:
+    """The rows of all layers."""
+    pair = cached.pair
     head = {"model": pair.model, "dataset": pair.dataset, "method": METHOD}
     jobs = min(flags.jobs or torch.get_num_threads(), len(layers))
     rows: list[Row] = []
@@ -61,11 +81,7 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
         for more in map_layers(lambda layer: layer_rows(cached, layer, flags.settings), layers, jobs):
             rows += [head | row for row in more]
             bar.update()
-    with output.written(states=bool(cached.states), moments=cached.train.record):
-        atomic_files.write_text(table, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False))
-    console.say(f"wrote {table}: {len(layers)} layers in {time.monotonic() - started:.0f} s")
-    for line in conclusions(cached, rows, flags):
-        console.say(line)
+    return rows
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ LEVEL = 0.95  # of the intervals
 Z = 1.96  # standard errors from a difference of shares to their ends
 
 
-def z_of(rows: int) -> float:
+def t_of(rows: int) -> float:
     """Standard errors of a mean of so many rows from it to the ends of its interval: Student's t, n - 1 degrees of freedom."""
     return float(t.isf((1 - LEVEL) / 2, rows - 1))
 
@@ -29,7 +29,7 @@ class Difference(NamedTuple):
 
 def mean_difference(differences: np.ndarray) -> Difference:
     """The mean of one difference a row (n,), -+ t standard errors."""
-    value, reach = float(differences.mean()), z_of(len(differences)) * float(sem(differences))
+    value, reach = float(differences.mean()), t_of(len(differences)) * float(sem(differences))
     return Difference(value, value - reach, value + reach)
 
 

@@ -101,6 +101,8 @@ def of_training(
         "max_length": model.max_length,
         "dtype": dtype_name(model.dtype),
         "settings": dict(settings),
+        # before, a short last pass of a step counted as much as a whole one
+        **({"loss": "mean of a step's rows"} if settings.get("gradient_accumulation", 1) > 1 else {}),
     }
 
 

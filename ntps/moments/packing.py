@@ -76,12 +76,14 @@ def attend_apart(
 
 
 def windows(config: Any) -> Iterator[int | None]:
-    """Lengths up to which a text is treated as it is in a row of longer ones.
-
-    Of a sliding window, and of rotary positions that change with the longest text of a pass (`dynamic` ones do beyond
-    max_position_embeddings only, where texts are cut).
-    """
+    """Lengths up to which a text is treated as it is in a row of longer ones: of a sliding window, and of positions."""
     yield getattr(config, "sliding_window", None)
+    yield from rotary_windows(config)
+
+
+def rotary_windows(config: Any) -> Iterator[int]:
+    """Lengths beyond which the longest text of a pass changes the rotary positions of all (`dynamic` ones change beyond
+    max_position_embeddings only, where texts are cut)."""
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *ropes.values()):  # of all layers, or by kind of layer
         if isinstance(rope, dict) and rope.get("rope_type") == "longrope":

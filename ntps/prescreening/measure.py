@@ -17,7 +17,7 @@ from ntps.accuracies.layer_probes import States, fitting, read_states, state_row
 from ntps.errors import UserError
 from ntps.evaluation.gain import Calibration, Prediction
 from ntps.evaluation.learning_curve import skill_curve
-from ntps.evaluation.paired import LEVEL, Difference, mean_difference, share_difference, z_of
+from ntps.evaluation.paired import LEVEL, Difference, mean_difference, share_difference, t_of
 from ntps.flags import SMALL, Caching, LayerProbes, Prescreening
 from ntps.models.description import output_name, resolve_model
 from ntps.models.loading import load_config, without_weights
@@ -304,12 +304,12 @@ def expected_gain(row: Row, calibration: str | None) -> Row:
 
 def learns_nothing(row: Row) -> bool:
     """Is held-out skill within its 95 % interval of 0, or below?"""
-    return not row["heldout_skill"] > z_of(row["n_test"]) * row["heldout_skill_se"]
+    return not row["heldout_skill"] > t_of(row["n_test"]) * row["heldout_skill_se"]
 
 
 def is_worse(row: Row) -> bool:
     """Is held-out skill significantly below 0?"""
-    return bool(row["heldout_skill"] < -z_of(row["n_test"]) * row["heldout_skill_se"])
+    return bool(row["heldout_skill"] < -t_of(row["n_test"]) * row["heldout_skill_se"])
 
 
 def near_rank(row: Row) -> bool:

@@ -17,7 +17,7 @@ from ntps.moments.pair import Pair
 from ntps.results.tables import best_layers
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
-from ntps.system import atomic_files, console, provenance
+from ntps.system import atomic_files, console, locks, provenance
 from ntps.system.output import Output
 
 Groups = Mapping[str, list[str]]
@@ -64,14 +64,15 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
     pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
     output = Output("words", stem, identity, {table: words.COLUMNS}, pictures)
-    if output.there(flags.overwrite):
-        console.say(f"already there: {table}")
-        return
-    frame = pd.DataFrame(points(source, file, layer, groups, ends))
-    frame = frame.assign(model=pair.model, dataset=pair.dataset)[list(words.COLUMNS)]
-    with output.written(flags=asdict(flags), moments=file.record):
-        atomic_files.write_text(table, frame.to_csv(index=False))
-        draw(frame, stem)
+    with locks.alone(stem.with_name(f".{pair.dataset}.lock"), stem.parent):
+        if output.there(flags.overwrite):
+            console.say(f"already there: {table}")
+            return
+        frame = pd.DataFrame(points(source, file, layer, groups, ends))
+        frame = frame.assign(model=pair.model, dataset=pair.dataset)[list(words.COLUMNS)]
+        with output.written(flags=asdict(flags), moments=file.record):
+            atomic_files.write_text(table, frame.to_csv(index=False))
+            draw(frame, stem)
     sides = ", ".join(f"{space} {on_their_side(frame, space, ends)}" for space in words.SPACES)
     own = "" if flags.words else " (the paper's words, whatever the texts; others: --words FILE.yaml)"
     line = f"on their side of the line between {' and '.join(ends)}: {sides}{own}"

@@ -24,9 +24,7 @@ from ntps.texts.rows import Clean, Cleaner, class_warnings, describe_dropped, na
 from ntps.texts.sources import TextSource
 
 SPLIT_SEED = 42
-SEEN = (
-    0.01  # share of a split's texts that are in train, or twice in the split, from which on a warning says so
-)
+SEEN = 0.01  # share of a split's texts that are in train, or repeat others, from which on a warning says so
 TINY = 1e-30  # numbers of this size have squares, and their squares too; float32 holds them, in which permuted ones are kept
 
 
@@ -275,16 +273,16 @@ def _encode(split: str, rows: list[Clean], classes: list[str], numeric: bool, cl
 
 def _warn_of_unseen(splits: dict[str, Split], classes: list[str], where: Path) -> None:
     """Classes that train lacks can be neither learnt nor predicted."""
-    places = range(len(classes))
+
+    def there(labels: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(labels.any(0)) if labels.ndim == 2 else np.unique(labels)
+
+    known = there(splits["train"].labels)
     for name, part in splits.items():
-        known, own = (
-            one.labels if one.labels.ndim == 2 else one.labels[:, None] == places
-            for one in (splits["train"], part)
-        )
-        lacking = own.any(0) & ~known.any(0)
-        if lacking.any():
-            named = ", ".join(repr(classes[place]) for place in np.flatnonzero(lacking)[:3])
-            rows = f"{own[:, lacking].any(1).sum()} of the {len(part.texts)} texts of split {name!r}"
+        if len(lacking := np.setdiff1d(there(part.labels), known)):
+            own = part.labels[:, lacking].any(1) if part.labels.ndim == 2 else np.isin(part.labels, lacking)
+            named = ", ".join(repr(classes[place]) for place in lacking[:3])
+            rows = f"{own.sum()} of the {len(part.texts)} texts of split {name!r}"
             warn(
                 f"{where}: label: {rows} are of classes that train lacks: {named}: are they written alike in both?"
             )
