@@ -42,7 +42,8 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n")
 class Classifier(nn.Module):
     """A base model and a linear head on the mean state (1/n) sum_t h_t of a row's n real tokens.
 
-    Right-padded ids (B, T) and mask (B, T) give logits (B, C). The mean and the head are float32. The base needs no mask: it is causal, and padding stands to the right.
+    Right-padded ids (B, T) and mask (B, T) give logits (B, C). The mean and the head are float32. The base needs no mask: it
+    is causal, and padding stands to the right.
     """
 
     def __init__(self, base: nn.Module, width: int, classes: int, dropout: float):

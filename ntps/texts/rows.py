@@ -210,7 +210,9 @@ class Cleaner:
         except RecursionError as error:
             raise UserError(f"{self.where}: split {split!r} has a cell that is nested too deep") from error
         except ValueError as error:
-            raise UserError(f"{self.where}: split {split!r} has a cell that is no text: {error}") from error
+            raise UserError(
+                f"{self.where}: split {split!r} has a cell that cannot be taken as text: {error}"
+            ) from error
 
     def check_values(self) -> None:
         """Warns of those that the description names and no row has: typing errors, or other names of what is there."""
