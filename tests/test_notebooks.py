@@ -19,6 +19,7 @@ NOTEBOOKS = sorted((ROOT / "fig_plot").glob("*.ipynb"))
 
 def test_every_entry_has_its_notebook():
     assert sorted(path.stem for path in NOTEBOOKS) == sorted(registry.FIGURES)
+    assert f"notebooks: {', '.join(registry.FIGURES)} (default: all)" in str(render.main.__doc__)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -33,7 +33,7 @@ from ntps.moments.sums import targets_of
 from ntps.scores import probes
 from ntps.scores.best_layer import best_place
 from ntps.scores.layer_moments import LayerMoments
-from ntps.system import atomic_files, console, locks, provenance
+from ntps.system import atomic_files, console, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -52,16 +52,17 @@ def probe_pair(cached: Cached, flags: LayerProbes) -> None:
     output = Output("accuracy", pair.stem(f"accuracy/{METHOD}"), identity, {table: columns})
 
     def there() -> bool:
-        made = output.there(flags.overwrite)
-        return made and bool(provenance.read(output.beside)["record"].get("states") or not cached.states)
+        if not output.there(flags.overwrite):
+            return False
+        if cached.states and not provenance.read(output.beside)["record"].get("states"):
+            return False
+        console.say(f"already there: {table}")
+        return True
 
-    with (
-        contextlib.nullcontext()
-        if there()
-        else locks.alone(table.with_name(f".{pair.dataset}.lock"), table.parent)
-    ):
+    if there():
+        return
+    with output.alone():
         if there():
-            console.say(f"already there: {table}")
             return
         rows = measured(cached, layers, flags)
         with output.written(states=bool(cached.states), moments=cached.train.record):

@@ -10,7 +10,7 @@ import pandas as pd
 from ntps.accuracies.task import Row, Task
 from ntps.errors import UserError
 from ntps.flags import LinearHead, Training
-from ntps.system import atomic_files, console, locks, processes, provenance
+from ntps.system import atomic_files, console, processes, provenance
 from ntps.system.output import Output
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def measure(
     def output_of(seeds: Sequence[int]) -> Output:
         return Output("accuracy", folder / task.data.name, base | {"seeds": list(seeds)}, {table: columns})
 
-    with locks.alone(folder / f".{task.data.name}.lock", folder):
+    with output_of(seeds).alone():
         known = processes.from_first(lambda: {} if flags.overwrite else rows_by_seed(table, output_of))
         missing = set(seeds) - known.keys()
         head = {"model": task.model.name, "dataset": task.data.name, "method": method}

@@ -49,7 +49,7 @@ def main(flags: Flags) -> int:
     from ntps.accuracies.gradient_kernel import GradientKernel
     from ntps.accuracies.lora import chosen_targets
     from ntps.accuracies.task import Task
-    from ntps.system import atomic_files, console, locks, processes, provenance
+    from ntps.system import atomic_files, console, processes, provenance
     from ntps.system.output import Output
 
     def table(task: Task, features: Path) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def main(flags: Flags) -> int:
         name, features = task.data.name, folder / f"{task.data.name}.safetensors"
         path = folder / f"{name}.csv"
         output = Output("finetune probe", folder / name, identity, {path: COLUMNS}, [features])
-        with locks.alone(folder / f".{name}.lock", folder):
+        with output.alone():
             if processes.from_first(lambda: output.there(flags.overwrite)):
                 console.say(f"already there: {path}")
                 return

@@ -28,7 +28,7 @@ from ntps.scores.label_signal import residual_moment
 from ntps.scores.layer import Layer
 from ntps.scores.registry import COLUMNS, CONDITIONED_COLUMNS, LAYER_COLUMNS, headroom
 from ntps.scores.table import LayerScores, Row, add_error_bars, conditioned_rows, layer_row, subspace_scores
-from ntps.system import array_files, atomic_files, console, locks, provenance
+from ntps.system import array_files, atomic_files, console, provenance
 from ntps.system.output import Output
 from ntps.system.threads import map_layers
 
@@ -47,8 +47,7 @@ def score_pair(pair: Pair, flags: Scoring, device: torch.device) -> None:
     started, scoring = time.monotonic(), PairScoring(pair, flags, device)
     if scoring.there():
         return
-    folder = scoring.output.beside.parent
-    with locks.alone(folder / f".{pair.dataset}.lock", folder):
+    with scoring.output.alone():
         if scoring.there():
             return
         scores = scoring.run()

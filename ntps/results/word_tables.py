@@ -17,7 +17,7 @@ from ntps.moments.pair import Pair
 from ntps.results.tables import best_layers
 from ntps.scores import words
 from ntps.sources.yaml_files import read_yaml
-from ntps.system import atomic_files, console, locks, provenance
+from ntps.system import atomic_files, console, provenance
 from ntps.system.output import Output
 
 Groups = Mapping[str, list[str]]
@@ -64,7 +64,7 @@ def place_words(pair: Pair, model: str, flags: Words, groups: Groups, ends: Ends
     identity = of_words(file.identity, layer, groups, ends, source.dtype)
     pictures = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
     output = Output("words", stem, identity, {table: words.COLUMNS}, pictures)
-    with locks.alone(stem.with_name(f".{pair.dataset}.lock"), stem.parent):
+    with output.alone():
         if output.there(flags.overwrite):
             console.say(f"already there: {table}")
             return

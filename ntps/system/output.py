@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps.errors import UserError
-from ntps.system import atomic_files, provenance
+from ntps.system import atomic_files, locks, provenance
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Output:
                 )
         same = provenance.same_output(self.beside, self.kind, self.identity)
         return same and all(path.exists() for path in (*self.tables, *self.files))
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """No other process works on it meanwhile (UserError if one does); see locks.alone."""
+        return locks.alone(self.stem.with_name(f".{self.stem.name}.lock"), self.stem.parent)
 
     @contextlib.contextmanager
     def written(self, keep: bool = False, **record: Any) -> Iterator[dict[str, Any]]:

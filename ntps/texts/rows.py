@@ -278,8 +278,9 @@ class Cleaner:
 
     def _text(self, row: Row) -> str:
         cell, known = row.get(self.chooser), self.templates
-        template = known.get(as_text(cell), known.get(plain(cell), known.get("*")))
-        self.unmet["text"] -= {as_text(cell), plain(cell)}
+        whole, bare = as_text(cell), plain(cell)
+        template = known.get(whole, known.get(bare, known.get("*")))
+        self.unmet["text"] -= {whole, bare}
         text = fill(template, row).strip() if template else ""
         for pattern, replacement in self.replace:
             before, text = text, pattern("sub", replacement, text)

@@ -192,14 +192,7 @@ class Hub(TextSource):
                 loaded[split] = table.rename_columns({name: name.strip() for name in table.column_names})
         facts |= {"recognised": recognised} if recognised else {}
         if local:
-            kinds = {Path(file).suffix for file in found}
-            left = {path.name for path in folder.iterdir() if path.suffix in kinds} - {
-                Path(file).name for file in found
-            }
-            if left:
-                warn(
-                    f"{what}: {', '.join(sorted(left)[:3])} is in no split: call it test, or name each file under files:"
-                )
+            self._warn_of_left(found, folder, what)
         if local and kind == "Json":
             self._warn_of_dates(loaded, spec, what)
         names = spec.get("splits") or {n: n for n in ("train", "validation", "test") if n in loaded}
@@ -214,6 +207,14 @@ class Hub(TextSource):
             if order:
                 facts["class_order"] = order
         return splits, facts
+
+    @staticmethod
+    def _warn_of_left(found: list[str], folder: Path, what: str) -> None:
+        """`datasets` goes by the names of files, and leaves out those that name no split as it spells them."""
+        kinds, taken = ({getattr(Path(file), part) for file in found} for part in ("suffix", "name"))
+        if left := sorted({path.name for path in folder.iterdir() if path.suffix in kinds} - taken):
+            remedy = "call it test, or name each file under files:"
+            warn(f"{what}: {', '.join(left[:3])} is in no split: {remedy}")
 
     @staticmethod
     def _warn_of_dates(loaded: Any, spec: Spec, what: str) -> None:
