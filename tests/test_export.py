@@ -220,3 +220,14 @@ def test_rows_too_few_are_said_in_the_card(tmp_path):
 def test_brief_is_for_tables_alone(tmp_path, capsys):
     assert cli.run(export.main, [str(MINI), str(tmp_path), "--brief", "--format", "lm-eval"]) == 1
     assert "--brief: only with --format tables" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", 5])
+def test_a_record_without_a_date_is_refused(tmp_path, capsys, date):
+    fake_grid(tmp_path, ["m"], ["a"])
+    about = provenance.of("scores", {})
+    about["record"]["date"] = date
+    atomic_files.write_text(tmp_path / "ntps" / "m" / "a.json", atomic_files.to_json(about))
+    assert cli.run(export.main, [str(tmp_path), str(tmp_path / "out"), "--format", "lm-eval"]) == 1
+    told = f"ntps of m x a: the record beside the table has no date ({date!r}). Restore it from a copy"
+    assert told in capsys.readouterr().err

@@ -106,6 +106,11 @@ def test_empty_folder_and_broken_table(tmp_path):
     path.write_text("")
     with pytest.raises(UserError, match="broken.csv cannot be read"):
         results.load_scores(tmp_path)
+    path.write_text("model,dataset,layer,ntps\nsmall,broken,1,high\n")
+    with pytest.raises(
+        UserError, match="broken.csv has something else than numbers in column ntps: run K_sweep.py"
+    ):
+        results.load_pairs(tmp_path)
 
 
 def test_tables_of_different_texts_are_told(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from ntps.accuracies import registry
+from ntps.errors import UserError
 from ntps.results.tables import (
     HALF,
     PAIR,
@@ -147,7 +148,7 @@ def measured(folder: Path, row: Mapping[str, Any], meanings: Mapping[str, str] =
         source=record.get("data", {}).get("source") or {},
         settings={name: run.get(name) for name in ("limit", "max_length", "dtype", "seed")},
         samples={"original": rows, "effective": taken} if rows else {},
-        date=max(one["record"]["date"] for one in about.values()),
+        date=max(date_of(one, f"{kind} of {row['model']} x {row['dataset']}") for kind, one in about.items()),
         model=record.get("model") or {},
     )
 
@@ -156,6 +157,18 @@ def run_and_record(about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     """Settings and record of the forward pass that a table rests on."""
     identity, record = about["identity"], about["record"]
     return identity.get("train", identity), record.get("moments", record)
+
+
+def date_of(about: dict[str, Any], what: str) -> str:
+    """When a table was made; UserError where its record does not say so."""
+    date = about["record"].get("date")
+    try:
+        datetime.fromisoformat(date)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{what}: the record beside the table has no date ({date!r}). {provenance.REMEDY}"
+        ) from None
+    return str(date)
 
 
 def test_rows(about: dict[str, Any]) -> tuple[int, int]:

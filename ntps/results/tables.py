@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from ntps.accuracies import registry
 from ntps.errors import UserError
@@ -31,6 +32,8 @@ POINT = ["layer", "order", "rule", "fraction", "kv"]  # where in a pair a score 
 SUBSPACE, LAYER = candidates(SUBSPACE_SCORES) | candidates(CONDITIONED_SCORES), candidates(LAYER_SCORES)
 ON_TEST = candidates(on_test=True)  # on request only: measured on test labels, as the accuracies are
 DIRECTION = SUBSPACE | LAYER | ON_TEST
+METRICS = {target.metric for target in registry.TARGETS.values()}
+NUMBERS = {"layer", "fraction", "kv", "seed", "step", *DIRECTION, *METRICS}  # columns that hold nothing else
 # what scores are judged against: (+1 if more is a better readable task, -1 if less is; what it is, in words)
 TARGETS = {name: (target.direction, target.meaning) for name, target in registry.TARGETS.items()}
 METHODS = tuple(method.name for method in registry.METHODS)
@@ -47,7 +50,7 @@ COVARIATES = {
 def read_tables(folder: str | Path, kind: str, needed: Sequence[str] = ()) -> pd.DataFrame:
     """All FOLDER/KIND/MODEL/DATASET.csv below each other; the pair's names are those of the path.
 
-    UserError for one that is cut short or not a table, or lacks a column that is needed.
+    UserError for one that is cut short or not a table, lacks a column that is needed, or has texts among its numbers.
     """
     tables = [pd.DataFrame(columns=list(dict.fromkeys([*PAIR, *needed])))]
     for path in sorted((Path(folder) / kind).glob("*/[!.]*.csv")):
@@ -66,6 +69,9 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read ({error}): run {script}.py with --overwrite") from None
     if lacking := [name for name in needed if name not in table]:
         raise UserError(f"{path} has no column {', '.join(lacking)}: run {script}.py with --overwrite")
+    if texts := [name for name in NUMBERS.intersection(table) if not is_numeric_dtype(table[name])]:
+        said = f"{path} has something else than numbers in column {', '.join(sorted(texts))}"
+        raise UserError(f"{said}: run {script}.py with --overwrite")
     return table
 
 
