@@ -9,15 +9,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.spatial.distance import cdist
 
 from ntps.prescreening.curve_panel import STYLE
 from ntps.system import atomic_files
 
 WIDTH = 7.2  # inches: a page's text
 ACROSS = 4  # panels side by side where each belongs to a model
+CORNER = 0.05  # of a panel: how far across and up from its point a number's middle is, about
+HALO = [withStroke(linewidth=1.2, foreground="white")]  # around letters that may lie on a line
 styled = matplotlib.style.context(STYLE, after_reset=True)  # @styled: a function that makes a figure
 
 
@@ -71,17 +76,38 @@ def caption(figure: Figure, *paragraphs: str) -> None:
 
 
 def numbered_points(axes: Axes, points: pd.DataFrame) -> None:
-    """The columns x and y, where both are known a row's number in a disc; bars of x_error and y_error where there are such columns."""
-    disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "C0", "linewidth": 0.7}
-    errors = points.reindex(columns=["x_error", "y_error"]).fillna(0).to_numpy(float)
-    for number, (x, y) in enumerate(points[["x", "y"]].to_numpy(float), 1):
-        if math.isfinite(x + y):
-            across, up = errors[number - 1]
-            axes.errorbar(x, y, up, across, linestyle="", color="0.6", linewidth=0.6)
-            axes.text(
-                x, y, str(number), ha="center", va="center", fontsize=4.5, color="0", bbox=disc, zorder=4
-            )
+    """The columns x and y, where both are known a dot with its row's number beside it; bars of x_error and y_error where there are
+    such columns."""
+    table = points.reindex(columns=["x", "y", "x_error", "y_error"]).to_numpy(float)
+    rows = np.flatnonzero(np.isfinite(table[:, :2]).all(axis=1))
+    places, errors = table[rows, :2], np.nan_to_num(table[rows, 2:])
+    (x, y), (across, up) = places.T, errors.T
+    axes.errorbar(
+        x, y, up, across, fmt="o", color="C0", markersize=2.5, ecolor="0.6", elinewidth=0.6
+    )  # fmt: skip
     axes.margins(0.12)
+    axes.autoscale_view()
+    for row, place, (right, above) in zip(rows, places, free_corners(axes, places, errors)):
+        axes.annotate(
+            str(row + 1), place, (1.5 * right, 1.5 * above), textcoords="offset points", ha="left" if right > 0 else "right",
+            va="bottom" if above > 0 else "top", fontsize=5, color="0", path_effects=HALO,
+        )  # fmt: skip
+
+
+def free_corners(axes: Axes, places: np.ndarray, errors: np.ndarray) -> list[np.ndarray]:
+    """For each point the corner of it where its number goes, (1, 1) being above on its right: the first that is no nearer to another
+    point or number, and of such the one farthest from all bars."""
+    along = np.linspace(-1, 1, 41)[:, None, None] * errors * np.eye(2)[:, None, None]  # across, then up
+    bars = axes.transLimits.transform((places + along).reshape(-1, 2))
+    taken = points = axes.transLimits.transform(places)
+    corners, chosen = np.array([(1, 1), (-1, 1), (1, -1), (-1, -1)]), []
+    for point in points:
+        spots = point + CORNER * corners
+        near, crossed = (cdist(spots, there).min(axis=1).round(6) for there in (taken, bars))
+        best = np.lexsort((-crossed, -near))[0]
+        chosen.append(corners[best])
+        taken = np.vstack([taken, spots[best]])
+    return chosen
 
 
 def number_list(datasets: Sequence[str]) -> str:

@@ -1,9 +1,12 @@
 """The figure of the preregistered test: each score against probe accuracy over the data sets, a row a model."""
 
+from pathlib import Path
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fig_plot.panels import WIDTH, caption, number_list, numbered_points, styled
+from report.evidence import FOLDER, KEY, PROBES
 
 SHOWN = {
     "conditioned_lift": "conditioned NTPS above its null",
@@ -12,13 +15,18 @@ SHOWN = {
 }
 TEXT = (
     "At each model's best layer (by GCV on train) and kv = d/10. ρ is Spearman's, over the data sets of the confirmation half; "
-    "p after Holm's correction. A score that is refused has no point."
+    "p after Holm's correction. A score that is refused has no point. Bars: one standard error, of accuracy binomial (test rows), of "
+    "corrected retention in closed form (train rows; for directions that do not depend on them); some are shorter than their dot. "
+    "The tables have none of the other two scores."
 )
 
 
 @styled
-def confirmation_figure(rows: pd.DataFrame, readings: pd.DataFrame, halves: dict[str, list[str]]) -> Figure:
-    """rows: of report.confirmation; readings: its table."""
+def confirmation_figure(
+    rows: pd.DataFrame, readings: pd.DataFrame, halves: dict[str, list[str]], folder: Path = FOLDER
+) -> Figure:
+    """rows: of report.confirmation; readings: its table; folder: of the table of probes, which has their numbers of test rows."""
+    rows = with_test_rows(rows, folder)
     tested = readings[(readings["layer"] == "best") & (readings["target"] == "accuracy")]
     half = "confirmation" if (tested["half"] == "confirmation").any() else "discovery"
     tested, datasets = tested[tested["half"] == half], sorted(halves[half])
@@ -31,11 +39,27 @@ def confirmation_figure(rows: pd.DataFrame, readings: pd.DataFrame, halves: dict
         for axes, (score, label) in zip(line, SHOWN.items()):
             found = tested[(tested["model"] == model) & (tested["score"] == score)].iloc[0]
             left_out = str(found["left_out"]).split()
-            shown = points.loc[~points.index.isin(left_out), [score, "accuracy"]].reindex(datasets)
-            numbered_points(axes, shown.set_axis(["x", "y"], axis=1))
+            shown = with_errors(points, score)
+            numbered_points(axes, shown[~shown.index.isin(left_out)].reindex(datasets))
             p = "" if pd.isna(found["p_holm"]) else f", p {found['p_holm']:.2g}"  # a control is not tested
             axes.set_title(f"ρ {found['rho']:.2f}{p}, n {found['n']}")
             axes.set_xlabel(label)
         line[0].set_ylabel(f"{model}\nprobe accuracy on test")
     caption(figure, number_list(datasets), TEXT)
     return figure
+
+
+def with_test_rows(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """n: the number of test rows behind an accuracy, where the folder's table of probes has that accuracy."""
+    probes = pd.read_csv(folder / "probes.csv")
+    probes = probes[probes["probe"] == PROBES[0]]
+    return rows.astype({"accuracy": float}).merge(probes[[*KEY, "accuracy", "n"]], "left", [*KEY, "accuracy"])
+
+
+def with_errors(points: pd.DataFrame, score: str) -> pd.DataFrame:
+    """x: the score, y: accuracy; x_error: the score's standard error, where it has a column; y_error: the binomial one of n test rows."""
+    accuracy = points["accuracy"]
+    return pd.DataFrame({
+        "x": points[score], "y": accuracy, "x_error": points.get(f"{score}_se"),
+        "y_error": (accuracy * (1 - accuracy) / points["n"]) ** 0.5,
+    })  # fmt: skip

@@ -59,6 +59,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs") -> int:
     }
     parts = {
         **in_short(tables),
+        "few_models": of_fewest(rows),
         **{name: markdown(table) for name, table in tables.items()},
         "twice": with_twice_the_rows(rows),
         **trained.sections(place),
@@ -180,6 +181,17 @@ def by_rows(rows: pd.DataFrame) -> pd.DataFrame:
         "cases": count, "NTPS": mean("ntps"), "off its value of all rows": mean("far"), "corrected retention": mean("retention_corrected"),
         "off": mean("far_corrected"), "signal share": mean("signal_share", ".2f"), "ridge probe's skill, less": mean("ridge_test_skill_gap"),
     })  # fmt: skip
+
+
+def of_fewest(rows: pd.DataFrame) -> str:
+    """Of each model, how far NTPS of the fewest rows a dimension is off its value of all rows, at both layers."""
+
+    def off(part: pd.DataFrame, which: str) -> str:
+        table = by_rows(part[part["which"] == which])
+        return f"{table['off its value of all rows'].iloc[0]} at the {which} layer"
+
+    models = rows.groupby("model")
+    return ", ".join(f"{name} {off(part, LAYERS[0])} and {off(part, LAYERS[1])}" for name, part in models)
 
 
 def at_equal_rows(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,18 @@ from report import gain_confirmation, second_model
 from report.evidence import FOLDER, halves, to_csv, write_or_remove
 from report.finetuning_figure import finetuning_figure, retention_figure
 from report.finetuning_page import Again, page
-from report.gains import GAIN, MEASURED, STATIC, costs, floors, judgement, measured, over_both, train_error
+from report.gains import (
+    GAIN,
+    MEASURED,
+    STATIC,
+    costs,
+    floors,
+    judgement,
+    measured,
+    of_all_seeds,
+    over_both,
+    train_error,
+)
 
 BOTH = "finetuning_both.csv"
 
@@ -43,7 +54,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     further, planned, outcome = measured(Path(folder), "confirmation"), halves()["confirmation"], None
     if gain_confirmation.complete(further, planned):
         outcome = gain_confirmation.judged(further, table, Draws())
-        picture = retention_figure({"discovery": table, "confirmation": further})
+        picture = retention_figure({"discovery": table, "confirmation": further}, Path(folder))
         save(picture, Path(docs) / "finetuning-retention", ["png"])
     gain_confirmation.write(outcome, Path(folder) / gain_confirmation.TABLE)
     outcome_again = gain_confirmation.again(Path(folder), table, planned, Draws())
@@ -59,7 +70,18 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     as_planned = train_error(table, draws)
     again = Again(outcome_again, second_again)
     text = page(
-        Path(folder), table, judged, further, planned, outcome, both, second, of_second, as_planned, again
+        Path(folder),
+        table,
+        judged,
+        further,
+        of_all_seeds(Path(folder)),
+        planned,
+        outcome,
+        both,
+        second,
+        of_second,
+        as_planned,
+        again,
     )
     atomic_files.write_text(Path(docs) / "finetuning.md", text)
     print(judged.to_string(index=False))

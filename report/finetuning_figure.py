@@ -1,13 +1,16 @@
 """The figures of docs/finetuning.md: gains by data set, held-out error against cost, and gain against corrected retention."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fig_plot.panels import WIDTH, caption, styled
+from fig_plot.panels import HALO, WIDTH, caption, styled
 from fig_plot.point_labels import label, place_labels
+from ntps.results.tables import PAIR
+from report.evidence import FOLDER
 
 TEXT = (
     "Discovery half. Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
@@ -15,7 +18,8 @@ TEXT = (
 )
 
 RETENTION = (
-    "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of test rows alone, not of seeds. "
+    "LoRA's gain over the probe against corrected retention, by data set; bars are two standard errors, of the gain from test rows alone, not "
+    "from seeds, of retention in closed form (train rows; for directions that do not depend on them). "
     "Circles: {}, where retention was found; squares: {}, where it was tested. Line: least squares on the circles, those of one source averaged."
 )
 
@@ -26,17 +30,18 @@ SHORT = {  # than report.gains' words, of predictors whose column does not say i
 
 
 @styled
-def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
-    """halves: report.gain_confirmation's tables, by name, the discovery half first."""
-    figure = Figure(figsize=(WIDTH, 3.2))
+def retention_figure(halves: Mapping[str, pd.DataFrame], folder: Path = FOLDER) -> Figure:
+    """halves: report.gain_confirmation's tables, by name, the discovery half first; folder: of the scores' table, which has their errors."""
+    figure = Figure(figsize=(WIDTH, 4.2))
     axes, marks = figure.subplots(), ("o", "s")
     for place, (half, table) in enumerate(halves.items()):
         x, y = table["retention_corrected"].to_numpy(float), 100 * table["lora_gain"].to_numpy(float)
         axes.errorbar(
-            x, y, 200 * table["test_error"], fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
-            markerfacecolor=f"C{place}" if place else "white",
+            x, y, 200 * table["test_error"], 2 * retention_error(table, folder), fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
+            markerfacecolor=f"C{place}" if place else "white", ecolor=(f"C{place}", 0.5),
         )  # fmt: skip
-        label(axes, table["dataset"], x, y, fontsize=5)
+        # lower by half a line: beside a point's bar, not on it
+        label(axes, table["dataset"], x, y, color=f"C{place}", fontsize=5, va="center", path_effects=HALO)
     found = next(iter(halves.values())).dropna(subset="retention_corrected")
     known = found.groupby("group")[["retention_corrected", "lora_gain"]].mean()
     ends = np.array(axes.get_xlim())
@@ -52,6 +57,13 @@ def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
     caption(figure, RETENTION.format(*halves))
     place_labels(figure)
     return figure
+
+
+def retention_error(table: pd.DataFrame, folder: Path) -> np.ndarray:
+    """Standard errors of corrected retention, NaN where the folder's scores have no such value at any layer of the pair."""
+    of = [*PAIR, "retention_corrected"]
+    scores = pd.read_csv(folder / "best.csv").dropna(subset=of).drop_duplicates(of)
+    return table[of].merge(scores, "left", of)["retention_corrected_se"].to_numpy(float)
 
 
 @styled

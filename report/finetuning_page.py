@@ -30,6 +30,7 @@ from report.gains import (
     WORTH,
     floors,
     groups_needed,
+    hours,
     more_seeds,
     optional,
 )
@@ -66,11 +67,12 @@ class Again(NamedTuple):
 
 
 def page(
-    folder: Path, table: pd.DataFrame, judged: pd.DataFrame, further: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None,
+    folder: Path, table: pd.DataFrame, judged: pd.DataFrame, further: pd.DataFrame, every: pd.DataFrame, planned: Sequence[str], outcome: Outcome | None,
     both: pd.DataFrame | None, second: pd.DataFrame, of_second: pd.DataFrame | None, as_planned: Mapping[str, float],
     again: Again,
 ) -> str:  # fmt: skip
-    """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned; judged, both: on the
+    """table, further: `measured` of the discovery and of the confirmation half, of which data sets are planned, every: of both with all
+    seeds; judged, both: on the
     first, on both; outcome: the confirmation half's test; second, of_second: of report/second_model.py; as_planned: of `train_error`."""
     variants = optional(folder / "kernel_variants.csv", [*PAIR, "part", "accuracy_gain"])
     further_seeds = more_seeds(folder)
@@ -85,8 +87,8 @@ def page(
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second, seed_variance(table), own), "alpha": ALPHA, "expect": expected(pd.concat([table, further]), [judged, both], outcome), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
-        "over_words": over_words(pd.concat([table, further])), "as_planned": as_planned, "settled": SETTLED, "more_seeds": further_seeds, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
+        "second": of_model(second, seed_variance(table), own), "alpha": ALPHA, "expect": expected(every, [judged, both], outcome), "hours": hours(folder), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
+        "over_words": over_words(every), "as_planned": as_planned, "settled": SETTLED, "more_seeds": further_seeds, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 
 

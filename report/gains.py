@@ -57,16 +57,19 @@ Way = Callable[[Points, Array], Array]
 # --- what was measured ---------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, half: str = "discovery", model: str = MODEL, seed: int = SEED) -> pd.DataFrame:
+def measured(
+    folder: Path, half: str = "discovery", model: str = MODEL, seed: int | None = SEED
+) -> pd.DataFrame:
     """A row a data set of the model's LoRA runs: the gain on test, what is known of its error, and every predictor.
 
-    half: confirmation, or discovery, which is all else. Of the first model all seeds there; elsewhere one seed alone.
+    half: confirmation, or discovery, which is all else. Of the first model all seeds there; elsewhere one seed alone, or
+    with None all.
     """
     runs = pd.read_csv(folder / "lora.csv")
     runs = runs[runs["model"] == model]
     further = runs["dataset"].isin(halves()["confirmation"])
     runs = runs[further if half == "confirmation" else ~further]
-    if half == "confirmation" or model != MODEL:
+    if seed is not None and (half == "confirmation" or model != MODEL):
         runs = runs[runs["seed"] == seed]
     tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
     lora = tests.agg(
@@ -103,10 +106,27 @@ def more_seeds(folder: Path) -> list[dict[str, Any]]:
     for name, here in (("the second half", first & further), (SECOND_MODEL, ~first)):
         apart = runs[here].groupby("dataset")["accuracy"].std().dropna()
         if len(apart):
-            among = {"of": name, "count": len(apart), "all": runs[here]["dataset"].nunique()}
+            among = {
+                "of": name,
+                "count": len(apart),
+                "all": runs[here]["dataset"].nunique(),
+                "precisions": bool((first & here).any()),
+            }
             spread = {"median": apart.median(), "most": apart.max(), "variance": (apart**2).mean()}
             found.append(among | spread | {"dataset": apart.idxmax()})
     return found
+
+
+def of_all_seeds(folder: Path) -> pd.DataFrame:
+    """`measured` of both halves, the first model's mean over all seeds that are there."""
+    return pd.concat([measured(folder), measured(folder, "confirmation", seed=None)], ignore_index=True)
+
+
+def hours(folder: Path) -> dict[str, float]:
+    """By model: what all of its trainings took together, their scorings of validation and test rows included."""
+    runs = pd.read_csv(folder / "lora.csv")
+    last = runs.groupby([*PAIR, "seed"])["seconds"].max()
+    return {str(model): float(total) / 3600 for model, total in last.groupby("model").sum().items()}
 
 
 def slopes(folder: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""docs/reproduction.md, its figure and its details, and the same few sentences in README.md, from the tables of results/mini.
+"""docs/reproduction.md, its details and their figures, and the same few sentences in README.md, from results/mini and results/evidence.
 
     python -m report.reproduction
     python -m report.reproduction --published results/released     # first: statistics of an import of the published values
@@ -16,7 +16,8 @@ from fig_plot.panels import save
 from ntps.errors import UserError
 from ntps.run import cli
 from ntps.system import atomic_files
-from report import facts, gain_confirmation, second_model
+from report import all_rows, facts, gain_confirmation, second_model
+from report.all_rows_figure import all_rows_figure
 from report.published import published, words, write_published
 from report.reproduction_figure import report_figure
 from report.tables import Facts, Tables
@@ -30,7 +31,7 @@ SHORT = re.compile(r"(<!-- short -->\n).*?(<!-- /short -->)", re.DOTALL)
 PARTS = (
     facts.correlations, facts.datasets, facts.compared, facts.checked, facts.released, facts.gains, facts.random_model, facts.sizes,
     facts.bounds, facts.label_length, facts.run_again, facts.lora_again, facts.after_lora, facts.from_scratch, facts.settings,
-    words, published, gain_confirmation.fact, second_model.fact,
+    words, published, gain_confirmation.fact, second_model.fact, all_rows.facts,
 )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def main(folder: str = "results/mini", published: str | None = None, docs: str =
         folder: the tables that `make mini` leaves, and those of its controls below it
         published: of fig_plot/import_released.py, with ntps.selection and ntps.gain run on its folders: only write
             their statistics beside FOLDER, into published/
-        docs: where the pages and reproduction.png go
+        docs: where the pages and their pictures go
     """
     tables = Path(folder)
     if published is not None:
@@ -50,10 +51,14 @@ def main(folder: str = "results/mini", published: str | None = None, docs: str =
     made = pages(tables)
     for name, text in made.items():
         atomic_files.write_text(Path(docs) / name, text)
-    (picture,) = save(report_figure(tables), Path(docs) / "reproduction", ["png"])
+    for name, figure in (
+        ("reproduction", all_rows_figure()),
+        ("reproduction-few-rows", report_figure(tables)),
+    ):
+        save(figure, Path(docs) / name, ["png"])
     readme = ROOT / "README.md"
     atomic_files.write_text(readme, with_short(readme.read_text(encoding="utf-8"), made["reproduction.md"]))
-    print(f"wrote {' and '.join(made)} in {docs}, {picture} and the short version in {readme.name}")
+    print(f"wrote {' and '.join(made)} and their figures in {docs}, and the short version in {readme.name}")
     return 0
 
 

@@ -17,7 +17,7 @@ TEXT = (
     "Every ρ is Spearman's, over the data sets, and signed so that a positive one is what the paper "
     "claims: a higher NTPS goes with a higher probe accuracy and with a smaller gain, whose axis is reversed. Left, middle: NTPS "
     "with layer and k fixed beforehand (by GCV on train; kv = d/10), and the 90 % interval; bars: one standard error (NTPS: over partitions; "
-    "accuracies: binomial; of a gain at most). Right: held out, for each data set "
+    "accuracies: binomial; of a gain at most), some of them shorter than their dot. Right: held out, for each data set "
     "layer and k are those that are best on the others; filled: significant after Holm's correction (p ≤ .05)."
 )
 
@@ -30,6 +30,7 @@ def report_figure(folder: Path) -> Figure:
     tables = Tables(folder).selection
     figure = Figure(figsize=(WIDTH, 2.6))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    middle.invert_yaxis()
     for axes, target in ((left, "probe_accuracy"), (middle, "lora_gain")):
         points = of_model(ntps.merge(read.target(target), "inner", PAIR)).set_index("dataset")
         shown = (
@@ -46,7 +47,6 @@ def report_figure(folder: Path) -> Figure:
     left.set_ylabel("probe accuracy on test, best layer")
     middle.set_ylabel("LoRA minus probe accuracy (reversed)")
     middle.axhline(0, color="0.6", linewidth=0.5, zorder=0)
-    middle.invert_yaxis()
     forest(right, tables["choices"])
     caption(figure, number_list(datasets), TEXT)
     return figure

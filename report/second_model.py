@@ -59,12 +59,12 @@ def against_mean(table: pd.DataFrame) -> float:
 
 
 def fact(_: object) -> dict[str, str]:
-    """For report/reproduction.py: what it found, in a clause; empty where nothing was better than the mean gain or it is not measured."""
+    """For report/reproduction.py: what it found, in sentences; empty where nothing was better than the mean gain or it is not measured."""
     path = FOLDER / TABLE
     row = pd.read_csv(path).set_index("predictor").loc[FIRST] if path.exists() else None
     if row is None or not row["better"]:
         return {"gain.second": ""}
     p = against_mean(both_gains(FOLDER))
-    error = f"its error is {'' if p <= ALPHA else 'not '}significantly smaller, p {p_text(p)}, and both gains are of the same test rows"
-    found = f"{PREDICTORS[FIRST]} met the rule of *better than the mean gain* for {NAME}, on {row['groups']} groups of data sets ({error})"
-    return {"gain.second": f"; {found}"}
+    found = f"For {NAME}, {PREDICTORS[FIRST]} met the rule of *better than the mean gain* on {row['groups']} groups of data sets"
+    error = f"its error is {'' if p <= ALPHA else 'not '}significantly smaller than that of the mean gain (p {p_text(p)})"
+    return {"gain.second": f"{found}; {error}, and both gains are of the same test rows."}

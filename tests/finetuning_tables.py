@@ -25,7 +25,7 @@ def committed() -> dict[str, Any]:
     )
     table = gains.measured(TABLES)
     return {
-        "table": table, "as_planned": gains.train_error(table, Draws(10_000)), "judged": pd.read_csv(TABLES / "finetuning.csv"), "further": gains.measured(TABLES, "confirmation"),
+        "table": table, "as_planned": gains.train_error(table, Draws(10_000)), "judged": pd.read_csv(TABLES / "finetuning.csv"), "further": gains.measured(TABLES, "confirmation"), "every": gains.of_all_seeds(TABLES),
         "planned": halves()["confirmation"], "outcome": outcome, "both": both,
         "second": second_model.both_gains(TABLES), "of_second": of_second,
         "again": finetuning_page.Again(outcome_again, second_again),

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
 
 from report import confirmation, evidence
+from report.confirmation_figure import with_errors, with_test_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES, HALVES = ROOT / "results/evidence", ROOT / "configs/experiments/halves.json"
@@ -27,13 +28,15 @@ def write_tables(folder, model, lift, accuracy, refused=0):
                 "model": model, "dataset": name, "layer": layer, "kv": 5, "gcv_error": 0.1 + layer, "conditioned_lift": at,
                 "conditioned_rank_prefix": 50, "retention_corrected": noise[place, layer], "ntps": noise[place, 1],
                 "retention_corrected_pca": noise[place, 1], "retention_corrected_minus_pca": noise[place, layer] - 9,
-                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "retention_corrected_random": noise[place, 0], "n_texts": 100 + place, "n_over_d": 2.0 + place, "rank_prefix": 50 + place % 3, "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression",
+                "null_lift": noise[place, 0], "gcv_skill": noise[place, 0], "retention_corrected_random": noise[place, 0], "n_texts": 100 + place, "n_over_d": 2.0 + place, "rank_prefix": 50 + place % 3, "accuracy": accuracy[place], "split": "test", "majority": 0.5, "probe": "logistic_regression", "n": 400,
                 "corrected_refusal": "not significant" if place < refused else None,
             })  # fmt: skip
     table = pd.DataFrame(rows)
     folder.mkdir(exist_ok=True)
     for name in ("best", "probes", "facts"):
-        part = table.drop(columns=["accuracy", "split", "majority", "probe"]) if name == "best" else table
+        part = (
+            table.drop(columns=["accuracy", "split", "majority", "probe", "n"]) if name == "best" else table
+        )
         part = part[["model", "dataset", "majority"]].drop_duplicates() if name == "facts" else part
         path = folder / f"{name}.csv"
         evidence.to_csv(pd.concat([pd.read_csv(path), part]) if path.exists() else part, path)
@@ -182,3 +185,22 @@ def test_the_committed_readings_are_those_of_scipy():
                 f"on {lower} of {len(gaps)} data sets (sign test, two-sided p {binomtest(lower, len(gaps)).pvalue:.2g})"
                 in " ".join(page.split())
             )
+
+
+def test_the_figures_bars_are_standard_errors_where_the_tables_have_them(tmp_path):
+    key = {"model": "m", "dataset": "d", "layer": [0, 1]}
+    probes = pd.DataFrame(key | {"probe": "logistic_regression", "accuracy": [0.8, 0.5], "n": 400})
+    evidence.to_csv(probes, tmp_path / "probes.csv")
+    scores = {"retention_corrected": 0.4, "conditioned_lift": 0.1, "retention_corrected_se": 0.03}
+    points = with_test_rows(pd.DataFrame(key | scores | {"accuracy": [0.8, 0.6]}), tmp_path)
+    first, other = with_errors(points, "retention_corrected").to_dict("records")
+    assert first == pytest.approx({"x": 0.4, "y": 0.8, "x_error": 0.03, "y_error": 0.02})  # binomial
+    assert np.isnan(other["y_error"])  # an accuracy that the table does not have
+    assert with_errors(points, "conditioned_lift")["x_error"].isna().all()
+
+
+def test_every_point_of_the_committed_figure_has_its_bars(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shown = with_test_rows(confirmation.rows_of(TABLES), TABLES)
+    errors = with_errors(shown[confirmation.defined(shown, SCORES[1])], SCORES[1])
+    assert len(errors) > 50 and (errors["x_error"] > 0).all() and (errors["y_error"] > 0).all()

@@ -1,11 +1,13 @@
 """The summary's table, figure and page, from small made-up results in the real format."""
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from fig_plot import panels, summary
 from fig_plot.summary_figure import demo_figure
@@ -206,6 +208,42 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
     for left, right in zip(first, second, strict=True):
         assert left.read_bytes() == right.read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["one.pdf", "one.png", "two.pdf", "two.png"]
+
+
+def numbered(table):
+    """A panel of numbered points, drawn: its axes and the renderer."""
+    axes = Figure(figsize=(2.4, 2.1)).subplots()
+    panels.numbered_points(axes, table)
+    canvas = FigureCanvasAgg(axes.figure)
+    canvas.draw()
+    return axes, canvas.get_renderer()
+
+
+def test_points_have_their_rows_number_and_the_bars_that_are_known():
+    table = pd.DataFrame(
+        {"x": [0.1, 0.5, math.nan, 0.9], "y": [0.2, 0.8, 0.5, 0.1], "x_error": [0.05, math.nan, 1, 0.1]}
+    )
+    axes, _ = numbered(table)
+    assert {text.get_text(): text.xy for text in axes.texts} == {
+        "1": (0.1, 0.2),
+        "2": (0.5, 0.8),
+        "4": (0.9, 0.1),
+    }
+    across, up = (np.ptp(bars.get_segments(), axis=1) for bars in axes.containers[0][2])
+    np.testing.assert_allclose(across, [[0.1, 0], [0, 0], [0.2, 0]])
+    assert not up.any()
+    nothing, _ = numbered(table.assign(y=math.nan))
+    assert not nothing.texts
+
+
+def test_numbers_of_near_points_lie_on_no_other_number_and_no_other_point():
+    """Two all but in one place, two one above the other, a corner of the panel."""
+    x, y = [0.5, 0.503, 0.2, 0.2, 1, 0], [0.9, 0.903, 0.3, 0.35, 1, 0]
+    axes, renderer = numbered(pd.DataFrame({"x": x, "y": y, "y_error": 0.02}))
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    dots = axes.transData.transform(np.column_stack([x, y]))
+    assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert not any(box.contains(*dot) for box in boxes for dot in dots)
 
 
 def test_names_are_escaped_in_the_page(tmp_path):

@@ -14,7 +14,7 @@ from sklearn.model_selection import cross_val_predict
 from ntps.errors import UserError
 from ntps.evaluation.correlation import Draws
 from report import evidence, gain_confirmation, gains
-from report.finetuning_figure import retention_figure
+from report.finetuning_figure import retention_error, retention_figure
 from tests.finetuning_tables import page_with
 
 TABLES = Path(__file__).resolve().parent.parent / "results/evidence"
@@ -185,3 +185,19 @@ def test_the_figure_has_both_halves():
     axes = retention_figure(made_of).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     assert len([text for text in axes.texts if text.get_text().startswith("data")]) == 18
+
+
+def test_the_figures_bars_across_are_two_standard_errors_of_retention(tmp_path):
+    """Where the folder has no such value there is no bar."""
+    table = made(9, -0.1)
+    scores = table[["model", "dataset", "retention_corrected"]].assign(retention_corrected_se=0.03)
+    scores.iloc[:8].to_csv(tmp_path / "best.csv")
+    axes = retention_figure({"a": table, "b": made(9, -0.1, seed=1)}, tmp_path).axes[0]
+    across = [np.ptp(ends[:, 0]) for ends in axes.containers[0][2][0].get_segments() if len(ends)]
+    assert across == pytest.approx([0.12] * 8)
+
+
+def test_every_retention_of_the_committed_figure_has_its_bar():
+    for half in ("discovery", "confirmation"):
+        table = gains.measured(TABLES, half).dropna(subset="retention_corrected")
+        assert len(table) > 9 and (retention_error(table, TABLES) > 0).all()

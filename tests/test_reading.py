@@ -49,7 +49,7 @@ def test_words_alone_and_the_gains_of_lora():
         "are above the probe on 11 of 25." in lines
         and "they are above the probe on 11 of 25 data sets" in PAGE
     )
-    gains = pd.concat([committed()["table"], committed()["further"]])["lora_gain"]
+    gains = committed()["every"]["lora_gain"]
     low, median, high = 100 * gains.quantile([0.25, 0.5, 0.75])
     said = f"by {median:.1f} points in the median of {len(gains)} data sets, half of them between {low:.1f} and {high:.1f}"
     assert f"{said}, and on {(gains <= 0).sum()} not at all" in PAGE
