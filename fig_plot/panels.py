@@ -95,8 +95,8 @@ def numbered_points(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def free_corners(axes: Axes, places: np.ndarray, errors: np.ndarray) -> list[np.ndarray]:
-    """For each point the corner of it where its number goes, (1, 1) being above on its right: the first that is no nearer to another
-    point or number, and of such the one farthest from all bars."""
+    """For each point the corner of it where its number goes, (1, 1) being above on its right: the one farthest from points and numbers
+    (its own point is as near to each), and of such the one farthest from all bars."""
     along = np.linspace(-1, 1, 41)[:, None, None] * errors * np.eye(2)[:, None, None]  # across, then up
     bars = axes.transLimits.transform((places + along).reshape(-1, 2))
     taken = points = axes.transLimits.transform(places)

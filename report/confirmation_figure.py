@@ -50,10 +50,10 @@ def confirmation_figure(
 
 
 def with_test_rows(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """n: the number of test rows behind an accuracy, where the folder's table of probes has that accuracy."""
+    """n: the number of test rows behind an accuracy."""
     probes = pd.read_csv(folder / "probes.csv")
     probes = probes[probes["probe"] == PROBES[0]]
-    return rows.astype({"accuracy": float}).merge(probes[[*KEY, "accuracy", "n"]], "left", [*KEY, "accuracy"])
+    return rows.merge(probes[[*KEY, "n"]], "left", KEY)
 
 
 def with_errors(points: pd.DataFrame, score: str) -> pd.DataFrame:

@@ -420,14 +420,14 @@ def lora_again(tables: Tables) -> Facts:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def mean_differences(changes: pd.DataFrame, groups: pd.Series[str]) -> Iterator[tuple[str, str]]:
-    """The mean of each column over independent groups of data sets with its interval, and its verdict by sign flips."""
+def mean_differences(changes: pd.DataFrame, groups: pd.Series[str]) -> Iterator[tuple[str, str, float]]:
+    """The mean of each column over independent groups of data sets with its interval, its verdict by sign flips and p after Holm."""
     values, draws = changes.groupby(groups).mean().to_numpy().T, Draws()
     n, means = values.shape[1], values.mean(-1)
     ends = draws.interval(lambda at: values[:, at].mean(-1), n)
     tests = draws.tests([values], lambda x, axis: x.mean(axis), "samples", 2**n)
-    for mean, low, high, shown in zip(means, *ends, verdicts(n, means, tests, *ends)):
-        yield f"{mean:+.3f}".replace("-", "−") + interval(low, high), shown
+    for mean, low, high, shown, p in zip(means, *ends, verdicts(n, means, tests, *ends), tests.holm):
+        yield f"{mean:+.3f}".replace("-", "−") + interval(low, high), shown, float(p)
 
 
 def after_lora(tables: Tables) -> Facts:
@@ -440,7 +440,7 @@ def after_lora(tables: Tables) -> Facts:
     changes |= {f"after.last.{n}": last[n] - last_before[n] for n in ("ntps", "retention", "null_lift")}
     facts: Facts = {}
     means = mean_differences(pd.DataFrame(changes), groups)
-    for (name, change), (facts[name], facts[f"{name}.reading"]) in zip(changes.items(), means):
+    for (name, change), (facts[name], facts[f"{name}.reading"], _) in zip(changes.items(), means):
         facts[f"{name}.up"] = f"{(change > 0).sum()} of {len(change)}"
 
     def arrows(column: str, write: Callable[[Any], str] = three) -> list[str]:

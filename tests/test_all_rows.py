@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, rankdata
 
 from report import all_rows
-from tests.test_report_recomputed import correlation, printed
+from tests.test_report_recomputed import correlation, ends, held_out, holm, p_value, printed, two
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "results/evidence"
@@ -44,7 +44,7 @@ def groups_of(model):
     table.loc[table["corrected_refusal"].notna(), ["retention_corrected", "retention_corrected_pca"]] = np.nan
     table.loc[table["conditioned_rank_prefix"] < table["kv"], "conditioned_lift"] = np.nan
     table[LOWER_IS_BETTER] *= -1
-    table["group"] = facts.set_index("dataset")["group"]
+    table[["group", "classes"]] = facts.set_index("dataset")[["group", "classes"]]
     assert len(table) == 25
     return table
 
@@ -69,12 +69,6 @@ def p_of(x, y):
     ).pvalue  # fmt: skip
 
 
-def holm(p):
-    order = np.argsort(p)
-    steps = [(len(p) - place) * p[at] for place, at in enumerate(order)]
-    return dict(zip(order, np.minimum(np.maximum.accumulate(steps), 1)))
-
-
 def claim(name, model):
     (line,) = [
         line
@@ -91,13 +85,38 @@ def test_a_claims_cell_is_that_of_the_tables(measured, name):
     target = CLAIMS[name]
     scores = SCORES + ["probe_accuracy", "linear_accuracy"] * target.startswith("gain")
     pairs = [means(table, score, target) for score in scores]
-    p = np.array([p_of(*pair) for pair in pairs])
-    point, adjusted = printed(*pairs[0]), holm(p)[0]
+    p = [p_of(*pair) for pair in pairs]
+    point, adjusted = printed(*pairs[0]), holm(pd.Series(p, scores))["ntps"]
     cell = claim(name, model)
     assert cell.startswith(f"{point}, p {p[0]:.2g}, after Holm {adjusted:.2g}: **")
     low, high = (float(end.replace("−", "-")) for end in re.search(r"\[(.*), (.*)\]", point).groups())
     expected = "holds" if adjusted <= 0.05 and low > 0 else "not significant"
     assert f"**{expected}**" in cell
+
+
+def test_held_out_correlations_are_those_of_the_tables():
+    """For each group the layer and share of directions that are best on the others; p after Holm's correction over all eight."""
+    sweep = pd.read_parquet(EVIDENCE / "sweep.parquet")
+    sweep = sweep[
+        (sweep["order"] == "descending") & (sweep["rule"] == "task_rank") & sweep["fraction"].notna()
+    ]
+    found = {}
+    for model in MODELS:
+        table = groups_of(model)
+        for name, target in CLAIMS.items():
+            known = table.dropna(subset=target)
+            own = sweep[(sweep["model"] == model) & sweep["dataset"].isin(known.index)]
+            own = own.assign(k=own["fraction"].round(2), group=known["group"].loc[own["dataset"]].to_numpy())
+            x = own.groupby(["layer", "k", "group"])["ntps"].mean().unstack().dropna().to_numpy()
+            y = known.groupby("group")[target].mean().to_numpy()
+            orders = np.random.default_rng(42).permuted(np.tile(np.arange(len(y)), (10_000, 1)), axis=1)
+            drawn = [held_out(x, y[part], {"": slice(None)})[""] for part in np.split(orders, 20)]
+            rho = float(held_out(x, y, {"": slice(None)})[""])
+            found[name, model] = rho, p_value(rho, np.concatenate(drawn))
+    adjusted = holm(pd.Series({pair: p for pair, (_, p) in found.items()}))
+    for (name, model), (rho, p) in found.items():
+        said = f"held out {two(rho)}, p {p:.2g}, after Holm {adjusted[name, model]:.2g}: not significant"
+        assert claim(name, model).endswith(said) and adjusted[name, model] > 0.05
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -118,14 +137,30 @@ def test_the_noise_of_ntps_its_null_and_its_counts(measured):
     assert said[place] == f"{share:.2f}"
     said = re.search(r"the two correlate at (\S+ \[.*?\]) and (\S+ \[.*?\])\.", PAGE).groups()
     assert said[place] == printed(*means(table, "ntps", "null_mean"))
+    random = groups_of(f"{model}-random")
     for target, name in (("accuracy", "accuracy"), ("mse", "MSE")):
         (line,) = [
             line
             for line in PAGE.splitlines()
             if re.match(rf"\| NTPS tracks the (linear )?probe's {name} ", line)
         ]
-        said = re.search(r"mean NTPS of permuted labels: (\S+ \[.*?\]) and (\S+ \[.*?\])", line).groups()
-        assert said[place] == printed(*means(table, "null_mean", target))
+        controls = {"mean NTPS of permuted labels": printed(*means(table, "null_mean", target))}
+        controls["NTPS of random weights"] = printed(*means(random, "ntps", target))
+        if target == "mse":
+            controls["the number of classes"] = printed(*means(table, "classes", target))
+            controls["NTPS less that, as `null_lift`"] = printed(*means(table, "null_lift", target))
+        for words, expected in controls.items():
+            assert re.search(rf"{words}: (\S+ \[.*?\]) and (\S+ \[.*?\])", line).groups()[place] == expected
+    x, y, z = (rankdata(values) for values in means(table, "ntps", "accuracy", "n_over_d"))
+    rests = [values - np.poly1d(np.polyfit(z, values, 1))(z) for values in (x, y)]  # of ranks on ranks
+    said = re.search(
+        r"With these held constant NTPS goes with the probe's accuracy at (\S+) .*? and (\S+) ", PAGE
+    ).groups()
+    assert said[place] == two(np.corrcoef(*rests)[0, 1])
+    published = pd.read_csv(ROOT / "results/published/fig2_accuracy.csv").query("score == 'ntps'")
+    (rho,) = published[published["model"].str.startswith("mean of")]["rho"]
+    said = re.search(r"would be seen at (\S+) and (\S+),", PAGE).groups()
+    assert said[place] == two(rho * share**0.5)
     significant, above = table["p_value"] <= 0.05, table["ntps"] > table["null_mean"]
     for word, side in (("above that of permuted labels on", above), ("and below it on", ~above)):
         said = re.search(rf"{word} (\d+) and (\d+)", PAGE).groups()
@@ -139,11 +174,13 @@ def test_what_settled_lora_changes():
         rows = which[which["which"] == layer].set_index("dataset")
         own = rows[rows["adapter"] == rows.index]
         change = own["ntps"] - rows[rows["adapter"] == "no adapter"]["ntps"][own.index]
-        mean = change.groupby(own["group"]).mean().mean()
-        said = re.search(
-            rf"(\S+) \[[^\]]*\] \((\d+) of (\d+) up\) {words}: \*\*not significant", PAGE
-        ).groups()
-        assert said == (f"{mean:+.3f}".replace("-", "−"), str((change > 0).sum()), str(len(change)))
+        means = change.groupby(own["group"]).mean().to_numpy()
+        low, high = ends(lambda x, axis: x.mean(axis), means)
+        text = f"{means.mean():+.3f}".replace("-", "−") + f" [{two(low)}, {two(high)}]"
+        assert (
+            f"{text} ({(change > 0).sum()} of {len(change)} up; p " in PAGE
+            and f" after Holm) {words}: **not" in PAGE
+        )
 
 
 def test_words_that_rest_on_verdicts():
@@ -156,6 +193,6 @@ def test_words_that_rest_on_verdicts():
 
 
 def test_models_that_do_not_agree_are_not_one_verdict():
-    claim = pd.DataFrame({"model": MODELS, "reading": ["holds", "not measurable: 5 groups"]})
+    claim = pd.DataFrame({"reading": ["holds", "not measurable: 5 groups"]})
     assert all_rows.seen(claim)["rows.seen"] == "hangs on the model here"
     assert all_rows.seen(claim.assign(reading="reversed"))["rows.seen"] == "is reversed here"

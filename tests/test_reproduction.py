@@ -53,10 +53,10 @@ def test_a_star_marks_what_is_significant():
 
 def test_changes_of_a_few_groups_are_judged_by_all_their_signs():
     change = pd.DataFrame({"up": [1.0, 2, 3, 4, 5, 6, 7, 8], "mixed": [1.0, -1, 2, -2, 3, -3, 4, -4]})
-    (up, verdict), (_, other) = facts.mean_differences(change, pd.Series(list("abcdefgh")))
+    (up, verdict, p), (_, other, _) = facts.mean_differences(change, pd.Series(list("abcdefgh")))
     assert (
         up.startswith("+4.500 [") and verdict == "holds" and other == "not significant"
-    )  # 2 x 2 / 2^8 = .016
+    ) and p == pytest.approx(2 * 2 / 2**8)  # 2 x 2 / 2^8 = .016
 
 
 def test_a_name_that_no_table_supplies_is_an_error():
