@@ -87,7 +87,7 @@ def page(
     values = of_discovery(table, judged) | of_confirmation(further, planned, outcome, seed_variance(table))
     return pages.filled("finetuning", {
         **values, "variants": kernel_variants.summary(variants, table), "both": None if both is None else of_both(table, further, both),
-        "second": of_model(second, seed_variance(table), own), "alpha": ALPHA, "expect": expected(every, [judged, both], outcome), "hours": hours(folder), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again,
+        "second": of_model(second, seed_variance(table), own), "alpha": ALPHA, "expect": expected(every, [judged, both], outcome), "hours": hours(folder), "second_test": of_second, "predictors": second_model.PREDICTORS, "second_name": second_model.NAME, "again": again, "again_missed": again.outcome and gain_confirmation.missed(again.outcome),
         "over_words": over_words(every), "as_planned": as_planned, "settled": SETTLED, "more_seeds": further_seeds, "short": SHORT, "training": TRAINING, "splits": SPLITS, "level": LEVEL, "least": LEAST_SETS,
     })  # fmt: skip
 
