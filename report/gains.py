@@ -24,6 +24,9 @@ from report.evidence import halves, read_csv
 
 MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's tests and of the second model's
 SECOND_MODEL = "the second model"
+PLAN_OF_BOTH = (
+    "a489918"  # committed before a predictor but corrected retention was set against the second half's gains
+)
 AGAIN = 1  # the seed that these are repeated with
 GAIN, PROBE = "lora_gain", "probe_accuracy"
 KERNEL = [*PAIR, "unit_norm", "accuracy_gain", "forward_passes", "n_train"]
@@ -289,13 +292,13 @@ def judgement(found: Points, cost: Mapping[str, float], draws: Draws) -> pd.Data
 
 
 def over_both(discovery: pd.DataFrame, confirmation: pd.DataFrame, draws: Draws) -> pd.DataFrame | None:
-    """`judgement` on the data sets of both halves; None until every predictor has been measured on the second."""
+    """`judgement` on the data sets of both halves, and the commit that fixed it; None until every predictor has been measured on the second."""
     planned, run = halves()["confirmation"], confirmation.dropna(subset=[*MEASURED])
     if set(run["dataset"]) != set(planned):
         return None
     table = pd.concat([discovery, confirmation], ignore_index=True)
     found, _ = points(table, [*STATIC, *MEASURED], GAIN)
-    return judgement(found, costs(table[table["group"].isin(found.groups)]), draws)
+    return judgement(found, costs(table[table["group"].isin(found.groups)]), draws).assign(plan=PLAN_OF_BOTH)
 
 
 def train_error(table: pd.DataFrame, draws: Draws) -> dict[str, Any]:
