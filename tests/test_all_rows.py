@@ -133,7 +133,7 @@ def test_the_noise_of_ntps_its_null_and_its_counts(measured):
     place = MODELS.index(model)
     squares = table.assign(square=table["ntps_se"] ** 2).groupby("group")["square"]
     share = 1 - (squares.mean() / squares.size()).mean() / table.groupby("group")["ntps"].mean().var()
-    said = re.search(r"a reliability of (\S+) and (\S+) there", PAGE).groups()
+    said = re.search(r"a reliability of (\S+) and (\S+) here", PAGE).groups()
     assert said[place] == f"{share:.2f}"
     said = re.search(r"the two correlate at (\S+ \[.*?\]) and (\S+ \[.*?\])\.", PAGE).groups()
     assert said[place] == printed(*means(table, "ntps", "null_mean"))

@@ -52,4 +52,4 @@ def test_the_central_claim_is_not_seen_on_all_rows_and_cannot_be_measured_at_two
     table = pd.read_csv(ROOT / "results/mini/selection/fixed.csv")
     row = table[(table["target"] == "probe_accuracy") & (table["score"] == "ntps")]
     assert row["reading"].str.startswith("not measurable: reliability").all() and len(row) == 2
-    assert said("docs/reproduction.md", f": {row['reading'].iloc[0]}; held out")
+    assert said("docs/reproduction-details.md", f": {row['reading'].iloc[0]}; held out")

@@ -120,7 +120,7 @@ def scores_of(points, target):
 
 def claim(words):
     """The claim's row of the table."""
-    (line,) = (line for line in PAGE.splitlines() if line.startswith("|") and words in line.split("|")[1])
+    (line,) = (line for line in DETAILS.splitlines() if line.startswith("|") and words in line.split("|")[1])
     return line
 
 
