@@ -25,7 +25,7 @@ from ntps.evaluation.selection_tables import (
 )
 from ntps.results.tables import DIRECTION, LAYER, PAIR, SUBSPACE, in_papers_order
 from report.confirmation import defined, rows_of
-from report.evidence import FOLDER
+from report.evidence import FOLDER, final_tests
 from report.facts import SEEN, mean_differences
 from report.second_model import MODEL as SECOND
 from report.tables import CONTROL, MODEL, Facts, Tables, of_model, one, real
@@ -51,8 +51,7 @@ def measured(folder: Path) -> pd.DataFrame:
     for name in SCORES:
         rows[name] = rows[name].where(defined(rows, name))
     for file, name in (("head", "linear_accuracy"), ("lora", "lora_accuracy")):
-        runs = pd.read_csv(folder / f"{file}.csv")
-        tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)["accuracy"].mean()
+        tests = final_tests(pd.read_csv(folder / f"{file}.csv")).groupby(PAIR)["accuracy"].mean()
         rows = rows.merge(tests.rename(name).reset_index(), "left", PAIR)
     rows = rows.rename(columns={"accuracy": "probe_accuracy", "ridge_test_mse": "probe_mse"})
     for name, less in zip(GAINS, PROBES):
@@ -122,11 +121,11 @@ def facts(_: Tables) -> Facts:
 
 def claims(fixed: pd.DataFrame, chosen: pd.DataFrame) -> Facts:
     """What the table of claims and the text say of each model and target."""
-    found: Facts = {}
+    found, claimed = Facts(), published()
     for (model, target), table in fixed[fixed["model"].isin(MODELS)].groupby(["model", "target"]):
         name, row = f"rows.{model}.{target}", one(table, score=OWN)
         found |= {f"{name}.{score}": rho(other) for score, other in table.set_index("score").iterrows()}
-        found[f"{name}.expected"] = two(published() * row["reliability"] ** 0.5)
+        found[f"{name}.expected"] = two(claimed * row["reliability"] ** 0.5)
         found |= {
             name: cell(row, one(chosen, model=str(model), target=str(target))), f"{name}.verdict": str(row["reading"]),
             f"{name}.critical": two(row["critical"]), f"{name}.reliability": two(row["reliability"]),

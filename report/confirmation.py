@@ -58,7 +58,7 @@ def main(folder: str = str(FOLDER)) -> int:
         raise UserError(f"{folder} has no model with all data sets of a half: run make evidence")
     table = pd.DataFrame(readings).assign(hypothesis=HYPOTHESIS)
     to_csv(table, Path(folder) / "confirmation.csv")
-    save(confirmation_figure(rows, table, halves, Path(folder)), PAGE.with_suffix(""), ["png"])
+    save(confirmation_figure(rows, table, halves), PAGE.with_suffix(""), ["png"])
     text = PAGE.read_text(encoding="utf-8").split("## Result\n")[0]
     atomic_files.write_text(PAGE, f"{text}## Result\n\n{result(rows, table, halves)}")
     print(

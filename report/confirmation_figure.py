@@ -1,12 +1,9 @@
 """The figure of the preregistered test: each score against probe accuracy over the data sets, a row a model."""
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fig_plot.panels import WIDTH, caption, number_list, numbered_points, styled
-from report.evidence import FOLDER, KEY, PROBES
 
 SHOWN = {
     "conditioned_lift": "conditioned NTPS above its null",
@@ -22,11 +19,8 @@ TEXT = (
 
 
 @styled
-def confirmation_figure(
-    rows: pd.DataFrame, readings: pd.DataFrame, halves: dict[str, list[str]], folder: Path = FOLDER
-) -> Figure:
-    """rows: of report.confirmation; readings: its table; folder: of the table of probes, which has their numbers of test rows."""
-    rows = with_test_rows(rows, folder)
+def confirmation_figure(rows: pd.DataFrame, readings: pd.DataFrame, halves: dict[str, list[str]]) -> Figure:
+    """rows: of report.confirmation; readings: its table."""
     tested = readings[(readings["layer"] == "best") & (readings["target"] == "accuracy")]
     half = "confirmation" if (tested["half"] == "confirmation").any() else "discovery"
     tested, datasets = tested[tested["half"] == half], sorted(halves[half])
@@ -49,17 +43,10 @@ def confirmation_figure(
     return figure
 
 
-def with_test_rows(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """n: the number of test rows behind an accuracy."""
-    probes = pd.read_csv(folder / "probes.csv")
-    probes = probes[probes["probe"] == PROBES[0]]
-    return rows.merge(probes[[*KEY, "n"]], "left", KEY)
-
-
 def with_errors(points: pd.DataFrame, score: str) -> pd.DataFrame:
-    """x: the score, y: accuracy; x_error: the score's standard error, where it has a column; y_error: the binomial one of n test rows."""
+    """x: the score, y: accuracy; x_error: the score's standard error, where it has a column; y_error: the binomial one of the test rows."""
     accuracy = points["accuracy"]
     return pd.DataFrame({
         "x": points[score], "y": accuracy, "x_error": points.get(f"{score}_se"),
-        "y_error": (accuracy * (1 - accuracy) / points["n"]) ** 0.5,
+        "y_error": (accuracy * (1 - accuracy) / points["test_rows"]) ** 0.5,
     })  # fmt: skip

@@ -17,7 +17,7 @@ from ntps.run import cli
 from ntps.system import atomic_files
 from report import pages, trained
 from report.confirmation import LAYERS, LEAST_SETS, rows_of
-from report.evidence import ALL_LINEAR, FOLDER, with_accuracy
+from report.evidence import ALL_LINEAR, FOLDER, final_tests, with_accuracy
 from report.gains import WORTH
 from report.tables import real
 from report.words import Columns, markdown, number, three, written
@@ -279,7 +279,7 @@ def by_targets(place: Path) -> str:
 
 def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Each run's line of the test split, by pair and seed."""
-    return runs[runs["final"] & (runs["split"] == "test")].set_index([*PAIR, "seed"])
+    return final_tests(runs).set_index([*PAIR, "seed"])
 
 
 def pooled(table: pd.DataFrame) -> dict[str, str]:

@@ -209,10 +209,15 @@ def groups_of(folder: Path) -> pd.Series:
 
 
 def with_accuracy(folder: Path) -> pd.DataFrame:
-    """best.csv with the logistic probe's test accuracy at each layer."""
+    """best.csv with the logistic probe's test accuracy at each layer, and the number of test rows."""
     best, probes = (pd.read_csv(folder / f"{name}.csv") for name in ("best", "probes"))
-    accuracy = probes[probes["probe"] == PROBES[0]][[*KEY, "accuracy"]]
-    return best.merge(accuracy, "left", KEY)
+    probes = probes[probes["probe"] == PROBES[0]].rename(columns={"n": "test_rows"})
+    return best.merge(probes[[*KEY, "accuracy", "test_rows"]], "left", KEY)
+
+
+def final_tests(runs: pd.DataFrame) -> pd.DataFrame:
+    """The line of each run that has its final accuracy on test."""
+    return runs[runs["final"] & (runs["split"] == "test")]
 
 
 def with_provenance(folder: Path, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def main(folder: str = str(FOLDER), docs: str = "docs", permutations: int = 10_0
     further, planned, outcome = measured(Path(folder), "confirmation"), halves()["confirmation"], None
     if gain_confirmation.complete(further, planned):
         outcome = gain_confirmation.judged(further, table, Draws())
-        picture = retention_figure({"discovery": table, "confirmation": further}, Path(folder))
+        picture = retention_figure({"discovery": table, "confirmation": further})
         save(picture, Path(docs) / "finetuning-retention", ["png"])
     gain_confirmation.write(outcome, Path(folder) / gain_confirmation.TABLE)
     outcome_again = gain_confirmation.again(Path(folder), table, planned, Draws())

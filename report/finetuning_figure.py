@@ -1,7 +1,6 @@
 """The figures of docs/finetuning.md: gains by data set, held-out error against cost, and gain against corrected retention."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +8,6 @@ from matplotlib.figure import Figure
 
 from fig_plot.panels import HALO, WIDTH, caption, styled
 from fig_plot.point_labels import label, place_labels
-from ntps.results.tables import PAIR
-from report.evidence import FOLDER
 
 TEXT = (
     "Discovery half. Left: LoRA's accuracy on test less the probe's; bars are two standard errors, of test rows and of seeds. Right: root "
@@ -30,14 +27,14 @@ SHORT = {  # than report.gains' words, of predictors whose column does not say i
 
 
 @styled
-def retention_figure(halves: Mapping[str, pd.DataFrame], folder: Path = FOLDER) -> Figure:
-    """halves: report.gain_confirmation's tables, by name, the discovery half first; folder: of the scores' table, which has their errors."""
+def retention_figure(halves: Mapping[str, pd.DataFrame]) -> Figure:
+    """halves: report.gain_confirmation's tables, by name, the discovery half first."""
     figure = Figure(figsize=(WIDTH, 4.2))
     axes, marks = figure.subplots(), ("o", "s")
     for place, (half, table) in enumerate(halves.items()):
         x, y = table["retention_corrected"].to_numpy(float), 100 * table["lora_gain"].to_numpy(float)
         axes.errorbar(
-            x, y, 200 * table["test_error"], 2 * retention_error(table, folder), fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
+            x, y, 200 * table["test_error"], 2 * table["retention_corrected_se"], fmt=marks[place], markersize=3.5, color=f"C{place}", elinewidth=0.5, label=half,
             markerfacecolor=f"C{place}" if place else "white", ecolor=(f"C{place}", 0.5),
         )  # fmt: skip
         # lower by half a line: beside a point's bar, not on it
@@ -57,13 +54,6 @@ def retention_figure(halves: Mapping[str, pd.DataFrame], folder: Path = FOLDER) 
     caption(figure, RETENTION.format(*halves))
     place_labels(figure)
     return figure
-
-
-def retention_error(table: pd.DataFrame, folder: Path) -> np.ndarray:
-    """Standard errors of corrected retention, NaN where the folder's scores have no such value at any layer of the pair."""
-    of = [*PAIR, "retention_corrected"]
-    scores = pd.read_csv(folder / "best.csv").dropna(subset=of).drop_duplicates(of)
-    return table[of].merge(scores, "left", of)["retention_corrected_se"].to_numpy(float)
 
 
 @styled

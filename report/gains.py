@@ -20,7 +20,7 @@ from ntps.evaluation.gain import Points, design, held_out, nested, points, shuff
 from ntps.evaluation.learning_curve import extrapolate
 from ntps.results.tables import PAIR
 from report.confirmation import rows_of
-from report.evidence import halves, read_csv
+from report.evidence import final_tests, halves, read_csv
 
 MODEL, SEED = "smollm2-135m", 0  # SEED: of the confirmation half's tests and of the second model's
 SECOND_MODEL = "the second model"
@@ -74,14 +74,15 @@ def measured(
     runs = runs[further if half == "confirmation" else ~further]
     if seed is not None and (half == "confirmation" or model != MODEL):
         runs = runs[runs["seed"] == seed]
-    tests = runs[runs["final"] & (runs["split"] == "test")].groupby(PAIR)
+    tests = final_tests(runs).groupby(PAIR)
     lora = tests.agg(
         lora_accuracy=("accuracy", "mean"), seeds=("seed", "nunique"), seed_variance=("accuracy", "var"), n_test=("n", "first"),
         settled=("settled", "mean"), steps=("step", "mean"), tokens=("tokens", "mean"),
     )  # fmt: skip
     best = rows_of(folder)
     best = best[best["which"] == "best"].rename(columns={"accuracy": PROBE})
-    kept = [*PAIR, PROBE, *(name for name in STATIC if name in best), "corrected_refusal", "ridge_train_mse"]
+    scores = (name for name in (*STATIC, "retention_corrected_se") if name in best)
+    kept = [*PAIR, PROBE, *scores, "corrected_refusal", "ridge_train_mse"]
     best = best[kept]
     facts = pd.read_csv(folder / "facts.csv")[[*PAIR, "group", "n_texts", "tokens_per_text", "classes"]]
     table = lora.reset_index().merge(best, "left", PAIR).merge(facts, "left", PAIR)
@@ -102,19 +103,13 @@ def measured(
 def more_seeds(folder: Path) -> list[dict[str, Any]]:
     """Of what is tested with one seed, by half and model: on how many data sets there are more, and the standard deviation
     between seeds, the median and the largest with its data set; the mean variance of a seed."""
-    runs = pd.read_csv(folder / "lora.csv")
-    runs = runs[runs["final"] & (runs["split"] == "test")]
+    runs = final_tests(pd.read_csv(folder / "lora.csv"))
     first, further = runs["model"] == MODEL, runs["dataset"].isin(halves()["confirmation"])
     found = []
     for name, here in (("the second half", first & further), (SECOND_MODEL, ~first)):
         apart = runs[here].groupby("dataset")["accuracy"].std().dropna()
         if len(apart):
-            among = {
-                "of": name,
-                "count": len(apart),
-                "all": runs[here]["dataset"].nunique(),
-                "precisions": bool((first & here).any()),
-            }
+            among = {"of": name, "count": len(apart), "all": runs[here]["dataset"].nunique()}
             spread = {"median": apart.median(), "most": apart.max(), "variance": (apart**2).mean()}
             found.append(among | spread | {"dataset": apart.idxmax()})
     return found

@@ -13,6 +13,10 @@ from ntps.results.tables import PAIR
 from report.tables import Tables, of_model, one
 
 TARGETS = {"probe_accuracy": "probe accuracy", "lora_gain": "LoRA's gain (reversed)"}
+AXES = {
+    "probe_accuracy": "probe accuracy on test, best layer",
+    "lora_gain": "LoRA minus probe accuracy (reversed)",
+}
 TEXT = (
     "Every ρ is Spearman's, over the data sets, and signed so that a positive one is what the paper "
     "claims: a higher NTPS goes with a higher probe accuracy and with a smaller gain, whose axis is reversed. Left, middle: NTPS "
@@ -30,7 +34,6 @@ def report_figure(folder: Path) -> Figure:
     tables = Tables(folder).selection
     figure = Figure(figsize=(WIDTH, 2.6))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
-    middle.invert_yaxis()
     for axes, target in ((left, "probe_accuracy"), (middle, "lora_gain")):
         points = of_model(ntps.merge(read.target(target), "inner", PAIR)).set_index("dataset")
         shown = (
@@ -38,29 +41,37 @@ def report_figure(folder: Path) -> Figure:
             .join(errors["ntps"].rename("x_error"))
             .join(errors[target].rename("y_error"))
         )
-        numbered_points(axes, shown)
-        rho, low, high, n = one(tables["fixed"], score="ntps", target=target)[
-            ["rho", "low", "high", "n_groups"]
-        ]
-        axes.set_title(str(Correlation(rho, low, high, int(n))), parse_math=False)
-        axes.set_xlabel("NTPS")
-    left.set_ylabel("probe accuracy on test, best layer")
-    middle.set_ylabel("LoRA minus probe accuracy (reversed)")
-    middle.axhline(0, color="0.6", linewidth=0.5, zorder=0)
+        scatter(axes, target, shown, one(tables["fixed"], score="ntps", target=target))
     forest(right, tables["choices"])
     caption(figure, number_list(datasets), TEXT)
     return figure
+
+
+def scatter(axes: Axes, target: str, points: pd.DataFrame, fixed: pd.Series, model: str = "") -> None:
+    """NTPS against a target, with standard errors: `points` of numbered_points, `fixed` the row of ntps.selection's table."""
+    if target == "lora_gain":
+        axes.invert_yaxis()
+        axes.axhline(0, color="0.6", linewidth=0.5, zorder=0)
+    numbered_points(axes, points)
+    rho, low, high, n = fixed[["rho", "low", "high", "n_groups"]]
+    title = str(Correlation(rho, low, high, int(n)))
+    axes.set_title(f"{model}: {title}" if model else title, parse_math=False)
+    axes.set(xlabel="NTPS", ylabel=AXES[target])
+
+
+def binomial_errors(accuracies: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
+    """Standard errors of the probe's accuracy and, at most, of LoRA's gain over it, of so many test rows."""
+    probe, lora = (
+        accuracies[name] * (1 - accuracies[name]) / rows for name in ("probe_accuracy", "lora_accuracy")
+    )
+    return pd.DataFrame({"probe_accuracy": probe**0.5, "lora_gain": (probe + lora) ** 0.5})
 
 
 def standard_errors(tables: Tables) -> pd.DataFrame:
     """By group of data sets, the mean of its data sets': of NTPS, of the probe's accuracy and of LoRA's gain over it."""
     best, pairs = (of_model(table).set_index("dataset") for table in (tables.best, tables.pairs))
     rows = tables.final_tests("lora_finetuning").groupby("dataset")["n"].first()
-    variance = {name: pairs[name] * (1 - pairs[name]) / rows for name in ("probe_accuracy", "lora_accuracy")}
-    errors = pd.DataFrame({
-        "ntps": best["ntps_se"], "probe_accuracy": variance["probe_accuracy"] ** 0.5,
-        "lora_gain": sum(variance.values()) ** 0.5,
-    })  # fmt: skip
+    errors = binomial_errors(pairs, rows).assign(ntps=best["ntps_se"])
     return errors.groupby(pairs["group"]).mean()
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest, permutation_test, rankdata, spearmanr
 
 from report import confirmation, evidence
-from report.confirmation_figure import with_errors, with_test_rows
+from report.confirmation_figure import with_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES, HALVES = ROOT / "results/evidence", ROOT / "configs/experiments/halves.json"
@@ -192,7 +192,8 @@ def test_the_figures_bars_are_standard_errors_where_the_tables_have_them(tmp_pat
     probes = pd.DataFrame(key | {"probe": "logistic_regression", "accuracy": [0.8, 0.5], "n": 400})
     evidence.to_csv(probes, tmp_path / "probes.csv")
     scores = {"retention_corrected": 0.4, "conditioned_lift": 0.1, "retention_corrected_se": 0.03}
-    points = with_test_rows(pd.DataFrame(key | scores | {"accuracy": [0.8, 0.5]}), tmp_path)
+    evidence.to_csv(pd.DataFrame(key | scores), tmp_path / "best.csv")
+    points = evidence.with_accuracy(tmp_path)
     first, other = with_errors(points, "retention_corrected").to_dict("records")
     assert first == pytest.approx({"x": 0.4, "y": 0.8, "x_error": 0.03, "y_error": 0.02})  # binomial
     assert other["y_error"] == pytest.approx(0.025)
@@ -201,6 +202,6 @@ def test_the_figures_bars_are_standard_errors_where_the_tables_have_them(tmp_pat
 
 def test_every_point_of_the_committed_figure_has_its_bars(monkeypatch):
     monkeypatch.chdir(ROOT)
-    shown = with_test_rows(confirmation.rows_of(TABLES), TABLES)
+    shown = confirmation.rows_of(TABLES)
     errors = with_errors(shown[confirmation.defined(shown, SCORES[1])], SCORES[1])
     assert len(errors) > 50 and (errors["x_error"] > 0).all() and (errors["y_error"] > 0).all()

@@ -82,7 +82,8 @@ def test_the_largest_difference_of_a_pair_run_again(tmp_path):
             for layer in range(3)
         ]
         probes = [
-            pair | {"layer": layer, "probe": "logistic_regression", "accuracy": 0.8} for layer in range(3)
+            pair | {"layer": layer, "probe": "logistic_regression", "n": 400, "accuracy": 0.8}
+            for layer in range(3)
         ]
         lora = [pair | {"seed": 0, "final": True, "split": "test", "accuracy": 0.9 - change, "n": 900}]
         for name, rows in (("best", best), ("probes", probes), ("lora", lora)):
@@ -96,7 +97,7 @@ def test_the_largest_difference_of_a_pair_run_again(tmp_path):
 def test_all_linear_modules_stand_beside_the_attention_projections_of_the_same_seed(tmp_path):
     pair, final = {"model": "m", "dataset": "d"}, {"final": True, "split": "test", "n": 400, "step": 500}
     best = pair | {"layer": 1, "gcv_error": 0.1}
-    probes = pair | {"layer": 1, "probe": "logistic_regression", "split": "test", "accuracy": 0.7}
+    probes = pair | {"layer": 1, "probe": "logistic_regression", "n": 400, "split": "test", "accuracy": 0.7}
     lora = [pair | final | {"seed": seed, "accuracy": 0.8 + seed / 10} for seed in (0, 1)]
     every = pair | final | {"seed": 0, "accuracy": 0.9, "settled": False}
     rows = {

@@ -126,7 +126,7 @@ def tables(tmp_path):
         scores = {score: rng.uniform() for score in scores} | {"corrected_refusal": None}
         frames["best"].append(pair | scores | {"layer": 1, "kv": 5, "gcv_error": 0.1, "n_texts": 100})
         frames["probes"].append(
-            pair | {"layer": 1, "probe": "logistic_regression", "split": "test", "accuracy": probe}
+            pair | {"layer": 1, "probe": "logistic_regression", "n": 400, "split": "test", "accuracy": probe}
         )
         frames["facts"].append(
             pair | {"group": name, "n_texts": 100, "tokens_per_text": 10.0, "majority": 0.5, "classes": 4}

@@ -32,7 +32,14 @@ CLAIMS = {  # words of a claim's row: the column of `points` that is larger for 
     "over the last layer's head": "less_gain_over_head",
 }
 COLUMNS = {"accuracy": "probe accuracy", "less_gain": "LoRA's gain"}  # of the table of scores
-ORDERS = np.random.default_rng(42).permuted(np.tile(np.arange(11), (10_000, 1)), axis=1)  # of groups
+
+
+def orders_of(n):
+    """The orders of n groups that are drawn."""
+    return np.random.default_rng(42).permuted(np.tile(np.arange(n), (10_000, 1)), axis=1)
+
+
+ORDERS = orders_of(11)
 
 
 # --- tables and pages -----------------------------------------------------------------------------------------------

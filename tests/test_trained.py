@@ -101,7 +101,9 @@ def test_at_equal_layers_both_are_taken_at_the_same_one(tmp_path):
                         "kv": 5,
                     }
                 )
-                probes.append(at | {"probe": "logistic_regression", "split": "test", "accuracy": 0.8})
+                probes.append(
+                    at | {"probe": "logistic_regression", "n": 400, "split": "test", "accuracy": 0.8}
+                )
     for name, rows in (("best", best), ("probes", probes), ("facts", facts)):
         evidence.to_csv(pd.DataFrame(rows), tmp_path / f"{name}.csv")
     cells = trained.at_equal_layers(tmp_path, "m")
